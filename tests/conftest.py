@@ -1,0 +1,54 @@
+"""Load the pack as ComfyUI does, with a real ComfyUI beside it, and share the dear things between the tests."""
+
+import importlib.util
+import os
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+GOLDEN = Path(__file__).resolve().parent / "golden"
+
+
+def _module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"omnix_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def pytest_configure() -> None:
+    """Find the host and load the pack before any test module is imported."""
+    folder = os.environ.get("COMFYUI_PATH")
+    if not folder:
+        raise pytest.UsageError("these tests need a ComfyUI: run `python dev.py test`, which sets COMFYUI_PATH.")
+    loading = _module(ROOT / "demo" / "pack.py")
+    try:
+        loading.use_host(Path(folder).resolve())
+    except RuntimeError as error:
+        raise pytest.UsageError(str(error)) from error
+    loading.load_pack()
+
+    import torch
+
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def comfyui() -> Path:
+    """The host's folder."""
+    return Path(os.environ["COMFYUI_PATH"]).resolve()
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Inputs and results of the reference pipeline, and the random FLUX they were made with (see golden/README.md)."""
+    return GOLDEN
