@@ -1,0 +1,154 @@
+"""Decoded pictures turned into maps: depth, normals, roughness and metallic, and what other tools take.
+
+Every function keeps to what the picture holds: nothing is stretched, smoothed or made up unless it is asked for.
+Images are [B, H, W, C] in [0, 1]; results are float32. Depth is the relative distance along the ray, not z.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from einops import rearrange, reduce, repeat
+from torch import Tensor
+
+from .panorama import camera_rays, check_panorama
+
+# Shorter than this a decoded normal says nothing about a direction: two steps of 8 bits are 0.016.
+SHORTEST_NORMAL = 1e-6
+
+
+class Depth(NamedTuple):
+    """One depth, twice: image [B, H, W, 3] with equal channels, and mask [B, H, W]."""
+
+    image: Tensor
+    mask: Tensor
+
+
+class Material(NamedTuple):
+    """Roughness and metallic, each [B, H, W, 3] with equal channels in [0, 1]."""
+
+    roughness: Tensor
+    metallic: Tensor
+
+
+def depth(image: Tensor) -> Depth:
+    """Return the mean of the colour channels of a decoded depth picture [B, H, W, C]: relative distance, unscaled."""
+    _check_image(image, 1, "depth")
+    return _as_depth(reduce(image[..., :3].float(), "b h w c -> b h w", "mean"))
+
+
+def stretch(values: Tensor, near: float, far: float) -> Depth:
+    """Map the near percentile of each map in values [B, H, W] to 0 and the far one to 1, and clip.
+
+    Percentiles are in [0, 100], interpolated linearly. This changes the data: use it for a view, or when a tool wants
+    the full range. ValueError where both percentiles have the same value, since there is nothing to stretch.
+    """
+    if not 0.0 <= near < far <= 100.0:
+        raise ValueError(f"The near percentile must be below the far one, both in 0 to 100, got {near} and {far}.")
+    _check_map(values)
+    flat = rearrange(values.float(), "b h w -> b (h w)").sort(dim=1).values
+    low, high = (rearrange(_percentile(flat, p), "b -> b 1 1") for p in (near, far))
+    if bool((high <= low).any()):
+        raise ValueError(
+            f"Percentiles {near:g} and {far:g} of a depth map are the same value, so there is no range to stretch; "
+            "set them further apart, or leave the map as it is."
+        )
+    return _as_depth(((values.float() - low) / (high - low)).clamp(0.0, 1.0))
+
+
+def _percentile(ascending: Tensor, percent: float) -> Tensor:
+    # torch.quantile refuses more than 2**24 values, which is less than one 8192x4096 panorama.
+    position = percent / 100.0 * (ascending.shape[1] - 1)
+    below = int(position)
+    above = min(below + 1, ascending.shape[1] - 1)
+    return torch.lerp(ascending[:, below], ascending[:, above], position - below)
+
+
+def normal(image: Tensor, directx: bool = False) -> Tensor:
+    """Return the unit normals of a decoded picture [B, H, W, >=3] as an image: n = 2 x - 1, then (n / |n| + 1) / 2.
+
+    World axes: red is front (+X), green is up (+Y), blue is left (+Z). directx inverts green, for tools that expect Y
+    to point down (DirectX, Unreal) where OpenGL, Blender, Unity and glTF expect it to point up; nothing else changes.
+    Where the picture is mid-grey there is no direction: the normal stays zero (0.5 in each channel).
+    """
+    _check_image(image, 3, "normal")
+    vectors = unit_normals(image)
+    if directx:
+        vectors = vectors * vectors.new_tensor([1.0, -1.0, 1.0])
+    return vectors * 0.5 + 0.5
+
+
+def unit_normals(image: Tensor) -> Tensor:
+    """Return the vectors n / |n| of n = 2 x - 1, [B, H, W, 3] in [-1, 1], and zero where |n| < 1e-6."""
+    vectors = image[..., :3].float() * 2.0 - 1.0
+    length = vectors.norm(dim=-1, keepdim=True)
+    return torch.where(length < SHORTEST_NORMAL, torch.zeros_like(vectors), vectors / length)
+
+
+def material(image: Tensor) -> Material:
+    """Return roughness (channel 0) and metallic (channel 1) of a decoded PBR picture [B, H, W, >=2], unchanged."""
+    _check_image(image, 2, "roughness and metallic")
+    roughness, metallic = (repeat(image[..., channel].float(), "b h w -> b h w c", c=3) for channel in (0, 1))
+    return Material(roughness, metallic)
+
+
+def orm(roughness: Tensor, metallic: Tensor, occlusion: Tensor | None = None) -> Tensor:
+    """Pack glTF's occlusion-roughness-metallic texture: red, green, blue of [B, H, W, 3], from channel 0 of each image.
+
+    OmniX predicts no occlusion: without one it is 1, that is unoccluded. Store the result as linear data, not as sRGB.
+    """
+    occlusion = torch.ones_like(roughness) if occlusion is None else occlusion
+    for name, image in (("metallic", metallic), ("occlusion", occlusion)):
+        if image.shape[:3] != roughness.shape[:3]:
+            raise ValueError(
+                f"The {name} map is {_size(image)} but roughness is {_size(roughness)}; resize them to the same size."
+            )
+    return torch.stack([image[..., 0].float() for image in (occlusion, roughness, metallic)], dim=-1)
+
+
+def moge_geometry(values: Tensor, image: Tensor) -> dict[str, Tensor]:
+    """Return ComfyUI's MOGE_GEOMETRY of depth values [B, H, W] and the panorama image [B, H, W, >=3] they belong to.
+
+    Keys: points [B, H, W, 3] in MoGe's spherical axes (centre of the panorama -X, left -Y, up +Z), depth [B, H, W]
+    (radial distance), mask (bool, True where depth is finite and above 0), image. Pixels outside the mask are infinite
+    in depth and points, as the host's own inference marks them, so that meshing leaves them out. No intrinsics: to the
+    host that means a panorama. No normal: the host takes that key for camera-space normals of a perspective view.
+    """
+    _check_map(values)
+    check_panorama(values.shape[1], values.shape[2])
+    if image.shape[:3] != values.shape:
+        raise ValueError(
+            f"The panorama is {_size(image)} but its depth is {_size(values)}; use the panorama that the depth was "
+            "made from, resized to the depth's size."
+        )
+    distance = values.float().cpu()
+    mask = torch.isfinite(distance) & (distance > 0)
+    distance = torch.where(mask, distance, torch.inf)
+    front, up, left = camera_rays(values.shape[1], values.shape[2]).unbind(dim=-1)
+    directions = torch.stack([-front, -left, up], dim=-1)
+    points = torch.where(
+        rearrange(mask, "b h w -> b h w 1"), rearrange(distance, "b h w -> b h w 1") * directions, torch.inf
+    )
+    return {"points": points, "depth": distance, "mask": mask, "image": image[..., :3].float().cpu()}
+
+
+def _as_depth(values: Tensor) -> Depth:
+    return Depth(repeat(values, "b h w -> b h w c", c=3), values)
+
+
+def _size(image: Tensor) -> str:
+    return f"{image.shape[2]}x{image.shape[1]} (batch {image.shape[0]})"
+
+
+def _check_map(values: Tensor) -> None:
+    if values.ndim != 3 or min(values.shape) < 1:
+        raise ValueError(f"OmniX needs depth values [batch, height, width], got {list(values.shape)}.")
+
+
+def _check_image(image: Tensor, channels: int, name: str) -> None:
+    if image.ndim != 4 or image.shape[-1] < channels or min(image.shape) < 1:
+        raise ValueError(
+            f"OmniX reads {name} from an image [batch, height, width, {channels} or more channels], "
+            f"got {list(image.shape)}; connect the decoded picture."
+        )

@@ -1,0 +1,171 @@
+"""Panorama geometry: the 2:1 check, camera rays, a picture laid on a panorama, and the seam on the right.
+
+A panorama is equirectangular and twice as wide as high. Row 0 is the top; the centre column looks to the front,
+columns to the right look to the right, and the last column meets the first.
+World axes of rays and normals: front +X, up +Y, left +Z. Images are [B, H, W, C] in [0, 1], latents end in [.., h, w].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from einops import einsum, rearrange
+from torch import Tensor
+
+# The reference fills what no picture covers with 127.5 of 255, which the VAE's encoder sees as exactly 0.
+UNSEEN_GREY = 127.5 / 255.0
+
+
+def check_panorama(height: int, width: int) -> None:
+    """Raise ValueError unless the size is that of a panorama: width = 2 * height, in pixels."""
+    if height < 1 or width != 2 * height:
+        target = f"{2 * max(height, 1)}x{max(height, 1)}"
+        raise ValueError(
+            f"OmniX needs a panorama twice as wide as high, got {width}x{height}; resize it to {target} first."
+        )
+
+
+def camera_rays(height: int, width: int) -> Tensor:
+    """Return the unit ray through every pixel centre, [H, W, 3] float32, axes front +X, up +Y, left +Z.
+
+    lon = (0.5 - (j + 0.5) / W) * 2 pi, lat = (0.5 - (i + 0.5) / H) * pi,
+    ray = (cos lat cos lon, sin lat, cos lat sin lon).
+    """
+    check_panorama(height, width)
+    rows = torch.arange(height, dtype=torch.float64)
+    columns = torch.arange(width, dtype=torch.float64)
+    lat = rearrange((0.5 - (rows + 0.5) / height) * math.pi, "h -> h 1")
+    lon = rearrange((0.5 - (columns + 0.5) / width) * (2 * math.pi), "w -> 1 w")
+    rays = (lat.cos() * lon.cos(), lat.sin().expand(height, width), lat.cos() * lon.sin())
+    return torch.stack(rays, dim=-1).float()
+
+
+def place_on_panorama(
+    image: Tensor,
+    width: int,
+    height: int,
+    fov_x: float = 90.0,
+    yaw: float = 0.0,
+    pitch: float = 0.0,
+    roll: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Lay a perspective picture on a grey panorama; return (panorama [B, H, W, 3], mask [B, H, W], 1 = unseen).
+
+    image [B, h, w, >=3] in [0, 1]; fov_x is its horizontal field of view, all angles are in degrees. The camera first
+    rolls (positive: clockwise as seen from behind it, and so the picture turns clockwise), then pitches (positive:
+    looks up), then yaws (positive: looks to the right, so yaw 90 moves the picture by W/4 columns).
+    Bilinear as in the reference: indices floor and floor + 1, modulo the picture's size.
+    """
+    check_panorama(height, width)
+    _check_picture(image, fov_x)
+    pixels = image[..., :3].float()
+    u, v, seen = _project(pixels.shape[1], pixels.shape[2], width, height, fov_x, _rotation(yaw, pitch, roll))
+    seen = seen.to(image.device)
+    panorama = pixels.new_full((pixels.shape[0], height, width, 3), UNSEEN_GREY)
+    panorama[:, seen] = _bilinear(pixels, u.to(image.device), v.to(image.device))
+    mask = (~seen).to(image.dtype).expand(pixels.shape[0], height, width).clone()
+    return panorama.to(image.dtype), mask
+
+
+def _check_picture(image: Tensor, fov_x: float) -> None:
+    if image.ndim != 4 or image.shape[-1] < 3 or min(image.shape) < 1:
+        raise ValueError(f"OmniX needs a colour picture [batch, height, width, 3], got {list(image.shape)}.")
+    if not 0.0 < fov_x < 180.0:
+        raise ValueError(f"The field of view must lie between 0 and 180 degrees, got {fov_x}; 90 is a good start.")
+
+
+def _rotation(yaw: float, pitch: float, roll: float) -> Tensor:
+    """Return the matrix from camera to world, axes (front, right, down): roll, then pitch, then yaw, in degrees."""
+    psi, theta, phi = (torch.tensor(math.radians(a), dtype=torch.float64) for a in (yaw, pitch, roll))
+    one, zero = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    turn = torch.stack([psi.cos(), -psi.sin(), zero, psi.sin(), psi.cos(), zero, zero, zero, one])
+    tilt = torch.stack([theta.cos(), zero, theta.sin(), zero, one, zero, -theta.sin(), zero, theta.cos()])
+    bank = torch.stack([one, zero, zero, zero, phi.cos(), -phi.sin(), zero, phi.sin(), phi.cos()])
+    yawed, pitched, rolled = (rearrange(m, "(i j) -> i j", i=3) for m in (turn, tilt, bank))
+    return yawed @ pitched @ rolled
+
+
+def _project(h: int, w: int, width: int, height: int, fov_x: float, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (u [N], v [N], seen [H, W]): the picture coordinates of the N pixels it covers, in row order.
+
+    theta = 2 pi j / W - pi, phi = pi i / H - pi / 2 (no half pixel), f = w / (2 tan(fov / 2)),
+    u = f y / x + w / 2 + 0.5, v = f z / x + h / 2 + 0.5, seen where x >= 0, 0 <= u < w and 0 <= v < h.
+    """
+    theta = rearrange(torch.arange(width, dtype=torch.float64) * (2 * math.pi / width) - math.pi, "w -> 1 w")
+    phi = rearrange(torch.arange(height, dtype=torch.float64) * (math.pi / height) - math.pi / 2, "h -> h 1")
+    world = (phi.cos() * theta.cos(), phi.cos() * theta.sin(), phi.sin().expand(height, width))
+    x, y, z = einsum(torch.stack(world), rotation, "world h w, world camera -> camera h w")
+    focal = w / (2 * math.tan(math.radians(fov_x) / 2))
+    u = focal * y / x + w / 2 + 0.5
+    v = focal * z / x + h / 2 + 0.5
+    seen = (x >= 0) & (u >= 0) & (u < w) & (v >= 0) & (v < h)
+    return u[seen], v[seen], seen
+
+
+def _bilinear(pixels: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """Sample pixels [B, h, w, C] at u (columns) and v (rows) [N] -> [B, N, C], indices modulo the size."""
+    h, w = pixels.shape[1:3]
+    left, top = u.floor().long(), v.floor().long()
+    right, bottom = (left + 1) % w, (top + 1) % h
+    across = rearrange((u - left).float(), "n -> n 1")
+    down = rearrange((v - top).float(), "n -> n 1")
+    upper = pixels[:, top, left] * (1 - across) + pixels[:, top, right] * across
+    lower = pixels[:, bottom, left] * (1 - across) + pixels[:, bottom, right] * across
+    return upper * (1 - down) + lower * down
+
+
+def widen(x: Tensor, columns: int, dim: int = -1) -> Tensor:
+    """Append a copy of the first columns on the right: width W -> W + columns.  dim is the width's axis."""
+    _check_columns(columns, x.shape[dim])
+    return torch.cat([x, x.narrow(dim, 0, columns)], dim=dim)
+
+
+def crop(x: Tensor, columns: int, dim: int = -1) -> Tensor:
+    """Drop the last columns, the inverse of `widen`: width W + columns -> W."""
+    width = x.shape[dim] - columns
+    _check_columns(columns, width)
+    return x.narrow(dim, 0, width)
+
+
+def blend_seam(x: Tensor, columns: int, dim: int = -1) -> Tensor:
+    """Return x [.., W + E] with its E = columns appended columns blended into the first E.
+
+    For j < E: x[.., j] = x[.., W + j] * (1 - j / E) + x[.., j] * (j / E). The appended columns stay as they are.
+    """
+    return blend_seam_(x.clone(), columns, dim)
+
+
+def blend_seam_(x: Tensor, columns: int, dim: int = -1) -> Tensor:
+    """Do `blend_seam` in place and return x.  Half-precision tensors are blended in float32."""
+    width = x.shape[dim] - columns
+    _check_columns(columns, width)
+    if columns:
+        precise = torch.promote_types(x.dtype, torch.float32)
+        shape = [columns if axis == dim % x.ndim else 1 for axis in range(x.ndim)]
+        keep = (torch.arange(columns, dtype=torch.float32) / columns).to(x.device, precise).view(shape)
+        first, beyond = x.narrow(dim, 0, columns), x.narrow(dim, width, columns)
+        first.copy_(beyond.to(precise) * (1 - keep) + first.to(precise) * keep)
+    return x
+
+
+def _check_columns(columns: int, width: int) -> None:
+    if not 0 <= columns <= width:
+        raise ValueError(f"The seam can be 0 to {width} columns wide here, got {columns}; use fewer columns.")
+
+
+def decode_panorama(decode: Callable[[Tensor], Tensor], latent: Tensor, wrap_columns: int = 2) -> Tensor:
+    """Decode a latent [.., h, w] so that the left and right edges of the picture meet.
+
+    decode turns a latent into an image [.., H, W, C]. The latent is widened by its first wrap_columns (latent columns),
+    decoded, the surplus pixel columns (8 per latent column with FLUX's VAE) are blended into the first, and cropped.
+    """
+    image = decode(widen(latent, wrap_columns))
+    scale, rest = divmod(image.shape[-2], latent.shape[-1] + wrap_columns)
+    if rest or not scale:
+        raise ValueError(
+            f"The VAE decoded {latent.shape[-1] + wrap_columns} latent columns to {image.shape[-2]} pixel columns, "
+            "which is no whole number of pixels per latent column; use the VAE of FLUX.1."
+        )
+    return crop(blend_seam(image, scale * wrap_columns, dim=-2), scale * wrap_columns, dim=-2)
