@@ -1,0 +1,61 @@
+"""Convert FLUX.1 LoRAs from Diffusers layout to ComfyUI's fused layers, exactly. Needs the standard library alone.
+
+Only arithmetic (a scale to fold, another dtype, state dicts in memory) imports torch, and only when it is asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .errors import AdapterError  # first, so that every module below can raise it
+
+from .adapter import AdapterFile, Block, FusedLayer, Slab, open_adapter  # isort: skip
+from .convert import Report, convert, split
+from .inspect import inspect
+from .layout import LAYOUT
+from .tasks import STREAMS, Slot, find_adapters
+from .tree import Job, Outcome, jobs, run
+from .verify import Verified, verify
+from .version import VERSION
+
+if TYPE_CHECKING:
+    from .state import convert_state_dict, fuse, split_state_dict
+
+_NEEDS_TORCH = ("convert_state_dict", "fuse", "split_state_dict")
+
+
+def __getattr__(name: str) -> Any:
+    """Import what works on tensors in memory, and torch with it, on first use."""
+    if name in _NEEDS_TORCH:
+        from . import state
+
+        return getattr(state, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = [
+    "LAYOUT",
+    "STREAMS",
+    "VERSION",
+    "AdapterError",
+    "AdapterFile",
+    "Block",
+    "FusedLayer",
+    "Job",
+    "Outcome",
+    "Report",
+    "Slab",
+    "Slot",
+    "Verified",
+    "convert",
+    "convert_state_dict",
+    "find_adapters",
+    "fuse",
+    "inspect",
+    "jobs",
+    "open_adapter",
+    "run",
+    "split",
+    "split_state_dict",
+    "verify",
+]

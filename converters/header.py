@@ -1,0 +1,139 @@
+"""Read and write the header of a safetensors file with the standard library, trusting nothing in it.
+
+Format: 8 bytes little-endian N, N bytes of JSON {name: {dtype, shape, data_offsets}, "__metadata__": {str: str}}, data.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .errors import AdapterError
+
+HEADER_LIMIT = 100_000_000
+"""Longest header that safetensors itself reads, in bytes."""
+
+DTYPE_BYTES = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
+FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+
+
+class Entry(NamedTuple):
+    """One tensor: its dtype, its shape, and where its bytes start in the file (0 for a tensor in memory)."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int = 0
+
+
+class Header(NamedTuple):
+    """What a safetensors file says of itself."""
+
+    metadata: dict[str, str]
+    entries: dict[str, Entry]
+
+
+def read_header(path: Path) -> Header:
+    """Read and check a file's header.  Raises AdapterError; OSError if the file can't be read."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        text = _header_bytes(file, path, size)
+    try:
+        fields = json.loads(text.decode("utf-8"), object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, "header", "JSON", f"something else ({error})") from error
+    if not isinstance(fields, dict):
+        raise _damaged(path, "header", "a JSON object", type(fields).__name__)
+    metadata = fields.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _damaged(path, "__metadata__", "strings by name", "something else")
+    start = 8 + len(text)
+    spans = {name: _span(path, name, field) for name, field in fields.items()}
+    _check_spans(path, spans, size - start)
+    return Header(
+        metadata, {name: Entry(dtype, shape, start + first) for name, (dtype, shape, first, _) in spans.items()}
+    )
+
+
+def _header_bytes(file: Any, path: Path, size: int) -> bytes:
+    prefix = file.read(8)
+    if len(prefix) < 8:
+        raise _damaged(path, "header", "at least 8 bytes", f"{len(prefix)}")
+    (length,) = struct.unpack("<Q", prefix)
+    if length > min(HEADER_LIMIT, size - 8):
+        limit = f"at most {min(HEADER_LIMIT, size - 8)} bytes of header in a file of {size}"
+        raise _damaged(path, "header", limit, f"a length of {length}")
+    return file.read(length)
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a name stands there twice")
+    return fields
+
+
+def _span(path: Path, name: str, field: Any) -> tuple[str, tuple[int, ...], int, int]:
+    """Check one tensor's field; return dtype, shape, first and last byte in the data."""
+    try:
+        dtype, shape, (first, last) = field["dtype"], tuple(field["shape"]), field["data_offsets"]
+    except (TypeError, KeyError, ValueError) as error:
+        raise _damaged(path, name, "dtype, shape and data_offsets", "something else") from error
+    if dtype not in DTYPE_BYTES:
+        raise AdapterError(
+            f"{path}: {name}: expected a dtype of {', '.join(DTYPE_BYTES)}, got {dtype!r}; "
+            "save the adapter in bfloat16, float16 or float32."
+        )
+    if not all(type(number) is int and 0 <= number < 1 << 62 for number in (*shape, first, last)):
+        raise _damaged(path, name, "whole numbers as shape and offsets", f"{shape} at {first}, {last}")
+    if math.prod(shape) * DTYPE_BYTES[dtype] != last - first:
+        raise _damaged(path, name, f"{math.prod(shape) * DTYPE_BYTES[dtype]} bytes for {shape}", f"{last - first}")
+    return dtype, shape, first, last
+
+
+def _check_spans(path: Path, spans: Mapping[str, tuple[str, tuple[int, ...], int, int]], size: int) -> None:
+    end = 0
+    for name, (_, _, first, last) in sorted(spans.items(), key=lambda item: item[1][2:]):
+        if last > size:
+            raise AdapterError(
+                f"{path}: {name}: expected data up to byte {last}, got a file with {max(size, 0)}; "
+                "the file is cut off, so get it again."
+            )
+        if first < end:
+            raise _damaged(path, name, f"data from byte {end} on", f"byte {first}, inside another tensor")
+        end = last
+
+
+def _damaged(path: Path, key: str, expected: str, got: str) -> AdapterError:
+    return AdapterError(f"{path}: {key}: expected {expected}, got {got}; the file is damaged, so get it again.")
+
+
+def header_bytes(metadata: Mapping[str, str], entries: Mapping[str, Entry]) -> tuple[bytes, dict[str, int], int]:
+    """Lay tensors out one after another; return the file's first bytes, every tensor's offset, and the file's size."""
+    fields: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, entry in entries.items():
+        first, end = end, end + math.prod(entry.shape) * DTYPE_BYTES[entry.dtype]
+        fields[name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [first, end]}
+    text = json.dumps(fields, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    start = 8 + len(text)
+    offsets = {name: start + fields[name]["data_offsets"][0] for name in entries}
+    return struct.pack("<Q", len(text)) + text, offsets, start + end

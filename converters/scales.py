@@ -1,0 +1,103 @@
+"""How strongly a LoRA pair acts: scale = alpha / r, or alpha / sqrt(r) with rank-stabilised LoRA, else 1.
+
+alpha comes from the `{layer}.alpha` tensor, from PEFT's adapter_config.json beside the file, or from the JSON that
+Diffusers keeps in the safetensors header under `lora_adapter_metadata`, whichever is found first.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import AdapterError
+from .names import without_prefix
+
+_HEADER_KEY = "lora_adapter_metadata"
+_PUBLISHED_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """The alphas of one adapter by layer, and the rule for layers that have none."""
+
+    alphas: Mapping[str, float] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+
+    def scale(self, module: str, rank: int) -> float:
+        """Return the scale of a layer of the given rank; 1 where nothing is said, and for rank 0."""
+        if rank == 0:
+            return 1.0
+        if module in self.alphas:
+            return self.alphas[module] / rank
+        alpha = self._pattern("alpha_pattern", module, self.config.get("lora_alpha"))
+        if alpha is None:
+            return 1.0
+        return alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
+
+    def _pattern(self, name: str, module: str, default: Any) -> float | None:
+        """Look a layer up in a PEFT pattern table: a key is the end of a layer's name, or a regular expression."""
+        for pattern, value in (self.config.get(name) or {}).items():
+            if _matches(without_prefix(pattern), module) or _matches(pattern, module):
+                return float(value)
+        return None if default is None else float(default)
+
+
+def _matches(pattern: str, module: str) -> bool:
+    if module == pattern or module.endswith(f".{pattern}"):
+        return True
+    # PEFT treats the keys as regular expressions; one that is none can only be a plain name.
+    try:
+        return re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module) is not None
+    except re.error:
+        return False
+
+
+def read_scaling(path: Path, metadata: Mapping[str, str], alphas: Mapping[str, float]) -> Scaling:
+    """Collect what an adapter file, its neighbour and its header say about alpha.  Raises AdapterError."""
+    neighbour = path.parent / "adapter_config.json"
+    if neighbour.is_file() and (path.name in _PUBLISHED_NAMES or _is_alone(path)):
+        return Scaling(alphas, _parsed(path, neighbour.name, neighbour.read_text("utf-8", "replace")), neighbour.name)
+    return header_scaling(path, metadata, alphas)
+
+
+def header_scaling(path: Path | str, metadata: Mapping[str, str], alphas: Mapping[str, float]) -> Scaling:
+    """Collect what the metadata of a file or state dict says about alpha.  Raises AdapterError."""
+    if _HEADER_KEY not in metadata:
+        return Scaling(alphas)
+    config = _parsed(path, _HEADER_KEY, metadata[_HEADER_KEY])
+    # Diffusers flattens the configuration of each component: "transformer.lora_alpha".
+    own = {key.removeprefix("transformer."): value for key, value in config.items()}
+    return Scaling(alphas, _checked(path, _HEADER_KEY, own), _HEADER_KEY)
+
+
+def _is_alone(path: Path) -> bool:
+    return sum(1 for _ in path.parent.glob("*.safetensors")) == 1
+
+
+def _parsed(path: Path | str, key: str, text: str) -> dict[str, Any]:
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise AdapterError(f"{path}: {key}: expected JSON, got {error}; repair or remove it.") from error
+    return _checked(path, key, config)
+
+
+def _checked(path: Path | str, key: str, config: Any) -> dict[str, Any]:
+    """Return a configuration whose alphas are numbers."""
+    if not isinstance(config, dict):
+        raise AdapterError(f"{path}: {key}: expected a JSON object, got {type(config).__name__}; repair or remove it.")
+    patterns = config.get("alpha_pattern") or {}
+    values = [config.get("lora_alpha"), *(patterns.values() if isinstance(patterns, dict) else [patterns])]
+    if not all(value is None or (isinstance(value, (int, float)) and math.isfinite(value)) for value in values):
+        raise AdapterError(f"{path}: {key}: expected numbers as alpha, got {values!r}; repair or remove it.")
+    if config.get("use_dora"):
+        raise AdapterError(
+            f"{path}: {key}: expected plain LoRA, got DoRA, which can't be fused into a LoRA; merge it into the model."
+        )
+    return config

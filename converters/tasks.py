@@ -1,0 +1,97 @@
+"""The tasks of OmniX, their streams, and where the files of a tree belong."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+from .errors import AdapterError
+
+STREAMS = MappingProxyType(
+    {
+        "image_to_pano": ("masked_rgb", "filled_rgb"),
+        "rgb_to_depth": ("rgb", "depth"),
+        "rgb_to_normal": ("rgb", "normal"),
+        "rgb_to_albedo": ("rgb", "albedo"),
+        "rgb_to_pbr": ("rgb", "pbr"),
+        "rgb_to_semantic": ("rgb", "semantic"),
+        "rgb_camray_to_normal": ("rgb", "camray", "normal"),
+    }
+)
+"""Task -> its streams in stacking order: the conditions, then the target."""
+
+_PUBLISHED = ("pytorch_lora_weights", "adapter_model")
+_SUFFIX = ".safetensors"
+
+
+class Slot(NamedTuple):
+    """What an adapter is for: a task and one of its streams."""
+
+    task: str
+    stream: str
+
+
+def slot_of(path: Path, root: Path) -> Slot | None:
+    """Tell from its place below `root` what an adapter file is for; None if the place does not say.
+
+    Published `{task}/{stream}/pytorch_lora_weights.safetensors`, flattened `{task}_{stream}.safetensors` and
+    converted `{task}/{stream}.safetensors`; `root` itself may be the task's or the stream's folder.
+    """
+    parts = [*root.absolute().parts[1:][-2:], *path.relative_to(root).with_suffix("").parts]
+    flat = _flattened(parts[-1])
+    if flat is not None:
+        return flat
+    named = parts[:-1] if parts[-1] in _PUBLISHED else parts
+    inside = len(named) - (len(parts) - len(path.relative_to(root).parts))
+    if len(named) < 2 or not all(map(is_plain, named[-2:])):
+        return None
+    slot = Slot(*named[-2:])
+    return slot if inside >= 2 or slot.stream in STREAMS.get(slot.task, ()) else None
+
+
+def _flattened(stem: str) -> Slot | None:
+    """Split `{task}_{stream}` by the table of tasks."""
+    return next((Slot(task, s) for task, streams in STREAMS.items() for s in streams if stem == f"{task}_{s}"), None)
+
+
+def is_plain(name: str) -> bool:
+    """Tell whether a name can stand as one part of a path on every platform."""
+    return re.fullmatch(r"(?!\.)[^\x00-\x1f/\\:*?\"<>|]{1,120}(?<![. ])", name) is not None
+
+
+def adapter_paths(root: Path) -> Iterator[Path]:
+    """Yield the safetensors files of a tree in a fixed order.  Raises OSError for a folder that can't be read."""
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    for folder, folders, files in os.walk(root, onerror=stop):
+        folders.sort()
+        yield from (
+            Path(folder) / name for name in sorted(files) if name.endswith(_SUFFIX) and not name.startswith(".")
+        )
+
+
+def find_adapters(root: Path | str) -> dict[tuple[str, str], Path]:
+    """Map (task, stream) to the adapter file of a tree that is for it.
+
+    Raises AdapterError if two files are for one stream, OSError if a folder can't be read.
+    """
+    root = Path(root)
+    found: dict[tuple[str, str], Path] = {}
+    for path in adapter_paths(root):
+        slot = slot_of(path, root)
+        if slot is not None and found.setdefault(slot, path) != path:
+            raise duplicate(path, found[slot], slot)
+    return found
+
+
+def duplicate(path: Path, other: Path, slot: tuple[str, str]) -> AdapterError:
+    """Return the error of two files for one stream."""
+    return AdapterError(
+        f"{path}: {'/'.join(slot)}: expected one file for this stream, got {other} too; move one of them away."
+    )
