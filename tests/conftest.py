@@ -2,10 +2,15 @@
 
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from comfyui_omnix.demo.server import Server
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = Path(__file__).resolve().parent / "golden"
@@ -52,3 +57,19 @@ def comfyui() -> Path:
 def golden() -> Path:
     """Inputs and results of the reference pipeline, and the random FLUX they were made with (see golden/README.md)."""
     return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def server(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Server]":
+    """A running ComfyUI with this pack, tiny models (names: tiny_models.ModelNames) and tiny text encoders.
+
+    Its folders lie under `server.base`: put adapters into models/loras and pictures into input.
+    """
+    from comfyui_omnix.demo.server import PACK, Server
+    from comfyui_omnix.demo.tiny_models import DOUBLES, write_models
+
+    base = tmp_path_factory.mktemp("comfyui base")
+    write_models(base / "models")
+    packs = {PACK: ROOT, "tiny_text_encoders": DOUBLES / "tiny_text_encoders"}
+    with Server(comfyui, base, packs) as running:
+        yield running
