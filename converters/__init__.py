@@ -13,10 +13,11 @@ from .adapter import AdapterFile, Block, FusedLayer, Slab, open_adapter  # isort
 from .convert import Report, convert, split
 from .inspect import inspect
 from .layout import LAYOUT
-from .tasks import STREAMS, Slot, find_adapters
+from .tasks import STREAMS, Slot, find_adapters, slot_of_name
 from .tree import Job, Outcome, jobs, run
 from .verify import Verified, verify
 from .version import VERSION
+from .write import write_bytes
 
 if TYPE_CHECKING:
     from .state import convert_state_dict, fuse, split_state_dict
@@ -55,7 +56,9 @@ __all__ = [
     "jobs",
     "open_adapter",
     "run",
+    "slot_of_name",
     "split",
     "split_state_dict",
     "verify",
+    "write_bytes",
 ]

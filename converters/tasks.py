@@ -53,6 +53,13 @@ def slot_of(path: Path, root: Path) -> Slot | None:
     return slot if inside >= 2 or slot.stream in STREAMS.get(slot.task, ()) else None
 
 
+def slot_of_name(name: str) -> Slot | None:
+    """Tell from a relative name what an adapter file is for; None if it names no task."""
+    path = Path("/", *Path(name).parts)
+    slot = slot_of(path, Path("/"))
+    return slot if slot and slot.stream in STREAMS.get(slot.task, ()) else None
+
+
 def _flattened(stem: str) -> Slot | None:
     """Split `{task}_{stream}` by the table of tasks."""
     return next((Slot(task, s) for task, streams in STREAMS.items() for s in streams if stem == f"{task}_{s}"), None)

@@ -106,3 +106,8 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def write_bytes(path: Path, data: bytes, force: bool) -> None:
+    """Write a whole file from memory, with the same promises as `write_file`."""
+    write_file(path, len(data), [(0, data)], force)

@@ -98,13 +98,13 @@ def orm(roughness: Tensor, metallic: Tensor, occlusion: Tensor | None = None) ->
 
     OmniX predicts no occlusion: without one it is 1, that is unoccluded. Store the result as linear data, not as sRGB.
     """
-    occlusion = torch.ones_like(roughness) if occlusion is None else occlusion
-    for name, image in (("metallic", metallic), ("occlusion", occlusion)):
+    shade = torch.ones_like(roughness) if occlusion is None else occlusion
+    for name, image in (("metallic", metallic), ("occlusion", shade)):
         if image.shape[:3] != roughness.shape[:3]:
             raise ValueError(
                 f"The {name} map is {_size(image)} but roughness is {_size(roughness)}; resize them to the same size."
             )
-    return torch.stack([image[..., 0].float() for image in (occlusion, roughness, metallic)], dim=-1)
+    return torch.stack([image[..., 0].float() for image in (shade, roughness, metallic)], dim=-1)
 
 
 def moge_geometry(values: Tensor, image: Tensor) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 A panorama is equirectangular and twice as wide as high. Row 0 is the top; the centre column looks to the front,
 columns to the right look to the right, and the last column meets the first.
-World axes of rays and normals: front +X, up +Y, left +Z. Images are [B, H, W, C] in [0, 1], latents end in [.., h, w].
+World axes of rays and normals: front +X, up +Y, left +Z, which is a left-handed frame. Images are [B, H, W, C] in [0, 1], latents end in [.., h, w].
 """
 
 from __future__ import annotations

@@ -1,0 +1,173 @@
+"""Read a task's adapters, original or converted, into compact low-rank layers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import torch
+from torch import Tensor, nn
+
+from ..converters import AdapterError, AdapterFile, FusedLayer, Slab, open_adapter
+from .streams import LowRank, Rows
+from .tasks import TASKS, Task
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+
+
+# Where a stream's file may lie below a folder; a converted file comes before an original.
+_LAYOUTS = (
+    "{task}/{stream}.safetensors",
+    "{task}/{stream}/pytorch_lora_weights.safetensors",
+    "{task}_{stream}.safetensors",
+)
+
+
+class AdapterWeights(nn.ModuleDict):
+    """One stream's layers, `LowRank` by layer name. A module, so that the host can count, move and offload it."""
+
+    def __init__(self, layers: Mapping[str, LowRank]) -> None:
+        super().__init__({name.replace(".", "/"): layer for name, layer in layers.items()})
+
+    def by_name(self) -> dict[str, LowRank]:
+        """Return the layers under their names in ComfyUI's FLUX, such as "double_blocks.0.img_attn.qkv"."""
+        return {name.replace("/", "."): layer for name, layer in self.items() if isinstance(layer, LowRank)}
+
+
+@dataclass(frozen=True)
+class TaskAdapters:
+    """The adapters of one task, one file a stream, in the order of the task's streams."""
+
+    task: Task
+    files: tuple[Path, ...]
+    weights: nn.ModuleList
+
+    def stream_layers(self) -> tuple[dict[str, LowRank], ...]:
+        """Return every stream's layers by name."""
+        return tuple(weights.by_name() for weights in self.weights if isinstance(weights, AdapterWeights))
+
+
+def folders_with_tasks(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Map folders to the tasks for which they hold every stream's file; names are relative paths of adapter files.
+
+    "." is the folder that the names are relative to.
+    """
+    found: dict[str, set[tuple[str, str]]] = {}
+    for name in names:
+        for folder, slot in _slots(PurePosixPath(name.replace("\\", "/"))):
+            found.setdefault(folder, set()).add(slot)
+    complete = {folder: tuple(t.name for t in TASKS.values() if _has_all(t, slots)) for folder, slots in found.items()}
+    return {folder: complete[folder] for folder in sorted(complete) if complete[folder]}
+
+
+def _has_all(task: Task, slots: set[tuple[str, str]]) -> bool:
+    return all((task.name, stream) in slots for stream in task.streams)
+
+
+def _slots(path: PurePosixPath) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yield the (folder, (task, stream)) that a file's relative path can stand for."""
+    for task in TASKS.values():
+        for stream in task.streams:
+            for layout in _LAYOUTS:
+                ending = PurePosixPath(layout.format(task=task.name, stream=stream))
+                if path.parts[-len(ending.parts) :] == ending.parts:
+                    yield str(PurePosixPath(*path.parts[: -len(ending.parts)])), (task.name, stream)
+
+
+def task_files(locate: Callable[[str], str | None], folder: str, task: Task) -> tuple[Path, ...]:
+    """Return the task's files in stream order; `locate` turns a relative name into a path, or None.
+
+    Raises AdapterError naming the streams whose files are missing.
+    """
+    files = {stream: _first_file(locate, folder, task.name, stream) for stream in task.streams}
+    missing = [stream for stream, file in files.items() if file is None]
+    if missing:
+        ways = " or ".join(layout.format(task=task.name, stream=missing[0]) for layout in _LAYOUTS)
+        raise AdapterError(
+            f"{folder}: {', '.join(missing)}: expected a file for each stream of {task.name} "
+            f"({', '.join(task.streams)}), got none for {missing[0]}; put it into that folder as {ways}."
+        )
+    return tuple(file for file in files.values() if file is not None)
+
+
+def _first_file(locate: Callable[[str], str | None], folder: str, task: str, stream: str) -> Path | None:
+    names = (str(PurePosixPath(folder, layout.format(task=task, stream=stream))) for layout in _LAYOUTS)
+    return next((Path(path) for name in names if (path := locate(name))), None)
+
+
+def fingerprint(files: Sequence[Path]) -> str:
+    """Return a text that changes when one of the files is replaced, even under the same name."""
+    facts = [(str(file), stat.st_mtime_ns, stat.st_size, stat.st_ino) for file in files for stat in [file.stat()]]
+    return repr(facts)
+
+
+def load_task(files: Sequence[Path], task: Task) -> TaskAdapters:
+    """Read a task's adapters, one file a stream.  Raises AdapterError for a damaged file, OSError for a lost one."""
+    return TaskAdapters(task, tuple(files), nn.ModuleList(AdapterWeights(read_layers(file)) for file in files))
+
+
+def read_layers(path: Path) -> dict[str, LowRank]:
+    """Read one adapter file, original or converted, into low-rank layers of the file's own dtype."""
+    adapter = open_adapter(path)
+    with open(path, "rb", buffering=0) as file:
+        return {name: _read_layer(file.fileno(), adapter, name, layer) for name, layer in adapter.layers.items()}
+
+
+def _read_layer(descriptor: int, adapter: AdapterFile, name: str, layer: FusedLayer) -> LowRank:
+    def tensor(slab: Slab) -> Tensor:
+        try:
+            return read_slab(descriptor, slab)
+        except EOFError as error:
+            raise AdapterError(
+                f"{adapter.path}: {name}: expected {slab.rows} rows of data at byte {slab.offset}, got the end of "
+                "the file; it changed while it was read, so get it again."
+            ) from error
+
+    return LowRank(
+        _joined([tensor(block.down) for block in layer.blocks]),
+        [_joined([tensor(slab) for slab in block.up]) for block in layer.blocks],
+        [Rows(block.row, block.rows, block.scale) for block in layer.blocks],
+    )
+
+
+def _joined(pieces: Sequence[Tensor]) -> Tensor:
+    """Put matrices one above the other; of different dtypes the widest holds them all."""
+    return pieces[0] if len(pieces) == 1 else torch.cat([piece.to(_widest(pieces)) for piece in pieces])
+
+
+def _widest(pieces: Sequence[Tensor]) -> torch.dtype:
+    kinds = {piece.dtype for piece in pieces}
+    return kinds.pop() if len(kinds) == 1 else torch.float32
+
+
+def read_slab(descriptor: int, slab: Slab) -> Tensor:
+    """Read a matrix [rows, columns] from a file, leaving out what lies between its rows.  Raises EOFError."""
+    dtype = _DTYPES[slab.dtype]
+    width = slab.columns * dtype.itemsize
+    if not slab.rows or not width:
+        return torch.empty(slab.rows, slab.columns, dtype=dtype)
+    # Whole rows are read, but for the last, which ends with its data: after it the file may end.
+    buffer = torch.empty(slab.rows, slab.stride, dtype=torch.uint8)
+    size = (slab.rows - 1) * slab.stride + width
+    _read_exactly(descriptor, memoryview(buffer.flatten().numpy())[:size], slab.offset)
+    return buffer[:, :width].contiguous().view(dtype)
+
+
+def _read_exactly(descriptor: int, target: memoryview, offset: int) -> None:
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    with open(descriptor, "rb", buffering=0, closefd=False) as file:
+        done = 0
+        while done < len(target):
+            count = file.readinto(target[done:])
+            if not count:
+                raise EOFError
+            done += count

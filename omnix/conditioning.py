@@ -1,0 +1,78 @@
+"""Keep a CONDITIONING in a safetensors file, so that a constant prompt is encoded once and T5 is never loaded again.
+
+A CONDITIONING is a list of (text embedding [b, tokens, channels], options). Tensors, lists of tensors and plain values
+(numbers, text, truth values) are kept exactly; what can't be (hooks, ControlNets, areas bound to a model) is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ..converters import AdapterError, write_bytes
+
+_FORMAT_KEY = "omnix_conditioning"
+_PLAIN = (bool, int, float, str, type(None))
+_EMBEDDING = "embedding"
+
+Conditioning = Sequence[tuple[Tensor, Mapping[str, Any]]]
+
+
+def save_conditioning(conditioning: Conditioning, path: Path) -> None:
+    """Write a conditioning.  Raises ValueError for options that can't be kept, OSError if the disk is full.
+
+    The file is there whole or not at all, and no other file is replaced.
+    """
+    tensors: dict[str, Tensor] = {}
+    entries = [_flattened(index, *entry, tensors) for index, entry in enumerate(conditioning)]
+    data = safetensors.torch.save(tensors, {"format": "pt", _FORMAT_KEY: json.dumps(entries)})
+    write_bytes(path, data, force=False)
+
+
+def _flattened(index: int, embedding: Tensor, options: Mapping[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Move one entry's tensors into `tensors`; return its plain values, and how long its lists of tensors are."""
+    plain: dict[str, Any] = {"values": {}, "lists": {}}
+    for name, value in ({_EMBEDDING: embedding} | dict(options)).items():
+        if isinstance(value, Tensor):
+            tensors[f"{index}.{name}"] = value.contiguous()
+        elif isinstance(value, list) and value and all(isinstance(item, Tensor) for item in value):
+            tensors.update({f"{index}.{name}.{number}": item.contiguous() for number, item in enumerate(value)})
+            plain["lists"][name] = len(value)
+        elif isinstance(value, _PLAIN):
+            plain["values"][name] = value
+        else:
+            raise ValueError(
+                f"The conditioning's {name} is a {type(value).__name__}, which can't be kept in a file; "
+                "save the conditioning before the node that adds it."
+            )
+    return plain
+
+
+def load_conditioning(path: Path) -> list[list[Any]]:
+    """Read a conditioning back.  Raises AdapterError if the file is none, OSError if it can't be read."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            entries = json.loads((file.metadata() or {})[_FORMAT_KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        return [_entry(index, plain, tensors) for index, plain in enumerate(entries)]
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise AdapterError(
+            f"{path}: {_FORMAT_KEY}: expected a conditioning saved by OmniX Save Conditioning, got {error}; save it again."
+        ) from error
+
+
+def _entry(index: int, plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> list[Any]:
+    lists = {name: [tensors[f"{index}.{name}.{number}"] for number in range(n)] for name, n in plain["lists"].items()}
+    single = {name.split(".", 1)[1]: tensor for name, tensor in tensors.items() if name.startswith(f"{index}.")}
+    own = {name: tensor for name, tensor in single.items() if name.rpartition(".")[0] not in lists}
+    embedding = own.pop(_EMBEDDING)
+    if not isinstance(embedding, torch.Tensor):
+        raise TypeError("no embedding")
+    return [embedding, {**plain["values"], **lists, **own}]

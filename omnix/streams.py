@@ -1,0 +1,165 @@
+"""Run several adapters at once on one FLUX, each on its own stream, joined in attention.
+
+A denoising step runs FLUX on a stack of S streams: the clean condition streams first, the noisy target stream
+last. The stack is stream-major, `(s b)`: row s * B + b is sequence b of stream s. Every stream sees the same
+weights W; what is its own is a low-rank delta in each adapted layer, y_s = W x_s + b + B_s (A_s x_s), and each
+stream's queries attend to the keys and values of all of them. W itself is never touched: the deltas are added by
+forward hooks that exist only while a step runs, so an error or an interrupt leaves nothing behind.
+
+In the double blocks the text rows of all streams are equal (their layers carry no adapter and they attend to the
+same keys), so their layers and their queries run once there; the result is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+Attention = Callable[..., Tensor]
+Deltas = Mapping[str, "LowRank"]
+
+# What runs before or beside the image rows of the double blocks: an adapter here tells the streams' text rows apart.
+_TEXT_LAYERS = ("txt_in", "time_in", "vector_in", "guidance_in", ".txt_")
+
+
+class Rows(NamedTuple):
+    """Where one block of a block-diagonal up factor lies: `size` rows of the layer from `start`, and its scale."""
+
+    start: int
+    size: int
+    scale: float
+
+
+class LowRank(nn.Module):
+    """The delta of one layer by blocks: sum_i scale_i up_i (down_i x), added to the rows of block i alone.
+
+    down [sum r_i, in] holds the blocks' down factors one above the other, ups[i] is [rows_i, r_i]. The zeros of the
+    dense block-diagonal up factor are neither kept nor multiplied. The factors stay in the dtype of their file.
+    """
+
+    def __init__(self, down: Tensor, ups: Sequence[Tensor], rows: Sequence[Rows]) -> None:
+        super().__init__()
+        self.down = nn.Parameter(down, requires_grad=False)
+        self.ups = nn.ParameterList(nn.Parameter(up, requires_grad=False) for up in ups)
+        self.rows = tuple(rows)
+
+    def add_to(self, output: Tensor, x: Tensor, strength: float) -> None:
+        """Add strength * delta to `output` [n, rows] in place; x [n, in]."""
+        hidden = linear(x, self.down.to(x))
+        start = 0
+        for up, rows in zip(self.ups, self.rows, strict=True):
+            part = hidden[:, start : start + up.shape[1]]
+            target = output[:, rows.start : rows.start + rows.size]
+            target.addmm_(part, up.to(x).t(), alpha=strength * rows.scale)
+            start += up.shape[1]
+
+
+class Stream(NamedTuple):
+    """One stream's adapter: its layers by name, and its strength."""
+
+    layers: Deltas
+    strength: float
+
+
+def stack(x: Tensor, streams: int) -> Tensor:
+    """Repeat a per-sequence tensor [b, ...] for every stream: [(s b), ...]."""
+    return repeat(x, "b ... -> (s b) ...", s=streams)
+
+
+def text_is_shared(streams: Sequence[Stream]) -> bool:
+    """Tell whether the text rows of all streams are equal throughout the double blocks."""
+    return not any(part in layer for stream in streams for layer in stream.layers for part in _TEXT_LAYERS)
+
+
+@contextmanager
+def adapted(model: nn.Module, streams: Sequence[Stream]) -> Iterator[None]:
+    """Add every stream's deltas to its rows of the stacked batch while the context lasts.
+
+    `model` is a FLUX in ComfyUI's layout; a hook sees whatever forward a layer has at that time, be it quantised,
+    offloaded or wrapped by another LoRA. All hooks are removed on the way out, also by an exception.
+    """
+    with ExitStack() as hooks:
+        for name in dict.fromkeys(layer for stream in streams for layer in stream.layers):
+            layers = [(index, s.layers[name], s.strength) for index, s in enumerate(streams) if name in s.layers]
+            hook = _delta_hook([entry for entry in layers if entry[2] != 0], len(streams))
+            hooks.callback(model.get_submodule(name).register_forward_hook(hook).remove)
+        if text_is_shared(streams):
+            for layer in text_layers(model):
+                hooks.callback(layer.register_forward_pre_hook(_first_stream_hook(len(streams))).remove)
+                hooks.callback(layer.register_forward_hook(_all_streams_hook(len(streams))).remove)
+        yield
+
+
+def text_layers(model: nn.Module) -> Iterator[nn.Module]:
+    """Yield the layers that see text rows alone: those of the double blocks."""
+    for block in model.get_submodule("double_blocks").children():
+        for name in ("txt_attn.qkv", "txt_attn.proj", "txt_mlp"):
+            yield block.get_submodule(name)
+
+
+def _delta_hook(layers: Sequence[tuple[int, LowRank, float]], streams: int) -> Callable[..., Tensor]:
+    def add_deltas(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        x = rearrange(args[0], "(s b) ... d -> s (b ...) d", s=streams)
+        output = output.contiguous()
+        y = rearrange(output, "(s b) ... d -> s (b ...) d", s=streams)
+        for index, layer, strength in layers:
+            layer.add_to(y[index], x[index], strength)
+        return output
+
+    return add_deltas
+
+
+def _first_stream_hook(streams: int) -> Callable[..., tuple[Tensor]]:
+    def keep_first(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+        return (args[0][: args[0].shape[0] // streams],)
+
+    return keep_first
+
+
+def _all_streams_hook(streams: int) -> Callable[..., Tensor]:
+    def repeat_result(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return stack(output, streams)
+
+    return repeat_result
+
+
+def joint_attention(inner: Attention | None, streams: int, text_rows: int, shared_text: bool) -> Attention:
+    """Return an attention override in which each stream's queries see the keys and values of all streams.
+
+    The streams are folded into the sequence, [(s b), heads, n, d] -> [b, heads, (s n), d], attended once and unfolded.
+    `inner` is the override that was there before, if any; it gets the folded tensors. With `shared_text`, the equal
+    text queries (the first `text_rows` rows) of the double blocks are asked once; their keys still count S times.
+    """
+
+    def attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor, heads: int, *args: object, **kwargs: object):
+        options = kwargs.get("transformer_options") or {}
+        once = shared_text and isinstance(options, Mapping) and options.get("block_type") == "double"
+        folded = fold_shared(q, streams, text_rows) if once else fold(q, streams)
+        operands = (folded, fold(k, streams), fold(v, streams), heads, *args)
+        out = attention(*operands, **kwargs) if inner is None else inner(attention, *operands, **kwargs)
+        return unfold_shared(out, streams, text_rows) if once else rearrange(out, "b (s n) c -> (s b) n c", s=streams)
+
+    return attend
+
+
+def fold(x: Tensor, streams: int) -> Tensor:
+    """Fold the streams into the sequence: [(s b), heads, n, d] -> [b, heads, (s n), d]."""
+    return rearrange(x, "(s b) h n d -> b h (s n) d", s=streams)
+
+
+def fold_shared(q: Tensor, streams: int, text_rows: int) -> Tensor:
+    """Fold queries whose text rows are equal in all streams: [b, heads, text + (s image), d]."""
+    text, image = q[: q.shape[0] // streams, :, :text_rows], q[:, :, text_rows:]
+    return torch.cat((text, *rearrange(image, "(s b) h n d -> s b h n d", s=streams)), dim=2)
+
+
+def unfold_shared(out: Tensor, streams: int, text_rows: int) -> Tensor:
+    """Undo `fold_shared` on an attention result: [b, text + (s image), c] -> [(s b), text + image, c]."""
+    text, image = out[:, :text_rows], out[:, text_rows:]
+    return torch.cat((stack(text, streams), rearrange(image, "b (s n) c -> (s b) n c", s=streams)), dim=1)
