@@ -2,7 +2,8 @@
 
 A panorama is equirectangular and twice as wide as high. Row 0 is the top; the centre column looks to the front,
 columns to the right look to the right, and the last column meets the first.
-World axes of rays and normals: front +X, up +Y, left +Z, which is a left-handed frame. Images are [B, H, W, C] in [0, 1], latents end in [.., h, w].
+World axes of rays and normals: front +X, up +Y, left +Z, which is a left-handed frame.
+Images are [B, H, W, C] in [0, 1], latents end in [.., h, w].
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from einops import einsum, rearrange
+from einops import einsum, rearrange, reduce
 from torch import Tensor
 
 # The reference fills what no picture covers with 127.5 of 255, which the VAE's encoder sees as exactly 0.
@@ -114,6 +115,48 @@ def _bilinear(pixels: Tensor, u: Tensor, v: Tensor) -> Tensor:
     upper = pixels[:, top, left] * (1 - across) + pixels[:, top, right] * across
     lower = pixels[:, bottom, left] * (1 - across) + pixels[:, bottom, right] * across
     return upper * (1 - down) + lower * down
+
+
+def perspective_view(
+    panorama: Tensor, width: int, height: int, fov_x: float = 90.0, yaw: float = 0.0, pitch: float = 0.0
+) -> Tensor:
+    """Cut what a pinhole camera sees out of a panorama: [B, H, W, C] -> [B, height, width, C].
+
+    Angles in degrees, signs as in `place_on_panorama`. Pixel centres as in `camera_rays` (the reference's projection
+    is half a pixel off): u = (right / 2 pi + 1/2) W - 1/2, v = (down / pi + 1/2) H - 1/2. Bilinear; columns wrap, rows
+    end at the poles. Where the panorama is finer than the view, each pixel is the mean of up to 4x4 samples.
+    """
+    check_panorama(*panorama.shape[1:3])
+    _check_camera(width, height, fov_x)
+    across = 2 * math.tan(math.radians(fov_x) / 2)
+    finer = min(4, max(1, math.ceil(panorama.shape[2] / (2 * math.pi) * across / width)))
+    rows, columns = height * finer, width * finer
+    u, v = _look_up(rows, columns, panorama.shape[2], across, _rotation(yaw, pitch, 0.0))
+    samples = _bilinear(panorama.float(), u.to(panorama.device), v.to(panorama.device))
+    pattern = "b (h down w across) c -> b h w c"
+    return reduce(samples, pattern, "mean", h=height, w=width, down=finer, across=finer).to(panorama.dtype)
+
+
+def _check_camera(width: int, height: int, fov_x: float) -> None:
+    if width < 1 or height < 1:
+        raise ValueError(f"A view needs a size of at least 1x1, got {width}x{height}.")
+    if not 0.0 < fov_x < 180.0:
+        raise ValueError(f"The field of view must lie between 0 and 180 degrees, got {fov_x}; 90 is a good start.")
+
+
+def _look_up(rows: int, columns: int, width: int, across: float, rotation: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the panorama coordinates (u [N], v [N]) of a view's N = rows * columns pixel centres, in row order.
+
+    `across` is the width of the picture plane at distance 1, `width` that of the panorama, 2 * its height.
+    """
+    right = rearrange(((torch.arange(columns, dtype=torch.float64) + 0.5) / columns - 0.5) * across, "w -> 1 w")
+    down = rearrange(((torch.arange(rows, dtype=torch.float64) + 0.5) - rows / 2) * (across / columns), "h -> h 1")
+    camera = (torch.ones(rows, columns, dtype=torch.float64), right.expand(rows, columns), down.expand(rows, columns))
+    x, y, z = einsum(torch.stack(camera), rotation, "camera h w, world camera -> world h w")
+    u = (torch.atan2(y, x) / (2 * math.pi) + 0.5) * width - 0.5
+    v = (torch.atan2(z, torch.hypot(x, y)) / math.pi + 0.5) * (width / 2) - 0.5
+    flat = rearrange(torch.stack([u % width, v.clamp(0, width // 2 - 1)]), "uv h w -> uv (h w)")
+    return flat[0], flat[1]
 
 
 def widen(x: Tensor, columns: int, dim: int = -1) -> Tensor:

@@ -213,3 +213,65 @@ def test_placement_refuses_what_is_no_picture_or_no_panorama() -> None:
         panorama.place_on_panorama(torch.zeros(1, 8, 8, 1), 32, 16)
     with pytest.raises(ValueError, match="twice as wide as high, got 32x32"):
         panorama.place_on_panorama(picture(8, 8), 32, 32)
+
+
+# --- a view out of a panorama ----------------------------------------------------------------------------------------
+
+
+def axes(right: float, up: float, fov: float, yaw: float, pitch: float) -> tuple[float, float, float]:
+    """Return the world direction (front, up, left) seen at (right, up) in [-1, 1] of a square view."""
+    tangent = math.tan(math.radians(fov) / 2)
+    front, right, up = 1.0, right * tangent, up * tangent
+    turn, tilt = math.radians(yaw), math.radians(pitch)
+    front, up = front * math.cos(tilt) - up * math.sin(tilt), front * math.sin(tilt) + up * math.cos(tilt)
+    front, right = front * math.cos(turn) - right * math.sin(turn), front * math.sin(turn) + right * math.cos(turn)
+    length = math.hypot(front, right, up)
+    return front / length, up / length, -right / length
+
+
+@settings(deadline=None, max_examples=50)
+@given(ANGLES, st.floats(-90.0, 90.0), st.floats(20.0, 120.0))
+def test_a_view_of_the_rays_shows_where_each_pixel_looks(yaw: float, pitch: float, fov: float) -> None:
+    size = 8
+    view = panorama.perspective_view(panorama.camera_rays(128, 256)[None], size, size, fov, yaw, pitch)
+    for i in range(size):
+        for j in range(size):
+            expected = axes((j + 0.5) / size * 2 - 1, 1 - (i + 0.5) / size * 2, fov, yaw, pitch)
+            # The mean of neighbouring rays is shorter, and the last half row before a pole is constant.
+            assert math.dist(view[0, i, j].tolist(), expected) < 0.03
+
+
+def test_a_view_across_the_seam_is_the_view_of_the_rolled_panorama() -> None:
+    image = picture(32, 64)
+    behind = panorama.perspective_view(image, 40, 30, 80.0, yaw=180.0, pitch=20.0)
+    front = panorama.perspective_view(image.roll(32, dims=2), 40, 30, 80.0, yaw=0.0, pitch=20.0)
+    assert (behind - front).abs().max() < 1e-4
+
+
+def test_a_view_undoes_what_lays_a_picture_on_a_panorama() -> None:
+    rows, columns = torch.meshgrid(torch.linspace(0, 1, 64), torch.linspace(0, 1, 64), indexing="ij")
+    image = torch.stack([rows, columns, 0.5 + 0 * rows], -1)[None]
+    laid, _ = panorama.place_on_panorama(image, 512, 256, 60.0, yaw=100.0, pitch=-25.0)
+    back = panorama.perspective_view(laid, 64, 64, 60.0, yaw=100.0, pitch=-25.0)
+    # The reference's projection is off by half a panorama pixel and one picture pixel, 1/64 of the ramp each.
+    assert (back - image)[:, 4:-4, 4:-4].abs().max() < 0.04
+
+
+def test_a_coarse_view_is_a_mean_and_not_a_sample() -> None:
+    stripes = torch.zeros(1, 128, 256, 1)
+    stripes[:, :, ::2] = 1.0
+    view = panorama.perspective_view(stripes, 12, 8, 90.0)
+    assert (view - 0.5).abs().max() < 0.2
+
+
+def test_a_view_keeps_type_and_channels() -> None:
+    view = panorama.perspective_view(picture(8, 16, batch=2).half(), 6, 4)
+    assert (view.shape, view.dtype) == ((2, 4, 6, 3), torch.float16)
+
+
+@pytest.mark.parametrize(
+    ("size", "fov", "reason"), [((0, 4), 90.0, "at least 1x1, got 0x4"), ((4, 4), 180.0, "got 180.0; 90 is a good")]
+)
+def test_an_impossible_camera_is_refused(size: tuple[int, int], fov: float, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        panorama.perspective_view(picture(8, 16), *size, fov)
