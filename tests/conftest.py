@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -39,6 +39,29 @@ def pytest_configure() -> None:
     import torch
 
     torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+_MEASURED: list[tuple[str, float]] = []
+
+
+@pytest.fixture(scope="session")
+def measured() -> Callable[[str, float], float]:
+    """Note a figure for the summary at the end of the run, and return it: `assert measured("what", value) <= limit`."""
+
+    def note(name: str, value: float) -> float:
+        _MEASURED.append((name, value))
+        return value
+
+    return note
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the figures that tests have measured."""
+    if _MEASURED:
+        terminalreporter.section("measured")
+        width = max(len(name) for name, _ in _MEASURED)
+        for name, value in _MEASURED:
+            terminalreporter.write_line(f"{name:{width}}  {value:.3g}")
 
 
 @pytest.fixture(scope="session")

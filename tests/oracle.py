@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import FluxTransformer2DModel
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 State = Mapping[str, Tensor]
 HEAD = 128
@@ -84,6 +84,7 @@ def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 def transformer(state: State, dtype: torch.dtype = torch.float32) -> FluxTransformer2DModel:
     """Build the Diffusers model that fits a FLUX state dict in Diffusers layout, and load it in `dtype`."""
+    # nn.Module.to: Diffusers' own warns, needlessly here, about modules it would rather keep in float32.
     model = FluxTransformer2DModel(
         num_layers=_blocks(state, "transformer_blocks"),
         num_single_layers=_blocks(state, "single_transformer_blocks"),
@@ -91,7 +92,8 @@ def transformer(state: State, dtype: torch.dtype = torch.float32) -> FluxTransfo
         joint_attention_dim=state["context_embedder.weight"].shape[1],
         pooled_projection_dim=state["time_text_embed.text_embedder.linear_1.weight"].shape[1],
         guidance_embeds="time_text_embed.guidance_embedder.linear_1.weight" in state,
-    ).to(dtype)
+    )
+    nn.Module.to(model, dtype)
     model.load_state_dict({name: tensor.to(dtype) for name, tensor in state.items()})
     return model.eval().requires_grad_(False)
 
@@ -107,7 +109,7 @@ def adapted(state: State, adapter: State | None, dtype: torch.dtype = torch.floa
         weights = {name: tensor.to(dtype) for name, tensor in adapter.items() if not name.endswith(".alpha")}
         alphas = {name: tensor.item() for name, tensor in adapter.items() if name.endswith(".alpha")}
         model.load_lora_adapter(weights, network_alphas=alphas or None, prefix="transformer", adapter_name="stream")
-    return model.to(dtype).eval().requires_grad_(False)
+    return nn.Module.to(model, dtype).eval().requires_grad_(False)
 
 
 class Streams:
