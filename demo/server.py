@@ -97,7 +97,10 @@ class Server:
         self.stop()
 
     def start(self, timeout: float = 180.0) -> "Server":
-        """Install the packs, start the process and return when it answers; raises RuntimeError with the log's end."""
+        """Install the packs, start the process and return when it answers.
+
+        Raises RuntimeError with the end of the log if it does not, or if a pack cannot be imported.
+        """
         self._install()
         self.port = _free_port()
         started = time.monotonic()
@@ -109,6 +112,7 @@ class Server:
             )
         try:
             self._wait_until_ready(timeout)
+            self._check_packs()
         except BaseException:
             self.stop()
             raise
@@ -206,6 +210,11 @@ class Server:
             else:
                 return
         raise RuntimeError(f"ComfyUI did not answer within {timeout:.0f} s; its last lines:\n{self.tail()}")
+
+    def _check_packs(self) -> None:
+        log = self.log.read_text(encoding="utf-8", errors="replace")
+        if "(IMPORT FAILED)" in log:
+            raise RuntimeError(f"ComfyUI could not import a custom node; its last lines:\n{self.tail(80)}")
 
     def _check_alive(self) -> None:
         if self._process is None or self._process.poll() is not None:

@@ -144,11 +144,18 @@ def test_start_failure_shows_the_log(comfyui: Path, tmp_path: Path) -> None:
         Server(comfyui, tmp_path, {}, ("--no-such-option",)).start()
 
 
+def test_a_pack_that_cannot_be_imported_is_told(comfyui: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "__init__.py").write_text("raise ValueError('broken on purpose')\n")
+    with pytest.raises(RuntimeError, match="broken on purpose"):
+        Server(comfyui, tmp_path / "base", {"broken-pack": tmp_path / "broken"}).start()
+
+
 def test_no_process_is_left(comfyui: Path, tmp_path: Path) -> None:
     """Starting takes seconds; stopping ends the process, and what is asked afterwards says so."""
     with Server(comfyui, tmp_path, {}) as running:
         assert running.node_info("KSampler")
-        assert not running.node_info("OmniXPrompt")
+        assert not running.node_info("OmniXPrompt")  # no pack was asked for
         process = running._process
     assert process is not None and process.poll() is not None
     with pytest.raises(OSError):
