@@ -18,6 +18,7 @@ from .omnix import maps, panorama, patch
 from .omnix.adapter import fingerprint, folders_with_tasks, task_files
 from .omnix.colour import COLOURS, colour_view
 from .omnix.conditioning import load_conditioning, save_conditioning
+from .omnix.schedule import flow_shift
 from .omnix.sheet import contact_sheet
 from .omnix.tasks import SEAM_COLUMNS, TASKS, WRAP_COLUMNS, tagged_prompt
 
@@ -154,7 +155,7 @@ class OmniXFlowShift(io.ComfyNode):
     def execute(cls, model: Any, latent: dict[str, Any], seam_columns: int) -> io.NodeOutput:
         height, width = latent["samples"].shape[-2:]
         panorama.check_panorama(height * patch.PIXELS_PER_LATENT, width * patch.PIXELS_PER_LATENT)
-        return io.NodeOutput(patch.with_flow_shift(model, patch.flow_shift(height, width, seam_columns)))
+        return io.NodeOutput(patch.with_flow_shift(model, flow_shift(height, width, seam_columns)))
 
 
 class OmniXLoadDiffusersFlux(io.ComfyNode):
@@ -216,7 +217,8 @@ class OmniXPrompt(io.ComfyNode):
             node_id="OmniXPrompt",
             display_name="OmniX Prompt",
             category="OmniX/conditioning",
-            description="Put the tag [EQUIRECTANGULAR] before a prompt, as OmniX was trained. Perception uses the bare tag.",
+            description="Put the tag [EQUIRECTANGULAR] before a prompt, as OmniX was trained. Perception uses "
+            "the bare tag.",
             search_aliases=["omnix", "panorama prompt", "equirectangular"],
             inputs=[
                 io.String.Input(
@@ -447,7 +449,8 @@ class OmniXNormal(io.ComfyNode):
             node_id="OmniXNormal",
             display_name="OmniX Normal",
             category="OmniX/maps",
-            description="World-space normals from a decoded normal panorama, made unit length. Axes: front +X, up +Y, left +Z.",
+            description="World-space normals from a decoded normal panorama, made unit length. Axes: front +X, "
+            "up +Y, left +Z.",
             search_aliases=["omnix", "normal map", "world normal", "360"],
             inputs=[
                 io.Image.Input("image", tooltip="The decoded target of rgb_to_normal or rgb_camray_to_normal."),
@@ -596,7 +599,8 @@ class OmniXConvertAdapter(io.ComfyNode):
                 io.String.Input(
                     "name",
                     default="OmniX/converted",
-                    tooltip="Name of the new file below models/loras, without ending. Press R to see it in the loaders.",
+                    tooltip="Name of the new file below models/loras, without ending. Press R to see it "
+                    "in the loaders.",
                 ),
             ],
             outputs=[io.String.Output(display_name="name", tooltip="Name of the converted file below models/loras.")],

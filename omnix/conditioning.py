@@ -64,7 +64,7 @@ def load_conditioning(path: Path) -> list[list[Any]]:
         return [_entry(index, plain, tensors) for index, plain in enumerate(entries)]
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise AdapterError(
-            f"{path}: {_FORMAT_KEY}: expected a conditioning saved by OmniX Save Conditioning, got {error}; save it again."
+            f"{path}: {_FORMAT_KEY}: expected what Save OmniX Conditioning writes, got {error}; save it again."
         ) from error
 
 
