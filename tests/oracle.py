@@ -107,9 +107,17 @@ def adapted(state: State, adapter: State | None, dtype: torch.dtype = torch.floa
     model = transformer(state, dtype)
     if adapter:
         weights = {name: tensor.to(dtype) for name, tensor in adapter.items() if not name.endswith(".alpha")}
-        alphas = {name: tensor.item() for name, tensor in adapter.items() if name.endswith(".alpha")}
-        model.load_lora_adapter(weights, network_alphas=alphas or None, prefix="transformer", adapter_name="stream")
+        model.load_lora_adapter(weights, network_alphas=_alphas(adapter), prefix="transformer", adapter_name="stream")
     return nn.Module.to(model, dtype).eval().requires_grad_(False)
+
+
+def _alphas(adapter: State) -> dict[str, float]:
+    """Give every module its alpha, its rank (scale 1) if it has none: Diffusers would guess one from the others."""
+    modules = {
+        name.removesuffix(".lora_A.weight"): tensor.shape[0] for name, tensor in adapter.items() if "lora_A" in name
+    }
+    given = {name: tensor.item() for name, tensor in adapter.items() if name.endswith(".alpha")}
+    return {f"{module}.alpha": given.get(f"{module}.alpha", float(rank)) for module, rank in modules.items()}
 
 
 class Streams:
