@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import folder_paths
-from comfy_api.latest import ComfyExtension, io
+from comfy_api.latest import ComfyExtension, io, ui
 
 from . import converters
 from .omnix import maps, panorama, patch
@@ -21,6 +21,7 @@ from .omnix.conditioning import load_conditioning, save_conditioning
 from .omnix.schedule import flow_shift
 from .omnix.sheet import contact_sheet
 from .omnix.tasks import SEAM_COLUMNS, TASKS, WRAP_COLUMNS, tagged_prompt
+from .omnix.view import cut_out, read_view
 
 Adapters = io.Custom("OMNIX_ADAPTERS")
 MogeGeometry = io.Custom("MOGE_GEOMETRY")
@@ -579,6 +580,47 @@ class OmniXContactSheet(io.ComfyNode):
         return io.NodeOutput(contact_sheet(given, columns))
 
 
+class OmniXPanoramaViewer(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OmniXPanoramaViewer",
+            display_name="Panorama Viewer (360)",
+            category="OmniX/image",
+            description="Look around inside a panorama and its maps, which share one camera. Drag to turn, wheel to "
+            "zoom; Capture sets the view that the next run gives out as an image.",
+            search_aliases=["omnix", "360 viewer", "equirectangular preview", "panorama preview", "skybox"],
+            is_output_node=True,
+            inputs=[
+                io.Image.Input("image", tooltip="The panorama, twice as wide as high."),
+                *(io.Image.Input(name, optional=True, tooltip=f"The {name} map.") for name in MAPS),
+                io.String.Input("view", default="", tooltip="The captured view, kept by the viewer."),
+                io.Int.Input(
+                    "width",
+                    default=1024,
+                    min=16,
+                    max=8192,
+                    step=8,
+                    advanced=True,
+                    tooltip="Width in pixels of the captured view.",
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="view", tooltip="The captured view, cut out of the chosen map.")],
+        )
+
+    @classmethod
+    def execute(cls, image: Any, view: str, width: int, **images: Any) -> io.NodeOutput:
+        shown = {"image": image, **{name: images[name] for name in MAPS if images.get(name) is not None}}
+        for pictures in shown.values():
+            panorama.check_panorama(*pictures.shape[1:3])
+        captured = cut_out(shown, read_view(view), width)
+        saved = [
+            {"label": name, "images": ui.PreviewImage(pictures, cls=cls).as_dict()["images"]}
+            for name, pictures in shown.items()
+        ]
+        return io.NodeOutput(captured, ui={"omnix_maps": saved})
+
+
 class OmniXConvertAdapter(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -652,6 +694,7 @@ NODES: list[type[io.ComfyNode]] = [
     OmniXMogeGeometry,
     OmniXColourDepth,
     OmniXContactSheet,
+    OmniXPanoramaViewer,
     OmniXConvertAdapter,
 ]
 

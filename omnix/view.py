@@ -1,26 +1,19 @@
-"""The view that a person captured in the panorama viewer, as the viewer's widget stores it, cut out on the server.
-
-The widget holds JSON, {"yaw", "pitch", "fov", "map", "batch", "aspect"}: the camera's angles in degrees, the name of
-the map on show, the index in the batch and width / height of the frame. What is missing has its default.
-"""
+"""Where a person looks in the panorama viewer, as the viewer keeps it in the workflow."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from .panorama import perspective_view
 
-RANGES = {"yaw": (-180.0, 180.0), "pitch": (-90.0, 90.0), "fov": (1.0, 170.0), "aspect": (0.1, 10.0)}
-
 
 @dataclass(frozen=True)
 class View:
-    """A camera inside a panorama: angles in degrees as in `perspective_view`, aspect = width / height of its frame."""
+    """Yaw to the right, pitch up and horizontal field of view in degrees; map, place in the batch, width / height."""
 
     yaw: float = 0.0
     pitch: float = 0.0
@@ -31,38 +24,25 @@ class View:
 
 
 def read_view(text: str) -> View:
-    """Read the widget's JSON; raises ValueError in one sentence if it is no view."""
+    """Read a view from the viewer's JSON; an empty text is the front.  Raises ValueError for anything else."""
+    if not text.strip():
+        return View()
     try:
-        values = json.loads(text) if text.strip() else {}
-    except json.JSONDecodeError as error:
-        raise ValueError(f"The view is no JSON ({error}); press Capture in the viewer or empty the field.") from error
-    known = {field.name for field in fields(View)}
-    if not isinstance(values, dict) or not known.issuperset(values):
-        raise ValueError(f"The view must be JSON with {', '.join(sorted(known))}, got {text!r}; press Capture again.")
-    view = View(**values)
-    _check(view)
+        fields = dict(json.loads(text).items())
+        view = View(**{name: type(default)(fields[name]) for name, default in vars(View()).items() if name in fields})
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"The view is no JSON of the panorama viewer ({error}); empty the field.") from error
+    numbers = (view.yaw, view.pitch, view.fov, view.aspect)
+    if not all(map(math.isfinite, numbers)) or not (1 <= view.fov <= 179 and 0.1 <= view.aspect <= 10):
+        raise ValueError(
+            "The view needs a field of view of 1 to 179 degrees and an aspect of 0.1 to 10; empty the field."
+        )
     return view
 
 
-def _check(view: View) -> None:
-    for name, (low, high) in RANGES.items():
-        value = getattr(view, name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-            raise ValueError(f"The view's {name} must be a number from {low:g} to {high:g}, got {value!r}.")
-    if not isinstance(view.map, str):
-        raise ValueError(f"The view's map must be the name of a map, got {view.map!r}.")
-    if isinstance(view.batch, bool) or not isinstance(view.batch, int) or view.batch < 0:
-        raise ValueError(f"The view's batch must be a whole number from 0 on, got {view.batch!r}.")
-
-
-def cut_view(maps: Mapping[str, Tensor], view: View, width: int) -> Tensor:
-    """Return the view [1, height, width, C] of one map, height = width / aspect.  maps: name -> [B, H, W, C]."""
-    if view.map not in maps:
-        raise ValueError(f'The captured view shows "{view.map}", which is not connected; connect it or capture again.')
-    panorama = maps[view.map]
-    if view.batch >= len(panorama):
-        raise ValueError(
-            f"The captured view shows picture {view.batch + 1}, but there are {len(panorama)}; capture again."
-        )
-    height = max(1, math.floor(width / view.aspect + 0.5))
-    return perspective_view(panorama[view.batch :][:1], width, height, view.fov, view.yaw, view.pitch)
+def cut_out(maps: dict[str, Tensor], view: View, width: int) -> Tensor:
+    """Return what the view shows, [1, width / aspect, width, C]; a map or batch entry that is gone is the first one."""
+    chosen = maps.get(view.map, next(iter(maps.values())))
+    index = view.batch if 0 <= view.batch < chosen.shape[0] else 0
+    height = max(1, round(width / view.aspect))
+    return perspective_view(chosen[index : index + 1], width, height, view.fov, view.yaw, view.pitch)
