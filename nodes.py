@@ -6,7 +6,7 @@ Every input and output is described once, in its schema; `locales/` translates i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def located(kind: str) -> Callable[[str], str | None]:
     return lambda name: folder_paths.get_full_path(kind, name)
 
 
-def choices(names: Sequence[str]) -> list[str]:
+def choices(names: Iterable[str]) -> list[str]:
     """Return the options of a combo; an empty one would make the host reject the graph without saying why."""
     return list(names) or [NOTHING_FOUND]
 
@@ -48,7 +48,7 @@ def seam_input(tooltip: str) -> io.Int.Input:
 class OmniXLoadAdapters(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        folders = choices(list(folders_with_tasks(folder_paths.get_filename_list("loras"))))
+        folders = choices(folders_with_tasks(folder_paths.get_filename_list("loras")))
         return io.Schema(
             node_id="OmniXLoadAdapters",
             display_name="Load OmniX Adapters",

@@ -24,6 +24,7 @@ import comfy.sd
 import comfy.utils
 import torch
 from comfy.ldm.flux.model import Flux
+from comfy.model_patcher import ModelPatcher as Patcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
@@ -35,8 +36,6 @@ from .tasks import Task
 
 KEY = "omnix"
 PIXELS_PER_LATENT = 8
-
-Patcher = comfy.model_patcher.ModelPatcher
 
 
 class LoadedAdapters(NamedTuple):
@@ -82,12 +81,16 @@ def attach(
 def flux_of(model: Patcher) -> Flux:
     """Return the FLUX.1 transformer of a MODEL.  Raises ValueError for any other architecture."""
     transformer = getattr(model.model, "diffusion_model", None)
-    is_flux = isinstance(model.model, comfy.model_base.Flux) and isinstance(transformer, Flux)
-    if not is_flux or getattr(transformer.params, "global_modulation", False) or transformer.vector_in is None:
-        raise ValueError(
-            f"OmniX adapters fit FLUX.1-dev, got {type(model.model).__name__}; connect a FLUX.1-dev model instead."
-        )
-    return transformer
+    if isinstance(model.model, comfy.model_base.Flux) and isinstance(transformer, Flux) and _is_first(transformer):
+        return transformer
+    raise ValueError(
+        f"OmniX adapters fit FLUX.1-dev, got {type(model.model).__name__}; connect a FLUX.1-dev model instead."
+    )
+
+
+def _is_first(transformer: Flux) -> bool:
+    """Tell FLUX.1 from later models of the same class: they have no pooled text vector or share their modulation."""
+    return transformer.vector_in is not None and not getattr(transformer.params, "global_modulation", False)
 
 
 def check_fit(flux: Flux, file: str, layers: dict[str, Any]) -> None:
