@@ -1,0 +1,60 @@
+/** Fetches, decodes and uploads pictures, and keeps the few that were looked at last on the graphics card. */
+
+// A 4096x2048 picture with its coarser levels takes 45 MB there.
+const KEPT = 4;
+
+export class Pictures {
+  /** `fetchBlob(file)` gets {filename, subfolder, type} and resolves to the encoded picture. */
+  constructor(renderer, fetchBlob) {
+    this.renderer = renderer;
+    this.fetchBlob = fetchBlob;
+    this.loaded = new Map();
+  }
+
+  /** Return the picture if it is at hand, else undefined. */
+  peek(file) {
+    const key = keyOf(file);
+    const picture = this.loaded.get(key);
+    if (picture) this.loaded.delete(key), this.loaded.set(key, picture); // the newest is last
+    return picture;
+  }
+
+  /** Load the picture; resolves to undefined if the context was lost meanwhile, rejects if the server has it no more. */
+  async load(file) {
+    const bitmap = await decoded(await this.fetchBlob(file), this.renderer.widest);
+    try {
+      if (this.renderer.lost) return undefined;
+      return this.peek(file) ?? this.#keep(keyOf(file), this.renderer.upload(bitmap));
+    } finally {
+      bitmap.close();
+    }
+  }
+
+  #keep(key, picture) {
+    this.loaded.set(key, picture);
+    for (const [old, unused] of [...this.loaded].slice(0, -KEPT)) {
+      this.renderer.release(unused);
+      this.loaded.delete(old);
+    }
+    return picture;
+  }
+
+  /** Drop everything; `alive` tells whether the context that holds the textures still exists. */
+  clear(alive = true) {
+    if (alive) this.loaded.forEach((picture) => this.renderer.release(picture));
+    this.loaded.clear();
+  }
+}
+
+const keyOf = ({ type, subfolder, filename }) => `${type}/${subfolder}/${filename}`;
+
+/** Decode off the main thread, with the bytes as they were written: maps are data, not colours to be managed. */
+async function decoded(blob, widest) {
+  const asWritten = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
+  const bitmap = await createImageBitmap(blob, asWritten);
+  if (Math.max(bitmap.width, bitmap.height) <= widest) return bitmap;
+  const scale = widest / Math.max(bitmap.width, bitmap.height);
+  const [resizeWidth, resizeHeight] = [bitmap.width, bitmap.height].map((side) => Math.max(1, Math.floor(side * scale)));
+  bitmap.close();
+  return createImageBitmap(blob, { ...asWritten, resizeWidth, resizeHeight, resizeQuality: "high" });
+}

@@ -1,0 +1,277 @@
+/** The panorama viewer: its state, what is shown, and the actions that its buttons and keys call. */
+
+import { camera, FRONT, seen, texelAt } from "./camera.js";
+import { listen } from "./controls.js";
+import { button, frame } from "./frame.js";
+import { Pictures } from "./pictures.js";
+import { Renderer } from "./renderer.js";
+
+const INVITATION = "Run the graph to look around in the panorama.";
+const GONE = "The server no longer has this picture; run the graph again.";
+
+export class Viewer {
+  #camera = FRONT;
+  #maps = [];
+  #map = 0;
+  #batch = 0;
+  #shown = null;
+  #pointer = null;
+  #requested = 0;
+  #listening = new AbortController();
+
+  /**
+   * `host` is what surrounds the viewer: fetchBlob(file) -> Promise<Blob>, keep(view) stores a captured view and
+   * moved(view) hears of every change. A view is {yaw, pitch, fov, map, batch, aspect}, map being a label.
+   */
+  constructor(host) {
+    this.host = host;
+    const bound = (name, ...values) => () => this[name](...values);
+    this.parts = frame({
+      reset: bound("reset"),
+      full: bound("fullScreen"),
+      capture: bound("capture"),
+      save: bound("save"),
+      copy: bound("copy"),
+      earlier: bound("nextInBatch", -1),
+      later: bound("nextInBatch", 1),
+    });
+    this.resizing = new ResizeObserver(() => this.requestDraw());
+    this.#arrange();
+    this.#start();
+  }
+
+  get element() {
+    return this.parts.root;
+  }
+
+  #start() {
+    const { canvas } = this.parts;
+    const { signal } = this.#listening;
+    try {
+      this.renderer = new Renderer(canvas);
+    } catch (error) {
+      this.say(error.message);
+      return;
+    }
+    this.pictures = new Pictures(this.renderer, this.host.fetchBlob);
+    this.say(INVITATION);
+    listen(this, this.parts, signal);
+    canvas.addEventListener("webglcontextlost", (event) => this.#lose(event), { signal });
+    canvas.addEventListener("webglcontextrestored", () => this.#restore(), { signal });
+    document.addEventListener("fullscreenchange", () => this.requestDraw(), { signal });
+    this.resizing.observe(canvas);
+  }
+
+  // --- what is shown ---------------------------------------------------------------------------------------------
+
+  /** Show maps [{label, images: [file, ..]}, ..], from the given view on if there is one. */
+  show(maps, view = null) {
+    const label = view?.map ?? this.#maps[this.#map]?.label;
+    this.#maps = maps.filter(({ images }) => images?.length);
+    this.#map = Math.max(0, this.#maps.findIndex((map) => map.label === label));
+    if (view) {
+      this.#camera = camera(view);
+      this.#batch = Number.isInteger(view.batch) ? view.batch : 0;
+    }
+    this.#batch = Math.min(this.#batch, Math.max(0, this.#count - 1));
+    this.#arrange();
+    this.#refresh();
+  }
+
+  get camera() {
+    return this.#camera;
+  }
+
+  set camera(next) {
+    this.#camera = next;
+    this.requestDraw();
+    this.host.moved(this.view);
+  }
+
+  get view() {
+    const { yaw, pitch, fov } = this.#camera;
+    const [width, height] = [this.parts.canvas.clientWidth || 3, this.parts.canvas.clientHeight || 2];
+    const angles = { yaw: rounded(yaw, 2), pitch: rounded(pitch, 2), fov: rounded(fov, 2) };
+    const map = this.#maps[this.#map]?.label ?? "image";
+    return { ...angles, map, batch: this.#batch, aspect: rounded(width / height, 4) };
+  }
+
+  get #count() {
+    return this.#maps[this.#map]?.images.length ?? 0;
+  }
+
+  #file() {
+    return this.#maps[this.#map]?.images[this.#batch];
+  }
+
+  /** Write the bars anew: one button a map, and the place in the batch where there is more than one picture. */
+  #arrange() {
+    const { maps, batch, count } = this.parts;
+    const choices = this.#maps.map(({ label }, i) => {
+      const choice = button(label, i < 9 ? `Show ${label} (${i + 1})` : `Show ${label}`, () => this.chooseMap(i));
+      choice.setAttribute("aria-pressed", String(i === this.#map));
+      return choice;
+    });
+    const focused = [...maps.children].indexOf(document.activeElement);
+    maps.replaceChildren(...choices);
+    choices[focused]?.focus();
+    maps.hidden = choices.length < 2;
+    batch.hidden = this.#count < 2;
+    count.textContent = `${this.#batch + 1} / ${this.#count}`;
+  }
+
+  /** Bring the chosen picture onto the screen; what was chosen meanwhile wins over what arrives late. */
+  async #refresh() {
+    const file = this.#file();
+    if (!file || !this.renderer || this.renderer.lost) return;
+    try {
+      const picture = this.pictures.peek(file) ?? (await this.pictures.load(file));
+      if (file !== this.#file() || !picture || this.#listening.signal.aborted) return;
+      this.#shown = picture;
+      this.say("");
+      this.requestDraw();
+    } catch (error) {
+      if (file === this.#file() && !this.#listening.signal.aborted) this.say(error.gone ? GONE : error.message);
+    }
+  }
+
+  say(text) {
+    this.parts.message.textContent = text;
+  }
+
+  // --- drawing ---------------------------------------------------------------------------------------------------
+
+  /** Draw once, at the next frame of the screen, however often this is called until then. */
+  requestDraw() {
+    if (this.#requested) return;
+    this.#requested = requestAnimationFrame(() => {
+      this.#requested = 0;
+      this.draw();
+    });
+  }
+
+  draw() {
+    if (!this.#shown || this.renderer.lost) return;
+    this.renderer.draw(this.#shown, this.#camera);
+    this.#read();
+    const { yaw, pitch, map } = this.view;
+    this.parts.canvas.setAttribute("aria-label", `Panorama ${map}, looking ${yaw}° to the right and ${pitch}° up`);
+  }
+
+  /** Remember where the pointer is (null: nowhere), for the readout. */
+  pointAt(event) {
+    this.#pointer = event && { x: event.clientX, y: event.clientY };
+    this.requestDraw();
+  }
+
+  #read() {
+    const { readout, canvas } = this.parts;
+    readout.hidden = !this.#pointer;
+    if (!this.#pointer) return;
+    const box = canvas.getBoundingClientRect();
+    const [x, y] = [(this.#pointer.x - box.left) / box.width, (this.#pointer.y - box.top) / box.height];
+    const at = seen(this.#camera, 2 * x - 1, 1 - 2 * y, box.width / box.height);
+    const values = this.renderer.texel(this.#shown, ...texelAt(at, this.#shown.width, this.#shown.height));
+    const numbers = values.map((value) => value.toFixed(3)).join(" ");
+    readout.value = `${numbers}   lon ${at.lon.toFixed(1)}° lat ${at.lat.toFixed(1)}°`;
+  }
+
+  // --- actions ---------------------------------------------------------------------------------------------------
+
+  reset() {
+    this.camera = FRONT;
+  }
+
+  chooseMap(index) {
+    if (!this.#maps[index]) return;
+    this.#map = index;
+    this.#choose(this.#batch);
+  }
+
+  nextMap(step) {
+    const { length } = this.#maps;
+    if (length) this.chooseMap((this.#map + step + length) % length);
+  }
+
+  nextInBatch(step) {
+    if (this.#count) this.#choose((this.#batch + step + this.#count) % this.#count);
+  }
+
+  #choose(batch) {
+    this.#batch = Math.min(batch, this.#count - 1);
+    this.#arrange();
+    this.#refresh();
+    this.host.moved(this.view);
+  }
+
+  async fullScreen() {
+    try {
+      if (document.fullscreenElement === this.element) await document.exitFullscreen();
+      else await this.element.requestFullscreen();
+    } catch {
+      this.say("The browser refuses full screen here.");
+    }
+  }
+
+  capture() {
+    if (!this.#shown) return;
+    this.host.keep(this.view);
+    this.say("Captured: the next run outputs this view.");
+  }
+
+  async save() {
+    const blob = await this.#png();
+    if (!blob) return;
+    const { map, yaw, pitch } = this.view;
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(blob);
+    link.download = `${map} yaw ${yaw} pitch ${pitch}.png`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  }
+
+  async copy() {
+    if (!this.#shown) return;
+    try {
+      await navigator.clipboard.write([new ClipboardItem({ "image/png": this.#png() })]);
+      this.say("Copied.");
+    } catch {
+      this.say("The browser refuses to copy here (it needs https or localhost); use Save.");
+    }
+  }
+
+  /** Resolve to the view as PNG, or null before there is one. The drawing lives only until this task ends. */
+  async #png() {
+    if (!this.#shown || this.renderer.lost) return null;
+    this.draw();
+    return new Promise((resolve) => this.parts.canvas.toBlob(resolve, "image/png"));
+  }
+
+  // --- lost contexts and the end ---------------------------------------------------------------------------------
+
+  #lose(event) {
+    event.preventDefault(); // else the browser never restores it
+    this.#shown = null;
+    this.pictures.clear(false);
+    this.say("The graphics card was taken away; waiting for it.");
+  }
+
+  #restore() {
+    this.renderer.build();
+    this.say("");
+    this.#refresh();
+  }
+
+  /** Give back textures, context and listeners; the viewer is of no use afterwards. */
+  dispose() {
+    this.#listening.abort();
+    this.resizing.disconnect();
+    cancelAnimationFrame(this.#requested);
+    this.#shown = null;
+    this.pictures?.clear(!this.renderer.lost);
+    this.renderer?.dispose();
+    this.element.remove();
+  }
+}
+
+const rounded = (value, digits) => Number(value.toFixed(digits));
