@@ -83,7 +83,9 @@ def golden() -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Server]":
+def server(
+    comfyui: Path, tmp_path_factory: pytest.TempPathFactory, measured: Callable[[str, float], float]
+) -> "Iterator[Server]":
     """A running ComfyUI with this pack, tiny models (names: tiny_models.ModelNames) and tiny text encoders.
 
     Its folders lie under `server.base`: put adapters into models/loras and pictures into input.
@@ -95,4 +97,5 @@ def server(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> "Iterator
     write_models(base / "models")
     packs = {PACK: ROOT, "tiny_text_encoders": DOUBLES / "tiny_text_encoders"}
     with Server(comfyui, base, packs) as running:
+        measured("start-up of the server, seconds", running.startup_seconds)
         yield running
