@@ -65,7 +65,7 @@ def place_on_panorama(
     u, v, seen = _project(pixels.shape[1], pixels.shape[2], width, height, fov_x, _rotation(yaw, pitch, roll))
     seen = seen.to(image.device)
     panorama = pixels.new_full((pixels.shape[0], height, width, 3), UNSEEN_GREY)
-    panorama[:, seen] = _bilinear(pixels, u.to(image.device), v.to(image.device))
+    panorama[:, seen] = _bilinear(pixels, u, v)
     mask = (~seen).to(image.dtype).expand(pixels.shape[0], height, width).clone()
     return panorama.to(image.dtype), mask
 
@@ -108,10 +108,11 @@ def _project(h: int, w: int, width: int, height: int, fov_x: float, rotation: Te
 def _bilinear(pixels: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """Sample pixels [B, h, w, C] at u (columns) and v (rows) [N] -> [B, N, C], indices modulo the size."""
     h, w = pixels.shape[1:3]
-    left, top = u.floor().long(), v.floor().long()
+    # u and v stay on the CPU, since not every device knows float64.
+    across = rearrange((u - u.floor()).float(), "n -> n 1").to(pixels.device)
+    down = rearrange((v - v.floor()).float(), "n -> n 1").to(pixels.device)
+    left, top = u.floor().long().to(pixels.device), v.floor().long().to(pixels.device)
     right, bottom = (left + 1) % w, (top + 1) % h
-    across = rearrange((u - left).float(), "n -> n 1")
-    down = rearrange((v - top).float(), "n -> n 1")
     upper = pixels[:, top, left] * (1 - across) + pixels[:, top, right] * across
     lower = pixels[:, bottom, left] * (1 - across) + pixels[:, bottom, right] * across
     return upper * (1 - down) + lower * down

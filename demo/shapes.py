@@ -1,0 +1,268 @@
+"""The shapes of the demo room: where a ray meets them, which way they face there, and what they are made of.
+
+Arrays of points and directions are [3, N] float32, in metres. Axes: front +X, up +Y, left +Z. Directions are unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[np.floating]
+Vector: TypeAlias = tuple[float, float, float]
+
+# Hits closer than this are the surface that the ray starts on.
+SKIN = 1e-3
+
+
+@dataclass(frozen=True)
+class Surface:
+    """What a shape is made of. paint: local points [3, N] -> linear albedo [3, N]; glow is emitted radiance."""
+
+    semantic: str
+    paint: Callable[[Array], Array]
+    roughness: float = 0.8
+    metallic: float = 0.0
+    glow: Vector = (0.0, 0.0, 0.0)
+
+
+def column(vector: Iterable[float]) -> Array:
+    """Return a vector as [3, 1]."""
+    return np.array([*vector], dtype=np.float32)[:, None]
+
+
+def dot(a: Array, b: Array) -> Array:
+    """Return the scalar products of the columns of a and b, [N]."""
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+def unit(vectors: Array) -> Array:
+    """Return vectors [3, N] at length 1."""
+    return vectors / np.sqrt(np.maximum(dot(vectors, vectors), 1e-20))
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A surface at a place: centre, then yaw (degrees, to the left, about up) and lean (degrees, about the local Z)."""
+
+    surface: Surface
+    centre: Vector
+    yaw: float = 0.0
+    lean: float = 0.0
+
+    @cached_property
+    def _axes(self) -> Array:
+        """The local X, Y and Z axes in the world, as rows."""
+        y, a = np.radians(self.yaw), np.radians(self.lean)
+        turn = np.array([[np.cos(y), 0, np.sin(y)], [0, 1, 0], [-np.sin(y), 0, np.cos(y)]])
+        tip = np.array([[np.cos(a), np.sin(a), 0], [-np.sin(a), np.cos(a), 0], [0, 0, 1]])
+        return (tip @ turn).astype(np.float32)
+
+    def local(self, points: Array) -> Array:
+        """Return world points in the shape's own frame."""
+        return self._into(points - column(self.centre))
+
+    def _into(self, vectors: Array) -> Array:
+        return vectors if self.yaw == self.lean == 0 else self._axes @ vectors
+
+    def normal(self, points: Array) -> Array:
+        """Return the outward unit normals at world points on the surface."""
+        normals = unit(self._local_normal(self.local(points)))
+        return normals if self.yaw == self.lean == 0 else self._axes.T @ normals
+
+    def reach(self, origins: Array, directions: Array) -> Array:
+        """Return the distance along each ray to the surface, [N], infinite where it misses."""
+        # Counted from the point nearest to the centre, small shapes far away don't drown in float32's rounding.
+        ahead = dot(column(self.centre) - origins, directions)
+        return ahead + self._local_reach(self.local(origins + ahead * directions), self._into(directions), SKIN - ahead)
+
+    @property
+    def radius(self) -> float:
+        """The radius of a ball about the centre that holds the shape."""
+        raise NotImplementedError
+
+    def _local_normal(self, p: Array) -> Array:
+        raise NotImplementedError
+
+    def _local_reach(self, o: Array, d: Array, least: Array) -> Array:
+        """Return t of the first hit o + t d, in the shape's frame, with t > least [N]."""
+        raise NotImplementedError
+
+
+def _slabs(half: Array, o: Array, d: Array) -> tuple[Array, Array]:
+    """Return where rays enter and leave the box of half sizes [3, 1]; they miss where entry > exit."""
+    inverse = 1.0 / np.where(np.abs(d) < 1e-9, np.float32(1e-9), d)
+    middle, reach = -o * inverse, half * np.abs(inverse)
+    near, far = middle - reach, middle + reach
+    # Faster than max(axis=0) by far: numpy's reduction over so short an axis does not vectorise.
+    return np.maximum(np.maximum(near[0], near[1]), near[2]), np.minimum(np.minimum(far[0], far[1]), far[2])
+
+
+def _flat_normal(half: Array, p: Array) -> Array:
+    """Return the normals of the faces of a box of half sizes [3, 1] that the points p are nearest to."""
+    share = np.abs(p) - half
+    return np.where(share == share.max(axis=0), np.sign(p), 0).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Box(Shape):
+    """A box of half sizes `half`."""
+
+    half: Vector = (1.0, 1.0, 1.0)
+
+    @property
+    def radius(self) -> float:
+        return float(np.linalg.norm(self.half))
+
+    def _local_reach(self, o: Array, d: Array, least: Array) -> Array:
+        enter, leave = _slabs(column(self.half), o, d)
+        return np.where((enter <= leave) & (enter > least), enter, np.float32(np.inf))
+
+    def _local_normal(self, p: Array) -> Array:
+        return _flat_normal(column(self.half), p)
+
+
+@dataclass(frozen=True)
+class Cushion(Shape):
+    """A box of half sizes `half` whose edges are rounded off with radius `rounding`."""
+
+    half: Vector = (1.0, 1.0, 1.0)
+    rounding: float = 0.05
+
+    @property
+    def radius(self) -> float:
+        return float(np.linalg.norm(self.half))
+
+    def _beyond(self, p: Array) -> Array:
+        """The vector to p from the inner box that the rounding is wrapped around, zero inside it."""
+        return np.maximum(np.abs(p) - (column(self.half) - np.float32(self.rounding)), 0) * np.sign(p)
+
+    def _local_reach(self, o: Array, d: Array, least: Array) -> Array:
+        enter, leave = _slabs(column(self.half), o, d)
+        t, gap = enter, np.zeros_like(enter)
+        # The distance to the surface is convex along a ray, so Newton's steps from outside never pass the first hit.
+        for _ in range(12):
+            past = self._beyond(o + t * d)
+            length = np.sqrt(dot(past, past))
+            gap, slope = length - np.float32(self.rounding), dot(past, d)
+            t = np.where((gap > 0) & (slope < 0), t - gap * length / np.minimum(slope, -1e-9), t)
+        hit = (enter <= leave) & (enter > least) & (gap < 1e-4)
+        return np.where(hit, t, np.float32(np.inf))
+
+    def _local_normal(self, p: Array) -> Array:
+        past = self._beyond(p)
+        return np.where(dot(past, past) > 1e-12, past, _flat_normal(column(self.half), p))
+
+
+@dataclass(frozen=True)
+class Ball(Shape):
+    """A sphere or ellipsoid of half axes `half`."""
+
+    half: Vector = (1.0, 1.0, 1.0)
+
+    @property
+    def radius(self) -> float:
+        return max(self.half)
+
+    def _local_reach(self, o: Array, d: Array, least: Array) -> Array:
+        p, v = o / column(self.half), d / column(self.half)
+        a, b, c = dot(v, v), dot(p, v), dot(p, p) - 1
+        root = b * b - a * c
+        t = (-b - np.sqrt(np.maximum(root, 0))) / a
+        return np.where((root > 0) & (t > least), t, np.float32(np.inf))
+
+    def _local_normal(self, p: Array) -> Array:
+        return p / column(self.half) ** 2
+
+
+@dataclass(frozen=True)
+class Cone(Shape):
+    """An upright frustum of radii `bottom` and `top` and half height `tall`, closed; equal radii make a cylinder."""
+
+    bottom: float = 1.0
+    top: float = 1.0
+    tall: float = 1.0
+
+    @property
+    def radius(self) -> float:
+        return float(np.hypot(max(self.bottom, self.top), self.tall))
+
+    @property
+    def _slope(self) -> float:
+        return (self.top - self.bottom) / (2 * self.tall)
+
+    def _local_reach(self, o: Array, d: Array, least: Array) -> Array:
+        k, middle = np.float32(self._slope), np.float32((self.top + self.bottom) / 2)
+        wide = middle + k * o[1]
+        a = d[0] ** 2 + d[2] ** 2 - (k * d[1]) ** 2
+        b = o[0] * d[0] + o[2] * d[2] - k * d[1] * wide
+        root = b * b - a * (o[0] ** 2 + o[2] ** 2 - wide**2)
+        spread, a = np.sqrt(np.maximum(root, 0)), np.where(np.abs(a) < 1e-9, np.float32(1e-9), a)
+        best = np.full_like(b, np.inf)
+        for t in ((-b - spread) / a, (-b + spread) / a):
+            side = (root > 0) & (t > least) & (np.abs(o[1] + t * d[1]) <= self.tall)
+            best = np.where(side & (t < best), t, best)
+        for height, disc in ((-self.tall, self.bottom), (self.tall, self.top)):
+            t = (height - o[1]) / np.where(np.abs(d[1]) < 1e-9, np.float32(1e-9), d[1])
+            inside = (o[0] + t * d[0]) ** 2 + (o[2] + t * d[2]) ** 2 <= disc**2
+            best = np.where(inside & (t > least) & (t < best), t, best)
+        return best.astype(np.float32)
+
+    def _local_normal(self, p: Array) -> Array:
+        around = np.sqrt(p[0] ** 2 + p[2] ** 2)
+        wide = np.float32((self.top + self.bottom) / 2) + np.float32(self._slope) * p[1]
+        on_side = np.abs(around - wide) < np.abs(np.abs(p[1]) - self.tall)
+        side = np.stack([p[0], -np.float32(self._slope) * around, p[2]])
+        cap = np.stack([np.zeros_like(around), np.sign(p[1]), np.zeros_like(around)])
+        return np.where(on_side, side, cap)
+
+
+@dataclass(frozen=True)
+class Wall(Shape):
+    """A rectangle across `axis` (0, 1, 2) that faces `facing` (+1, -1) along it; a hole is (low, high) corners."""
+
+    half: Vector = (1.0, 1.0, 1.0)
+    axis: int = 0
+    facing: int = 1
+    hole: tuple[Vector, Vector] | None = None
+
+    @property
+    def radius(self) -> float:
+        return float(np.linalg.norm(self.half))
+
+    def _local_reach(self, o: Array, d: Array, least: Array) -> Array:
+        along = d[self.axis]
+        t = -o[self.axis] / np.where(np.abs(along) < 1e-9, np.float32(1e-9), along)
+        p = o + t * d
+        hit = (t > least) & (along * self.facing < 0)
+        for other in {0, 1, 2} - {self.axis}:
+            hit &= np.abs(p[other]) <= self.half[other]
+        return np.where(hit & ~self._in_hole(p), t, np.float32(np.inf))
+
+    def _in_hole(self, p: Array) -> NDArray[np.bool_]:
+        if self.hole is None:
+            return np.zeros(p.shape[1], dtype=bool)
+        low, high = (column(corner) - column(self.centre) for corner in self.hole)
+        inside = (p > low) & (p < high)
+        return inside[self.axis - 2] & inside[self.axis - 1]
+
+    def _local_normal(self, p: Array) -> Array:
+        return np.broadcast_to(column(self.facing * (self.axis == k) for k in range(3)), p.shape)
+
+
+@dataclass(frozen=True)
+class Dome(Ball):
+    """An ellipsoid seen from inside."""
+
+    def _local_reach(self, o: Array, d: Array, least: Array) -> Array:
+        p, v = o / column(self.half), d / column(self.half)
+        a, b, c = dot(v, v), dot(p, v), dot(p, p) - 1
+        return (-b + np.sqrt(np.maximum(b * b - a * c, 0))) / a
+
+    def _local_normal(self, p: Array) -> Array:
+        return -Ball._local_normal(self, p)
