@@ -1,6 +1,6 @@
 """Measure how far the graph's result is from the reference pipeline's, and print the README's table.
 
-    python bench/parity.py        in the environment of `python dev.py setup --json`, with COMFYUI_PATH set to its comfyui
+    python bench/parity.py        with the python and, as COMFYUI_PATH, the comfyui of `python dev.py setup --json`
 
 Relative error, L2, float32, euler, simple scheduler with OmniX Flow Shift, against the recorded results of the
 reference pipeline (tests/golden) and against the oracle of the tests (Diffusers + PEFT), on a tiny random FLUX.1.
