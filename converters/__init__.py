@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import AdapterError  # first, so that every module below can raise it
 
-from .adapter import AdapterFile, Block, FusedLayer, Slab, open_adapter  # isort: skip
+from .adapter import open_adapter  # isort: skip
 from .convert import Report, convert, split
 from .inspect import inspect
-from .layout import LAYOUT
+from .layout import LAYOUT, Geometry
+from .plan import AdapterFile, Alpha, Block, FusedLayer, Slab
 from .tasks import STREAMS, Slot, find_adapters, slot_of_name
-from .tree import Job, Outcome, jobs, run
+from .tree import Job, Outcome, convert_tree, jobs, run
 from .verify import Verified, verify
 from .version import VERSION
 from .write import write_bytes
@@ -40,8 +41,10 @@ __all__ = [
     "VERSION",
     "AdapterError",
     "AdapterFile",
+    "Alpha",
     "Block",
     "FusedLayer",
+    "Geometry",
     "Job",
     "Outcome",
     "Report",
@@ -50,6 +53,7 @@ __all__ = [
     "Verified",
     "convert",
     "convert_state_dict",
+    "convert_tree",
     "find_adapters",
     "fuse",
     "inspect",

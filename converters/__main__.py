@@ -8,41 +8,52 @@ Exit status: 0 all went well, 1 something failed (each file says why), 2 the cal
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .convert import Report, convert, split
+from . import console
+from .convert import convert, split
 from .errors import AdapterError
-from .inspect import becomes, inspect
+from .inspect import inspect
 from .layout import table
-from .tree import Job, Outcome, jobs, run
-from .verify import Verified, verify
+from .tree import Job, Outcome, jobs, run, sentence
+from .verify import verify
 from .version import VERSION
 
-_DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+_DTYPES = {
+    "float32": "F32",
+    "bfloat16": "BF16",
+    "float16": "F16",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
+    # File names may hold what the terminal's encoding does not.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     parser = _parser()
     options = parser.parse_args(arguments)
-    if options.layout:
+    _check_call(parser, options)
+    if options.command == "layout":
         print(table())
         return 0
-    if options.source is None or (options.destination is None) != options.inspect:
-        parser.error("SOURCE is needed, and DESTINATION unless --inspect is given")
     try:
         return _run(options)
-    except (AdapterError, OSError) as error:
+    except AdapterError as error:
         print(f"omnix-convert: {error}", file=sys.stderr)
-        return 1
+    except OSError as error:
+        print(f"omnix-convert: {sentence(error, options.source)}", file=sys.stderr)
     except KeyboardInterrupt:
         print("omnix-convert: interrupted; files finished before are whole, the rest was not written", file=sys.stderr)
-        return 1
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,13 +62,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("source", nargs="?", type=Path, metavar="SOURCE", help="adapter file, or folder of adapters")
     parser.add_argument("destination", nargs="?", type=Path, metavar="DESTINATION", help="folder, or .safetensors file")
-    mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--inspect", action="store_true", help="say what SOURCE is and what each key will become")
-    mode.add_argument(
-        "--verify", action="store_true", help="compare the deltas of SOURCE and the result in DESTINATION"
-    )
-    mode.add_argument("--split", action="store_true", help="the inverse: a converted SOURCE back to Diffusers layout")
-    mode.add_argument("--layout", action="store_true", help="print the table of layers and stop")
+    parser.set_defaults(command="convert")
+    command = parser.add_mutually_exclusive_group()
+    for name, words in (
+        ("inspect", "say what SOURCE is and what each of its keys will become"),
+        ("verify", "compare the deltas of SOURCE with those of the results in DESTINATION"),
+        ("split", "the inverse: converted files in SOURCE back to Diffusers layout in DESTINATION"),
+        ("layout", "print the table of layers and stop"),
+    ):
+        command.add_argument(f"--{name}", action="store_const", dest="command", const=name, help=words)
     parser.add_argument("--dtype", choices=_DTYPES, help="write this dtype instead of the source's")
     parser.add_argument("--force", action="store_true", help="replace files that exist")
     parser.add_argument("--dry-run", action="store_true", help="check and report, write nothing")
@@ -67,119 +80,71 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _check_call(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End with status 2 where the arguments do not go together."""
+    command = options.command
+    if command == "layout":
+        return
+    if options.source is None:
+        parser.error("SOURCE is missing")
+    if (options.destination is None) != (command == "inspect"):
+        parser.error("--inspect takes no DESTINATION" if command == "inspect" else "DESTINATION is missing")
+    if options.dtype and command != "convert":
+        parser.error(f"--dtype does not go with --{command}")
+
+
 def _run(options: argparse.Namespace) -> int:
-    work = jobs(options.source, options.destination or Path())
-    if options.split:
-        work = tuple(replace(job, destination=_split_name(job)) for job in work)
+    work = jobs(options.source, options.destination or options.source, split=options.command == "split")
+    if options.command == "inspect":
+        work = tuple(
+            Job(job.source, job.source, job.slot, job.problem if job.source.is_dir() else None) for job in work
+        )
     outcomes = []
+    show_bar = len(work) > 1 and not options.json and sys.stderr.isatty()
     for outcome in run(work, _action(options)):
         outcomes.append(outcome)
         if not options.json:
-            _show(outcome, options)
-            _show_progress(len(outcomes), len(work))
-    failed = sum(outcome.error is not None for outcome in outcomes)
+            _show(outcome, options.dry_run, console.bar(len(outcomes), len(work)) if show_bar else "")
     if options.json:
-        print(json.dumps(_document(outcomes), indent=1))
-    elif len(work) > 1:
-        print(_summary(outcomes, options))
-    return 1 if failed else 0
+        print(json.dumps(console.document(options.command, outcomes, options.dry_run), indent=1))
+    elif options.source.is_dir():
+        print(console.summary(outcomes, options.dry_run))
+    return int(any(outcome.error is not None for outcome in outcomes))
 
 
-def _split_name(job: Job) -> Path:
-    """Published layout for a tree: {task}/{stream}/pytorch_lora_weights.safetensors."""
-    if job.slot is None or job.destination.name != f"{job.slot.stream}.safetensors":
-        return job.destination
-    return job.destination.with_suffix("") / "pytorch_lora_weights.safetensors"
-
-
-def _action(options: argparse.Namespace) -> Callable[[Job], object]:
-    if options.inspect:
-        root = options.source if options.source.is_dir() else None
+def _action(options: argparse.Namespace) -> Callable[[Job], Any]:
+    force, dry_run = options.force, options.dry_run
+    if options.command == "inspect":
+        root = options.source if options.source.is_dir() else options.source.parent
         return lambda job: inspect(job.source, root)
-    if options.verify:
+    if options.command == "verify":
         return lambda job: verify(job.source, job.destination)
-    if options.split:
-        return lambda job: split(job.source, job.destination, force=options.force, dry_run=options.dry_run)
+    if options.command == "split":
+        return lambda job: split(job.source, job.destination, force=force, dry_run=dry_run)
+    dtype, allow_unused = _DTYPES.get(options.dtype), options.allow_unused
     return lambda job: convert(
         job.source,
         job.destination,
         slot=job.slot,
-        dtype=_DTYPES.get(options.dtype),
-        force=options.force,
-        dry_run=options.dry_run,
-        allow_unused=options.allow_unused,
+        dtype=dtype,
+        force=force,
+        dry_run=dry_run,
+        allow_unused=allow_unused,
     )
 
 
-def _show(outcome: Outcome, options: argparse.Namespace) -> None:
-    result = outcome.result
+def _show(outcome: Outcome, dry_run: bool, bar: str) -> None:
+    """Print one file's line, and below it the bar, which the next line will replace."""
+    erase = "\r\x1b[K" if bar else ""
     if outcome.error is not None:
-        print(f"error: {outcome.error}", file=sys.stderr)
-    elif isinstance(result, Report):
-        done = "would write" if options.dry_run else "wrote"
-        ranks = ", ".join(map(str, result.ranks))
-        print(
-            f"{result.source} -> {result.destination}: {done} {len(result.layers)} layers, "
-            f"{result.moved} pairs moved, {result.computed} computed, rank {ranks}, "
-            f"{_megabytes(result.bytes_in)} -> {_megabytes(result.bytes_out)} MB in {outcome.seconds:.2f} s"
-            + (f"; left out {len(result.unused)} tensors" if result.unused else "")
-        )
-    elif isinstance(result, dict):
-        layers = result["layers"]
-        facts = {key: value for key, value in result.items() if key != "layers"}
-        print(
-            "\n".join(
-                [*(f"{key}: {value}" for key, value in facts.items()), f"layers: {len(layers)}", *becomes(result)]
-            )
-        )
-    elif isinstance(result, tuple):
-        print(_verdict(outcome.job, result))
-
-
-def _verdict(job: Job, layers: tuple[Verified, ...]) -> str:
-    exact = sum(layer.exact for layer in layers)
-    worst = max((layer.difference for layer in layers), default=0.0)
-    return f"{job.destination}: {exact} of {len(layers)} layers bit for bit, largest relative difference {worst:.1e}"
-
-
-def _show_progress(done: int, total: int) -> None:
-    """Draw a bar on a terminal, for trees."""
-    if total > 1 and sys.stderr.isatty():
-        filled = 30 * done // total
-        end = "\n" if done == total else "\r"
-        print(f"[{'#' * filled}{'.' * (30 - filled)}] {done}/{total}", end=end, file=sys.stderr, flush=True)
-
-
-def _summary(outcomes: Sequence[Outcome], options: argparse.Namespace) -> str:
-    good = [outcome for outcome in outcomes if outcome.error is None]
-    seconds = sum(outcome.seconds for outcome in outcomes)
-    sizes = [result.bytes_out for outcome in good if isinstance(result := outcome.result, Report)]
-    written = f", {_megabytes(sum(sizes))} MB" if sizes and not options.dry_run else ""
-    return f"{len(good)} of {len(outcomes)} files done, {len(outcomes) - len(good)} failed{written}, {seconds:.2f} s"
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f}"
-
-
-def _document(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    files = [
-        {
-            "source": str(outcome.job.source),
-            "destination": str(outcome.job.destination),
-            "seconds": round(outcome.seconds, 4),
-            "error": outcome.error,
-            "result": _plain(outcome.result),
-        }
-        for outcome in outcomes
-    ]
-    return {"version": VERSION, "files": files, "failed": sum(outcome.error is not None for outcome in outcomes)}
-
-
-def _plain(result: object) -> Any:
-    if is_dataclass(result) and not isinstance(result, type):
-        return asdict(result)
-    return [_plain(item) for item in result] if isinstance(result, tuple) else result
+        print(f"{erase}error: {outcome.error}", file=sys.stderr)
+    else:
+        sys.stderr.write(erase)
+        sys.stderr.flush()
+        print(console.line(outcome, dry_run), flush=True)
+    if bar:
+        done = bar.rpartition(" ")[2].split("/")
+        print(bar, end="\n" if done[0] == done[1] else "", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

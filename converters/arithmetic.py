@@ -1,13 +1,16 @@
-"""The arithmetic of conversion; the only module here that imports torch, and only when it is needed."""
+"""The arithmetic of conversion; the only module beside `state` that imports torch, and only when it is needed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .header import Entry
+from .errors import AdapterError
+from .outputs import Change
+from .plan import Slab
 
 DTYPES = {
     "F64": torch.float64,
@@ -17,7 +20,13 @@ DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+class Changed(NamedTuple):
+    """The bytes of changed numbers, and whether the change can be undone bit for bit."""
+
+    data: bytes
+    exact: bool
 
 
 def as_tensor(data: bytes, dtype: str) -> Tensor:
@@ -31,20 +40,51 @@ def as_bytes(tensor: Tensor) -> bytes:
     return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
 
-def rescaled(data: bytes, source: str, target: str, scale: float) -> bytes:
-    """Multiply by `scale` in float32 and round once to the target dtype."""
-    return as_bytes((as_tensor(data, source).float() * scale).to(DTYPES[target]))
+def changed(data: bytes, slab: Slab, change: Change) -> Changed:
+    """Multiply or divide in float32 and round once to the dtype of the change.  Raises AdapterError on overflow."""
+    result = _result(data, slab.dtype, change)
+    finite = bool(torch.isfinite(as_tensor(data, slab.dtype).float()).all())
+    if finite and not bool(torch.isfinite(as_tensor(result, change.dtype).float()).all()):
+        raise AdapterError(
+            f"{slab.key}: expected numbers that {change.dtype} can hold, got larger ones after scaling by "
+            f"{change.scale:g}; choose a wider type with --dtype."
+        )
+    back = Change(slab.dtype, change.scale, not change.inverse)
+    return Changed(result, change.scale != 0 and _result(result, change.dtype, back) == data)
 
 
-def entries_of(state: Mapping[str, Tensor]) -> dict[str, Entry]:
-    """Describe a state dict as the header of a file would; a dtype that has no name there is spelled as torch does."""
-    return {
-        name: Entry(_NAMES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape)) for name, tensor in state.items()
-    }
+def _result(data: bytes, dtype: str, change: Change) -> bytes:
+    numbers = as_tensor(data, dtype)
+    numbers = numbers.double() if "F64" in (dtype, change.dtype) else numbers.float()
+    scaled = numbers / change.scale if change.inverse else numbers * change.scale
+    return as_bytes(scaled.to(DTYPES[change.dtype]))
 
 
-def relative_difference(first: tuple[bytes, str, float], second: tuple[bytes, str, float]) -> float:
-    """Return |a - b| / |a| of two factors (bytes, dtype, scale) in float64; 0 where both vanish."""
-    a, b = (as_tensor(data, dtype).double() * scale for data, dtype, scale in (first, second))
-    size = float(a.norm())
-    return float((a - b).norm()) / size if size else float(b.norm())
+class Factors(NamedTuple):
+    """A LoRA pair: scale * up [rows, r] @ down [r, columns], in float64."""
+
+    up: Tensor
+    down: Tensor
+
+
+def factors(up: tuple[bytes, str], down: tuple[bytes, str], rank: int, scale: float = 1.0) -> Factors:
+    """Return a pair from the bytes and dtypes of its factors, the scale folded into up."""
+    ups = as_tensor(*up).double().reshape(-1, rank) if rank else torch.zeros(0, 0)
+    downs = as_tensor(*down).double().reshape(rank, -1) if rank else torch.zeros(0, 0)
+    return Factors(ups * scale, downs)
+
+
+def delta_difference(first: Factors, second: Factors) -> float:
+    """Return |a - b| / |a| (Frobenius) of the deltas a = up_1 down_1, b = up_2 down_2; |b| where a vanishes.
+
+    a - b = (up_1 - up_2) down_1 + up_2 (down_1 - down_2), a product of thin factors, whose norm needs no big matrix.
+    """
+    apart = ((first.up - second.up, first.down), (second.up, first.down - second.down))
+    whole, rest = _norm([first]), _norm([Factors(*pair) for pair in apart])
+    return rest / whole if whole else _norm([second])
+
+
+def _norm(pairs: Sequence[Factors]) -> float:
+    """Return |U V| of U = [up_1 up_2 ..], V = [down_1; down_2; ..] by |U V|^2 = tr(U^T U V V^T)."""
+    up, down = torch.cat([pair.up for pair in pairs], dim=1), torch.cat([pair.down for pair in pairs])
+    return float(((up.T @ up) * (down @ down.T)).sum().clamp(min=0).sqrt())

@@ -25,6 +25,11 @@ DTYPE_BYTES = {
     "BF16": 2,
     "F8_E4M3": 1,
     "F8_E5M2": 1,
+    "F8_E8M0": 1,
+    "C64": 8,
+    "U64": 8,
+    "U32": 4,
+    "U16": 2,
     "I64": 8,
     "I32": 4,
     "I16": 2,
@@ -33,6 +38,9 @@ DTYPE_BYTES = {
     "BOOL": 1,
 }
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+
+
+_MOST_AXES = 64  # as many as any library makes
 
 
 class Entry(NamedTuple):
@@ -96,12 +104,14 @@ def _span(path: Path, name: str, field: Any) -> tuple[str, tuple[int, ...], int,
         dtype, shape, (first, last) = field["dtype"], tuple(field["shape"]), field["data_offsets"]
     except (TypeError, KeyError, ValueError) as error:
         raise _damaged(path, name, "dtype, shape and data_offsets", "something else") from error
-    if dtype not in DTYPE_BYTES:
+    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
         raise AdapterError(
-            f"{path}: {name}: expected a dtype of {', '.join(DTYPE_BYTES)}, got {dtype!r}; "
+            f"{path}: {name}: expected a dtype of {', '.join(FLOATS)}, got {dtype!r}; "
             "save the adapter in bfloat16, float16 or float32."
         )
-    if not all(type(number) is int and 0 <= number < 1 << 62 for number in (*shape, first, last)):
+    if len(shape) > _MOST_AXES or not all(
+        type(number) is int and 0 <= number < 1 << 62 for number in (*shape, first, last)
+    ):
         raise _damaged(path, name, "whole numbers as shape and offsets", f"{shape} at {first}, {last}")
     if math.prod(shape) * DTYPE_BYTES[dtype] != last - first:
         raise _damaged(path, name, f"{math.prod(shape) * DTYPE_BYTES[dtype]} bytes for {shape}", f"{last - first}")
@@ -126,14 +136,30 @@ def _damaged(path: Path, key: str, expected: str, got: str) -> AdapterError:
 
 
 def header_bytes(metadata: Mapping[str, str], entries: Mapping[str, Entry]) -> tuple[bytes, dict[str, int], int]:
-    """Lay tensors out one after another; return the file's first bytes, every tensor's offset, and the file's size."""
+    """Lay tensors out one after another; return the file's first bytes, every tensor's offset, and the file's size.
+
+    Byte for byte the header that safetensors' own writer makes of tensors in its order (`in_canonical_order`).
+    """
     fields: dict[str, Any] = {"__metadata__": dict(metadata)}
     end = 0
     for name, entry in entries.items():
         first, end = end, end + math.prod(entry.shape) * DTYPE_BYTES[entry.dtype]
         fields[name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [first, end]}
-    text = json.dumps(fields, separators=(",", ":")).encode()
+    text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
     text += b" " * (-len(text) % 8)
     start = 8 + len(text)
     offsets = {name: start + fields[name]["data_offsets"][0] for name in entries}
     return struct.pack("<Q", len(text)) + text, offsets, start + end
+
+
+_ASCENDING = (
+    *("BOOL", "F4", "F6_E2M3", "F6_E3M2", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "I16", "U16"),
+    *("F16", "BF16", "I32", "U32", "F32", "C64", "F64", "I64", "U64"),
+)
+# safetensors' writer sorts by this, downwards, so that all data is aligned; then by name.
+_RANK = {name: rank for rank, name in enumerate(_ASCENDING)}
+
+
+def in_canonical_order(entries: Mapping[str, Entry]) -> list[str]:
+    """Return the names of tensors in the order in which safetensors' own writer puts them."""
+    return sorted(entries, key=lambda name: (-_RANK[entries[name].dtype], name.encode("utf-8", "replace")))

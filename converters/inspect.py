@@ -6,50 +6,75 @@ from pathlib import Path
 from typing import Any
 
 from .adapter import open_adapter
-from .names import fused_keys, original_keys
+from .formats import BFL, foreign_format
+from .fused import is_fused
+from .header import read_header
+from .layout import place
+from .names import fused_keys, parse
+from .plan import AdapterFile, Block
 from .tasks import slot_of
 
 
 def inspect(path: Path | str, root: Path | str | None = None) -> dict[str, Any]:
-    """Describe an adapter file: format, task and stream if known, ranks, scales, geometry, and what becomes of each layer.
+    """Describe an adapter file: format, advice, task and stream if known, geometry, ranks, scales, what keys become.
 
-    Raises AdapterError for a damaged file or one of another architecture, OSError if it can't be read.
+    `root` is the folder below which the file's place tells its task. A file of a format that is not converted is
+    named, with what to do. Raises AdapterError for a damaged file and for one that is no LoRA, OSError if it can't be
+    read.
     """
     path = Path(path)
+    entries = read_header(path).entries
+    parsed = [name for key in entries if (name := parse(key))]
+    foreign = None if is_fused(entries) else foreign_format(entries, any(place(name.module) for name in parsed))
+    if foreign is not None:
+        return {"file": str(path), "format": foreign.name, "advice": foreign.advice, "tensors": len(entries)}
     adapter = open_adapter(path)
     slot = slot_of(path, Path(root) if root else path.parent)
-    blocks = [block for fused in adapter.layers.values() for block in fused.blocks]
-    layout = "ComfyUI's layout" if adapter.fused else "Diffusers layout"
-    kind = "converted by omnix-convert" if adapter.converted else f"FLUX.1 LoRA in {layout}"
     return {
         "file": str(path),
-        "format": kind,
+        **_format(adapter),
+        "tensors": len(entries),
         "task": adapter.task or (slot.task if slot else None),
         "stream": adapter.stream or (slot.stream if slot else None),
-        "hidden_size": adapter.hidden,
-        "pairs": len(blocks),
-        "ranks": sorted({block.rank for block in blocks}),
-        "scales": sorted({block.scale for block in blocks}),
-        "dtypes": sorted({slab.dtype for block in blocks for slab in (block.down, *block.up)}),
+        **_facts(adapter),
         "unused": list(adapter.unused),
         "layers": {
             layer: {
                 "shape": [found.rows, found.columns],
-                "parts": {
-                    block.part: {"rows": [block.row, block.row + block.rows], "rank": block.rank}
-                    for block in found.blocks
-                },
+                "keys": list(fused_keys(layer)),
+                "parts": [_part(block) for block in found.blocks],
             }
             for layer, found in adapter.layers.items()
         },
     }
 
 
-def becomes(description: dict[str, Any]) -> list[str]:
-    """List what each key of an inspected file becomes, one line a pair."""
-    lines = []
-    for layer, found in description["layers"].items():
-        for part, place in found["parts"].items():
-            first, last = place["rows"]
-            lines.append(f"{original_keys(part)[0]} -> {fused_keys(layer)[0]} rows {first}:{last} rank {place['rank']}")
-    return lines
+def _format(adapter: AdapterFile) -> dict[str, str]:
+    if adapter.converted:
+        return {"format": "converted by omnix-convert", "advice": "put it under ComfyUI's loras folder"}
+    if adapter.fused:
+        return {"format": BFL.name, "advice": BFL.advice}
+    return {"format": "a FLUX.1 LoRA in Diffusers layout", "advice": "convert it, or give it to Load OmniX Adapters"}
+
+
+def _facts(adapter: AdapterFile) -> dict[str, Any]:
+    blocks = [block for fused in adapter.layers.values() for block in fused.blocks]
+    return {
+        "geometry": adapter.geometry._asdict(),
+        "pairs": len(blocks),
+        "ranks": sorted({block.rank for block in blocks}),
+        "alphas": sorted({alpha.value for alpha in adapter.alphas.values()}),
+        "scales": sorted({block.scale for block in blocks}),
+        "dtypes": sorted({slab.dtype for block in blocks for slab in (block.down, *block.up)}),
+    }
+
+
+def _part(block: Block) -> dict[str, Any]:
+    return {
+        "part": block.part,
+        "down": block.down.key,
+        "up": block.up[0].key,
+        "rows": [block.row, block.row + block.rows],
+        "rank": block.rank,
+        "scale": block.scale,
+    }

@@ -1,41 +1,66 @@
 """Where the layers of a Diffusers FLUX.1 lie in ComfyUI's fused layers: the one table, from which all else is computed.
 
-Sizes are in units of the hidden size H (3072 in FLUX.1-dev), so that models of any size share the table. A fused layer
-is a list of parts in row order. A part that covers its layer alone may have a size that H does not tell (None): it is
-then read from the file.
+Sizes are in units of the hidden size H and the MLP's width M (3072 and 12288 in FLUX.1-dev), so that models of any size
+share the table. A fused layer is a list of parts in row order. A part that covers its layer alone may have a size that
+neither tells (None): it is then read from the file.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
+MLP = 4
+"""Width of FLUX.1's MLP in units of H."""
 
-@dataclass(frozen=True)
-class Part:
-    """One Diffusers layer: its name below the block, its height in units of H, and other names for it."""
+
+class Geometry(NamedTuple):
+    """The sizes of a model: hidden size, width of the MLP, and how many double and single blocks are adapted."""
+
+    hidden: int
+    mlp: int
+    double: int = 0
+    single: int = 0
+
+
+class Size(int):
+    """A number of rows or columns in units of H, of an MLP 4 H wide as in FLUX.1; `mlp` such widths are in it."""
+
+    mlp: int
+
+    def __new__(cls, hidden: int = 0, mlp: int = 0) -> Size:
+        size = super().__new__(cls, hidden + MLP * mlp)
+        size.mlp = mlp
+        return size
+
+    def of(self, geometry: Geometry) -> int:
+        """Return the number in a model of the given geometry."""
+        return (self - MLP * self.mlp) * geometry.hidden + self.mlp * geometry.mlp
+
+
+H, M = Size(1), Size(0, mlp=1)
+
+
+class Part(NamedTuple):
+    """One Diffusers layer: its name below the block, its height, and other names for it."""
 
     name: str
-    rows: int | None = 1
+    rows: Size | None = H
     aliases: tuple[str, ...] = ()
-    swapped: bool = False
-    """The halves of its rows are in the opposite order in ComfyUI (Diffusers: scale, shift; BFL: shift, scale)."""
+    swapped: bool = False  # the halves of its rows: Diffusers has scale, shift; ComfyUI shift, scale
 
 
-@dataclass(frozen=True)
-class Fused:
-    """One ComfyUI layer: its name, the Diffusers block its parts lie in, its parts and its width in units of H."""
+class Fused(NamedTuple):
+    """One ComfyUI layer: its name, the Diffusers block its parts lie in, its parts and its width."""
 
     name: str
     block: str
     parts: tuple[Part, ...]
-    columns: int | None = 1
+    columns: Size | None = H
 
 
 DOUBLE, SINGLE = "transformer_blocks.{i}.", "single_transformer_blocks.{i}."
-MLP = 4
 _TIME, _TEXT, _GUIDANCE = (
     f"time_text_embed.{name}." for name in ("timestep_embedder", "text_embedder", "guidance_embedder")
 )
@@ -49,19 +74,19 @@ LAYOUT: tuple[Fused, ...] = (
     ),
     Fused("double_blocks.{i}.img_attn.proj", DOUBLE, (Part("attn.to_out.0"),)),
     Fused("double_blocks.{i}.txt_attn.proj", DOUBLE, (Part("attn.to_add_out"),)),
-    Fused("double_blocks.{i}.img_mlp.0", DOUBLE, (Part("ff.net.0.proj", MLP, ("ff.linear_in",)),)),
-    Fused("double_blocks.{i}.img_mlp.2", DOUBLE, (Part("ff.net.2", 1, ("ff.linear_out",)),), MLP),
-    Fused("double_blocks.{i}.txt_mlp.0", DOUBLE, (Part("ff_context.net.0.proj", MLP, ("ff_context.linear_in",)),)),
-    Fused("double_blocks.{i}.txt_mlp.2", DOUBLE, (Part("ff_context.net.2", 1, ("ff_context.linear_out",)),), MLP),
-    Fused("double_blocks.{i}.img_mod.lin", DOUBLE, (Part("norm1.linear", 6),)),
-    Fused("double_blocks.{i}.txt_mod.lin", DOUBLE, (Part("norm1_context.linear", 6),)),
+    Fused("double_blocks.{i}.img_mlp.0", DOUBLE, (Part("ff.net.0.proj", M, ("ff.linear_in",)),)),
+    Fused("double_blocks.{i}.img_mlp.2", DOUBLE, (Part("ff.net.2", H, ("ff.linear_out",)),), M),
+    Fused("double_blocks.{i}.txt_mlp.0", DOUBLE, (Part("ff_context.net.0.proj", M, ("ff_context.linear_in",)),)),
+    Fused("double_blocks.{i}.txt_mlp.2", DOUBLE, (Part("ff_context.net.2", H, ("ff_context.linear_out",)),), M),
+    Fused("double_blocks.{i}.img_mod.lin", DOUBLE, (Part("norm1.linear", Size(6)),)),
+    Fused("double_blocks.{i}.txt_mod.lin", DOUBLE, (Part("norm1_context.linear", Size(6)),)),
     Fused(
         "single_blocks.{i}.linear1",
         SINGLE,
-        (Part("attn.to_q"), Part("attn.to_k"), Part("attn.to_v"), Part("proj_mlp", MLP)),
+        (Part("attn.to_q"), Part("attn.to_k"), Part("attn.to_v"), Part("proj_mlp", M)),
     ),
-    Fused("single_blocks.{i}.linear2", SINGLE, (Part("proj_out"),), 1 + MLP),
-    Fused("single_blocks.{i}.modulation.lin", SINGLE, (Part("norm.linear", 3),)),
+    Fused("single_blocks.{i}.linear2", SINGLE, (Part("proj_out"),), Size(1, 1)),
+    Fused("single_blocks.{i}.modulation.lin", SINGLE, (Part("norm.linear", Size(3)),)),
     Fused("img_in", "", (Part("x_embedder"),), None),
     Fused("txt_in", "", (Part("context_embedder"),), None),
     Fused("time_in.in_layer", "", (Part(f"{_TIME}linear_1"),), None),
@@ -71,7 +96,7 @@ LAYOUT: tuple[Fused, ...] = (
     Fused("guidance_in.in_layer", "", (Part(f"{_GUIDANCE}linear_1"),), None),
     Fused("guidance_in.out_layer", "", (Part(f"{_GUIDANCE}linear_2"),)),
     Fused("final_layer.linear", "", (Part("proj_out", None),)),
-    Fused("final_layer.adaLN_modulation.1", "", (Part("norm_out.linear", 2, swapped=True),)),
+    Fused("final_layer.adaLN_modulation.1", "", (Part("norm_out.linear", Size(2), swapped=True),)),
 )
 
 
@@ -79,18 +104,18 @@ class Place(NamedTuple):
     """Where a Diffusers layer goes: the row of the table, its block number (None outside the blocks), its part."""
 
     fused: Fused
-    index: int | None
+    number: int | None
     part: Part
 
     @property
     def layer(self) -> str:
         """The ComfyUI layer, such as "double_blocks.0.img_attn.qkv"."""
-        return numbered(self.fused.name, self.index)
+        return numbered(self.fused.name, self.number)
 
     @property
     def module(self) -> str:
         """The Diffusers layer, such as "transformer_blocks.0.attn.to_q"."""
-        return numbered(self.fused.block, self.index) + self.part.name
+        return numbered(self.fused.block, self.number) + self.part.name
 
 
 def numbered(name: str, index: int | None) -> str:
@@ -116,39 +141,46 @@ def place(module: str) -> Place | None:
 
 
 _FUSED_BLOCK = re.compile(r"((?:double|single)_blocks\.)(0|[1-9][0-9]{0,4})\.(.+)", re.ASCII)
+_FUSED = {fused.name: fused for fused in LAYOUT}
 
 
 def fused_place(layer: str) -> tuple[Fused, int | None] | None:
     """Find a ComfyUI layer in the table, with its block number; None if it is not there."""
     match = _FUSED_BLOCK.fullmatch(layer)
     name, index = (f"{match[1]}{{i}}.{match[3]}", int(match[2])) if match else (layer, None)
-    found = next((fused for fused in LAYOUT if fused.name == name), None)
-    return None if found is None else (found, index)
+    found = _FUSED.get(name)
+    return None if found is None or ("{i}" in layer) else (found, index)
 
 
-def first_row(fused: Fused, part: Part) -> int:
-    """Return where a part starts in its fused layer, in units of H."""
-    before = fused.parts[: fused.parts.index(part)]
-    return sum(earlier.rows or 0 for earlier in before)
+def first_row(fused: Fused, part: Part) -> Size:
+    """Return where a part starts in its fused layer."""
+    return _sum(fused.parts[: fused.parts.index(part)])
 
 
-def height(fused: Fused) -> int | None:
-    """Return the height of a fused layer in units of H; None if only the file can tell."""
-    rows = [part.rows for part in fused.parts]
-    return None if None in rows else sum(part.rows or 0 for part in fused.parts)
+def height(fused: Fused) -> Size | None:
+    """Return the height of a fused layer; None if only the file can tell."""
+    return None if any(part.rows is None for part in fused.parts) else _sum(fused.parts)
 
 
-def table(hidden: int = 3072) -> str:
-    """Return the table as Markdown, with the sizes of a model of the given hidden size."""
+def _sum(parts: tuple[Part, ...]) -> Size:
+    sizes = [part.rows or Size() for part in parts]
+    return Size(sum(size - MLP * size.mlp for size in sizes), sum(size.mlp for size in sizes))
 
-    def size(units: int | None) -> str:
-        return "as in the file" if units is None else str(units * hidden)
+
+FLUX_1 = Geometry(3072, 12288, 19, 38)
+
+
+def table(geometry: Geometry = FLUX_1) -> str:
+    """Return the table as Markdown, with the sizes of a model of the given geometry."""
+
+    def size(units: Size | None) -> str:
+        return "as in the file" if units is None else str(units.of(geometry))
 
     lines = [
-        "| ComfyUI layer (`diffusion_model.` …) | rows | columns | Diffusers parts, in row order |",
+        "| ComfyUI layer, after `diffusion_model.` | rows | columns | Diffusers layers, in row order |",
         "|---|---|---|---|",
     ]
     for fused in LAYOUT:
-        parts = ", ".join(f"`{fused.block}{part.name}`" + (" (halves swapped)" * part.swapped) for part in fused.parts)
+        parts = ", ".join(f"`{fused.block}{part.name}`" + " (halves swapped)" * part.swapped for part in fused.parts)
         lines.append(f"| `{fused.name}` | {size(height(fused))} | {size(fused.columns)} | {parts} |")
     return "\n".join(lines)

@@ -10,24 +10,24 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from .errors import AdapterError
-from .names import without_prefix
+from .names import dora, without_prefix
 
-_HEADER_KEY = "lora_adapter_metadata"
+HEADER_KEY = "lora_adapter_metadata"
 _PUBLISHED_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 
 
-@dataclass(frozen=True)
-class Scaling:
+class Scaling(NamedTuple):
     """The alphas of one adapter by layer, and the rule for layers that have none."""
 
-    alphas: Mapping[str, float] = field(default_factory=dict)
-    config: Mapping[str, Any] = field(default_factory=dict)
+    alphas: Mapping[str, float]
+    config: Mapping[str, Any] = MappingProxyType({})
     source: str = ""
+    """Where the configuration stands: `adapter_config.json`, `lora_adapter_metadata`, or nowhere."""
 
     def scale(self, module: str, rank: int) -> float:
         """Return the scale of a layer of the given rank; 1 where nothing is said, and for rank 0."""
@@ -58,6 +58,11 @@ def _matches(pattern: str, module: str) -> bool:
         return False
 
 
+def _is_quick(pattern: str) -> bool:
+    """Tell whether a regular expression from a file can't run for ages: few repetitions, none of a group."""
+    return len(re.findall(r"[*+{]", pattern)) <= 3 and not re.search(r"\)[*+?{]", pattern)
+
+
 def read_scaling(path: Path, metadata: Mapping[str, str], alphas: Mapping[str, float]) -> Scaling:
     """Collect what an adapter file, its neighbour and its header say about alpha.  Raises AdapterError."""
     neighbour = path.parent / "adapter_config.json"
@@ -68,12 +73,12 @@ def read_scaling(path: Path, metadata: Mapping[str, str], alphas: Mapping[str, f
 
 def header_scaling(path: Path | str, metadata: Mapping[str, str], alphas: Mapping[str, float]) -> Scaling:
     """Collect what the metadata of a file or state dict says about alpha.  Raises AdapterError."""
-    if _HEADER_KEY not in metadata:
+    if HEADER_KEY not in metadata:
         return Scaling(alphas)
-    config = _parsed(path, _HEADER_KEY, metadata[_HEADER_KEY])
+    config = _parsed(path, HEADER_KEY, metadata[HEADER_KEY])
     # Diffusers flattens the configuration of each component: "transformer.lora_alpha".
     own = {key.removeprefix("transformer."): value for key, value in config.items()}
-    return Scaling(alphas, _checked(path, _HEADER_KEY, own), _HEADER_KEY)
+    return Scaling(alphas, _checked(path, HEADER_KEY, own), HEADER_KEY)
 
 
 def _is_alone(path: Path) -> bool:
@@ -89,15 +94,16 @@ def _parsed(path: Path | str, key: str, text: str) -> dict[str, Any]:
 
 
 def _checked(path: Path | str, key: str, config: Any) -> dict[str, Any]:
-    """Return a configuration whose alphas are numbers."""
+    """Return a configuration whose alphas are numbers and whose patterns are tables of them."""
     if not isinstance(config, dict):
         raise AdapterError(f"{path}: {key}: expected a JSON object, got {type(config).__name__}; repair or remove it.")
-    patterns = config.get("alpha_pattern") or {}
-    values = [config.get("lora_alpha"), *(patterns.values() if isinstance(patterns, dict) else [patterns])]
-    if not all(value is None or (isinstance(value, (int, float)) and math.isfinite(value)) for value in values):
-        raise AdapterError(f"{path}: {key}: expected numbers as alpha, got {values!r}; repair or remove it.")
     if config.get("use_dora"):
-        raise AdapterError(
-            f"{path}: {key}: expected plain LoRA, got DoRA, which can't be fused into a LoRA; merge it into the model."
-        )
+        raise dora(path, key)
+    patterns = config.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict) or not all(map(_is_quick, patterns)):
+        raise AdapterError(f"{path}: {key}: expected layer names in alpha_pattern, got {patterns!r}; repair it.")
+    for value in (config.get("lora_alpha"), *patterns.values()):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if value is not None and not number:
+            raise AdapterError(f"{path}: {key}: expected a finite number as alpha, got {value!r}; repair it.")
     return config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -24,7 +24,8 @@ STREAMS = MappingProxyType(
 )
 """Task -> its streams in stacking order: the conditions, then the target."""
 
-_PUBLISHED = ("pytorch_lora_weights", "adapter_model")
+PUBLISHED_NAME = "pytorch_lora_weights"
+_PUBLISHED = (PUBLISHED_NAME, "adapter_model")
 _SUFFIX = ".safetensors"
 
 
@@ -39,18 +40,20 @@ def slot_of(path: Path, root: Path) -> Slot | None:
     """Tell from its place below `root` what an adapter file is for; None if the place does not say.
 
     Published `{task}/{stream}/pytorch_lora_weights.safetensors`, flattened `{task}_{stream}.safetensors` and
-    converted `{task}/{stream}.safetensors`; `root` itself may be the task's or the stream's folder.
+    converted `{task}/{stream}.safetensors`; `root` itself may be the task's or the stream's folder. Tasks that OmniX
+    does not have keep the names of their folders.
     """
-    parts = [*root.absolute().parts[1:][-2:], *path.relative_to(root).with_suffix("").parts]
+    inside = path.relative_to(root).with_suffix("").parts
+    parts = [*root.absolute().parts[1:][-2:], *inside]
     flat = _flattened(parts[-1])
     if flat is not None:
         return flat
     named = parts[:-1] if parts[-1] in _PUBLISHED else parts
-    inside = len(named) - (len(parts) - len(path.relative_to(root).parts))
     if len(named) < 2 or not all(map(is_plain, named[-2:])):
         return None
     slot = Slot(*named[-2:])
-    return slot if inside >= 2 or slot.stream in STREAMS.get(slot.task, ()) else None
+    whole = len(inside) - (len(parts) - len(named)) >= 2
+    return slot if whole or slot.stream in STREAMS.get(slot.task, ()) else None
 
 
 def slot_of_name(name: str) -> Slot | None:
@@ -70,13 +73,9 @@ def is_plain(name: str) -> bool:
     return re.fullmatch(r"(?!\.)[^\x00-\x1f/\\:*?\"<>|]{1,120}(?<![. ])", name) is not None
 
 
-def adapter_paths(root: Path) -> Iterator[Path]:
-    """Yield the safetensors files of a tree in a fixed order.  Raises OSError for a folder that can't be read."""
-
-    def stop(error: OSError) -> None:
-        raise error
-
-    for folder, folders, files in os.walk(root, onerror=stop):
+def adapter_paths(root: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
+    """Yield the safetensors files of a tree in a fixed order; `on_error` is told of folders that can't be read."""
+    for folder, folders, files in os.walk(root, onerror=on_error):
         folders.sort()
         yield from (
             Path(folder) / name for name in sorted(files) if name.endswith(_SUFFIX) and not name.startswith(".")
@@ -88,17 +87,20 @@ def find_adapters(root: Path | str) -> dict[tuple[str, str], Path]:
 
     Raises AdapterError if two files are for one stream, OSError if a folder can't be read.
     """
+
+    def stop(error: OSError) -> None:
+        raise error
+
     root = Path(root)
     found: dict[tuple[str, str], Path] = {}
-    for path in adapter_paths(root):
+    for path in adapter_paths(root, stop):
         slot = slot_of(path, root)
         if slot is not None and found.setdefault(slot, path) != path:
             raise duplicate(path, found[slot], slot)
     return found
 
 
-def duplicate(path: Path, other: Path, slot: tuple[str, str]) -> AdapterError:
+def duplicate(path: Path, other: Path, target: object) -> AdapterError:
     """Return the error of two files for one stream."""
-    return AdapterError(
-        f"{path}: {'/'.join(slot)}: expected one file for this stream, got {other} too; move one of them away."
-    )
+    name = "/".join(target) if isinstance(target, tuple) else target
+    return AdapterError(f"{path}: {name}: expected one file for it, got {other} too; move one of them away.")

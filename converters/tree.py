@@ -2,77 +2,138 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from .convert import convert
 from .errors import AdapterError
-from .tasks import Slot, adapter_paths, duplicate, slot_of
-from .write import exists
+from .tasks import PUBLISHED_NAME, Slot, adapter_paths, duplicate, slot_of
+
+_ADVICE = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EFBIG: "write to a file system that takes files of this size",
+    errno.EACCES: "check the permissions",
+    errno.EPERM: "check the permissions",
+    errno.EROFS: "choose a place that can be written to",
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "check the path",
+    errno.EISDIR: "check the path",
+}
 
 
-@dataclass(frozen=True)
-class Job:
-    """One file to be worked on, what it is for, and where its result goes."""
+class Job(NamedTuple):
+    """One file to be worked on, what it is for, where its result goes, and why it can't be done if that is known."""
 
     source: Path
     destination: Path
     slot: Slot | None
+    problem: str | None = None
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What came of a job: a result, or the sentence that says why there is none."""
 
     job: Job
-    result: object | None
+    result: Any
     error: str | None
     seconds: float
 
 
-def jobs(source: Path, destination: Path) -> tuple[Job, ...]:
-    """List the conversions of a file or tree into `destination`, which keeps {task}/{stream}.safetensors.
+def jobs(source: Path | str, destination: Path | str, split: bool = False) -> tuple[Job, ...]:
+    """List the conversions (or splits) of a file or tree into the folder `destination`.
 
-    A single file goes to `destination` itself if that ends in .safetensors. A file whose place does not tell its task
-    keeps its own path below `destination`. Raises AdapterError if there is nothing to convert, OSError for a folder
-    that can't be read.
+    Results are {task}/{stream}.safetensors (split: {task}/{stream}/pytorch_lora_weights.safetensors); a file whose
+    place does not tell its task keeps its own path. A single file goes to `destination` itself if that ends in
+    .safetensors. Two files with one destination are both refused. Raises AdapterError if there is nothing to do.
     """
+    source, destination = Path(source), Path(destination)
     if source.is_file():
-        slot = slot_of(source, source.parent)
-        target = (
-            destination if destination.suffix == ".safetensors" else destination / _name(source, source.parent, slot)
-        )
-        return (Job(source, target, slot),)
+        return (_single(source, destination, split),)
     if not source.is_dir():
         raise AdapterError(f"{source}: expected a file or folder, got none of that name; check the path.")
-    found = []
-    for path in adapter_paths(source):
-        slot = slot_of(path, source)
-        found.append(Job(path, destination / _name(path, source, slot), slot))
-    if not found:
+    problems: list[OSError] = []
+    found = [_job(path, source, destination, split) for path in adapter_paths(source, problems.append)]
+    if not found and not problems:
         raise AdapterError(f"{source}: expected .safetensors files somewhere in it, got none; check the path.")
-    return tuple(found)
+    unread = (Job(Path(str(error.filename)), destination, None, sentence(error, source)) for error in problems)
+    return (*_without_duplicates(found), *unread)
 
 
-def _name(path: Path, root: Path, slot: Slot | None) -> Path:
-    return Path(slot.task, f"{slot.stream}.safetensors") if slot else path.relative_to(root)
+def _single(source: Path, destination: Path, split: bool) -> Job:
+    if destination.suffix == ".safetensors":
+        return Job(source, destination, slot_of(source, source.parent))
+    return _job(source, source.parent, destination, split)
 
 
-def run(work: Sequence[Job], action: Callable[[Job], object]) -> Iterator[Outcome]:
-    """Do the jobs one after another; a file that fails, or shares its destination with another, is reported as such."""
-    first: dict[Path, Job] = {}
+def _job(path: Path, root: Path, destination: Path, split: bool) -> Job:
+    slot = slot_of(path, root)
+    if slot is None:
+        target = destination / path.relative_to(root)
+    elif split:
+        target = destination / slot.task / slot.stream / f"{PUBLISHED_NAME}.safetensors"
+    else:
+        target = destination / slot.task / f"{slot.stream}.safetensors"
+    return Job(path, target, slot, _leads_out(target, destination))
+
+
+def _leads_out(target: Path, root: Path) -> str | None:
+    """Say so if a link in the destination would take a result out of it."""
+    real = os.path.realpath(target.parent)
+    if Path(real).is_relative_to(os.path.realpath(root)):
+        return None
+    return f"{target}: expected a place in {root}, got a link that leads to {real}; remove the link."
+
+
+def _without_duplicates(found: Sequence[Job]) -> Iterator[Job]:
+    """Refuse all files that share a destination, also where only upper and lower case or accents tell them apart."""
+    sharing: dict[str, list[Job]] = {}
+    for job in found:
+        sharing.setdefault(unicodedata.normalize("NFC", str(job.destination)).casefold(), []).append(job)
+    for job in found:
+        same = sharing[unicodedata.normalize("NFC", str(job.destination)).casefold()]
+        others = [other for other in same if other is not job and not _is_own_result(other)]
+        if others and _is_own_result(job):
+            continue  # what an earlier run made of the other one, in the same tree
+        yield job._replace(problem=str(_shared(job, others[0]))) if others else job
+
+
+def _is_own_result(job: Job) -> bool:
+    return os.path.abspath(job.source) == os.path.abspath(job.destination)
+
+
+def _shared(job: Job, other: Job) -> AdapterError:
+    return duplicate(job.source, other.source, job.slot or job.destination)
+
+
+def run(work: Iterable[Job], action: Callable[[Job], Any]) -> Iterator[Outcome]:
+    """Do the jobs one after another; a file that fails is reported as such."""
     for job in work:
         started = time.perf_counter()
-        other = first.setdefault(job.destination, job)
-        try:
-            if other is not job:
-                raise duplicate(job.source, other.source, job.slot) if job.slot else exists(job.destination)
-            yield Outcome(job, action(job), None, time.perf_counter() - started)
-        except AdapterError as error:
-            yield Outcome(job, None, str(error), time.perf_counter() - started)
-        except OSError as error:
-            reason = (
-                f"{error.filename or job.source}: {error.strerror or error}; free the disk or check the permissions."
-            )
-            yield Outcome(job, None, reason, time.perf_counter() - started)
+        result, error = None, job.problem
+        if error is None:
+            try:
+                result = action(job)
+            except AdapterError as refusal:
+                error = str(refusal)
+            except OSError as failure:
+                error = sentence(failure, job.source)
+        yield Outcome(job, result, error, time.perf_counter() - started)
+
+
+def sentence(error: OSError, path: Path) -> str:
+    """Return an error of the system as a sentence that names the file and what to do."""
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename or path}: {reason}; {_ADVICE.get(error.errno or 0, 'try again')}."
+
+
+def convert_tree(source: Path | str, destination: Path | str, **options: Any) -> tuple[Outcome, ...]:
+    """Convert a file or tree as `omnix-convert SOURCE DESTINATION` does; options are those of `convert`."""
+    return tuple(
+        run(jobs(source, destination), lambda job: convert(job.source, job.destination, slot=job.slot, **options))
+    )

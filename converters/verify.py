@@ -1,23 +1,34 @@
-"""Check a converted file against its source, tensor by tensor, without the block structure it was written with."""
+"""Check a converted file against its source, layer by layer, without the block structure it was written with."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from . import names
-from .adapter import AdapterFile, Block, FusedLayer, Slab, open_adapter
-from .convert import Reader, convertible, file_reader
+from .adapter import open_adapter
+from .convert import convertible
+from .copying import load_arithmetic
 from .errors import AdapterError
-from .header import DTYPE_BYTES, Entry, read_header
+from .header import Entry, read_header
+from .original import matrix
+from .plan import Block, FusedLayer, Slab
+from .reading import Reader, chunks, reading
 
-_EPSILON = {"F64": 2.0**-53, "F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8, "F8_E4M3": 2.0**-4, "F8_E5M2": 2.0**-3}
+# Largest relative difference of a delta whose two factors were each rounded once.
+_TOLERANCE = {
+    "F64": 2.0**-51,
+    "F32": 2.0**-22,
+    "F16": 2.0**-10,
+    "BF16": 2.0**-7,
+    "F8_E4M3": 2.0**-3,
+    "F8_E5M2": 2.0**-2,
+}
 
 
-@dataclass(frozen=True)
-class Verified:
-    """How a converted layer compares with its source: bit for bit, or by the largest relative difference."""
+class Verified(NamedTuple):
+    """How a converted layer compares with its source: bit for bit, or by the relative difference of the deltas."""
 
     layer: str
     parts: tuple[str, ...]
@@ -25,90 +36,128 @@ class Verified:
     difference: float
 
 
+class _Pair(NamedTuple):
+    """The factors of a fused layer as they stand in the result."""
+
+    down: Slab
+    up: Slab
+
+
 def verify(source: Path | str, result: Path | str) -> tuple[Verified, ...]:
     """Compare the deltas of a source and its converted file, layer by layer.
 
-    The factors are read from where the table of layers says they must be, everything beside them must be zero, so
-    equal factors are equal deltas. Raises AdapterError naming the first layer that differs by more than one rounding.
+    Factors are looked for where the table of layers says they must be, and all beside them must be zero. Equal factors
+    are equal deltas, bit for bit; where arithmetic was due the deltas are computed in float64. Raises AdapterError
+    naming the first layer that differs by more than one rounding of each factor.
     """
     source, result = Path(source), Path(result)
     adapter = convertible(source, allow_unused=True)
-    if not open_adapter(result).converted:
+    if not open_adapter(result).fused:
         raise AdapterError(
-            f"{result}: omnix_blocks: expected a converted file, got none in its metadata; convert again."
+            f"{result}: expected a file in ComfyUI's layout, got a FLUX.1 LoRA in Diffusers layout; convert it first."
         )
     entries = read_header(result).entries
-    _check_names(adapter, result, entries)
-    with open(source, "rb", buffering=0) as first, open(result, "rb", buffering=0) as second:
-        read, check = file_reader(first, source), file_reader(second, result)
-        return tuple(_layer(adapter, layer, result, entries, read, check) for layer in adapter.layers)
+    _check_names(adapter.layers, result, entries)
+    with reading(source) as read, reading(result) as check:
+        found = []
+        for layer, fused in adapter.layers.items():
+            pair = _Pair(*(matrix(result, entries, key) for key in names.fused_keys(layer)))
+            _check_shapes(result, layer, fused, pair)
+            _check_zeros(result, layer, fused, pair.up, check)
+            found.append(_compared(result, layer, fused, pair, read, check))
+        return tuple(found)
 
 
-def _check_names(adapter: AdapterFile, result: Path, entries: Mapping[str, Entry]) -> None:
-    want = {key for layer in adapter.layers for key in names.fused_keys(layer)}
+def _check_names(layers: Mapping[str, FusedLayer], result: Path, entries: Mapping[str, Entry]) -> None:
+    want = {key for layer in layers for key in names.fused_keys(layer)}
     for key in sorted(want ^ set(entries)):
         state = ("a tensor", "none") if key in want else ("no such tensor", "one")
         raise AdapterError(f"{result}: {key}: expected {state[0]} as in the source, got {state[1]}; convert it again.")
 
 
-def _layer(
-    adapter: AdapterFile, layer: str, result: Path, entries: Mapping[str, Entry], read: Reader, check: Reader
-) -> Verified:
-    fused = adapter.layers[layer]
-    down, up = (_slab(entries, key) for key in names.fused_keys(layer))
-    rank = sum(block.rank for block in fused.blocks)
-    if (down.rows, down.columns, up.rows, up.columns) != (rank, fused.columns, fused.rows, rank):
+def _check_shapes(result: Path, layer: str, fused: FusedLayer, pair: _Pair) -> None:
+    down, up = pair
+    if (down.rows, down.columns, up.rows, up.columns) != (fused.rank, fused.columns, fused.rows, fused.rank):
         got = f"down [{down.rows}, {down.columns}], up [{up.rows}, {up.columns}]"
-        want = f"down [{rank}, {fused.columns}], up [{fused.rows}, {rank}]"
+        want = f"down [{fused.rank}, {fused.columns}], up [{fused.rows}, {fused.rank}]"
         raise AdapterError(f"{result}: {layer}: expected {want}, got {got}; convert it again.")
-    found = check(up)
-    rebuilt, differences, column = bytearray(len(found)), [], 0
+
+
+def _check_zeros(result: Path, layer: str, fused: FusedLayer, up: Slab, check: Reader) -> None:
+    """Refuse an up factor that has anything beside its blocks."""
+    size = up.stride // up.columns if up.columns else 0
+    taken, column = [], 0
     for block in fused.blocks:
-        own = down._replace(rows=block.rank, offset=down.offset + column * down.stride)
-        differences.append(_difference(read(block.down), block.down.dtype, 1.0, check(own), down.dtype))
-        data = _cut(found, block, up, column)
-        _paste(rebuilt, data, block, up, column)
-        differences.append(_difference(b"".join(map(read, block.up)), block.up[0].dtype, block.scale, data, up.dtype))
+        taken.append((block.row, block.row + block.rows, column * size, (column + block.rank) * size))
         column += block.rank
-    if bytes(rebuilt) != found:
-        raise AdapterError(f"{result}: {layer}: expected zeros beside the blocks, got other values; convert it again.")
-    return _judged(layer, fused, result, max(differences, default=0.0), down.dtype)
-
-
-def _slab(entries: Mapping[str, Entry], key: str) -> Slab:
-    dtype, (rows, columns), offset = entries[key]
-    return Slab(dtype, rows, columns, offset, columns * DTYPE_BYTES[dtype], key)
-
-
-def _rows(block: Block, up: Slab, column: int) -> tuple[range, int]:
-    size = DTYPE_BYTES[up.dtype]
-    first = block.row * up.stride + column * size
-    return range(first, first + block.rows * up.stride, up.stride) if up.stride else range(0), block.rank * size
-
-
-def _cut(data: bytes, block: Block, up: Slab, column: int) -> bytes:
-    starts, width = _rows(block, up, column)
-    return b"".join([data[start : start + width] for start in starts])
-
-
-def _paste(data: bytearray, own: bytes, block: Block, up: Slab, column: int) -> None:
-    starts, width = _rows(block, up, column)
-    for number, start in enumerate(starts):
-        data[start : start + width] = own[number * width : (number + 1) * width]
-
-
-def _difference(source: bytes, source_dtype: str, scale: float, result: bytes, result_dtype: str) -> float:
-    if scale == 1.0 and source_dtype == result_dtype:
-        return 0.0 if source == result else float("inf")
-    from .arithmetic import relative_difference
-
-    return relative_difference((source, source_dtype, scale), (result, result_dtype, 1.0))
-
-
-def _judged(layer: str, fused: FusedLayer, result: Path, difference: float, dtype: str) -> Verified:
-    if difference > _EPSILON[dtype]:
-        raise AdapterError(
-            f"{result}: {layer}: expected the source's delta within one rounding to {dtype}, got a relative difference of "
-            f"{difference:.1e}; convert it again."
+    for first, last, left, right in _gaps(taken, up.rows, up.stride):
+        rest = up._replace(
+            rows=last - first, columns=(right - left) // max(size, 1), offset=up.offset + first * up.stride + left
         )
-    return Verified(layer, tuple(block.part for block in fused.blocks), difference == 0.0, difference)
+        for part in chunks(rest):
+            data = check(part)
+            if data != bytes(len(data)):
+                raise AdapterError(
+                    f"{result}: {layer}: expected zeros beside the blocks, got other values in rows {first} to "
+                    f"{last - 1}; convert it again."
+                )
+
+
+def _gaps(taken: list[tuple[int, int, int, int]], rows: int, width: int) -> list[tuple[int, int, int, int]]:
+    """List the rectangles (first row, last row, left, right) of a matrix that blocks in row order leave free."""
+    gaps, row = [], 0
+    for first, last, left, right in taken:
+        gaps += [(row, first, 0, width), (first, last, 0, left), (first, last, right, width)]
+        row = last
+    gaps.append((row, rows, 0, width))
+    return [gap for gap in gaps if gap[0] < gap[1] and gap[2] < gap[3]]
+
+
+def _compared(result: Path, layer: str, fused: FusedLayer, pair: _Pair, read: Reader, check: Reader) -> Verified:
+    worst, column = 0.0, 0
+    for block in fused.blocks:
+        own = _own(block, pair, column)
+        column += block.rank
+        same = _same(block.down, own.down, read, check) and _same_up(block, own.up, read, check)
+        due = block.scale != 1.0 or any(a.dtype != b.dtype for a, b in zip((block.down, *block.up), (own.down, own.up)))
+        difference = _difference(block, own, read, check) if due or not same else 0.0
+        allowed = max(_TOLERANCE[own.down.dtype], _TOLERANCE[own.up.dtype]) if due else 0.0
+        if difference > allowed or not (same or due):
+            want = f"rounded to {own.up.dtype}" if due else "bit for bit"
+            raise AdapterError(
+                f"{result}: {layer}: expected the source's {block.part}, {want}, got a relative difference of "
+                f"{difference:.1e}; convert it again."
+            )
+        worst = max(worst, difference)
+    return Verified(layer, tuple(block.part for block in fused.blocks), worst == 0.0, worst)
+
+
+def _own(block: Block, pair: _Pair, column: int) -> _Pair:
+    """Return where a block's factors must be in the result."""
+    size = pair.up.stride // pair.up.columns if pair.up.columns else 0
+    down = pair.down._replace(rows=block.rank, offset=pair.down.offset + column * pair.down.stride)
+    offset = pair.up.offset + block.row * pair.up.stride + column * size
+    return _Pair(down, pair.up._replace(rows=block.rows, columns=block.rank, offset=offset))
+
+
+def _same(first: Slab, second: Slab, read: Reader, check: Reader) -> bool:
+    if first.dtype != second.dtype:
+        return False
+    stride = max(first.stride, second.stride)
+    return all(read(a) == check(b) for a, b in zip(chunks(first, stride), chunks(second, stride), strict=True))
+
+
+def _same_up(block: Block, up: Slab, read: Reader, check: Reader) -> bool:
+    row, same = 0, True
+    for slab in block.up:
+        same = same and _same(slab, up._replace(rows=slab.rows, offset=up.offset + row * up.stride), read, check)
+        row += slab.rows
+    return same
+
+
+def _difference(block: Block, own: _Pair, read: Reader, check: Reader) -> float:
+    numbers = load_arithmetic(block.up[0].key)
+    up = b"".join(map(read, block.up))
+    first = numbers.factors((up, block.up[0].dtype), (read(block.down), block.down.dtype), block.rank, block.scale)
+    second = numbers.factors((check(own.up), own.up.dtype), (check(own.down), own.down.dtype), block.rank)
+    return float(numbers.delta_difference(first, second))

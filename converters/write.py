@@ -1,4 +1,4 @@
-"""Write files that are whole or not there: a temporary name first, holes for zeros, one rename at the end."""
+"""Write files that are whole or not there: a temporary name first, holes for zeros, the name at the end."""
 
 from __future__ import annotations
 
@@ -7,63 +7,163 @@ import errno
 import os
 import re
 import sys
-import tempfile
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
 
 from .errors import AdapterError
 
-Piece = tuple[int, bytes]
-"""Bytes and where they go; what no piece covers is zero."""
+if sys.platform == "win32":
 
-_TEMPORARY = ".omnix-{pid}-"
-_STALE = re.compile(r"\.omnix-(\d+)-.*\.part")
+    def _lock(descriptor: int, wait: bool) -> None:
+        """Do nothing: an open file can't be removed there."""
+
+else:
+    import fcntl
+
+    def _lock(descriptor: int, wait: bool) -> None:
+        """Lock a file for this run.  Raises BlockingIOError if another run has it, OSError without support."""
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def write_file(path: Path, size: int, pieces: Iterable[Piece], force: bool) -> None:
-    """Write a file of `size` bytes from pieces, under its name only once it is whole.
+Placed = tuple[int, bytes]
+"""Bytes and where they go; what none covers is zero."""
+
+_TEMPORARY = re.compile(r"\.omnix-\d+-[0-9a-f]{16}\.part")
+_WORTH_FLUSHING = 1 << 25
+_ABANDONED = 24 * 3600.0
+_OPEN = os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+
+
+def write_file(path: Path, size: int, pieces: Iterable[Placed], force: bool) -> None:
+    """Write a file of `size` bytes from pieces, under its name only once it is whole and on the disk.
 
     Raises AdapterError if it exists and not `force`, OSError (with the path) if the disk does not take it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(path.parent)
-    with _temporary(path) as file:
-        for position, data in pieces:
-            file.seek(position)
-            file.write(data)
-        file.truncate(size)
-        file.flush()
-        os.fsync(file.fileno())
-        if sys.platform != "win32":
-            os.fchmod(file.fileno(), 0o666 & ~_umask())
-        file.close()
-        _publish(Path(file.name), path, force)
+    with _errors_of(path), _temporary(path.parent) as temporary:
+        with _Flush(temporary.descriptor, size):
+            for position, data in pieces:
+                _write_at(temporary.descriptor, position, data)
+            os.ftruncate(temporary.descriptor, size)
+        os.fsync(temporary.descriptor)
+        if sys.platform == "win32":
+            temporary.close()  # Windows renames no open file
+        _publish(temporary.path, path, force)
+
+
+def write_bytes(path: Path, data: bytes, force: bool) -> None:
+    """Write a whole file from memory, with the same promises as `write_file`."""
+    write_file(path, len(data), [(0, data)], force)
+
+
+def exists(path: Path) -> AdapterError:
+    """Return the error of a destination that is already there."""
+    return AdapterError(f"{path}: file: expected no file there yet, got one; use --force to replace it.")
 
 
 @contextlib.contextmanager
-def _temporary(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside `path`, and remove it unless it was renamed."""
-    prefix = _TEMPORARY.format(pid=os.getpid())
-    file = tempfile.NamedTemporaryFile(dir=path.parent, prefix=prefix, suffix=".part", delete=False)  # noqa: SIM115
+def _errors_of(path: Path) -> Iterator[None]:
+    """Let errors name the file that was asked for; the kernel names the temporary one, or none at all."""
     try:
-        with file:
-            yield file
+        yield
     except OSError as error:
-        # The kernel names the temporary file, or none at all; the user asked for this one.
-        raise type(error)(error.errno, os.strerror(error.errno or 0), str(path)) from error
+        if error.filename is not None and not _TEMPORARY.fullmatch(os.path.basename(error.filename)):
+            raise  # the source's
+        code = error.errno or errno.EIO
+        raise OSError(code, os.strerror(code), str(path)) from error
+
+
+class _Temporary:
+    """An open file of ours beside the destination, locked so that no other run takes it for an abandoned one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / f".omnix-{os.getpid()}-{os.urandom(8).hex()}.part"
+        self.descriptor = os.open(self.path, _OPEN | os.O_CREAT | os.O_EXCL, 0o666)
+        self._open = True
+
+    def lock(self) -> bool:
+        """Lock the file; False if another run had removed it before it was locked."""
+        with contextlib.suppress(OSError):  # a file system without locks: then it is only safe for a day
+            _lock(self.descriptor, wait=True)
+        return sys.platform == "win32" or os.fstat(self.descriptor).st_nlink > 0
+
+    def close(self) -> None:
+        """Close the file, once."""
+        if self._open:
+            self._open = False
+            os.close(self.descriptor)
+
+
+@contextlib.contextmanager
+def _temporary(folder: Path) -> Iterator[_Temporary]:
+    """Open a temporary file, and remove its name in the end: it is the result's by then, or nothing."""
+    temporary = _Temporary(folder)
+    while not temporary.lock():
+        temporary.close()
+        temporary = _Temporary(folder)
+    try:
+        yield temporary
     finally:
+        if sys.platform == "win32":
+            temporary.close()
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(file.name)
+            os.unlink(temporary.path)
+        temporary.close()
+
+
+class _Flush:
+    """Send a big file to the disk while it is being written, so that the last fsync has little left to do."""
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        self._descriptor = descriptor
+        self._done = threading.Event()
+        self._error: OSError | None = None
+        worth = size >= _WORTH_FLUSHING and hasattr(os, "fdatasync")
+        self._thread = threading.Thread(target=self._run, daemon=True) if worth else None
+
+    def _run(self) -> None:
+        try:
+            while not self._done.wait(0.01):
+                os.fdatasync(self._descriptor)
+        except OSError as error:  # the kernel tells it once, here: a full disk, say
+            self._error = error
+
+    def __enter__(self) -> None:
+        if self._thread is not None:
+            self._thread.start()
+
+    def __exit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
+        self._done.set()
+        if self._thread is not None:
+            self._thread.join()
+        if self._error is not None and kind is None:
+            raise self._error
+
+
+def _write_at(descriptor: int, position: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        if hasattr(os, "pwrite"):
+            count = os.pwrite(descriptor, view, position)
+        else:
+            os.lseek(descriptor, position, os.SEEK_SET)  # Windows
+            count = os.write(descriptor, view)
+        view, position = view[count:], position + count
 
 
 def _publish(temporary: Path, path: Path, force: bool) -> None:
-    """Give a finished file its name; without `force` another process's result is never replaced."""
+    """Give a finished file its name; without `force` another run's result is never replaced."""
     if force:
         os.replace(temporary, path)
         return
     try:
-        os.link(temporary, path)
+        if sys.platform == "win32":
+            os.rename(temporary, path)  # refuses a name that is taken
+        else:
+            os.link(temporary, path)
     except FileExistsError:
         raise exists(path) from None
     except OSError as error:
@@ -75,39 +175,29 @@ def _publish(temporary: Path, path: Path, force: bool) -> None:
         os.replace(temporary, path)
 
 
-def exists(path: Path) -> AdapterError:
-    """Return the error of a destination that is already there."""
-    return AdapterError(f"{path}: file: expected no file there yet, got one; use --force to replace it.")
-
-
 def remove_stale(folder: Path) -> None:
-    """Remove the temporary files of processes that are gone."""
-    for entry in os.scandir(folder):
-        match = _STALE.fullmatch(entry.name)
-        if match and not _alive(int(match[1])):
-            with contextlib.suppress(OSError):
-                os.unlink(entry.path)
+    """Remove the temporary files of runs that are dead; those of living ones are locked."""
+    with os.scandir(folder) as entries:
+        found = [entry.path for entry in entries if _TEMPORARY.fullmatch(entry.name)]
+    for path in found:
+        with contextlib.suppress(OSError):  # gone by itself, or another user's
+            _remove_if_dead(path)
 
 
-def _alive(pid: int) -> bool:
-    """Tell whether a process runs; on Windows, where that can't be asked, an open file can't be removed anyway."""
+def _remove_if_dead(path: str) -> None:
     if sys.platform == "win32":
-        return False
+        # An open file can't be removed there; but one that is about to be renamed is closed for a moment.
+        if time.time() - os.stat(path).st_mtime > 60:
+            os.unlink(path)
+        return
+    descriptor = os.open(path, _OPEN)
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def write_bytes(path: Path, data: bytes, force: bool) -> None:
-    """Write a whole file from memory, with the same promises as `write_file`."""
-    write_file(path, len(data), [(0, data)], force)
+        _lock(descriptor, wait=False)
+        os.unlink(path)
+    except BlockingIOError:
+        return
+    except OSError:
+        if time.time() - os.fstat(descriptor).st_mtime > _ABANDONED:
+            os.unlink(path)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,122 @@
+"""What the command line says about its results: for people one line a file, for machines one JSON document."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .convert import Report
+from .tree import Job, Outcome
+from .verify import Verified
+from .version import VERSION
+
+
+def line(outcome: Outcome, dry_run: bool) -> str:
+    """Return what came of one file; several lines where its layers are listed."""
+    result = outcome.result
+    if isinstance(result, Report):
+        return _written(result, outcome.seconds, dry_run)
+    if isinstance(result, dict):
+        return _described(result)
+    return _verdict(outcome.job, result)
+
+
+def _written(report: Report, seconds: float, dry_run: bool) -> str:
+    computed = f", {report.computed} computed" if report.computed else ""
+    left = f"; left out {len(report.unused)} tensors" if report.unused else ""
+    return (
+        f"{report.source} -> {report.destination}: {len(report.layers)} layers, {report.moved} pairs moved{computed}, "
+        f"rank {_ranks(report)}, {_megabytes(report.bytes_in)} -> {_megabytes(report.bytes_out)} MB"
+        f"{_exactness(report)}{left}" + ("; not written" if dry_run else f" in {seconds:.2f} s")
+    )
+
+
+def _ranks(report: Report) -> str:
+    first, last = min(report.ranks, default=0), max(report.ranks, default=0)
+    return str(first) if first == last else f"{first} to {last}"
+
+
+def _exactness(report: Report) -> str:
+    if report.identical:
+        return ", the original file byte for byte"
+    if report.exact is False:
+        return ", rounded (--split can't undo it)" if report.identical is None else ", scales stay folded in"
+    return ""
+
+
+def _described(found: dict[str, Any]) -> str:
+    layers = found.get("layers", {})
+    facts = [f"{name}: {_plain(value)}" for name, value in found.items() if name not in ("layers", "unused")]
+    parts = [
+        f"  {part['down']}, {part['up']} -> {layer} rows {part['rows'][0]}:{part['rows'][1]}, rank {part['rank']}"
+        for layer, fused in layers.items()
+        for part in fused["parts"]
+    ]
+    unused = [f"  {key} -> nothing" for key in found.get("unused", ())]
+    return "\n".join([*facts, *([f"layers: {len(layers)}"] if layers else []), *parts, *unused])
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {number}" for name, number in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return "not known" if value is None else str(value)
+
+
+def _verdict(job: Job, layers: tuple[Verified, ...]) -> str:
+    exact = sum(layer.exact for layer in layers)
+    worst = max((layer.difference for layer in layers), default=0.0)
+    rest = "" if exact == len(layers) else f", the others within {worst:.1e} (rounded)"
+    return f"{job.destination}: {exact} of {len(layers)} deltas bit for bit those of {job.source}{rest}"
+
+
+def summary(outcomes: Sequence[Outcome], dry_run: bool) -> str:
+    """Return the last line: how many files went well, how many did not."""
+    good = [outcome for outcome in outcomes if outcome.error is None]
+    sizes = [outcome.result.bytes_out for outcome in good if isinstance(outcome.result, Report)]
+    written = f", {_megabytes(sum(sizes))} MB" + (" not written" if dry_run else "") if sizes else ""
+    seconds = sum(outcome.seconds for outcome in outcomes)
+    return f"{len(good)} of {len(outcomes)} files done, {len(outcomes) - len(good)} failed{written}, {seconds:.2f} s"
+
+
+def bar(done: int, total: int) -> str:
+    """Return a progress bar."""
+    filled = 30 * done // total
+    return f"[{'#' * filled}{'.' * (30 - filled)}] {done}/{total}"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f}"
+
+
+def document(command: str, outcomes: Sequence[Outcome], dry_run: bool) -> dict[str, Any]:
+    """Return everything for a machine: the files and the summary."""
+    files = [
+        {
+            "source": str(outcome.job.source),
+            "destination": str(outcome.job.destination) if command != "inspect" else None,
+            **_fields(outcome.result),
+            "seconds": round(outcome.seconds, 4),
+            "error": outcome.error,
+        }
+        for outcome in outcomes
+    ]
+    failed = sum(outcome.error is not None for outcome in outcomes)
+    return {
+        "version": VERSION,
+        "command": command,
+        "dry_run": dry_run,
+        "files": files,
+        "summary": {"files": len(files), "done": len(files) - failed, "failed": failed},
+    }
+
+
+def _fields(result: Any) -> dict[str, Any]:
+    if isinstance(result, Report):
+        return {**result._asdict(), "geometry": result.geometry._asdict(), "parts": result.moved + result.computed}
+    if isinstance(result, dict):
+        return result
+    if isinstance(result, tuple):
+        return {"layers": [layer._asdict() for layer in result], "exact": all(layer.exact for layer in result)}
+    return {}
