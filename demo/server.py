@@ -1,7 +1,7 @@
 """Start a real ComfyUI server in a folder of its own, post graphs to it and fetch what they made.
 
-Only the standard library and HTTP are used, as any client would. Nothing is downloaded: the server runs on the CPU,
-without API nodes, with a database in memory, and sees the packs it is given and no others.
+Only the standard library and HTTP are used, as any client would. Nothing is downloaded: the server runs without API
+nodes, with a database in memory, and sees the packs it is given and no others.
 """
 
 import json
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACK = "omnix-panorama"
 FOLDERS = ("models", "input", "output", "temp", "user", "custom_nodes")
 NOT_INSTALLED = shutil.ignore_patterns(".*", "__pycache__", "tests", "demo", "demo-output", "node_modules", "build")
-OPTIONS = ("--cpu", "--disable-auto-launch", "--disable-api-nodes", "--database-url", "sqlite:///:memory:")
+OPTIONS = ("--disable-auto-launch", "--disable-api-nodes", "--database-url", "sqlite:///:memory:")
 POLL = 0.05
 # A proxy from the environment could not reach a server on this machine.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -74,11 +74,12 @@ class Server:
         packs: Mapping[str, Path] | None = None,
         options: Sequence[str] = (),
         python: str = sys.executable,
+        cpu: bool = True,
     ) -> None:
         self.comfyui = comfyui
         self.base = base
         self.packs = {PACK: ROOT} if packs is None else dict(packs)
-        self.options = tuple(options)
+        self.options = (*(["--cpu"] if cpu else []), *options)
         self.python = python
         self.log = base / "server.log"
         self.port = 0
