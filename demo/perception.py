@@ -164,7 +164,7 @@ def save_output(
     path.write_bytes(data)
     print(f"{path}: {len(data) / 1e3:.0f} kB")
     if path.suffix == ".png":
-        pictures.append((path.stem.rstrip("_0123456789"), read_image(data)))
+        pictures.append((Path(file["filename"]).stem.rstrip("_0123456789"), read_image(data)))
 
 
 def read_image(data: bytes) -> torch.Tensor:
