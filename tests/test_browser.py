@@ -1,0 +1,368 @@
+"""The panorama viewer in a real browser, on the real server and frontend, in both renderers."""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from browser import Pixels, ViewerOnPage, Workbench, chromium, pixels
+from comfyui_omnix.demo.server import Server
+from PIL import Image
+from playwright.sync_api import Browser
+
+pytestmark = pytest.mark.server
+
+KEY_STEP = 7.5  # degrees an arrow key turns at the first field of view, 90 degrees
+CLOSE = 4 / 255  # 8 bits in the file, in the texture and on the screen
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="module", params=["legacy", "nodes2"])
+def bench(request: pytest.FixtureRequest, browser: Browser, server: Server) -> Iterator[Workbench]:
+    opened = Workbench(browser, server, request.param == "nodes2")
+    yield opened
+    opened.close()
+
+
+def directions(height: int, width: int) -> Pixels:
+    """Return the direction (right, up, front) of every pixel of a panorama, [H, W, 3]."""
+    lon = ((np.arange(width) + 0.5) / width - 0.5) * 2 * math.pi
+    lat = (0.5 - (np.arange(height) + 0.5) / height) * math.pi
+    lon, lat = np.meshgrid(lon, lat)
+    return np.stack([np.cos(lat) * np.sin(lon), np.sin(lat), np.cos(lat) * np.cos(lon)], -1)
+
+
+def looked_at(height: int, width: int, yaw: float, pitch: float, fov: float = 90.0) -> Pixels:
+    """Return the direction (right, up, front) that every pixel of a view shows, [h, w, 3]; angles in degrees."""
+    half = math.tan(math.radians(fov) / 2)
+    x, y = np.meshgrid(
+        ((np.arange(width) + 0.5) / width * 2 - 1) * half,
+        (1 - (np.arange(height) + 0.5) / height * 2) * half * height / width,
+    )
+    psi, theta = math.radians(yaw), math.radians(pitch)
+    up, front = y * math.cos(theta) + math.sin(theta), math.cos(theta) - y * math.sin(theta)
+    right, front = x * math.cos(psi) + front * math.sin(psi), front * math.cos(psi) - x * math.sin(psi)
+    rays = np.stack([right, up, front], -1)
+    return rays / np.linalg.norm(rays, axis=-1, keepdims=True)
+
+
+def direction(x: float, y: float, yaw: float) -> tuple[float, float]:
+    """Return (lon, lat) in degrees of the point (x, y) of the picture plane at distance 1 of a level camera."""
+    lon = (yaw + math.degrees(math.atan(x)) + 180) % 360 - 180
+    return lon, math.degrees(math.atan2(y, math.hypot(1, x)))
+
+
+def as_colour(rays: Pixels) -> Pixels:
+    return rays * 0.5 + 0.5
+
+
+@pytest.fixture(scope="module")
+def pictures(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pixels]:
+    """Upload panoramas whose colour is the direction, two ways, and noise with a copy turned half way round."""
+    rng = np.random.default_rng(0)
+    noise = rng.random((512, 1024, 3))
+    made = {
+        "rays": as_colour(directions(256, 512)),
+        "swapped": as_colour(directions(256, 512))[..., ::-1],
+        "noise": noise,
+        "turned": np.roll(noise, 512, axis=1),
+    }
+    folder = tmp_path_factory.mktemp("panoramas")
+    for name, values in made.items():
+        Image.fromarray(np.round(values * 255).astype(np.uint8)).save(folder / f"{name}.png")
+        server.upload(folder / f"{name}.png")
+    return {name: np.round(values * 255) / 255 for name, values in made.items()}
+
+
+def graph(image: str, normal: str, width: int = 400) -> dict[str, dict[str, Any]]:
+    """Return a graph that views two pictures as the maps "image" and "normal"."""
+    inputs = {"image": ["1", 0], "normal": ["2", 0], "view": "", "width": width}
+    return {
+        "1": {"class_type": "LoadImage", "inputs": {"image": f"{image}.png"}},
+        "2": {"class_type": "LoadImage", "inputs": {"image": f"{normal}.png"}},
+        "3": {"class_type": "OmniXPanoramaViewer", "inputs": inputs},
+        "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}},
+    }
+
+
+def opened(bench: Workbench, image: str, normal: str) -> ViewerOnPage:
+    """Open and run such a graph; return its viewer once it shows something."""
+    bench.load(graph(image, normal))
+    bench.run()
+    viewer = ViewerOnPage(bench)
+    viewer.wait()
+    return viewer
+
+
+@pytest.fixture(scope="module")
+def shown(bench: Workbench, pictures: object) -> ViewerOnPage:
+    """Return a viewer that shows the directions as "image" and, with their axes swapped, as "normal"."""
+    return opened(bench, "rays", "swapped")
+
+
+@pytest.fixture
+def viewer(shown: ViewerOnPage) -> Iterator[ViewerOnPage]:
+    """Return the same viewer, looking to the front at the first map; no error of ours may come up."""
+    shown.bench.complaints.clear()
+    shown.press("r")
+    shown.press("1")
+    yield shown
+    assert shown.bench.complaints == []
+
+
+def error(shown: Pixels, expected: Pixels) -> float:
+    """Return the largest difference away from the rim, where the screen may blend in what lies beside."""
+    return float(np.abs(shown - expected)[4:-4, 4:-4].max())
+
+
+def sees(viewer: ViewerOnPage, yaw: float, pitch: float, fov: float = 90.0, swapped: bool = False) -> None:
+    """Check every pixel on the screen against the directions of such a camera."""
+    shown = viewer.pixels()
+    expected = as_colour(looked_at(*shown.shape[:2], yaw, pitch, fov))
+    assert error(shown, expected[..., ::-1] if swapped else expected) < CLOSE
+
+
+@pytest.mark.parametrize(("right", "up"), [(0, 0), (12, 0), (24, 0), (-7, 4), (3, -12), (20, 12)])
+def test_turned_by_keys_every_pixel_is_right(viewer: ViewerOnPage, right: int, up: int) -> None:
+    viewer.press("ArrowRight" if right > 0 else "ArrowLeft", abs(right))
+    viewer.press("ArrowUp" if up > 0 else "ArrowDown", abs(up))
+    sees(viewer, right * KEY_STEP, up * KEY_STEP)
+
+
+def test_a_drag_takes_the_middle_along_and_the_wheel_zooms(viewer: ViewerOnPage) -> None:
+    mouse, (x, y, width) = viewer.bench.page.mouse, viewer.middle()
+    graph_scale = viewer.bench.page.evaluate("() => window.app.canvas.ds.scale")
+    mouse.move(x, y)
+    mouse.down()
+    mouse.move(x - 60, y + 30)
+    mouse.up()
+    degrees = math.degrees(2 / width)
+    sees(viewer, 60 * degrees, 30 * degrees)
+    mouse.move(x, y)
+    mouse.wheel(0, -500)
+    sees(viewer, 60 * degrees, 30 * degrees, 90 * math.exp(-0.5))
+    assert viewer.bench.page.evaluate("() => window.app.canvas.ds.scale") == graph_scale
+
+
+def test_maps_share_the_camera_and_reset_goes_to_the_front(viewer: ViewerOnPage) -> None:
+    viewer.press("ArrowRight", 4)
+    viewer.press("m")
+    assert viewer.chosen_map() == "normal"
+    sees(viewer, 4 * KEY_STEP, 0, swapped=True)
+    viewer.root.get_by_role("button", name="Show image").click()
+    assert viewer.chosen_map() == "image"
+    sees(viewer, 4 * KEY_STEP, 0)
+    viewer.root.get_by_role("button", name="Look to the front").click()
+    sees(viewer, 0, 0)
+
+
+@pytest.mark.parametrize(("x", "y"), [(0.5, 0.5), (0.1, 0.3), (0.9, 0.8)])
+def test_the_readout_tells_the_file_s_own_values(
+    viewer: ViewerOnPage, pictures: dict[str, Pixels], x: float, y: float
+) -> None:
+    viewer.press("2")
+    viewer.press("ArrowLeft", 20)
+    text = viewer.readout(x, y)
+    red, green, blue, lon, lat = (float(number) for number in re.findall(r"-?\d+\.\d+", text))
+    box = viewer.canvas.bounding_box()
+    assert box is not None
+    half = math.tan(math.radians(45))
+    ray = direction((2 * x - 1) * half, (1 - 2 * y) * half * box["height"] / box["width"], -20 * KEY_STEP)
+    assert (lon, lat) == pytest.approx(ray, abs=0.5)
+    panorama = pictures["swapped"]
+    column = int((lon / 360 + 0.5) * panorama.shape[1]) % panorama.shape[1]
+    row = int((0.5 - lat / 180) * panorama.shape[0])
+    around = panorama[max(row - 1, 0) : row + 2, [(column + i) % panorama.shape[1] for i in (-1, 0, 1)]]
+    assert any(np.abs(value - (red, green, blue)).max() < 6e-4 for value in around.reshape(-1, 3))
+
+
+def test_keys_stay_in_the_viewer(viewer: ViewerOnPage) -> None:
+    """With the viewer's node selected, Delete would delete it and R would reload all node definitions."""
+    page = viewer.bench.page
+    page.evaluate("() => window.app.canvas.selectNode(window.app.graph.getNodeById(3))")
+    before = len(viewer.bench.requests)
+    for key in ("Delete", "Backspace", "r", "q", "w", "."):
+        viewer.press(key)
+    assert page.evaluate("() => window.app.graph.nodes.length") == 4
+    assert not [url for url in viewer.bench.requests[before:] if "object_info" in url]
+
+
+def test_drawing_waits_for_a_reason(viewer: ViewerOnPage) -> None:
+    """However many events arrive, there is one drawing a frame, and none while nothing happens."""
+    counts = viewer.bench.page.evaluate(
+        """async () => {
+            const canvas = document.querySelector(".omnix-panorama canvas");
+            const gl = canvas.getContext("webgl2");
+            const draw = gl.drawArrays;
+            let count = 0;
+            gl.drawArrays = function () { count += 1; return draw.apply(this, arguments); };
+            const pause = (frames) => new Promise((done) => requestAnimationFrame(() => frames ? done(pause(frames - 1)) : done()));
+            await pause(5);
+            const idle = count;
+            for (let i = 0; i < 100; i += 1)
+                canvas.dispatchEvent(new PointerEvent("pointermove", {clientX: 100 + i, clientY: 100, bubbles: true}));
+            await pause(3);
+            gl.drawArrays = draw;
+            return [idle, count - idle];
+        }"""
+    )
+    assert counts == [0, 1]
+
+
+def test_the_captured_view_is_what_the_next_run_gives_out(viewer: ViewerOnPage) -> None:
+    page, server = viewer.bench.page, viewer.bench.server
+    viewer.press("2")
+    viewer.press("ArrowRight", 5)
+    viewer.press("ArrowUp", 3)
+    seen = viewer.pixels()
+    viewer.root.get_by_role("button", name="Make this view").click()
+    widgets = page.evaluate("() => window.app.graph.getNodeById(3).serialize().widgets_values")
+    assert json.loads(widgets[0]) | {"aspect": 0} == {
+        **{"yaw": 5 * KEY_STEP, "pitch": 3 * KEY_STEP, "fov": 90, "map": "normal", "batch": 0, "aspect": 0}
+    }
+    assert len(widgets) == 2, "nothing but the view and its width is saved"
+    outputs = viewer.bench.run()
+    given = pixels(server.fetch(outputs["4"]["images"][0]))
+    assert given.shape[1] == 400
+    expected = as_colour(looked_at(*given.shape[:2], 5 * KEY_STEP, 3 * KEY_STEP))[..., ::-1]
+    assert error(given, expected) < CLOSE
+    assert abs(given.shape[0] / given.shape[1] - seen.shape[0] / seen.shape[1]) < 0.02
+    maps = outputs["3"]["omnix_maps"]
+    assert [item["label"] for item in maps] == ["image", "normal"]
+    assert len(json.dumps(maps)) < 1000, "the pictures are files of the server, not part of its answer"
+
+
+def test_saved_and_copied_is_what_was_seen(viewer: ViewerOnPage) -> None:
+    viewer.press("ArrowRight", 2)
+    seen = viewer.pixels()
+    with viewer.bench.page.expect_download() as download:
+        viewer.root.get_by_role("button", name="Save this view").click()
+    assert download.value.suggested_filename == "image yaw 15 pitch 0.png"
+    saved = pixels(Path(download.value.path()).read_bytes())
+    height, width = min(saved.shape[0], seen.shape[0]), min(saved.shape[1], seen.shape[1])
+    assert abs(saved.shape[0] - seen.shape[0]) <= 1 and abs(saved.shape[1] - seen.shape[1]) <= 1
+    assert error(saved[:height, :width], seen[:height, :width]) < 2 * CLOSE
+
+
+def test_full_screen_and_back(viewer: ViewerOnPage) -> None:
+    full = "() => document.fullscreenElement?.className === 'omnix-panorama'"
+    viewer.press("f")
+    viewer.bench.wait(full)
+    sees(viewer, 0, 0)
+    viewer.press("f")
+    viewer.bench.wait("() => !document.fullscreenElement")
+    sees(viewer, 0, 0)
+
+
+def test_a_lost_context_comes_back(viewer: ViewerOnPage) -> None:
+    page = viewer.bench.page
+    viewer.press("ArrowRight", 6)
+    page.evaluate(
+        """() => {
+            const gl = document.querySelector(".omnix-panorama canvas").getContext("webgl2");
+            window.losing = gl.getExtension("WEBGL_lose_context");
+            window.losing.loseContext();
+        }"""
+    )
+    viewer.bench.wait("() => document.querySelector('.omnix-message').textContent.includes('taken away')")
+    page.evaluate("() => window.losing.restoreContext()")
+    viewer.wait()
+    sees(viewer, 6 * KEY_STEP, 0)
+
+
+def test_it_can_be_used_without_eyes_or_mouse(viewer: ViewerOnPage) -> None:
+    viewer.press("ArrowRight", 2)
+    label = viewer.canvas.get_attribute("aria-label")
+    assert label == "Panorama image, looking 15° to the right and 0° up"
+    names = viewer.root.locator("button").evaluate_all("all => all.map(one => one.ariaLabel && one.title)")
+    assert len(names) >= 9 and all(names)
+    assert viewer.root.get_attribute("tabindex") == "0" and viewer.root.get_attribute("aria-label")
+
+
+# --- the tests below open graphs of their own, so they come last -------------------------------------------------------
+
+
+def test_another_tab_and_a_reload_keep_what_was_on_show(bench: Workbench, pictures: object) -> None:
+    viewer = opened(bench, "rays", "swapped")
+    viewer.press("2")
+    viewer.press("ArrowLeft", 6)
+    bench.page.evaluate("() => window.app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+    bench.wait("() => !document.querySelector('.omnix-panorama')")
+    bench.page.locator(".workflow-tabs .p-togglebutton", has_text="tested").last.click()
+    viewer.wait()
+    sees(viewer, -6 * KEY_STEP, 0, swapped=True)
+    bench.open()
+    viewer.wait()
+    assert viewer.chosen_map() == "normal"
+    sees(viewer, -6 * KEY_STEP, 0, swapped=True)
+
+
+def test_the_seam_cannot_be_seen(bench: Workbench, pictures: object) -> None:
+    """Noise, zoomed out until its coarser levels are drawn, is the same across the seam as it is in one piece."""
+    viewer = opened(bench, "noise", "turned")
+    viewer.press("r")
+    viewer.press("ArrowRight", round(180 / KEY_STEP))
+    viewer.press("-", 4)
+    across = viewer.pixels()
+    viewer.press("r")
+    viewer.press("2")
+    viewer.press("-", 4)
+    whole = viewer.pixels()
+    assert whole.std() > 0.05
+    assert error(across, whole) < 3 * CLOSE
+
+
+def test_a_batch_is_leafed_through(bench: Workbench, pictures: object) -> None:
+    both = graph("rays", "swapped")
+    both["5"] = {"class_type": "ImageBatch", "inputs": {"image1": ["1", 0], "image2": ["2", 0]}}
+    both["3"]["inputs"] = {"image": ["5", 0], "view": "", "width": 64}
+    bench.load(both)
+    bench.run()
+    viewer = ViewerOnPage(bench)
+    viewer.wait()
+    sees(viewer, 0, 0)
+    viewer.press("b")
+    viewer.wait()
+    assert viewer.root.locator(".omnix-batch span").inner_text() == "2 / 2"
+    sees(viewer, 0, 0, swapped=True)
+    viewer.press("b")
+    sees(viewer, 0, 0)
+
+
+def test_a_large_panorama_is_shown_and_everything_is_given_back(bench: Workbench, pictures: object) -> None:
+    large = graph("rays", "swapped")
+    size = {"upscale_method": "bilinear", "width": 4096, "height": 2048, "crop": "disabled"}
+    large["5"] = {"class_type": "ImageScale", "inputs": {"image": ["1", 0], **size}}
+    large["3"]["inputs"] = {"image": ["5", 0], "view": "", "width": 64}
+    bench.load(large)
+    bench.run()
+    viewer = ViewerOnPage(bench)
+    viewer.wait()
+    viewer.press("ArrowRight", 4)
+    sees(viewer, 4 * KEY_STEP, 0)
+    bench.page.evaluate(
+        """() => {
+            window.context = document.querySelector(".omnix-panorama canvas").getContext("webgl2");
+            window.app.graph.remove(window.app.graph.getNodeById(3));
+        }"""
+    )
+    bench.wait("() => window.context.isContextLost() && !document.querySelector('.omnix-panorama')")
+
+
+def test_a_picture_that_the_server_lost_is_told_and_not_a_blank(bench: Workbench, pictures: object) -> None:
+    viewer = opened(bench, "rays", "swapped")
+    for file in (bench.server.base / "temp").glob("*.png"):
+        file.unlink()
+    viewer.press("2")
+    message = "The server no longer has this picture; run the graph again."
+    bench.wait("text => document.querySelector('.omnix-message').textContent === text", message)
+    bench.complaints.clear()
