@@ -26,7 +26,7 @@ SAMPLER_FIELDS = (("sampler", "seed", "seed"), ("sampler", "steps", "steps"))
 
 @dataclass(frozen=True)
 class Blueprint:
-    """A graph as one node: `inputs` are (node, input, label) of its sockets and fields, `outputs` map names to links."""
+    """A graph as one node: `inputs` are (node, input, label) of sockets and fields, `outputs` map names to links."""
 
     name: str
     description: str

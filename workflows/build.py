@@ -56,7 +56,8 @@ def main() -> None:
         for path, written in files(functools.cache(running.node_info)):
             (ROOT / path).write_text(written, encoding="utf-8")
     if options.thumbnails:
-        import_module(".thumbnails", PACKAGE).draw_all(ROOT / "workflows")
+        names = {graph.slug: graph.name for graph in import_module(".catalog", PACKAGE).GRAPHS}
+        import_module(".thumbnails", PACKAGE).draw_all(ROOT / "workflows", names)
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def completion(slug: str, name: str, before: tuple[Group, ...], prompt: Value | 
 def image_to_pano() -> Graph:
     """Complete the user's picture to a panorama."""
     picture = Group("Your picture", 0, (Node("picture", "LoadImage", {"image": "example.png"}),))
-    return completion("image_to_pano", "OmniX 1 - Image to panorama", (picture, models()), PICTURE_PROMPT, 1)
+    return completion("image_to_pano", "OmniX 1 - Image to panorama", (picture, models()), "", 1)
 
 
 def text_to_pano() -> Graph:

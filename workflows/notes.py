@@ -7,13 +7,16 @@ from .graph import Note
 
 HUB = "https://huggingface.co"
 ADAPTERS = f"{HUB}/KevinHuang/OmniX"
+AE = f"{HUB}/Comfy-Org/Lumina_Image_2.0_Repackaged/resolve/main/split_files/vae/ae.safetensors"
+TEXT = f"{HUB}/comfyanonymous/flux_text_encoders/resolve/main"
+ENCODERS = f"""[clip_l.safetensors]({TEXT}/clip_l.safetensors) and \
+[t5xxl_fp16.safetensors]({TEXT}/t5xxl_fp16.safetensors)"""
 FILES = f"""## Files
 
 **FLUX.1-dev** (licence: see [black-forest-labs/FLUX.1-dev]({HUB}/black-forest-labs/FLUX.1-dev))
 - `models/diffusion_models/` [flux1-dev.safetensors]({HUB}/Comfy-Org/flux1-dev/resolve/main/flux1-dev.safetensors)
-- `models/vae/` [ae.safetensors]({HUB}/Comfy-Org/Lumina_Image_2.0_Repackaged/resolve/main/split_files/vae/ae.safetensors)
-- `models/text_encoders/` [clip_l.safetensors]({HUB}/comfyanonymous/flux_text_encoders/resolve/main/clip_l.safetensors) and \
-[t5xxl_fp16.safetensors]({HUB}/comfyanonymous/flux_text_encoders/resolve/main/t5xxl_fp16.safetensors)
+- `models/vae/` [ae.safetensors]({AE})
+- `models/text_encoders/` {ENCODERS}
 
 **OmniX adapters** from [KevinHuang/OmniX]({ADAPTERS}), as they are, in their folders:
 ```
@@ -26,13 +29,13 @@ hf download KevinHuang/OmniX --include {{include}} --local-dir models/loras/Omni
 Then press **R** and choose the folder *OmniX* in **Load OmniX Adapters**.
 """
 HINTS = {
-    "rgb_to_depth": "Depth is the relative distance along each ray. The EXR file holds it in 32-bit floats; the PNG is a "
-    "coloured view for people.",
+    "rgb_to_depth": "Depth is the relative distance along each ray. The EXR file holds it in 32-bit floats; the PNG is "
+    "a coloured view for people.",
     "rgb_to_normal": "Normals are in world space: front +X, up +Y, left +Z. Choose DirectX in **OmniX Normal** for "
     "tools that want green turned round.",
-    "rgb_camray_to_normal": "Camera rays are a second condition stream: they tell the model where each pixel looks. The "
-    "order of the two reference latents matters: first the panorama, then the rays. Normals are in world space: front +X, "
-    "up +Y, left +Z.",
+    "rgb_camray_to_normal": "Camera rays are a second condition stream: they tell the model where each pixel looks. "
+    "The order of the two reference latents matters: first the panorama, then the rays. Normals are in world space: "
+    "front +X, up +Y, left +Z.",
     "rgb_to_albedo": "Albedo is the surface's colour without light and shadow.",
     "rgb_to_pbr": "Roughness: 0 smooth, 1 rough. Metallic: 0 dielectric, 1 metal. Both are data, not sRGB.",
     "rgb_to_semantic": "Each colour stands for a kind of thing, as OmniX was trained.",
@@ -49,8 +52,8 @@ merged into the weights, so they lose nothing there.
 ONCE = """## Without T5
 
 The prompt of perception never changes. Run *OmniX extra - Save the prompt once*, press **R**, then put **Load OmniX \
-Conditioning** in place of **FluxGuidance**: its output goes into the first *Condition stream*. Load CLIP, OmniX Prompt, \
-CLIP Text Encode and FluxGuidance can go, and T5 is never loaded again.
+Conditioning** in place of **FluxGuidance**: its output goes into the first *Condition stream*. The text encoders, \
+OmniX Prompt, CLIP Text Encode and FluxGuidance can go, and T5 is never loaded again.
 """
 
 
@@ -84,7 +87,7 @@ def maps_notes() -> tuple[Note, ...]:
 2. Run. Depth, normals, albedo, roughness, metallic and semantics are saved to `output/OmniX`, with one sheet of all.
 3. Look around in **Panorama Viewer (360)** and switch between the maps: they share one camera.
 
-Don't need a map? Bypass its *Save* nodes and take its links out of the sheet and the viewer; then it is not computed.
+Don't need a map? Select its group and delete it: the sheet and the viewer take what is left.
 """
     tasks = tuple(task for task in STREAMS if task.startswith("rgb_to_"))
     return Note("Start here", f"{start}\n{SIZES}\n{ONCE}"), Note("Model links", files(tasks))
@@ -94,13 +97,13 @@ def generation_notes(slug: str) -> tuple[Note, ...]:
     """Describe a graph that makes a panorama."""
     first = {
         "image_to_pano": "1. Load a picture and say in **OmniX Prompt** what the whole panorama shows.",
-        "text_to_pano": "1. Say what the panorama shows. FLUX alone paints a square picture of it, as high as the panorama.",
+        "text_to_pano": "1. Say what the panorama shows. FLUX alone paints a square picture of it first.",
     }[slug]
     start = f"""## A panorama of 360 degrees
 
 {first}
-2. **Place Image on Panorama** lays the picture on grey. Its field of view is set there: 90 degrees is about right for a \
-wide lens, 50 for a normal one; *yaw* and *pitch* move it.
+2. **Place Image on Panorama** lays the picture on grey. Its field of view is set there: 90 degrees suit a wide \
+lens, 50 a normal one; *yaw* and *pitch* move it.
 3. Run. OmniX fills in the grey; left and right edges meet. The panorama is saved to `output/OmniX`.
 
 The size is set in **Place Image on Panorama** and nowhere else: OmniX generates at 1024x512.
@@ -120,8 +123,6 @@ All perception graphs use the same prompt, the bare tag. Run this once: it write
 `output/conditioning/OmniX_00001_.safetensors`, guidance 3.5 included.
 
 {ONCE}
-Text encoders go to `models/text_encoders/`: \
-[clip_l.safetensors]({HUB}/comfyanonymous/flux_text_encoders/resolve/main/clip_l.safetensors) and \
-[t5xxl_fp16.safetensors]({HUB}/comfyanonymous/flux_text_encoders/resolve/main/t5xxl_fp16.safetensors).
+Text encoders go to `models/text_encoders/`: {ENCODERS}.
 """
     return (Note("Start here", start),)
