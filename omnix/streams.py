@@ -46,8 +46,15 @@ class LowRank(nn.Module):
     def __init__(self, down: Tensor, ups: Sequence[Tensor], rows: Sequence[Rows]) -> None:
         super().__init__()
         self.down = nn.Parameter(down, requires_grad=False)
-        self.ups = nn.ParameterList(nn.Parameter(up, requires_grad=False) for up in ups)
+        # Parameters of this module itself, not of a child: the host moves and counts modules that have no children.
+        for number, up in enumerate(ups):
+            self.register_parameter(f"up_{number}", nn.Parameter(up, requires_grad=False))
         self.rows = tuple(rows)
+
+    @property
+    def ups(self) -> tuple[Tensor, ...]:
+        """The blocks' up factors, wherever the host keeps them now."""
+        return tuple(self.get_parameter(f"up_{number}") for number in range(len(self.rows)))
 
     def add_to(self, output: Tensor, x: Tensor, strength: float) -> None:
         """Add strength * delta to `output` [n, rows] in place; x [n, in]."""

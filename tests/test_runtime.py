@@ -294,3 +294,10 @@ def test_saved_state_has_no_trace(model: Model, case: Case) -> None:
     ksample(patched(model, case), case, 1)
     assert set(model.model.state_dict()) == names
     assert comfy.utils.calculate_parameters(model.model.state_dict()) > 0
+
+
+def test_host_moves_every_adapter_weight(case: Case) -> None:
+    """The host's list of what it loads, in part or in full, holds every byte of the adapters."""
+    patcher = case.loaded().patcher
+    listed = sum(tensor.nbytes for *_, params in patcher._load_list() for tensor in params.values())
+    assert listed == patcher.model_size() > 0
