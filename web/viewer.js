@@ -5,7 +5,7 @@ import { api } from "../../../scripts/api.js";
 import { Viewer } from "./panorama/viewer.js";
 
 const NODE = "OmniXPanoramaViewer";
-const SIZE = [480, 420];
+const SIZE = [520, 600];
 const HEIGHT = 300;
 
 const viewers = new Map(); // node -> {viewer, widget, shown}
@@ -26,21 +26,27 @@ function captured(widget) {
   }
 }
 
-// Switching tabs and reloading make the node anew. Where a person looked is kept for the browser's session under the
-// name of the picture, not in the workflow: looking around is no edit.
-const memory = (maps) => `OmniX.view.${maps[0]?.images?.[0]?.filename}`;
-
-function remembered(maps) {
-  return JSON.parse(sessionStorage.getItem(memory(maps)) ?? "null");
+// Switching tabs and reloading make the node anew, and a reload loses the outputs of all nodes. What was on show and
+// where a person looked is kept for the browser's session, not in the workflow: looking around is no edit.
+function remember(key, value) {
+  try {
+    sessionStorage.setItem(`OmniX.${key}`, JSON.stringify(value));
+  } catch {
+    // Full or forbidden: the viewer works without.
+  }
 }
+
+const recall = (key) => JSON.parse(sessionStorage.getItem(`OmniX.${key}`) ?? "null");
+const viewKey = (maps) => `view.${maps[0]?.images?.[0]?.filename}`;
+const mapsKey = (node) => `maps.${(node.graph?.rootGraph ?? node.graph)?.id}.${locator(node)}`;
 
 function attach(node) {
   const widget = node.widgets?.find(({ name }) => name === "view");
   const entry = { widget, shown: [] };
   entry.viewer = new Viewer({
     fetchBlob,
-    keep: (view) => keep(node, widget, view),
-    moved: (view) => entry.shown.length && sessionStorage.setItem(memory(entry.shown), JSON.stringify(view)),
+    keep: (view) => keep(widget, view),
+    moved: (view) => entry.shown.length && remember(viewKey(entry.shown), view),
   });
   if (widget) hide(widget);
   const panel = node.addDOMWidget("panorama", "OMNIX_PANORAMA", entry.viewer.element, {
@@ -58,24 +64,25 @@ function attach(node) {
 /** Take the JSON field off the node; it is still saved with the workflow and sent with the graph. */
 function hide(widget) {
   widget.hidden = true;
-  widget.options = { ...widget.options, hidden: true };
+  widget.options.hidden = true;
 }
 
-function keep(node, widget, view) {
+/** Write the view into the workflow as one edit, which can be undone and marks the workflow as changed. */
+function keep(widget, view) {
   if (!widget) return;
-  node.graph?.beforeChange();
+  app.canvas?.emitBeforeChange();
   widget.value = JSON.stringify(view);
   widget.callback?.(widget.value);
-  node.graph?.afterChange();
+  app.canvas?.emitAfterChange();
 }
 
 /** Show the maps of a run, unless they are on show already. */
-function show(entry, output) {
-  const maps = output?.omnix_maps;
+function show(node, entry, maps) {
   if (!maps?.length || JSON.stringify(maps) === JSON.stringify(entry.shown)) return;
   const first = !entry.shown.length;
   entry.shown = maps;
-  entry.viewer.show(maps, first ? (remembered(maps) ?? captured(entry.widget)) : null);
+  entry.viewer.show(maps, first ? (recall(viewKey(maps)) ?? captured(entry.widget)) : null);
+  remember(mapsKey(node), maps);
 }
 
 /** Return the name under which the frontend files a node's outputs: "id", or "subgraph:id". */
@@ -93,7 +100,7 @@ app.registerExtension({
     const { onExecuted, onRemoved } = node;
     node.onExecuted = function (output) {
       onExecuted?.apply(this, arguments);
-      show(viewers.get(node), output);
+      show(this, viewers.get(this), output?.omnix_maps);
     };
     node.onRemoved = function () {
       onRemoved?.apply(this, arguments);
@@ -102,6 +109,9 @@ app.registerExtension({
     };
   },
   onNodeOutputsUpdated(outputs) {
-    viewers.forEach((entry, node) => show(entry, outputs[locator(node)]));
+    viewers.forEach((entry, node) => show(node, entry, outputs[locator(node)]?.omnix_maps));
+  },
+  afterConfigureGraph() {
+    viewers.forEach((entry, node) => entry.shown.length || show(node, entry, recall(mapsKey(node))));
   },
 });
