@@ -75,6 +75,8 @@ def alpha(path: Path, key: str, entry: Entry, data: bytes) -> Alpha:
         raise AdapterError(
             f"{path}: {key}: expected one number as alpha, got {entry.dtype} {list(entry.shape)}; repair the alpha."
         )
+    if len(data) != DTYPE_BYTES[entry.dtype]:
+        raise AdapterError(f"{path}: {key}: expected the alpha's bytes, got the end of the file; get the file again.")
     if entry.dtype == "BF16":
         value = struct.unpack("<f", b"\0\0" + data)[0]
     else:

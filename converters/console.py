@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .convert import Report
+from .errors import printable
 from .tree import Job, Outcome
 from .verify import Verified
 from .version import VERSION
@@ -24,8 +25,9 @@ def line(outcome: Outcome, dry_run: bool) -> str:
 def _written(report: Report, seconds: float, dry_run: bool) -> str:
     computed = f", {report.computed} computed" if report.computed else ""
     left = f"; left out {len(report.unused)} tensors" if report.unused else ""
+    paths = f"{printable(report.source)} -> {printable(report.destination)}"
     return (
-        f"{report.source} -> {report.destination}: {len(report.layers)} layers, {report.moved} pairs moved{computed}, "
+        f"{paths}: {len(report.layers)} layers, {report.moved} pairs moved{computed}, "
         f"rank {_ranks(report)}, {_megabytes(report.bytes_in)} -> {_megabytes(report.bytes_out)} MB"
         f"{_exactness(report)}{left}" + ("; not written" if dry_run else f" in {seconds:.2f} s")
     )
@@ -53,7 +55,9 @@ def _described(found: dict[str, Any]) -> str:
         for part in fused["parts"]
     ]
     unused = [f"  {key} -> nothing" for key in found.get("unused", ())]
-    return "\n".join([*facts, *([f"layers: {len(layers)}"] if layers else []), *parts, *unused])
+    return "\n".join(
+        printable(text) for text in [*facts, *([f"layers: {len(layers)}"] if layers else []), *parts, *unused]
+    )
 
 
 def _plain(value: Any) -> str:
@@ -68,7 +72,7 @@ def _verdict(job: Job, layers: tuple[Verified, ...]) -> str:
     exact = sum(layer.exact for layer in layers)
     worst = max((layer.difference for layer in layers), default=0.0)
     rest = "" if exact == len(layers) else f", the others within {worst:.1e} (rounded)"
-    return f"{job.destination}: {exact} of {len(layers)} deltas bit for bit those of {job.source}{rest}"
+    return f"{printable(str(job.destination))}: {exact} of {len(layers)} deltas bit for bit those of {job.source}{rest}"
 
 
 def summary(outcomes: Sequence[Outcome], dry_run: bool) -> str:

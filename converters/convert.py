@@ -15,7 +15,7 @@ from .copying import Copy
 from .errors import AdapterError
 from .formats import BFL
 from .fused import write_structure
-from .header import header_bytes
+from .header import FLOATS, header_bytes
 from .layout import Geometry
 from .outputs import Outputs, fused_outputs, size_of, split_outputs
 from .plan import BLOCKS_KEY, STREAM_KEY, TASK_KEY, AdapterFile
@@ -73,6 +73,8 @@ def convert(
     None keeps every part's. Raises AdapterError, or OSError; then nothing stands under the destination's name.
     """
     source, destination = Path(source), Path(destination)
+    if dtype not in (None, *FLOATS):
+        raise ValueError(f"Expected a dtype of {', '.join(FLOATS)}, got {dtype!r}.")
     adapter = convertible(source, allow_unused)
     outputs = fused_outputs(adapter.layers, dtype)
     _refuse_destination(source, destination, force)

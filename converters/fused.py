@@ -9,9 +9,10 @@ from pathlib import Path
 from . import names
 from .errors import AdapterError
 from .header import DTYPE_BYTES, Entry
-from .layout import fused_place, height
+from .layout import fused_place, height, place
 from .original import matrix, voted
-from .plan import BLOCKS_KEY, AdapterFile, Alpha, Block, FusedLayer
+from .plan import BLOCKS_KEY, AdapterFile, Alpha, Block, FusedLayer, Slab
+from .strict_json import parsed
 
 Structure = Mapping[str, list[tuple[str, int, int, int]]]
 """ComfyUI layer -> (Diffusers layer, first row, rows, rank) of its blocks, in row order."""
@@ -60,15 +61,31 @@ def write_structure(layers: Mapping[str, FusedLayer]) -> str:
 def read_structure(path: Path, metadata: Mapping[str, str]) -> Structure:
     """Read the block structure that `write_structure` made.  Raises AdapterError."""
     try:
-        table = json.loads(metadata.get(BLOCKS_KEY, "{}"))
-        return {
-            layer: [(str(part), int(row), int(rows), int(rank)) for part, row, rows, rank in blocks]
-            for layer, blocks in table.items()
-        }
-    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        table = parsed(metadata.get(BLOCKS_KEY, "{}"))
+        return {layer: [_placed(layer, *block) for block in blocks] for layer, blocks in table.items()}
+    except (ValueError, TypeError, AttributeError) as error:
         raise AdapterError(
             f"{path}: {BLOCKS_KEY}: expected the blocks of each layer, got {error}; convert the original again."
         ) from error
+
+
+def _placed(layer: str, part: str, row: int, rows: int, rank: int) -> tuple[str, int, int, int]:
+    """Check one block of the structure.  Raises ValueError for a part of another layer and for what is no number."""
+    found = place(part)
+    if found is None or found.layer != layer or found.module != part:
+        raise ValueError(f"{part} in {layer}")
+    if not all(type(number) is int and number >= 0 for number in (row, rows, rank)):
+        raise ValueError(f"{row}, {rows}, {rank} for {part}")
+    if found.part.swapped and rows % 2:
+        raise ValueError(f"{rows} rows for the halves of {part}")
+    return part, row, rows, rank
+
+
+def _fit(blocks: list[tuple[str, int, int, int]], down: Slab, up: Slab) -> bool:
+    """Tell whether blocks lie one below the other in the rows of up, and share the rank."""
+    ends = [0, *(row + rows for _, row, rows, _ in blocks)]
+    apart = all(end <= row for end, (_, row, _, _) in zip(ends, blocks))
+    return apart and ends[-1] <= up.rows and sum(rank for *_, rank in blocks) == down.rows == up.columns
 
 
 def _layer(
@@ -81,8 +98,7 @@ def _layer(
 ) -> FusedLayer:
     down, up = (matrix(path, entries, key) for key in keys)
     blocks = structure.get(layer, [(layer, 0, up.rows, down.rows)])
-    fits = all(row >= 0 and rows >= 0 and row + rows <= up.rows and rank >= 0 for _, row, rows, rank in blocks)
-    if not fits or sum(rank for *_, rank in blocks) != down.rows or up.columns != down.rows:
+    if not _fit(blocks, down, up):
         got = f"down [{down.rows}, {down.columns}], up [{up.rows}, {up.columns}]"
         raise AdapterError(
             f"{path}: {up.key}: expected factors that fit the blocks {blocks}, got {got}; convert the original again."

@@ -8,15 +8,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .errors import AdapterError
-
-HEADER_LIMIT = 100_000_000
-"""Longest header that safetensors itself reads, in bytes."""
+from .strict_json import LONGEST, parsed
 
 DTYPE_BYTES = {
     "F64": 8,
@@ -60,12 +59,15 @@ class Header(NamedTuple):
 
 def read_header(path: Path) -> Header:
     """Read and check a file's header.  Raises AdapterError; OSError if the file can't be read."""
+    kind = os.stat(path).st_mode
+    if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+        raise AdapterError(f"{path}: file: expected an ordinary file, got a pipe or device; give a .safetensors file.")
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         text = _header_bytes(file, path, size)
     try:
-        fields = json.loads(text.decode("utf-8"), object_pairs_hook=_no_duplicates)
-    except (ValueError, RecursionError) as error:
+        fields = parsed(text)
+    except ValueError as error:
         raise _damaged(path, "header", "JSON", f"something else ({error})") from error
     if not isinstance(fields, dict):
         raise _damaged(path, "header", "a JSON object", type(fields).__name__)
@@ -85,17 +87,10 @@ def _header_bytes(file: Any, path: Path, size: int) -> bytes:
     if len(prefix) < 8:
         raise _damaged(path, "header", "at least 8 bytes", f"{len(prefix)}")
     (length,) = struct.unpack("<Q", prefix)
-    if length > min(HEADER_LIMIT, size - 8):
-        limit = f"at most {min(HEADER_LIMIT, size - 8)} bytes of header in a file of {size}"
-        raise _damaged(path, "header", limit, f"a length of {length}")
+    limit = min(LONGEST, size - 8)
+    if length > limit:
+        raise _damaged(path, "header", f"at most {limit} bytes of it in a file of {size}", f"a length of {length}")
     return file.read(length)
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise ValueError("a name stands there twice")
-    return fields
 
 
 def _span(path: Path, name: str, field: Any) -> tuple[str, tuple[int, ...], int, int]:

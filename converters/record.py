@@ -17,8 +17,10 @@ from typing import Any, NamedTuple
 from . import names
 from .errors import AdapterError
 from .header import DTYPE_BYTES, FLOATS
+from .layout import place
 from .plan import AdapterFile, Alpha, Block
 from .scales import HEADER_KEY
+from .strict_json import parsed
 
 SOURCE_KEY = "omnix_source"
 EXACT_KEY = "omnix_exact"
@@ -89,9 +91,9 @@ def read_record(path: Path, metadata: Mapping[str, str], parts: list[str]) -> Re
         return Record({})
     exact = metadata.get(EXACT_KEY) == "1"
     try:
-        tables = json.loads(metadata[SOURCE_KEY])
+        tables = parsed(metadata[SOURCE_KEY])
         return Record({part: _source_layer(tables, part, exact) for part in parts})
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError) as error:
         raise AdapterError(
             f"{path}: {SOURCE_KEY}: expected the source's names, dtypes and alphas, got {error!r}; "
             "the metadata is damaged, so convert the original again."
@@ -102,7 +104,7 @@ def _source_layer(tables: Mapping[str, Any], part: str, exact: bool) -> SourceLa
     def told(table: str) -> Any:
         return tables[table].get(part, tables[table]["*"])
 
-    down, up = (_long(name, part) for name in told("names"))
+    down, up = (_long(name, part, role) for name, role in zip(told("names"), (names.DOWN, names.UP), strict=True))
     if not exact:
         return SourceLayer(down, up)
     dtypes, scale, alpha = told("dtypes"), float(told("scales")), told("alphas")
@@ -114,12 +116,16 @@ def _source_layer(tables: Mapping[str, Any], part: str, exact: bool) -> SourceLa
 def _alpha(fields: list[Any], part: str) -> tuple[str, str, tuple[int, ...], bytes]:
     name, dtype, shape, text = fields
     data = bytes.fromhex(text)
-    if len(data) != DTYPE_BYTES[dtype] or math.prod(shape) != 1 or not all(length == 1 for length in shape):
+    if len(data) != DTYPE_BYTES[dtype] or not all(type(length) is int and length == 1 for length in shape):
         raise ValueError(f"an alpha of {len(data)} bytes")
-    return _long(name, part), dtype, tuple(shape), data
+    return _long(name, part, names.ALPHA), dtype, tuple(shape), data
 
 
-def _long(name: str, part: str) -> str:
-    if not isinstance(name, str):
-        raise TypeError(f"{name!r} as a name")
-    return name.replace("{}", part, 1)
+def _long(short: str, part: str, role: str) -> str:
+    """Return the name of a part's tensor.  Raises ValueError for a name that is not the part's."""
+    name = short.replace("{}", part, 1)
+    found = names.parse(name)
+    where = place(found.module) if found else None
+    if found is None or where is None or (found.role, where.module) != (role, part):
+        raise ValueError(f"{name} for the {role} of {part}")
+    return name

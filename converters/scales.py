@@ -6,16 +6,17 @@ Diffusers keeps in the safetensors header under `lora_adapter_metadata`, whichev
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from .errors import AdapterError
 from .names import dora, without_prefix
+from .strict_json import LONGEST, parsed
 
 HEADER_KEY = "lora_adapter_metadata"
 _PUBLISHED_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
@@ -51,23 +52,43 @@ class Scaling(NamedTuple):
 def _matches(pattern: str, module: str) -> bool:
     if module == pattern or module.endswith(f".{pattern}"):
         return True
-    # PEFT treats the keys as regular expressions; one that is none can only be a plain name.
+    compiled = _compiled(pattern)
+    return compiled is not None and compiled.fullmatch(module) is not None
+
+
+@lru_cache(maxsize=1 << 13)
+def _compiled(pattern: str) -> re.Pattern[str] | None:
+    """Compile a key as PEFT does, which takes it for a regular expression; None for one that can only be a name."""
     try:
-        return re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module) is not None
-    except re.error:
-        return False
+        return re.compile(rf"(?:.*\.)?(?:{pattern})")
+    except (re.error, RecursionError, OverflowError):
+        return None
 
 
-def _is_quick(pattern: str) -> bool:
-    """Tell whether a regular expression from a file can't run for ages: few repetitions, none of a group."""
-    return len(re.findall(r"[*+{]", pattern)) <= 3 and not re.search(r"\)[*+?{]", pattern)
+_MOST_STEPS = 4000
+
+
+def _are_quick(patterns: Iterable[str]) -> bool:
+    """Tell whether regular expressions from a file can't run for ages: few repetitions and choices, none of a group.
+
+    A name has about 60 letters, so a repetition tries up to 60 ways, a choice two.
+    """
+    steps = 0
+    for pattern in patterns:
+        if re.search(r"\)[*+{]", pattern) or len(pattern) > 300:
+            return False
+        repeated, chosen = len(re.findall(r"[*+{]", pattern)), len(re.findall(r"[?|]", pattern))
+        steps += 60 ** min(repeated, 3) * 2 ** min(chosen, 16)
+    return steps <= _MOST_STEPS
 
 
 def read_scaling(path: Path, metadata: Mapping[str, str], alphas: Mapping[str, float]) -> Scaling:
     """Collect what an adapter file, its neighbour and its header say about alpha.  Raises AdapterError."""
     neighbour = path.parent / "adapter_config.json"
     if neighbour.is_file() and (path.name in _PUBLISHED_NAMES or _is_alone(path)):
-        return Scaling(alphas, _parsed(path, neighbour.name, neighbour.read_text("utf-8", "replace")), neighbour.name)
+        with open(neighbour, "rb") as file:
+            text = file.read(LONGEST + 1)
+        return Scaling(alphas, _parsed(path, neighbour.name, text), neighbour.name)
     return header_scaling(path, metadata, alphas)
 
 
@@ -85,10 +106,10 @@ def _is_alone(path: Path) -> bool:
     return sum(1 for _ in path.parent.glob("*.safetensors")) == 1
 
 
-def _parsed(path: Path | str, key: str, text: str) -> dict[str, Any]:
+def _parsed(path: Path | str, key: str, text: str | bytes) -> dict[str, Any]:
     try:
-        config = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        config = parsed(text)
+    except ValueError as error:
         raise AdapterError(f"{path}: {key}: expected JSON, got {error}; repair or remove it.") from error
     return _checked(path, key, config)
 
@@ -100,8 +121,9 @@ def _checked(path: Path | str, key: str, config: Any) -> dict[str, Any]:
     if config.get("use_dora"):
         raise dora(path, key)
     patterns = config.get("alpha_pattern") or {}
-    if not isinstance(patterns, dict) or not all(map(_is_quick, patterns)):
-        raise AdapterError(f"{path}: {key}: expected layer names in alpha_pattern, got {patterns!r}; repair it.")
+    if not isinstance(patterns, dict) or not _are_quick(patterns):
+        got = str(list(patterns)[:5] if isinstance(patterns, dict) else patterns)
+        raise AdapterError(f"{path}: {key}: expected layer names in alpha_pattern, got {got}; repair it.")
     for value in (config.get("lora_alpha"), *patterns.values()):
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
         if value is not None and not number:

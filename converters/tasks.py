@@ -68,9 +68,14 @@ def _flattened(stem: str) -> Slot | None:
     return next((Slot(task, s) for task, streams in STREAMS.items() for s in streams if stem == f"{task}_{s}"), None)
 
 
+# Neither control characters, nor halves of characters (names that are no UTF-8), nor what Windows takes for itself.
+_PLAIN = re.compile(r"(?!\.)[^\x00-\x1f\x7f\ud800-\udfff/\\:*?\"<>|]{1,120}(?<![. ])")
+_DEVICE = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)", re.IGNORECASE)
+
+
 def is_plain(name: str) -> bool:
     """Tell whether a name can stand as one part of a path on every platform."""
-    return re.fullmatch(r"(?!\.)[^\x00-\x1f/\\:*?\"<>|]{1,120}(?<![. ])", name) is not None
+    return _PLAIN.fullmatch(name) is not None and _DEVICE.match(name) is None
 
 
 def adapter_paths(root: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .convert import convert
-from .errors import AdapterError
-from .tasks import PUBLISHED_NAME, Slot, adapter_paths, duplicate, slot_of
+from .errors import AdapterError, printable
+from .tasks import PUBLISHED_NAME, STREAMS, Slot, adapter_paths, duplicate, slot_of
 
 _ADVICE = {
     errno.ENOSPC: "free some space",
@@ -73,13 +73,20 @@ def _single(source: Path, destination: Path, split: bool) -> Job:
 
 def _job(path: Path, root: Path, destination: Path, split: bool) -> Job:
     slot = slot_of(path, root)
-    if slot is None:
-        target = destination / path.relative_to(root)
-    elif split:
-        target = destination / slot.task / slot.stream / f"{PUBLISHED_NAME}.safetensors"
-    else:
-        target = destination / slot.task / f"{slot.stream}.safetensors"
+    target = destination / _name(path, root, slot, split)
     return Job(path, target, slot, _leads_out(target, destination))
+
+
+def _name(path: Path, root: Path, slot: Slot | None, split: bool) -> Path:
+    """Name a result below the destination; a task that OmniX does not have keeps the folders that it lies in."""
+    inside = path.relative_to(root)
+    if slot is None:
+        return inside
+    published = inside.stem != slot.stream and slot.task not in STREAMS
+    above = Path() if slot.task in STREAMS else (inside.parent.parent.parent if published else inside.parent.parent)
+    if split:
+        return above / slot.task / slot.stream / f"{PUBLISHED_NAME}.safetensors"
+    return above / slot.task / f"{slot.stream}.safetensors"
 
 
 def _leads_out(target: Path, root: Path) -> str | None:
@@ -129,7 +136,7 @@ def run(work: Iterable[Job], action: Callable[[Job], Any]) -> Iterator[Outcome]:
 def sentence(error: OSError, path: Path) -> str:
     """Return an error of the system as a sentence that names the file and what to do."""
     reason = error.strerror or str(error) or type(error).__name__
-    return f"{error.filename or path}: {reason}; {_ADVICE.get(error.errno or 0, 'try again')}."
+    return f"{printable(str(error.filename or path))}: {reason}; {_ADVICE.get(error.errno or 0, 'try again')}."
 
 
 def convert_tree(source: Path | str, destination: Path | str, **options: Any) -> tuple[Outcome, ...]:
