@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from comfyui_omnix.demo.server import Graph, Server
+from comfyui_omnix.demo.server import PACK, Graph, Server
 from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Response, sync_playwright
@@ -21,7 +21,26 @@ OPTIONS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
-READY = "() => window.app?.extensionManager && window.app.graph && document.querySelector('#graph-canvas')"
+# Until the frontend has set itself up it blocks the page with a mask.
+READY = """() => window.app?.extensionManager?.workflow?.activeWorkflow && document.querySelector("#graph-canvas")
+    && !document.querySelector(".p-blockui-mask")"""
+MARKED = """() => {
+    const graphs = [window.app.rootGraph, ...window.app.rootGraph.subgraphs.values()];
+    return graphs.flatMap((graph) => graph.nodes).flatMap((node) => [
+        ...(node.isSubgraphNode?.() || node.type in window.LiteGraph.registered_node_types || node.isVirtualNode
+            ? [] : [`missing node ${node.type}`]),
+        ...(node.has_errors ? [`node in red: ${node.type}`] : []),
+        ...(node.inputs ?? []).filter((input) => input.hasErrors).map((input) => `red input ${node.type}.${input.name}`),
+    ]);
+}"""
+ALONE = """(type) => {
+    const { app, LiteGraph } = window;
+    app.graph.clear();
+    const node = LiteGraph.createNode(type);
+    app.graph.add(node);
+    app.canvas.ds.fitToBounds(node.boundingRect);
+    app.canvas.selectNode(node);
+}"""
 
 Pixels = NDArray[np.float64]
 
@@ -48,7 +67,7 @@ class Workbench:
         self.nodes2 = nodes2
         self.complaints: list[str] = []
         self.requests: list[str] = []
-        context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+        context = browser.new_context(viewport={"width": 1100, "height": 760}, accept_downloads=True)
         context.set_default_timeout(30_000)
         self.page: Page = context.new_page()
         self.page.on("console", self._console)
@@ -86,11 +105,15 @@ class Workbench:
 
     def load(self, graph: Graph) -> None:
         """Open a graph in API format (its nodes' names are numbers) as a workflow in a tab of its own."""
-        self.page.evaluate("graph => window.app.loadApiJson(graph, 'tested.json')", graph)
+        self.page.evaluate("graph => window.app.loadApiJson(graph, 'posted.json')", graph)
         # Written out and opened once, as a person's would be: only that gives the graph an identity of its own.
-        self.page.evaluate("() => window.app.loadGraphData(window.app.graph.serialize())")
+        self.open_workflow(self.page.evaluate("() => window.app.graph.serialize()"))
         self.page.evaluate("() => window.app.canvas.ds.fitToBounds(window.app.graph.getNodeById(3).boundingRect)")
         self.settle()
+
+    def open_workflow(self, workflow: Mapping[str, Any]) -> None:
+        """Open a workflow in the UI's format in a tab of its own."""
+        self.page.evaluate("workflow => window.app.loadGraphData(workflow, true, true, null)", workflow)
 
     def run(self, timeout: float = 120.0) -> dict[str, Any]:
         """Press Run, wait for the end and return the outputs by node id; raises GraphError if it failed."""
@@ -107,6 +130,29 @@ class Workbench:
         """Return what an element looks like on the screen, [h, w, 3] in [0, 1]."""
         self.settle()
         return pixels(locator.screenshot())
+
+    def open_template(self, name: str) -> None:
+        """Open a workflow of ours from the template browser."""
+        self.page.evaluate("() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+        self.page.get_by_text(PACK, exact=True).click()
+        self.page.get_by_test_id(f"template-workflow-{name}").click()
+        self.wait("name => window.app.extensionManager.workflow.activeWorkflow.filename.startsWith(name)", name)
+        self.page.get_by_test_id("template-workflows-content").wait_for(state="detached")
+        self.settle()
+
+    def troubles(self) -> list[str]:
+        """Tell what the frontend marks: missing nodes, models or pictures, nodes and inputs in red, errors of ours."""
+        overlay = self.page.get_by_test_id("error-overlay")
+        told = overlay.all_inner_texts()
+        return [*told, *self.page.evaluate(MARKED), *self.complaints]
+
+    def help_page(self, node_type: str) -> str:
+        """Put a node into an empty graph, open its help as a person would and return the text of the page."""
+        self.page.evaluate(ALONE, node_type)
+        self.page.get_by_test_id("info-button").click()
+        shown = self.page.locator(".node-help-content")
+        shown.wait_for()
+        return shown.inner_text()
 
 
 class ViewerOnPage:
