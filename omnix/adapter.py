@@ -105,9 +105,17 @@ def _first_file(locate: Callable[[str], str | None], folder: str, task: str, str
 
 
 def fingerprint(files: Sequence[Path]) -> str:
-    """Return a text that changes when one of the files is replaced, even under the same name."""
-    facts = [(str(file), stat.st_mtime_ns, stat.st_size, stat.st_ino) for file in files for stat in [file.stat()]]
-    return repr(facts)
+    """Return a text that changes when one of the files is replaced, even under the same name, or its alpha beside it.
+
+    The times of change, which nobody can set, tell files of one size and one time of writing apart, as `cp -p` makes.
+    """
+    beside = [file.with_name("adapter_config.json") for file in files]
+    return repr([_facts(file) for file in files] + [_facts(file) for file in beside if file.is_file()])
+
+
+def _facts(file: Path) -> tuple[str, int, int, int, int]:
+    stat = file.stat()
+    return str(file), stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def load_task(files: Sequence[Path], task: Task) -> TaskAdapters:
