@@ -40,13 +40,17 @@ SINGLE = {"attn.to_q": (1, 1), "attn.to_k": (1, 1), "attn.to_v": (1, 1)}
 def modules(double: int = 1, single: int = 1) -> dict[str, tuple[int, int]]:
     """Name OmniX's layers and their (columns, rows) in units of the hidden size."""
     found = {f"transformer_blocks.{i}.{name}": size for i in range(double) for name, size in DOUBLE.items()}
-    return found | {f"single_transformer_blocks.{i}.{name}": size for i in range(single) for name, size in SINGLE.items()}
+    return found | {
+        f"single_transformer_blocks.{i}.{name}": size for i in range(single) for name, size in SINGLE.items()
+    }
 
 
 def pair(module: str, columns: int, rows: int, rank: int, dtype: str, noise: random.Random) -> Tensors:
     """Make a layer's factors of random bytes; as bytes of floating point numbers they may be anything, NaN included."""
     return {
-        f"transformer.{module}.lora_{letter}.weight": Raw(dtype, shape, noise.randbytes(math.prod(shape) * SIZES[dtype]))
+        f"transformer.{module}.lora_{letter}.weight": Raw(
+            dtype, shape, noise.randbytes(math.prod(shape) * SIZES[dtype])
+        )
         for letter, shape in (("A", (rank, columns)), ("B", (rows, rank)))
     }
 

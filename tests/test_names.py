@@ -125,7 +125,9 @@ def test_names_below_the_loras_folder() -> None:
     assert slot_of_name("some/style.safetensors") is None
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", ".x", "a/b", "a\\b", "a\0", "a\n", "CON", "nul.txt", "a.", "\udc80", "?"])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", ".x", "a/b", "a\\b", "a\0", "a\n", "CON", "nul.txt", "a.", "\udc80", "?"]
+)
 def test_names_that_no_folder_may_have(name: str) -> None:
     assert not is_plain(name)
 
