@@ -142,7 +142,7 @@ def _outer(
         "inputs": [_outer_input(entry) for entry in entries],
         "outputs": [{"name": name, "type": kind, "links": []} for name, kind in kinds.items()],
         "properties": {
-            "proxyWidgets": [*shown, [numbers["sampler"], "control_after_generate"]],
+            "proxyWidgets": shown,
             "cnr_id": PACK,
             "ver": PACK_VERSION,
         },

@@ -201,7 +201,7 @@ def ui_form(graph: Graph, describe: Describe) -> dict[str, Any]:
         "links": [wire.listed() for wire in wiring.wires],
         "groups": frames,
         "config": {},
-        "extra": {"ds": {"scale": 0.5, "offset": [620, 160]}},
+        "extra": {"ds": {"scale": 0.75, "offset": [680, 140]}},
         "version": 0.4,
     }
 

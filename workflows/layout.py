@@ -12,7 +12,7 @@ from .graph import Group, Node, Note
 WIDTH, GAP, MARGIN, TITLE = 330, 50, 30, 60
 SLOT, FIELD, TEXT_FIELD, HEAD = 22, 28, 110, 40
 COLUMN_GAP, GROUP_GAP = 70, 60
-NOTE_WIDTH, NOTE_LINE, NOTE_LETTERS = 520, 22, 62
+NOTE_WIDTH, NOTE_LINE, NOTE_LETTERS = 520, 21, 80
 COLOURS = ("#3f789e", "#8a5f2f", "#3f6e4a", "#6d4a8a", "#88414a")
 # Nodes that show pictures: (width, height added to what slots and fields need).
 PICTURES = {

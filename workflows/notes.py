@@ -46,7 +46,7 @@ SIZES = """## Settings
 shift for the size and makes the steps exact.
 - The panorama has to be twice as wide as high. OmniX perceives at up to 1440x720; change *width* in **Resize the \
 panorama** to 1024 if memory is short.
-- Low on memory: choose `fp8_e4m3fn` in **Load Diffusion Model**. The adapters are not \
+- Low on memory: choose `fp8_e4m3fn` as *weight_dtype* in **Load Diffusion Model** (advanced). The adapters are not \
 merged into the weights, so they lose nothing there.
 """
 ONCE = """## Without T5
@@ -93,6 +93,12 @@ Don't need a map? Select its group and delete it: the sheet and the viewer take 
     return Note("Start here", f"{start}\n{SIZES}\n{ONCE}"), Note("Model links", files(tasks))
 
 
+SIZE = {
+    "image_to_pano": "The size is set in **Place Image on Panorama** and nowhere else.",
+    "text_to_pano": "The size is set in **Place Image on Panorama**. Make the square picture as high as the panorama.",
+}
+
+
 def generation_notes(slug: str) -> tuple[Note, ...]:
     """Describe a graph that makes a panorama."""
     first = {
@@ -106,7 +112,7 @@ def generation_notes(slug: str) -> tuple[Note, ...]:
 lens, 50 a normal one; *yaw* and *pitch* move it.
 3. Run. OmniX fills in the grey; left and right edges meet. The panorama is saved to `output/OmniX`.
 
-The size is set in **Place Image on Panorama** and nowhere else: OmniX generates at 1024x512.
+{SIZE[slug]} OmniX generates at 1024x512.
 
 ## Settings
 
