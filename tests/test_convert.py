@@ -229,7 +229,7 @@ def test_state_dicts_give_what_files_give(tmp_path: Path) -> None:
 def test_state_dicts_are_checked(tmp_path: Path) -> None:
     state = tiny.adapter()
     with pytest.raises(
-        AdapterError, match="state dict: norm.weight: expected every tensor to belong to a FLUX.1 layer"
+        AdapterError, match=r"state dict: norm.weight: expected every tensor to belong to a FLUX.1 layer"
     ):
         convert_state_dict(state | {"norm.weight": torch.ones(3)})
     with pytest.raises(AdapterError, match="expected Diffusers layout, got ComfyUI's"):

@@ -140,7 +140,8 @@ def test_names_that_a_folder_may_have(name: str) -> None:
 def test_all_layouts_are_found(tmp_path: Path) -> None:
     forms = ("{0}/{1}/pytorch_lora_weights.safetensors", "{0}_{1}.safetensors", "{0}/{1}.safetensors")
     want = {}
-    for number, (task, stream) in enumerate((task, stream) for task in STREAMS for stream in STREAMS[task]):
+    slots = [(task, stream) for task, streams in STREAMS.items() for stream in streams]
+    for number, (task, stream) in enumerate(slots):
         path = tmp_path / forms[number % 3].format(task, stream)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -152,5 +153,5 @@ def test_two_files_for_one_stream_are_refused(tmp_path: Path) -> None:
     for name in ("rgb_to_depth_rgb.safetensors", "rgb_to_depth/rgb.safetensors"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    with pytest.raises(AdapterError, match="rgb_to_depth/rgb: expected one file for it, got .* too; move one"):
+    with pytest.raises(AdapterError, match=r"rgb_to_depth/rgb: expected one file for it, got .* too; move one"):
         find_adapters(tmp_path)

@@ -76,7 +76,7 @@ def test_another_sources_result_is_refused(pair: tuple[Path, Path], tmp_path: Pa
 
 def test_an_original_is_no_result(pair: tuple[Path, Path]) -> None:
     with pytest.raises(
-        AdapterError, match="expected a file in ComfyUI's layout, got a FLUX.1 LoRA in Diffusers layout"
+        AdapterError, match=r"expected a file in ComfyUI's layout, got a FLUX.1 LoRA in Diffusers layout"
     ):
         verify(pair[0], pair[0])
 
