@@ -30,7 +30,7 @@ MARKED = """() => {
         ...(node.isSubgraphNode?.() || node.type in window.LiteGraph.registered_node_types || node.isVirtualNode
             ? [] : [`missing node ${node.type}`]),
         ...(node.has_errors ? [`node in red: ${node.type}`] : []),
-        ...(node.inputs ?? []).filter((input) => input.hasErrors).map((input) => `red input ${node.type}.${input.name}`),
+        ...(node.inputs ?? []).filter((input) => input.hasErrors).map(({ name }) => `red input ${node.type}.${name}`),
     ]);
 }"""
 ALONE = """(type) => {
@@ -38,8 +38,14 @@ ALONE = """(type) => {
     app.graph.clear();
     const node = LiteGraph.createNode(type);
     app.graph.add(node);
-    app.canvas.ds.fitToBounds(node.boundingRect);
     app.canvas.selectNode(node);
+    return node.id;
+}"""
+# A node's own bounds are known only once it was drawn; 40 is the height of its title.
+LOOK_AT = """(id) => {
+    const { pos, size } = window.app.graph.getNodeById(id);
+    window.app.canvas.ds.fitToBounds([pos[0], pos[1] - 40, size[0], size[1] + 40]);
+    window.app.canvas.setDirty(true, true);
 }"""
 
 Pixels = NDArray[np.float64]
@@ -68,7 +74,7 @@ class Workbench:
         self.complaints: list[str] = []
         self.requests: list[str] = []
         context = browser.new_context(viewport={"width": 1100, "height": 760}, accept_downloads=True)
-        context.set_default_timeout(30_000)
+        context.set_default_timeout(60_000)
         self.page: Page = context.new_page()
         self.page.on("console", self._console)
         self.page.on("pageerror", lambda error: self.complaints.append(f"uncaught: {error}"))
@@ -108,7 +114,7 @@ class Workbench:
         self.page.evaluate("graph => window.app.loadApiJson(graph, 'posted.json')", graph)
         # Written out and opened once, as a person's would be: only that gives the graph an identity of its own.
         self.open_workflow(self.page.evaluate("() => window.app.graph.serialize()"))
-        self.page.evaluate("() => window.app.canvas.ds.fitToBounds(window.app.graph.getNodeById(3).boundingRect)")
+        self.page.evaluate(LOOK_AT, 3)
         self.settle()
 
     def open_workflow(self, workflow: Mapping[str, Any]) -> None:
@@ -134,7 +140,7 @@ class Workbench:
     def open_template(self, name: str) -> None:
         """Open a workflow of ours from the template browser."""
         self.page.evaluate("() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-        self.page.get_by_text(PACK, exact=True).click()
+        self.page.get_by_role("button", name=PACK, exact=True).click()
         self.page.get_by_test_id(f"template-workflow-{name}").click()
         self.wait("name => window.app.extensionManager.workflow.activeWorkflow.filename.startsWith(name)", name)
         self.page.get_by_test_id("template-workflows-content").wait_for(state="detached")
@@ -148,7 +154,7 @@ class Workbench:
 
     def help_page(self, node_type: str) -> str:
         """Put a node into an empty graph, open its help as a person would and return the text of the page."""
-        self.page.evaluate(ALONE, node_type)
+        self.page.evaluate(LOOK_AT, self.page.evaluate(ALONE, node_type))
         self.page.get_by_test_id("info-button").click()
         shown = self.page.locator(".node-help-content")
         shown.wait_for()
@@ -182,9 +188,13 @@ class ViewerOnPage:
         self.bench.settle()
 
     def pixels(self) -> Pixels:
-        """Return what the canvas shows, with the pointer elsewhere."""
+        """Return what the canvas shows, with the pointer elsewhere; it must be in view as a whole."""
         self.bench.page.mouse.move(5, 5)
-        return self.bench.picture(self.canvas)
+        shown = self.bench.picture(self.canvas)
+        box = self.canvas.bounding_box()
+        assert box is not None
+        assert abs(shown.shape[0] - box["height"]) <= 2 and abs(shown.shape[1] - box["width"]) <= 2
+        return shown
 
     def readout(self, x: float, y: float) -> str:
         """Point at (x, y) in [0, 1] of the canvas and return what the readout says."""

@@ -326,7 +326,7 @@ def test_the_seam_cannot_be_seen(bench: Workbench, pictures: object) -> None:
     viewer.press("-", 4)
     whole = viewer.pixels()
     assert whole.std() > 0.05
-    assert error(across, whole) < 3 * CLOSE
+    assert error(across, whole) < CLOSE  # a shader that lets the card choose the level is off by 0.09
 
 
 @inside
@@ -378,5 +378,6 @@ def test_a_picture_that_the_server_lost_is_told_and_not_a_blank(
         viewer.press("2")
         message = "The server no longer has this picture; run the graph again."
         bench.wait("text => document.querySelector('.omnix-message').textContent === text", message)
+        assert viewer.pixels()[4:80, 4:-4].max() == 0.0, "no other picture in its place"
     finally:
         moved.rename(temp)

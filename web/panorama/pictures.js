@@ -15,15 +15,17 @@ export class Pictures {
   peek(file) {
     const key = keyOf(file);
     const picture = this.loaded.get(key);
-    if (picture) this.loaded.delete(key), this.loaded.set(key, picture); // the newest is last
+    if (!picture) return undefined;
+    this.loaded.delete(key);
+    this.loaded.set(key, picture); // the newest is last
     return picture;
   }
 
-  /** Load the picture; resolves to undefined if the context was lost meanwhile, rejects if the server has it no more. */
-  async load(file) {
+  /** Load the picture; resolves to undefined if it is not `wanted()` any more or the context was lost meanwhile. */
+  async load(file, wanted) {
     const bitmap = await decoded(await this.fetchBlob(file), this.renderer.widest);
     try {
-      if (this.renderer.lost) return undefined;
+      if (this.renderer.lost || !wanted()) return undefined;
       return this.peek(file) ?? this.#keep(keyOf(file), this.renderer.upload(bitmap));
     } finally {
       bitmap.close();

@@ -110,6 +110,10 @@ export class Renderer {
     gl.drawArrays(gl.TRIANGLES, 0, 3);
   }
 
+  clear() {
+    this.gl.clear(this.gl.COLOR_BUFFER_BIT);
+  }
+
   /** Return the exact [red, green, blue] of one pixel of the picture, in [0, 1]. */
   texel(picture, column, row) {
     const { gl } = this;

@@ -84,6 +84,7 @@ export class Viewer {
 
   set camera(next) {
     this.#camera = next;
+    if (this.#shown) this.say("");
     this.requestDraw();
     this.host.moved(this.view);
   }
@@ -124,15 +125,24 @@ export class Viewer {
   async #refresh() {
     const file = this.#file();
     if (!file || !this.renderer || this.renderer.lost) return;
+    const wanted = () => file === this.#file() && !this.#listening.signal.aborted;
     try {
-      const picture = this.pictures.peek(file) ?? (await this.pictures.load(file));
-      if (file !== this.#file() || !picture || this.#listening.signal.aborted) return;
+      const picture = this.pictures.peek(file) ?? (await this.pictures.load(file, wanted));
+      if (!picture) return;
       this.#shown = picture;
       this.say("");
       this.requestDraw();
     } catch (error) {
-      if (file === this.#file() && !this.#listening.signal.aborted) this.say(error.gone ? GONE : error.message);
+      if (wanted()) this.#fail(error.gone ? GONE : error.message);
     }
+  }
+
+  /** Show nothing but a message: the picture before it would be taken for the one that is missing. */
+  #fail(message) {
+    this.#shown = null;
+    this.renderer.clear();
+    this.parts.readout.hidden = true;
+    this.say(message);
   }
 
   say(text) {
