@@ -174,17 +174,7 @@ def _definition(
 ) -> dict[str, Any]:
     wiring = _wiring(inner, entries, describe)
     kinds = _output_types(blueprint, inner, entries, describe)
-    leaving = [
-        Wire(
-            len(wiring.wires) + 1 + i,
-            wiring.numbers[link.node],
-            output_slot(describe(wiring.types[link.node]), link),
-            EXIT,
-            i,
-            kinds[name],
-        )
-        for i, (name, link) in enumerate(blueprint.outputs.items())
-    ]
+    leaving = list(_leaving(blueprint, wiring, kinds))
     names = {node.name for node in inner}
     groups = [Group(g.title, g.column, tuple(n for n in g.nodes if n.name in names)) for g in blueprint.graph.groups]
     boxes, frames = place([group for group in groups if group.nodes], describe)
@@ -211,6 +201,12 @@ def _definition(
         "links": [wire.named() for wire in wires],
         "extra": {},
     }
+
+
+def _leaving(blueprint: Blueprint, wiring: Wiring, kinds: Mapping[str, str]) -> Iterator[Wire]:
+    for position, (name, link) in enumerate(blueprint.outputs.items()):
+        number, slot = len(wiring.wires) + 1 + position, output_slot(wiring.describe(wiring.types[link.node]), link)
+        yield Wire(number, wiring.numbers[link.node], slot, EXIT, position, kinds[name])
 
 
 def _leaving_from(leaving: list[Wire], number: int) -> dict[int, list[int]]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .definitions import Describe
 
 ROOT = Path(__file__).resolve().parents[1]
+# Run by path this file belongs to no package; main() loads the pack then.
+PACKAGE = __package__ or "comfyui_omnix.workflows"
 
 
 def files(describe: Describe) -> Iterator[tuple[str, str]]:
@@ -37,9 +39,6 @@ def files(describe: Describe) -> Iterator[tuple[str, str]]:
 def text(form: dict[str, Any]) -> str:
     """Return a form as it is written."""
     return json.dumps(form, indent=2, ensure_ascii=False) + "\n"
-
-
-PACKAGE = __package__ or "comfyui_omnix.workflows"
 
 
 def main() -> None:
