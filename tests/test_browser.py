@@ -44,8 +44,9 @@ def directions(height: int, width: int) -> Pixels:
     return np.stack([np.cos(lat) * np.sin(lon), np.sin(lat), np.cos(lat) * np.cos(lon)], -1)
 
 
-def looked_at(height: int, width: int, yaw: float, pitch: float, fov: float = 90.0) -> Pixels:
-    """Return the direction (right, up, front) that every pixel of a view shows, [h, w, 3]; angles in degrees."""
+def looked_at(view: Pixels, yaw: float, pitch: float, fov: float = 90.0) -> Pixels:
+    """Return the direction (right, up, front) that every pixel of such a view shows, [h, w, 3]; angles in degrees."""
+    height, width = view.shape[:2]
     half = math.tan(math.radians(fov) / 2)
     x, y = np.meshgrid(
         ((np.arange(width) + 0.5) / width * 2 - 1) * half,
@@ -130,7 +131,7 @@ def error(shown: Pixels, expected: Pixels) -> float:
 def sees(viewer: ViewerOnPage, yaw: float, pitch: float, fov: float = 90.0, swapped: bool = False) -> None:
     """Check every pixel on the screen against the directions of such a camera."""
     shown = viewer.pixels()
-    expected = as_colour(looked_at(*shown.shape[:2], yaw, pitch, fov))
+    expected = as_colour(looked_at(shown, yaw, pitch, fov))
     assert error(shown, expected[..., ::-1] if swapped else expected) < CLOSE
 
 
@@ -238,7 +239,7 @@ def test_the_captured_view_is_what_the_next_run_gives_out(viewer: ViewerOnPage) 
     outputs = viewer.bench.run()
     given = pixels(server.fetch(outputs["4"]["images"][0]))
     assert given.shape[1] == 400
-    expected = as_colour(looked_at(*given.shape[:2], 5 * KEY_STEP, 3 * KEY_STEP))[..., ::-1]
+    expected = as_colour(looked_at(given, 5 * KEY_STEP, 3 * KEY_STEP))[..., ::-1]
     assert error(given, expected) < CLOSE
     assert abs(given.shape[0] / given.shape[1] - seen.shape[0] / seen.shape[1]) < 0.02
     maps = outputs["3"]["omnix_maps"]
