@@ -135,7 +135,7 @@ def header_bytes(metadata: Mapping[str, str], entries: Mapping[str, Entry]) -> t
 
     Byte for byte the header that safetensors' own writer makes of tensors in its order (`in_canonical_order`).
     """
-    fields: dict[str, Any] = {"__metadata__": dict(metadata)}
+    fields: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for name, entry in entries.items():
         first, end = end, end + math.prod(entry.shape) * DTYPE_BYTES[entry.dtype]

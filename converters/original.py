@@ -19,9 +19,9 @@ def original_plan(
     path: Path, metadata: Mapping[str, str], entries: Mapping[str, Entry], alphas: Mapping[str, Alpha], scaling: Scaling
 ) -> AdapterFile:
     """Plan an adapter in Diffusers layout.  Raises AdapterError for what is not a FLUX.1 LoRA."""
+    _refuse_foreign(path, entries)
     pairs = names.pair_up(path, entries)
     places = {module: found for module in pairs.factors if (found := place(module))}
-    _refuse_foreign(path, entries, bool(places))
     geometry = _geometry(path, entries, {found: pairs.factors[module] for module, found in places.items()})
     placed: dict[str, list[Block]] = {}
     for module, found in places.items():
@@ -38,8 +38,9 @@ def original_plan(
     return AdapterFile(path, False, metadata, geometry, layers, (*pairs.others, *lost), own, scaling.source)
 
 
-def _refuse_foreign(path: Path, entries: Mapping[str, Entry], has_places: bool) -> None:
+def _refuse_foreign(path: Path, entries: Mapping[str, Entry]) -> None:
     """Raise AdapterError for a file of another architecture, or with nothing of FLUX.1 in it."""
+    has_places = any(place(name.module) for key in entries if (name := names.parse(key)))
     found = foreign_format(entries, has_places)
     if found is not None:
         raise AdapterError(f"{path}: expected a FLUX.1 LoRA in Diffusers layout, got {found.name}; {found.advice}.")
@@ -90,7 +91,7 @@ _KINDS = (DOUBLE, SINGLE)
 
 def _most(numbers: Iterable[float]) -> int | None:
     counted = Counter(int(number) for number in numbers if number >= 1 and number == int(number))
-    return counted.most_common(1)[0][0] if counted else None
+    return max(counted, key=counted.__getitem__) if counted else None
 
 
 def matrix(path: Path, entries: Mapping[str, Entry], key: str) -> Slab:

@@ -37,7 +37,9 @@ def reading(path: Path) -> Iterator[Reader]:
 
         def read(slab: Slab) -> bytes:
             width = slab.columns * DTYPE_BYTES[slab.dtype]
-            span = (slab.rows - 1) * slab.stride + width if slab.rows and width else 0
+            if not slab.rows or not width:
+                return b""
+            span = (slab.rows - 1) * slab.stride + width
             try:
                 data = read_at(file.fileno(), slab.offset, span)
             except OSError as error:

@@ -81,7 +81,8 @@ def _short(key: str, part: str) -> str:
 def _shared(table: Mapping[str, Any]) -> dict[str, Any]:
     """Say once what most layers share."""
     written = {part: json.dumps(value) for part, value in table.items()}
-    common = Counter(written.values()).most_common(1)[0][0]
+    counted = Counter(written.values())
+    common = max(counted, key=counted.__getitem__)
     return {"*": json.loads(common)} | {part: table[part] for part, text in written.items() if text != common}
 
 

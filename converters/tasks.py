@@ -58,8 +58,8 @@ def slot_of(path: Path, root: Path) -> Slot | None:
 
 def slot_of_name(name: str) -> Slot | None:
     """Tell from a relative name what an adapter file is for; None if it names no task."""
-    path = Path("/", *Path(name).parts)
-    slot = slot_of(path, Path("/"))
+    parts = Path(name).parts
+    slot = slot_of(Path("/", *parts), Path("/")) if parts else None
     return slot if slot and slot.stream in STREAMS.get(slot.task, ()) else None
 
 
