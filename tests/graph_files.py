@@ -1,4 +1,4 @@
-"""The shipped graphs on disk, and how the browser's form of a graph becomes the posted one, told from the host's side."""
+"""The shipped graphs on disk, and how the browser turns its form of a graph into the posted one, told from the host."""
 
 import json
 from collections.abc import Iterator, Mapping
