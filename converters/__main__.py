@@ -48,11 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(options)
     except AdapterError as error:
-        print(f"omnix-convert: {error}", file=sys.stderr)
+        reason = str(error)
     except OSError as error:
-        print(f"omnix-convert: {sentence(error, options.source)}", file=sys.stderr)
+        reason = sentence(error, options.source)
     except KeyboardInterrupt:
-        print("omnix-convert: interrupted; files finished before are whole, the rest was not written", file=sys.stderr)
+        reason = "interrupted; files finished before are whole, the rest was not written"
+    if options.json:
+        print(json.dumps(console.failure(options.command, reason, options.dry_run), indent=1))
+    print(f"omnix-convert: {reason}", file=sys.stderr)
     return 1
 
 

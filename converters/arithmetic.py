@@ -40,13 +40,13 @@ def as_bytes(tensor: Tensor) -> bytes:
     return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
 
-def changed(data: bytes, slab: Slab, change: Change) -> Changed:
+def changed(where: str, data: bytes, slab: Slab, change: Change) -> Changed:
     """Multiply or divide in float32 and round once to the dtype of the change.  Raises AdapterError on overflow."""
     result = _result(data, slab.dtype, change)
     finite = bool(torch.isfinite(as_tensor(data, slab.dtype).float()).all())
     if finite and not bool(torch.isfinite(as_tensor(result, change.dtype).float()).all()):
         raise AdapterError(
-            f"{slab.key}: expected numbers that {change.dtype} can hold, got larger ones after scaling by "
+            f"{where}: expected numbers that {change.dtype} can hold, got larger ones after scaling by "
             f"{change.scale:g}; choose a wider type with --dtype."
         )
     back = Change(slab.dtype, change.scale, not change.inverse)

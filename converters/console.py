@@ -116,6 +116,12 @@ def document(command: str, outcomes: Sequence[Outcome], dry_run: bool) -> dict[s
     }
 
 
+def failure(command: str, reason: str, dry_run: bool) -> dict[str, Any]:
+    """Return, for a machine, why not a single file was looked at."""
+    empty = document(command, (), dry_run)
+    return {**empty, "summary": {"files": 0, "done": 0, "failed": 1}, "error": reason}
+
+
 def _fields(result: Any) -> dict[str, Any]:
     if isinstance(result, Report):
         return {**result._asdict(), "geometry": result.geometry._asdict(), "parts": result.moved + result.computed}

@@ -132,7 +132,7 @@ def _write(adapter: AdapterFile, destination: Path, metadata: dict[str, str], ou
     _, offsets, size = header_bytes(metadata, entries)
     digest = Digest(adapter.path) if DIGEST_KEY in metadata else None
     with reading(adapter.path) as read:
-        copy = Copy(read)
+        copy = Copy(adapter.path, read)
 
         def pieces() -> Iterator[tuple[int, bytes]]:
             for name, position, data in copy.placed(outputs):

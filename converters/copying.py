@@ -23,8 +23,9 @@ class Placed(NamedTuple):
 class Copy:
     """One pass over the pieces of a file. `exact` tells in the end whether all arithmetic can be undone bit for bit."""
 
-    def __init__(self, read: Reader) -> None:
+    def __init__(self, source: object, read: Reader) -> None:
         self.exact = True
+        self._source = source
         self._read = read
 
     def placed(self, outputs: Outputs) -> Iterator[Placed]:
@@ -46,18 +47,19 @@ class Copy:
             position += slab.rows * piece.stride
 
     def _changed(self, data: bytes, slab: Slab, change: Change) -> bytes:
-        result = load_arithmetic(slab.key).changed(data, slab, change)
+        where = f"{self._source}: {slab.key}"
+        result = load_arithmetic(where).changed(where, data, slab, change)
         self.exact = self.exact and result.exact
         return result.data
 
 
-def load_arithmetic(key: str) -> ModuleType:
-    """Import what needs torch.  Raises AdapterError where there is none."""
+def load_arithmetic(where: str) -> ModuleType:
+    """Import what needs torch, for the tensor `where`.  Raises AdapterError if there is none."""
     try:
         from . import arithmetic
     except ImportError as error:
         raise AdapterError(
-            f"{key}: expected torch for the arithmetic of a scale or dtype, got {error}; "
+            f"{where}: expected torch for the arithmetic of a scale or dtype, got {error}; "
             "install torch, or run this in ComfyUI's Python."
         ) from error
     return arithmetic

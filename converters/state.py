@@ -69,7 +69,7 @@ def _built(outputs: Outputs, state: Mapping[str, Tensor]) -> tuple[State, bool]:
         return cut if slab.stride == width or not span else b"".join(rows_of(width, slab.stride, slab.rows).unpack(cut))
 
     buffers = {name: bytearray(_bytes(output.entry)) for name, output in outputs.items()}
-    copy = Copy(read)
+    copy = Copy("state dict", read)
     for name, position, data in copy.placed(outputs):
         buffers[name][position : position + len(data)] = data
     tensors = {

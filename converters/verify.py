@@ -120,13 +120,12 @@ def _compared(result: Path, layer: str, fused: FusedLayer, pair: _Pair, read: Re
         column += block.rank
         same = _same(block.down, own.down, read, check) and _same_up(block, own.up, read, check)
         due = block.scale != 1.0 or any(a.dtype != b.dtype for a, b in zip((block.down, *block.up), (own.down, own.up)))
-        difference = _difference(block, own, read, check) if due or not same else 0.0
-        allowed = max(_TOLERANCE[own.down.dtype], _TOLERANCE[own.up.dtype]) if due else 0.0
-        if difference > allowed or not (same or due):
+        difference = _difference(result, block, own, read, check) if due else 0.0
+        if difference > max(_TOLERANCE[own.down.dtype], _TOLERANCE[own.up.dtype]) or not (same or due):
             want = f"rounded to {own.up.dtype}" if due else "bit for bit"
+            got = f"a relative difference of {difference:.1e}" if due else "other bytes"
             raise AdapterError(
-                f"{result}: {layer}: expected the source's {block.part}, {want}, got a relative difference of "
-                f"{difference:.1e}; convert it again."
+                f"{result}: {layer}: expected the source's {block.part}, {want}, got {got}; convert it again."
             )
         worst = max(worst, difference)
     return Verified(layer, tuple(block.part for block in fused.blocks), worst == 0.0, worst)
@@ -155,8 +154,8 @@ def _same_up(block: Block, up: Slab, read: Reader, check: Reader) -> bool:
     return same
 
 
-def _difference(block: Block, own: _Pair, read: Reader, check: Reader) -> float:
-    numbers = load_arithmetic(block.up[0].key)
+def _difference(where: Path, block: Block, own: _Pair, read: Reader, check: Reader) -> float:
+    numbers = load_arithmetic(f"{where}: {block.up[0].key}")
     up = b"".join(map(read, block.up))
     first = numbers.factors((up, block.up[0].dtype), (read(block.down), block.down.dtype), block.rank, block.scale)
     second = numbers.factors((check(own.up), own.up.dtype), (check(own.down), own.down.dtype), block.rank)
