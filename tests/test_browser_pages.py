@@ -5,15 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_workflows as shipped
+import test_workflow_runs as runs
 from browser import Workbench, chromium
 from comfyui_omnix.demo.server import Server
 from comfyui_omnix.demo.tiny_models import ModelNames, write_models
+from graph_files import UI
 from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.server
 
-files = shipped.files
+files = runs.files
 HELP = sorted((Path(__file__).resolve().parents[1] / "web" / "docs").glob("*.md"))
 # The names under which the workflows look for what people download.
 DOWNLOADED = ModelNames("flux1-dev.safetensors", "ae.safetensors", "clip_l.safetensors", "t5xxl_fp16.safetensors")
@@ -26,7 +27,7 @@ SHRINK = """(sizes) => {
             if (given !== undefined) widget.value = given;
         }
 }"""
-SIZES = {"any": {"steps": 2, "resize_type.width": shipped.WIDTH}, "of": shipped.SIZES}
+SIZES = {"any": {"steps": 2, "resize_type.width": runs.WIDTH}, "of": runs.SIZES}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def bench(request: pytest.FixtureRequest, browser: Browser, server: Server, file
     opened.close()
 
 
-@pytest.mark.parametrize("name", shipped.UI)
+@pytest.mark.parametrize("name", UI)
 def test_a_workflow_opens_from_the_template_browser_and_finishes(bench: Workbench, name: str) -> None:
     bench.complaints.clear()
     bench.open_template(name)
@@ -58,7 +59,7 @@ def test_a_workflow_opens_from_the_template_browser_and_finishes(bench: Workbenc
 
 
 def test_workflows_are_shipped() -> None:
-    assert len(shipped.UI) >= 8
+    assert len(UI) >= 8
 
 
 BROKEN: dict[str, Any] = {
