@@ -166,7 +166,7 @@ def read_slab(descriptor: int, slab: Slab) -> Tensor:
     # Whole rows are read, but for the last, which ends with its data: after it the file may end.
     buffer = torch.empty(slab.rows, slab.stride, dtype=torch.uint8)
     size = (slab.rows - 1) * slab.stride + width
-    _read_exactly(descriptor, memoryview(buffer.flatten().numpy())[:size], slab.offset)
+    _read_exactly(descriptor, buffer.flatten().numpy().data[:size], slab.offset)
     return buffer[:, :width].contiguous().view(dtype)
 
 

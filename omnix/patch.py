@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import comfy.model_base
 import comfy.model_management
@@ -114,7 +114,6 @@ def run_streams(adapters: TaskAdapters, strengths: Sequence[float], seam: int) -
     """Return the DIFFUSION_MODEL wrapper: run FLUX on all streams, return the target's prediction."""
     task = adapters.task
 
-    @torch.compiler.disable
     def forward(
         executor: Any,
         x: Tensor,
@@ -131,23 +130,21 @@ def run_streams(adapters: TaskAdapters, strengths: Sequence[float], seam: int) -
         check_call(task, x, ref_latents, control, kwargs, options, seam)
         conditions = [as_wide_as(x, latent, seam) for latent in ref_latents or ()]
         streams = [Stream(layers, strength) for layers, strength in zip(adapters.stream_layers(), strengths)]
-        count = len(streams)
-        attention = joint_attention(
-            options.get("optimized_attention_override"), count, context.shape[1], text_is_shared(streams)
-        )
-        stacked = [None if part is None else stack(part, count) for part in (timestep, context, y, guidance)]
+        stacked = [None if part is None else stack(part, len(streams)) for part in (timestep, context, y, guidance)]
+        joined = with_joint_attention(options, streams, context.shape[1])
         with adapted(executor.class_obj, streams):
-            out = executor(
-                torch.cat((*conditions, x)),
-                *stacked,
-                None,
-                None,
-                {**options, "optimized_attention_override": attention},
-                **kwargs,
-            )
+            out = executor(torch.cat((*conditions, x)), *stacked, None, None, joined, **kwargs)
         return out[-x.shape[0] :]
 
-    return forward
+    # A compiled graph would not see hooks that come and go, so a compiled model runs as it is written here.
+    return cast("Callable[..., Tensor]", torch.compiler.disable(forward))
+
+
+def with_joint_attention(options: dict[str, Any], streams: Sequence[Stream], text_rows: int) -> dict[str, Any]:
+    """Return transformer options with the streams joined in attention, round an override that is there already."""
+    inner = options.get("optimized_attention_override")
+    attention = joint_attention(inner, len(streams), text_rows, text_is_shared(streams))
+    return {**options, "optimized_attention_override": attention}
 
 
 def check_call(
