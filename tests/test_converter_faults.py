@@ -1,246 +1,412 @@
-"""Bad input: one clear sentence that names file, key, what was expected, what was found and what to do."""
+"""Bad input and bad luck, really injected: one clear sentence, exit status 1, nothing under the final name."""
 
-import struct
+import fcntl
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from adapter_files import SMALL, read_raw, small, write_raw
-from comfyui_omnix.converters import AdapterError, convert, inspect, open_adapter
-from comfyui_omnix.demo import tiny
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from adapters import HIDDEN, ORDINARY_USER, RANK, ROOT, Raw, Tensors, adapter, cli, files_below, prepared, read, write
+from comfyui_omnix.converters import AdapterError, convert
+from comfyui_omnix.converters.write import write_bytes
 
-KEY = "transformer.transformer_blocks.1.attn.to_k.lora_A.weight"
-
-
+KEY = "transformer.transformer_blocks.0.attn.to_q.lora_A.weight"
 UP = KEY.replace("lora_A", "lora_B")
 
 
-def field(dtype: str = "F32", shape: Any = (1,), first: Any = 0, last: Any = 4) -> dict[str, Any]:
-    return {"dtype": dtype, "shape": list(shape), "data_offsets": [first, last]}
+def raw(*shape: int, dtype: str = "BF16") -> Raw:
+    size = {"BF16": 2, "I64": 8}[dtype]
+    for length in shape:
+        size *= length
+    return Raw(dtype, shape, bytes(size))
 
 
-HEADERS: dict[str, tuple[Any, bytes, int | None, str]] = {
-    "longer than the file": (
-        {},
-        b"",
-        5000,
-        r"header: expected at most 2 bytes of it in a file of 10, got a length of 5000",
+def without(*keys: str) -> Tensors:
+    return {name: tensor for name, tensor in adapter().items() if name not in keys}
+
+
+SHAPES = "is this a FLUX.1 adapter?"
+BAD: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated": (
+        lambda path: write(path, adapter()) and os.truncate(path, path.stat().st_size - 1),
+        "expected data up to byte 1536, got a file with 1535; the file is cut off, so get it again.",
     ),
-    "longer than any": ({}, b"", 1 << 60, "header: expected at most 2 bytes"),
-    "not JSON": (b"{nonsense", b"", None, "header: expected JSON, got something else"),
-    "not UTF-8": (b'{"\xff": 1}', b"", None, "header: expected JSON"),
-    "a list": ([], b"", None, "header: expected a JSON object, got list"),
-    "nested too deep": (b"[" * 200_000, b"", None, "header: expected JSON"),
-    "a name twice": (b'{"a": {}, "a": {}}', b"", None, "a name stands there twice"),
-    "metadata that is a list": ({"__metadata__": [1]}, b"", None, "__metadata__: expected strings by name"),
-    "metadata of numbers": ({"__metadata__": {"a": 1}}, b"", None, "__metadata__: expected strings by name"),
-    "a tensor without fields": ({"a": 3}, b"", None, "a: expected dtype, shape and data_offsets"),
-    "a tensor without offsets": ({"a": {"dtype": "F32", "shape": [1]}}, b"", None, "a: expected dtype, shape"),
-    "three offsets": ({"a": {**field(), "data_offsets": [0, 4, 8]}}, b"1234", None, "a: expected dtype, shape"),
-    "an unknown dtype": ({"a": field("Q4_K")}, b"1234", None, r"a: expected a dtype of F64, .*, got 'Q4_K'; save the"),
-    "a dtype that is a list": ({"a": {**field(), "dtype": ["F32"]}}, b"1234", None, r"a: expected a dtype of"),
-    "a negative length": ({"a": field(shape=[-1])}, b"1234", None, "a: expected whole numbers as shape and offsets"),
-    "a fractional length": ({"a": field(shape=[1.0])}, b"1234", None, "a: expected whole numbers"),
-    "a shape of text": ({"a": {**field(), "shape": "1"}}, b"1234", None, "a: expected whole numbers"),
-    "a thousand axes": ({"a": field(shape=[1] * 1000)}, b"1234", None, "a: expected whole numbers"),
-    "offsets that run backwards": (
-        {"a": field(first=4, last=0)},
-        b"1234",
-        None,
-        r"a: expected 4 bytes for \(1,\), got -4",
+    "header longer than the file": (
+        lambda path: path.write_bytes((10**6).to_bytes(8, "little") + b"{}"),
+        "header: expected at most 2 bytes of it in a file of 10, got a length of 1000000; "
+        "the file is damaged, so get it again.",
     ),
-    "offsets that do not fit the shape": (
-        {"a": field(shape=[2])},
-        b"1234",
-        None,
-        r"a: expected 8 bytes for \(2,\), got 4",
+    "empty": (
+        lambda path: path.write_bytes(b""),
+        "header: expected at least 8 bytes, got 0; the file is damaged, so get it again.",
     ),
-    "offsets outside": (
-        {"a": field(first=4, last=8)},
-        b"1234",
-        None,
-        r"a: expected data up to byte 8, got a file with 4; the file is cut off",
+    "wrong shape of down": (
+        lambda path: write(path, adapter() | {KEY: raw(RANK, HIDDEN + 1)}),
+        f"{KEY}: expected down [r, {HIDDEN}], got [{RANK}, {HIDDEN + 1}]; {SHAPES}",
     ),
-    "overlapping tensors": (
-        {"a": field(shape=[2], last=8), "b": field(first=4, last=8)},
-        b"12345678",
-        None,
-        "b: expected data from byte 8 on, got byte 4, inside another tensor",
+    "wrong shape of up": (
+        lambda path: write(path, adapter() | {UP: raw(HIDDEN, RANK + 1)}),
+        f"{UP}: expected up [{HIDDEN}, {RANK}], got [{HIDDEN}, {RANK + 1}]; {SHAPES}",
+    ),
+    "a vector": (
+        lambda path: write(path, adapter() | {KEY: raw(RANK)}),
+        f"{KEY}: expected a floating point matrix, got BF16 [{RANK}]; {SHAPES}",
+    ),
+    "integers": (
+        lambda path: write(path, adapter() | {KEY: raw(RANK, HIDDEN, dtype="I64")}),
+        f"{KEY}: expected a floating point matrix, got I64 [{RANK}, {HIDDEN}]; {SHAPES}",
+    ),
+    "A without B": (
+        lambda path: write(path, without(UP)),
+        f"{KEY}: expected lora_B (up) beside it for transformer_blocks.0.attn.to_q, got none; get the file again.",
+    ),
+    "B without A": (
+        lambda path: write(path, without(KEY)),
+        f"{UP}: expected lora_A (down) beside it for transformer_blocks.0.attn.to_q, got none; get the file again.",
+    ),
+    "DoRA": (
+        lambda path: write(path, adapter() | {KEY.replace("lora_A.weight", "lora_magnitude_vector"): raw(HIDDEN)}),
+        f"{KEY.replace('lora_A.weight', 'lora_magnitude_vector')}: expected plain LoRA, got DoRA, "
+        "which can't be fused into a LoRA; merge it into the model.",
+    ),
+    "a layer twice": (
+        lambda path: write(path, adapter() | {KEY.removeprefix("transformer."): raw(RANK, HIDDEN)}),
+        f"{KEY.removeprefix('transformer.')}: expected one down per layer, got {KEY} too; remove one of them.",
+    ),
+    "nothing in it": (
+        lambda path: write(path, {}),
+        "expected LoRA layers of FLUX.1 such as transformer.transformer_blocks.0.attn.to_q, got no tensor at all; "
+        f"{SHAPES}",
+    ),
+    "nothing of FLUX": (
+        lambda path: write(path, {"a.lora_A.weight": raw(2, 3), "a.lora_B.weight": raw(3, 2)}),
+        "expected LoRA layers of FLUX.1 such as transformer.transformer_blocks.0.attn.to_q, got a.lora_A.weight, "
+        f"a.lora_B.weight; {SHAPES}",
+    ),
+    "already converted": (
+        lambda path: convert(write(path.parent.parent / "x.safetensors", adapter()), path),
+        "omnix_blocks: expected an original adapter, got one that is already converted; "
+        "put it under ComfyUI's loras folder, or give it to --split for the original.",
     ),
 }
 
 
-@pytest.mark.parametrize("name", HEADERS)
-def test_damaged_headers(name: str, tmp_path: Path) -> None:
-    header, data, length, words = HEADERS[name]
-    path = write_raw(tmp_path / "a.safetensors", header, data, length)
-    for function in (open_adapter, inspect):
-        with pytest.raises(AdapterError, match=words) as caught:
-            function(path)
-        assert str(caught.value).startswith(f"{path}: ")
-        assert str(caught.value).count("\n") == 0
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_in_a_tree(name: str, tmp_path: Path) -> None:
+    make, sentence = BAD[name]
+    good = write(tmp_path / "in" / "rgb_to_depth_depth.safetensors", adapter())
+    bad = tmp_path / "in" / "rgb_to_depth_rgb.safetensors"
+    make(bad)
+    before = bad.read_bytes()
+    done = cli(tmp_path, tmp_path / "in", tmp_path / "out")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: {bad}: ") and done.stderr.endswith(f"{sentence}\n")
+    assert "1 of 2 files done, 1 failed" in done.stdout.splitlines()[-1]
+    assert files_below(tmp_path / "out") == ["rgb_to_depth/depth.safetensors"]
+    assert bad.read_bytes() == before and read(good)[1] == adapter()
 
 
-def test_a_header_longer_than_any_adapter_has(tmp_path: Path) -> None:
-    with open(tmp_path / "a.safetensors", "wb") as file:
-        file.write(struct.pack("<Q", 100_000_001))
-        file.truncate(200_000_000)
-    with pytest.raises(AdapterError, match="expected at most 4000000 bytes of it in a file of 200000000"):
-        open_adapter(tmp_path / "a.safetensors")
+def test_two_files_for_one_stream_are_both_refused(tmp_path: Path) -> None:
+    names = ("a/rgb_to_depth_rgb.safetensors", "rgb_to_depth/rgb/pytorch_lora_weights.safetensors")
+    for seed, name in enumerate((*names, "rgb_to_depth_depth.safetensors")):
+        write(tmp_path / "in" / name, adapter(seed))
+    done = cli(tmp_path, tmp_path / "in", tmp_path / "out")
+    paths = [tmp_path / "in" / name for name in names]
+    for path, other in (paths, paths[::-1]):
+        want = f"error: {path}: rgb_to_depth/rgb: expected one file for it, got {other} too; move one of them away."
+        assert want in done.stderr.splitlines()
+    assert done.returncode == 1 and "1 of 3 files done, 2 failed" in done.stdout
+    assert files_below(tmp_path / "out") == ["rgb_to_depth/depth.safetensors"]
 
 
-@pytest.mark.parametrize("size", range(0, 8))
-def test_files_too_short_for_a_header(size: int, tmp_path: Path) -> None:
-    (tmp_path / "a.safetensors").write_bytes(b"\1" * size)
-    with pytest.raises(AdapterError, match=f"header: expected at least 8 bytes, got {size}"):
-        open_adapter(tmp_path / "a.safetensors")
+def test_names_that_differ_in_case_alone_are_both_refused(tmp_path: Path) -> None:
+    for name in ("a/b.safetensors", "A/B.safetensors"):
+        write(tmp_path / "in" / name, adapter())
+    done = cli(tmp_path, tmp_path / "in", tmp_path / "out")
+    assert done.returncode == 1 and done.stderr.count("expected one file for it") == 2
+    assert not (tmp_path / "out").exists()
 
 
-@pytest.fixture
-def good(tmp_path: Path) -> Path:
-    """A whole adapter file."""
-    return tiny.save(small(), tmp_path / "good.safetensors")
+def test_an_unreadable_folder_and_file(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "locked" / "rgb_to_depth_rgb.safetensors", adapter())
+    file = write(tmp_path / "in" / "rgb_to_depth_depth.safetensors", adapter())
+    write(tmp_path / "in" / "rgb_to_pbr_pbr.safetensors", adapter())
+    locked = tmp_path / "in" / "locked"
+    locked.chmod(0)
+    file.chmod(0)
+    done = cli(tmp_path, tmp_path / "in", tmp_path / "out", start=ORDINARY_USER)
+    locked.chmod(0o700)
+    want = {f"error: {path}: Permission denied; check the permissions." for path in (locked, file)}
+    assert done.returncode == 1 and set(done.stderr.splitlines()) == want
+    assert "1 of 3 files done, 2 failed" in done.stdout and files_below(tmp_path / "out") == [
+        "rgb_to_pbr/pbr.safetensors"
+    ]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(share=st.floats(0, 0.999))
-def test_a_truncated_file_is_never_taken_for_a_whole_one(share: float, good: Path, tmp_path: Path) -> None:
-    content = good.read_bytes()
-    (tmp_path / "cut.safetensors").write_bytes(content[: int(share * len(content))])
-    with pytest.raises(AdapterError, match=r"cut\.safetensors: .*; the file is (cut off|damaged), so get it again"):
-        convert(tmp_path / "cut.safetensors", tmp_path / "result.safetensors")
-    assert not (tmp_path / "result.safetensors").exists()
+def test_a_destination_that_is_read_only(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.safetensors", adapter())
+    (tmp_path / "out").mkdir(mode=0o500)
+    done = cli(tmp_path, source, tmp_path / "out" / "b.safetensors", start=ORDINARY_USER)
+    assert done.returncode == 1
+    assert done.stderr == f"error: {tmp_path}/out/b.safetensors: Permission denied; check the permissions.\n"
+    assert files_below(tmp_path / "out") == []
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_a_header_with_changed_bytes_is_refused_or_understood(data: st.DataObject, good: Path, tmp_path: Path) -> None:
-    """Whatever stands in a header, nothing but AdapterError comes of it."""
-    content = bytearray(good.read_bytes())
-    (length,) = struct.unpack("<Q", content[:8])
-    for _ in range(data.draw(st.integers(1, 4))):
-        content[data.draw(st.integers(0, 7 + length))] = data.draw(st.integers(0, 255))
-    (tmp_path / "odd.safetensors").write_bytes(content)
-    try:
-        convert(tmp_path / "odd.safetensors", tmp_path / "result.safetensors", force=True, allow_unused=True)
-    except AdapterError as error:
-        assert str(error).startswith(str(tmp_path / "odd.safetensors"))
+# A file may become no larger than this: the kernel refuses the write, in the middle of the file.
+_LIMIT = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0}))\n"
+# A full disk, as the kernel tells it: at the n-th write, or when the file is sent to the disk.
+_FULL = """
+import errno, os
+
+def _full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+os.{call} = _full
+"""
 
 
-def change(good: Path, **changes: Any) -> Path:
-    """Rewrite a file with some header fields replaced (None: removed)."""
-    header, data = read_raw(good)
-    for name, value in changes.items():
-        key = {"down": KEY, "up": UP}.get(name, name)
-        header.pop(key)
-        if value is not None:
-            header[key] = value
-    return write_raw(good.parent / "bad.safetensors", header, data)
+@pytest.mark.parametrize("size", [1, 3_000, 5_000])
+def test_no_room_for_the_file(size: int, tmp_path: Path) -> None:
+    source = write(tmp_path / "a.safetensors", adapter())
+    done = cli(tmp_path, source, tmp_path / "out" / "b.safetensors", start=_LIMIT.format(size))
+    assert done.returncode == 1 and done.stderr == (
+        f"error: {tmp_path}/out/b.safetensors: File too large; write to a file system that takes files of this size.\n"
+    )
+    assert files_below(tmp_path / "out") == []
 
 
-def test_half_a_pair(good: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        AdapterError, match=rf"{KEY}: expected lora_B \(up\) beside it .*, got none; get the file again"
-    ):
-        convert(change(good, up=None), tmp_path / "b.safetensors")
-    with pytest.raises(AdapterError, match=rf"{UP}: expected lora_A \(down\) beside it .*, got none"):
-        convert(change(good, down=None), tmp_path / "b.safetensors")
+@pytest.mark.parametrize("call", ["pwrite", "ftruncate", "fsync"])
+def test_a_full_disk(call: str, tmp_path: Path) -> None:
+    source, before = write(tmp_path / "a.safetensors", adapter()), b"an older result"
+    (tmp_path / "b.safetensors").write_bytes(before)
+    done = cli(tmp_path, "--force", source, tmp_path / "b.safetensors", start=_FULL.format(call=call))
+    assert done.returncode == 1
+    assert done.stderr == f"error: {tmp_path}/b.safetensors: No space left on device; free some space.\n"
+    assert (tmp_path / "b.safetensors").read_bytes() == before
+    assert not any(name.endswith(".part") for name in files_below(tmp_path))
 
 
-def test_dora(good: Path, tmp_path: Path) -> None:
-    state = {**small(), KEY.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(8)}
-    with pytest.raises(
-        AdapterError, match=r"lora_magnitude_vector: expected plain LoRA, got DoRA.*; merge it into the model"
-    ):
-        convert(tiny.save(state, tmp_path / "a.safetensors"), tmp_path / "b.safetensors")
-    source = tiny.save(small(), tmp_path / "c.safetensors", {"lora_adapter_metadata": '{"transformer.use_dora": true}'})
-    with pytest.raises(AdapterError, match="lora_adapter_metadata: expected plain LoRA, got DoRA"):
-        convert(source, tmp_path / "b.safetensors")
+# kill -9 at the n-th call of a function of `os`.
+_KILL = """
+import os, signal
+
+_real, _left = os.{call}, {count}
+
+def _deadly(*arguments, **options):
+    global _left
+    if _left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    _left -= 1
+    return _real(*arguments, **options)
+
+os.{call} = _deadly
+"""
 
 
-SHAPES = {
-    "down of another width": (
-        {KEY: (4, 7)},
-        rf"{KEY}: expected down \[r, 8\], got \[4, 7\]; is this a FLUX\.1 adapter\?",
-    ),
-    "up of another height": ({UP: (24, 4)}, rf"{UP}: expected up \[8, 4\], got \[24, 4\]"),
-    "up of another rank": ({UP: (8, 5)}, rf"{UP}: expected up \[8, 4\], got \[8, 5\]"),
-    "a vector": ({UP: (8,)}, rf"{UP}: expected a floating point matrix, got BF16 \[8\]"),
-    "a convolution": ({KEY: (4, 8, 1, 1)}, rf"{KEY}: expected a floating point matrix, got BF16 \[4, 8, 1, 1\]"),
-    "a number": ({KEY: ()}, rf"{KEY}: expected a floating point matrix, got BF16 \[\]"),
-    "nothing": ({KEY: (0, 0), UP: (0, 0)}, rf"{KEY}: expected down \[r, 8\], got \[0, 0\]"),
-}
+@pytest.mark.parametrize(("call", "count"), [("pwrite", 0), ("pwrite", 7), ("ftruncate", 0), ("fsync", 0), ("link", 0)])
+def test_kill_9_leaves_no_result_and_the_next_run_cleans_up(call: str, count: int, tmp_path: Path) -> None:
+    source, out = write(tmp_path / "rgb_to_depth_rgb.safetensors", adapter()), tmp_path / "out"
+    done = cli(tmp_path, source, out, start=_KILL.format(call=call, count=count))
+    assert done.returncode == -signal.SIGKILL
+    (left,) = files_below(out)
+    assert left.startswith("rgb_to_depth/.omnix-") and left.endswith(".part")
+    write(tmp_path / "in" / "rgb_to_depth_depth.safetensors", adapter(1))
+    assert cli(tmp_path, tmp_path / "in", out).returncode == 0
+    assert files_below(out) == ["rgb_to_depth/depth.safetensors"]
+    assert cli(tmp_path, "--verify", tmp_path / "in", out).returncode == 0
 
 
-@pytest.mark.parametrize("name", SHAPES)
-def test_wrong_shapes_are_named(name: str, tmp_path: Path) -> None:
-    """The one wrong tensor is named, whichever it is, not those that are right."""
-    shapes, words = SHAPES[name]
-    state = {**small(), **{key: torch.ones(shape, dtype=torch.bfloat16) for key, shape in shapes.items()}}
-    with pytest.raises(AdapterError, match=words):
-        convert(tiny.save(state, tmp_path / "a.safetensors"), tmp_path / "b.safetensors")
-    assert not (tmp_path / "b.safetensors").exists()
+def test_kill_9_after_the_name_was_given(tmp_path: Path) -> None:
+    source, out = write(tmp_path / "rgb_to_depth_rgb.safetensors", adapter()), tmp_path / "out"
+    done = cli(tmp_path, source, out, start=_KILL.format(call="unlink", count=0))
+    assert done.returncode == -signal.SIGKILL and len(files_below(out)) == 2
+    assert cli(tmp_path, "--verify", source, out).returncode == 0
+    assert cli(tmp_path, "--force", source, out).returncode == 0
+    assert files_below(out) == ["rgb_to_depth/rgb.safetensors"]
 
 
-def test_whole_numbers_are_no_factors(tmp_path: Path) -> None:
-    state = {**small(), KEY: torch.ones(4, 8, dtype=torch.int32)}
-    with pytest.raises(AdapterError, match=rf"{KEY}: expected a floating point matrix, got I32 \[4, 8\]"):
-        convert(tiny.save(state, tmp_path / "a.safetensors"), tmp_path / "b.safetensors")
+def test_a_temporary_file_is_no_source(tmp_path: Path) -> None:
+    write(tmp_path / "in" / ".omnix-1-0123456789abcdef.part", adapter())
+    write(tmp_path / "in" / ".hidden.safetensors", adapter())
+    done = cli(tmp_path, tmp_path / "in", tmp_path / "out")
+    assert done.returncode == 1 and "expected .safetensors files somewhere in it, got none" in done.stderr
 
 
-def test_a_layer_under_two_names(tmp_path: Path) -> None:
-    state = tiny.adapter(SMALL, rank=2, modules=["transformer_blocks.0.ff.net.2"])
-    both = state | {key.replace("ff.net.2", "ff.linear_out"): tensor.clone() for key, tensor in state.items()}
-    with pytest.raises(AdapterError, match=r"expected double_blocks\.0\.img_mlp\.2 adapted once, got .* too"):
-        convert(tiny.save(both, tmp_path / "a.safetensors"), tmp_path / "b.safetensors")
+def test_the_temporary_file_of_a_living_run_stays(tmp_path: Path) -> None:
+    living, dead = (tmp_path / f".omnix-{pid}-0123456789abcdef.part" for pid in (1, 2))
+    other = tmp_path / ".omnix-3-x.part"
+    for path in (living, dead, other):
+        path.write_bytes(b"half")
+    with open(living, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        write_bytes(tmp_path / "a", b"whole", force=False)
+    assert files_below(tmp_path) == sorted([living.name, other.name, "a"])
 
 
-FOREIGN = {
-    "transformer.single_transformer_blocks.0.attn.to_qkv_mlp_proj": "a FLUX.2 LoRA; this converter is for FLUX.1",
-    "diffusion_model.blocks.0.self_attn.q": "a Wan LoRA; this converter is for FLUX.1",
-    "transformer.transformer_blocks.0.txt_mlp.net.2": "a Qwen-Image LoRA; this converter is for FLUX.1",
-    "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q": "a Stable Diffusion LoRA",
-    "lora_te2_text_model_encoder_layers_0_mlp_fc1": "an SDXL LoRA",
-    "lora_unet_double_blocks_0_img_attn_qkv": "a kohya/sd-scripts FLUX LoRA; ComfyUI's LoRA loaders take it as it is",
-    "diffusion_model.double_blocks.0.img_attn.qkv": "a FLUX LoRA in BFL layout; ComfyUI's LoRA loaders take it",
-    "transformer.nothing.known": "transformer.nothing.known.lora_down.weight",
-}
+def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.safetensors", adapter())
+    start = _KILL.format(call="pwrite", count=3).replace("SIGKILL", "SIGINT")
+    done = cli(tmp_path, source, tmp_path / "out", start=start)
+    assert done.returncode == 1 and files_below(tmp_path / "out") == []
+    assert done.stderr == ("omnix-convert: interrupted; files finished before are whole, the rest was not written\n")
 
 
-@pytest.mark.parametrize("layer", FOREIGN)
-def test_other_formats_are_answered(layer: str, tmp_path: Path) -> None:
-    state = {f"{layer}.lora_down.weight": torch.ones(2, 8), f"{layer}.lora_up.weight": torch.ones(24, 2)}
-    source = tiny.save(state, tmp_path / "a.safetensors")
-    with pytest.raises(AdapterError) as caught:
-        convert(source, tmp_path / "b.safetensors")
-    assert FOREIGN[layer] in str(caught.value)
-    assert not (tmp_path / "b.safetensors").exists()
+@pytest.mark.parametrize("force", [False, True])
+def test_a_race_to_one_destination(force: bool, tmp_path: Path) -> None:
+    source, target = write(tmp_path / "a.safetensors", adapter(hidden=256)), tmp_path / "out" / "b.safetensors"
+    options = ["--force"] if force else []
+    for _ in range(3):
+        target.unlink(missing_ok=True)
+        racers = [
+            subprocess.Popen(
+                [sys.executable, "-m", "converters", *options, str(source), str(target)],
+                cwd=ROOT,
+                env=prepared(tmp_path / "site"),
+                stderr=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                text=True,
+            )
+            for _ in range(4)
+        ]
+        results = [(racer.communicate(timeout=120)[1], racer.returncode) for racer in racers]
+        taken = f"error: {target}: file: expected no file there yet, got one; use --force to replace it.\n"
+        assert sorted(results) == [("", 0)] * 4 if force else sorted(results) == [("", 0), *[(taken, 1)] * 3]
+        assert files_below(tmp_path / "out") == ["b.safetensors"]
+        assert cli(tmp_path, "--verify", source, target).returncode == 0
 
 
-def test_a_file_without_tensors(tmp_path: Path) -> None:
-    source = write_raw(tmp_path / "a.safetensors", {})
-    with pytest.raises(AdapterError, match=r"got no tensor at all; is this a FLUX\.1 adapter"):
-        convert(source, tmp_path / "b.safetensors")
+def test_threads_that_race_in_one_process(tmp_path: Path) -> None:
+    outcomes: list[str] = []
+
+    def run(number: int) -> None:
+        try:
+            write_bytes(tmp_path / "a", bytes([number]) * 100_000, force=False)
+            outcomes.append("won")
+        except AdapterError:
+            outcomes.append("lost")
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    content = (tmp_path / "a").read_bytes()
+    assert sorted(outcomes) == ["lost"] * 7 + ["won"] and len(set(content)) == 1 and len(content) == 100_000
+    assert files_below(tmp_path) == ["a"]
 
 
-def test_converted_files_are_not_converted_again(good: Path, tmp_path: Path) -> None:
-    convert(good, tmp_path / "b.safetensors")
-    with pytest.raises(
-        AdapterError, match="already converted; put it under ComfyUI's loras folder, or give it to --split"
-    ):
-        convert(tmp_path / "b.safetensors", tmp_path / "c.safetensors")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_permissions_are_those_of_an_ordinary_file(umask: int, mode: int, tmp_path: Path) -> None:
+    source = write(tmp_path / "a.safetensors", adapter())
+    done = cli(tmp_path, source, tmp_path / "b.safetensors", start=f"import os; os.umask({umask})")
+    assert done.returncode == 0
+    assert stat.S_IMODE((tmp_path / "b.safetensors").stat().st_mode) == mode
 
 
-def test_the_source_is_never_the_destination(good: Path, tmp_path: Path) -> None:
-    before = good.read_bytes()
-    (tmp_path / "link.safetensors").symlink_to(good)
-    for name in ("good.safetensors", "link.safetensors"):
-        with pytest.raises(AdapterError, match="expected a name of its own, got the source"):
-            convert(good, tmp_path / name, force=True)
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(AdapterError, match="expected the name of a file, got a folder"):
-        convert(good, tmp_path / "folder", force=True)
-    assert good.read_bytes() == before
+def test_the_umask_is_never_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other threads of a server create files at the same time."""
+    monkeypatch.setattr(os, "umask", lambda _: pytest.fail("the umask was touched"))
+    write_bytes(tmp_path / "a", b"x", force=False)
+
+
+def test_links_in_the_destination_lead_nowhere(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "rgb_to_depth_rgb.safetensors", adapter())
+    write(tmp_path / "in" / "rgb_to_pbr_pbr.safetensors", adapter())
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "rgb_to_depth").symlink_to(tmp_path / "elsewhere")
+    done = cli(tmp_path, tmp_path / "in", tmp_path / "out")
+    target = tmp_path / "out" / "rgb_to_depth" / "rgb.safetensors"
+    assert done.returncode == 1 and done.stderr == (
+        f"error: {target}: expected a place in {tmp_path}/out, got a link that leads to {tmp_path}/elsewhere; "
+        "remove the link.\n"
+    )
+    assert files_below(tmp_path / "elsewhere") == [] and (tmp_path / "out" / "rgb_to_pbr" / "pbr.safetensors").is_file()
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_result_does_not_go_through_a_link_in_its_name(force: bool, tmp_path: Path) -> None:
+    source = write(tmp_path / "a.safetensors", adapter())
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "b.safetensors").symlink_to(tmp_path / "precious")
+    done = cli(tmp_path, *(["--force"] if force else []), source, tmp_path / "b.safetensors")
+    assert done.returncode == (0 if force else 1) and (tmp_path / "precious").read_text() == "mine"
+    assert (tmp_path / "b.safetensors").is_symlink() != force
+
+
+def test_names_that_climb_stay_inside(tmp_path: Path) -> None:
+    """A task and stream in metadata name no path; folders of odd names stay below the destination."""
+    source = write(tmp_path / "in" / "a.safetensors", adapter(), {"omnix_task": "../../up", "omnix_stream": "/etc/x"})
+    for name in ("..\\up", "...", "~", "深度", "e\u0301", "\u202egnp", "C:", "$HOME"):
+        write(tmp_path / "in" / name / "stream" / "pytorch_lora_weights.safetensors", adapter())
+    done = cli(tmp_path, tmp_path / "in", tmp_path / "new" / "out")
+    assert done.returncode == 0, done.stderr
+    assert len(files_below(tmp_path / "new" / "out")) == 9 and len(files_below(tmp_path / "new")) == 9
+    assert cli(tmp_path, "--split", tmp_path / "new" / "out", tmp_path / "new" / "back").returncode == 0
+    assert len(files_below(tmp_path / "new" / "back")) == 9 and len(files_below(tmp_path / "new")) == 18
+    assert source.is_file() and not (tmp_path / "up").exists()
+
+
+def test_the_source_is_no_destination(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.safetensors", adapter())
+    (tmp_path / "link.safetensors").hardlink_to(source)
+    for name in ("a.safetensors", "link.safetensors"):
+        done = cli(tmp_path, "--force", source, tmp_path / name)
+        want = f"error: {tmp_path / name}: file: expected a name of its own, got the source; choose another one.\n"
+        assert (done.returncode, done.stderr) == (1, want)
+    assert read(source)[1] == adapter()
+
+
+def test_a_folder_in_the_way(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.safetensors", adapter())
+    (tmp_path / "b.safetensors").mkdir()
+    done = cli(tmp_path, "--force", source, tmp_path / "b.safetensors")
+    want = f"error: {tmp_path}/b.safetensors: file: expected the name of a file, got a folder; choose another one.\n"
+    assert (done.returncode, done.stderr) == (1, want)
+
+
+def test_a_source_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.safetensors", adapter())
+    start = f"""
+import os
+_real = os.pread
+def _shrinking(*arguments):
+    os.truncate({str(source)!r}, 3000)
+    return _real(*arguments)
+os.pread = _shrinking
+"""
+    done = cli(tmp_path, source, tmp_path / "out" / "b.safetensors", start=start)
+    assert done.returncode == 1 and "the file changed while it was read, so start again." in done.stderr
+    assert files_below(tmp_path / "out") == []
+
+
+def test_a_source_that_is_written_to_meanwhile(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.safetensors", adapter())
+    start = f"""
+import os
+_real = os.pread
+def _writing(*arguments):
+    os.utime({str(source)!r}, (1, 1))
+    return _real(*arguments)
+os.pread = _writing
+"""
+    done = cli(tmp_path, source, tmp_path / "out" / "b.safetensors", start=start)
+    assert done.returncode == 1 and done.stderr == (
+        f"error: {source}: expected a file at rest, got one that is being written; try again later.\n"
+    )
+    assert files_below(tmp_path / "out") == []
+
+
+def test_a_disk_without_links(tmp_path: Path) -> None:
+    """FAT and some network shares know no hard links; then a result is renamed into place."""
+    start = "import errno, os\ndef _none(*_):\n    raise OSError(errno.EPERM, 'no links')\nos.link = _none\n"
+    source = write(tmp_path / "a.safetensors", adapter())
+    assert cli(tmp_path, source, tmp_path / "out" / "b.safetensors", start=start).returncode == 0
+    done = cli(tmp_path, source, tmp_path / "out" / "b.safetensors", start=start)
+    assert done.returncode == 1 and "expected no file there yet" in done.stderr
+    assert files_below(tmp_path / "out") == ["b.safetensors"]
