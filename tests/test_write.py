@@ -131,7 +131,8 @@ def test_file_systems_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     left.write_bytes(b"x")
     write_bytes(tmp_path / "b", b"y", force=False)
     assert names(tmp_path) == [left.name, "b"]
-    os.utime(left, (time.time() - 90_000,) * 2)
+    yesterday = time.time() - 90_000
+    os.utime(left, (yesterday, yesterday))
     remove_stale(tmp_path)
     assert names(tmp_path) == ["b"]
 
