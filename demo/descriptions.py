@@ -101,6 +101,8 @@ def main() -> None:
     """Write the files; the pack is loaded as ComfyUI does."""
     import pack
 
+    if "COMFYUI_PATH" not in os.environ:
+        sys.exit("descriptions: set COMFYUI_PATH to a ComfyUI; `python dev.py setup --json` names one.")
     # This folder leaves the path again: its server.py would come before the host's.
     sys.path.pop(0)
     pack.use_host(Path(os.environ["COMFYUI_PATH"]))

@@ -99,9 +99,8 @@ def test_numbers_and_names_survive_translation(schemas: list[Any]) -> None:
 
 
 def test_there_are_no_other_files() -> None:
-    found = {
-        path.relative_to(ROOT / "locales").as_posix() for path in Path(ROOT, "locales").rglob("*") if path.is_file()
-    }
+    folder = ROOT / "locales"
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert found == {f"{language}/nodeDefs.json" for language in LANGUAGES}
 
 
