@@ -14,6 +14,7 @@ import folder_paths
 from comfy_api.latest import ComfyExtension, io, ui
 
 from . import converters
+from .older import OmniXOlderGraph, register_replacements
 from .omnix import maps, panorama, patch
 from .omnix.adapter import fingerprint, folders_with_tasks, task_files
 from .omnix.colour import COLOURS, colour_view
@@ -696,6 +697,7 @@ NODES: list[type[io.ComfyNode]] = [
     OmniXContactSheet,
     OmniXPanoramaViewer,
     OmniXConvertAdapter,
+    OmniXOlderGraph,
 ]
 
 
@@ -703,10 +705,11 @@ class OmniXExtension(ComfyExtension):
     """What ComfyUI asks the pack for."""
 
     async def on_load(self) -> None:
-        """Tell the host where saved conditionings lie."""
+        """Tell the host where saved conditionings lie, and what becomes of graphs of the older pack."""
         for root in (folder_paths.models_dir, folder_paths.get_output_directory()):
             folder_paths.add_model_folder_path(CONDITIONING_FOLDER, str(Path(root, CONDITIONING_FOLDER)))
         folder_paths.folder_names_and_paths[CONDITIONING_FOLDER][1].add(".safetensors")
+        await register_replacements()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return the nodes."""

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from comfyui_omnix.demo import descriptions
 from comfyui_omnix.demo.server import ROOT, Server
+from comfyui_omnix.older import WORKFLOWS
 
 LANGUAGES = ("en", "zh")
 # What stays as it is in Chinese: names, file names, and values that people also meet in English.
-SAME = {"vae", "Latent", "ORM", "OpenGL", "DirectX", "Turbo"}
+SAME = {"vae", "Latent", "ORM", "OpenGL", "DirectX", "Turbo"} | {workflow for workflow, _ in WORKFLOWS.values()}
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def test_chinese_names_other_nodes_as_they_are_called() -> None:
     names = {entry["display_name"] for entry in texts.values()}
     for path, text in leaves(texts):
         quoted = re.findall(r"“([^”]+)”", text)
-        assert set(quoted) <= names | {"捕获"}, path
+        assert set(quoted) <= names | {"捕获", "模板"}, path
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

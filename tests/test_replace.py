@@ -1,0 +1,65 @@
+"""Graphs of the older pack: the real server answers each with one sentence that names the workflow to open."""
+
+import json
+import urllib.request
+from typing import Any
+
+import pytest
+from comfyui_omnix import older
+from comfyui_omnix.demo.server import ROOT, GraphError, Server
+
+# The nodes of ComfyUI-OmniX with the inputs they were saved with.
+LATENT = {"vae": ["vae", 0], "samples": ["sampled", 0]}
+OLDER = {
+    "OmniX_PanoPerception_Depth": LATENT | {"normalize": True, "colorize": True, "colormap": "inferno"},
+    "OmniX_PanoPerception_Normal": LATENT | {"normalize_vectors": True, "output_format": "rgb"},
+    "OmniX_PanoPerception_PBR": LATENT | {"normalize_maps": True},
+    "OmniX_PanoPerception_Semantic": LATENT | {"palette": "custom", "num_classes": 16},
+}
+OUTPUTS = {"OmniX_PanoPerception_PBR": 3}
+
+
+def older_graph(kind: str) -> dict[str, dict[str, Any]]:
+    """The end of a graph as the older pack's examples have it, in the form the browser posts."""
+    graph = {
+        "vae": {"class_type": "VAELoader", "inputs": {"vae_name": "ae.safetensors"}},
+        "sampled": {"class_type": "EmptySD3LatentImage", "inputs": {"width": 64, "height": 32, "batch_size": 1}},
+        "map": {"class_type": kind, "inputs": OLDER[kind]},
+    }
+    for slot in range(OUTPUTS.get(kind, 1)):
+        graph[f"saved{slot}"] = {"class_type": "SaveImage", "inputs": {"images": ["map", slot], "filename_prefix": "x"}}
+    return {name: node | {"_meta": {"title": name}} for name, node in graph.items()}
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("kind", OLDER)
+def test_an_older_graph_is_answered_with_what_to_open(server: Server, kind: str) -> None:
+    with pytest.raises(GraphError) as caught:
+        server.submit(older_graph(kind))
+    workflow, _ = older.WORKFLOWS[kind.removeprefix(older.PREFIX)]
+    assert (caught.value.node, caught.value.node_type) == ("map", "OmniXOlderGraph")
+    assert older.advice(workflow) in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.server
+def test_the_browser_is_told_too(server: Server) -> None:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    told = json.loads(direct.open(f"{server.url}/node_replacements", timeout=60).read())
+    for kind in OLDER:
+        assert [one["new_node_id"] for one in told[kind]] == ["OmniXOlderGraph"]
+        assert len(told[kind][0]["output_mapping"]) == OUTPUTS.get(kind, 1)
+    assert server.node_info("OmniXOlderGraph")["deprecated"] is True
+
+
+def test_every_older_node_has_a_workflow_that_is_shipped() -> None:
+    assert set(OLDER) == {older.PREFIX + name for name in older.WORKFLOWS}
+    for workflow, _ in older.WORKFLOWS.values():
+        assert (ROOT / "workflows" / f"{workflow}.json").is_file()
+    options = older.OmniXOlderGraph.GET_SCHEMA().inputs[0].options
+    assert set(options) == {workflow for workflow, _ in older.WORKFLOWS.values()}
+
+
+def test_it_never_runs() -> None:
+    with pytest.raises(ValueError, match="Panorama to depth instead, and load your panorama there"):
+        older.OmniXOlderGraph.execute("OmniX 3 - Panorama to depth")
