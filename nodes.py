@@ -206,7 +206,9 @@ def transformer_shards(folder: Path) -> list[str]:
         names = sorted(set(json.loads(indices[0].read_text("utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"{indices[0]}: expected an index of shards, got {error}; download it again.") from error
-    missing = [name for name in names if not (folder / Path(str(name)).name).is_file()]
+    # No other kind of file: the host reads .bin and .pt with pickle.
+    shards = {path.name for path in folder.glob("*.safetensors")}
+    missing = [name for name in names if Path(str(name)).name not in shards]
     if missing:
         raise ValueError(f"{folder}: expected {len(names)} shards, got none named {missing[0]}; download it again.")
     return [str(folder / Path(str(name)).name) for name in names]

@@ -59,13 +59,21 @@ def load_conditioning(path: Path) -> list[list[Any]]:
     """Read a conditioning back.  Raises AdapterError if the file is none, OSError if it can't be read."""
     try:
         with safetensors.safe_open(path, "pt") as file:
-            entries = json.loads((file.metadata() or {})[_FORMAT_KEY])
+            entries = _entries((file.metadata() or {})[_FORMAT_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         return [_entry(index, plain, tensors) for index, plain in enumerate(entries)]
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise AdapterError(
             f"{path}: {_FORMAT_KEY}: expected what Save OmniX Conditioning writes, got {error}; save it again."
         ) from error
+
+
+def _entries(text: str) -> list[Any]:
+    """Read the entries' plain values.  Raises ValueError or TypeError."""
+    entries = json.loads(text)
+    if not isinstance(entries, list):
+        raise TypeError(f"a {type(entries).__name__}")
+    return entries
 
 
 def _entry(index: int, plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> list[Any]:
