@@ -12,6 +12,7 @@ undo. The adapters ride along as an additional model: the host counts their byte
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -57,9 +58,12 @@ def attach(
 ) -> Patcher:
     """Return a clone of `model` that runs the task's streams; `seam` is in latent columns, 0 switches it off.
 
-    Adapters attached before are replaced. Raises ValueError if the model is not FLUX.1, or of another size.
+    Adapters attached before are replaced. Raises ValueError if the model is not FLUX.1, or of another size, or if a
+    strength is no finite number (the host's limits let NaN pass).
     """
     adapters = loaded.adapters
+    if not (math.isfinite(condition_strength) and math.isfinite(target_strength)):
+        raise ValueError(f"The strengths are {condition_strength} and {target_strength}; set both to finite numbers.")
     flux = flux_of(model)
     for file, layers in zip(adapters.files, adapters.stream_layers(), strict=True):
         check_fit(flux, str(file), layers)
