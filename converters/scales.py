@@ -124,8 +124,8 @@ def _checked(path: Path | str, key: str, config: Any) -> dict[str, Any]:
     if not isinstance(patterns, dict) or not _are_quick(patterns):
         got = str(list(patterns)[:5] if isinstance(patterns, dict) else patterns)
         raise AdapterError(f"{path}: {key}: expected layer names in alpha_pattern, got {got}; repair it.")
-    for value in (config.get("lora_alpha"), *patterns.values()):
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if value is not None and not number:
+    alpha = config.get("lora_alpha")
+    for value in (*(() if alpha is None else (alpha,)), *patterns.values()):
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
             raise AdapterError(f"{path}: {key}: expected a finite number as alpha, got {value!r}; repair it.")
     return config

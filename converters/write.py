@@ -7,7 +7,6 @@ import errno
 import os
 import re
 import sys
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -31,32 +30,34 @@ Placed = tuple[int, bytes]
 """Bytes and where they go; what none covers is zero."""
 
 _TEMPORARY = re.compile(r"\.omnix-\d+-[0-9a-f]{16}\.part")
-_WORTH_FLUSHING = 1 << 25
 _ABANDONED = 24 * 3600.0
 _OPEN = os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
-def write_file(path: Path, size: int, pieces: Iterable[Placed], force: bool) -> None:
-    """Write a file of `size` bytes from pieces, under its name only once it is whole and on the disk.
+def write_file(path: Path, size: int, pieces: Iterable[Placed], force: bool, durable: bool = False) -> None:
+    """Write a file of `size` bytes from pieces, under its name only once it is whole.
 
-    Raises AdapterError if it exists and not `force`, OSError (with the path) if the disk does not take it.
+    `durable` also waits until the disk has it, so that it outlives a power cut; what can be made again need not wait,
+    which takes longer than all the rest. Raises AdapterError if it exists and not `force`, OSError (with the path) if
+    the disk does not take it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(path.parent)
     with _errors_of(path), _temporary(path.parent) as temporary:
-        with _Flush(temporary.descriptor, size):
-            for position, data in pieces:
-                _write_at(temporary.descriptor, position, data)
-            os.ftruncate(temporary.descriptor, size)
-        os.fsync(temporary.descriptor)
+        for position, data in pieces:
+            _write_at(temporary.descriptor, position, data)
+        os.ftruncate(temporary.descriptor, size)
+        if durable:
+            os.fsync(temporary.descriptor)
+        os.close(os.dup(temporary.descriptor))  # network file systems tell only now that the disk is full
         if sys.platform == "win32":
             temporary.close()  # Windows renames no open file
         _publish(temporary.path, path, force)
 
 
 def write_bytes(path: Path, data: bytes, force: bool) -> None:
-    """Write a whole file from memory, with the same promises as `write_file`."""
-    write_file(path, len(data), [(0, data)], force)
+    """Write a whole file from memory, with the same promises as `write_file`, and wait until the disk has it."""
+    write_file(path, len(data), [(0, data)], force, durable=True)
 
 
 def exists(path: Path) -> AdapterError:
@@ -112,35 +113,6 @@ def _temporary(folder: Path) -> Iterator[_Temporary]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary.path)
         temporary.close()
-
-
-class _Flush:
-    """Send a big file to the disk while it is being written, so that the last fsync has little left to do."""
-
-    def __init__(self, descriptor: int, size: int) -> None:
-        self._descriptor = descriptor
-        self._done = threading.Event()
-        self._error: OSError | None = None
-        worth = size >= _WORTH_FLUSHING and hasattr(os, "fdatasync")
-        self._thread = threading.Thread(target=self._run, daemon=True) if worth else None
-
-    def _run(self) -> None:
-        try:
-            while not self._done.wait(0.01):
-                os.fdatasync(self._descriptor)
-        except OSError as error:  # the kernel tells it once, here: a full disk, say
-            self._error = error
-
-    def __enter__(self) -> None:
-        if self._thread is not None:
-            self._thread.start()
-
-    def __exit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
-        self._done.set()
-        if self._thread is not None:
-            self._thread.join()
-        if self._error is not None and kind is None:
-            raise self._error
 
 
 def _write_at(descriptor: int, position: int, data: bytes) -> None:

@@ -1,5 +1,6 @@
 """Bad input and bad luck, really injected: one clear sentence, exit status 1, nothing under the final name."""
 
+import errno
 import fcntl
 import os
 import signal
@@ -180,7 +181,7 @@ def test_no_room_for_the_file(size: int, tmp_path: Path) -> None:
     assert files_below(tmp_path / "out") == []
 
 
-@pytest.mark.parametrize("call", ["pwrite", "ftruncate", "fsync"])
+@pytest.mark.parametrize("call", ["pwrite", "ftruncate", "dup"])
 def test_a_full_disk(call: str, tmp_path: Path) -> None:
     source, before = write(tmp_path / "a.safetensors", adapter()), b"an older result"
     (tmp_path / "b.safetensors").write_bytes(before)
@@ -208,7 +209,7 @@ os.{call} = _deadly
 """
 
 
-@pytest.mark.parametrize(("call", "count"), [("pwrite", 0), ("pwrite", 7), ("ftruncate", 0), ("fsync", 0), ("link", 0)])
+@pytest.mark.parametrize(("call", "count"), [("pwrite", 0), ("pwrite", 7), ("ftruncate", 0), ("dup", 0), ("link", 0)])
 def test_kill_9_leaves_no_result_and_the_next_run_cleans_up(call: str, count: int, tmp_path: Path) -> None:
     source, out = write(tmp_path / "rgb_to_depth_rgb.safetensors", adapter()), tmp_path / "out"
     done = cli(tmp_path, source, out, start=_KILL.format(call=call, count=count))
@@ -410,3 +411,15 @@ def test_a_disk_without_links(tmp_path: Path) -> None:
     done = cli(tmp_path, source, tmp_path / "out" / "b.safetensors", start=start)
     assert done.returncode == 1 and "expected no file there yet" in done.stderr
     assert files_below(tmp_path / "out") == ["b.safetensors"]
+
+
+def test_a_disk_that_fails_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    (tmp_path / "a").write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        write_bytes(tmp_path / "a", b"new", force=True)
+    assert caught.value.filename == str(tmp_path / "a")
+    assert files_below(tmp_path) == ["a"] and (tmp_path / "a").read_bytes() == b"old"

@@ -107,6 +107,7 @@ class TestConfig:
             ({"lora_alpha": 10**400}, "expected JSON, got a number of 401 digits"),
             ({"alpha_pattern": 5}, "expected layer names in alpha_pattern, got 5"),
             ({"alpha_pattern": ["a"]}, "expected layer names in alpha_pattern, got ['a']"),
+            ({"alpha_pattern": {"to_q": None}}, "expected a finite number as alpha, got None"),
             ({"alpha_pattern": {"to_q": []}}, "expected a finite number as alpha, got []"),
             ({"alpha_pattern": {"(a+)+": 1}}, "expected layer names in alpha_pattern, got ['(a+)+']"),
             ({"use_dora": True}, "expected plain LoRA, got DoRA, which can't be fused into a LoRA; merge it"),
