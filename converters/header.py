@@ -87,9 +87,13 @@ def _header_bytes(file: Any, path: Path, size: int) -> bytes:
     if len(prefix) < 8:
         raise _damaged(path, "header", "at least 8 bytes", f"{len(prefix)}")
     (length,) = struct.unpack("<Q", prefix)
-    limit = min(LONGEST, size - 8)
-    if length > limit:
-        raise _damaged(path, "header", f"at most {limit} bytes of it in a file of {size}", f"a length of {length}")
+    if length > size - 8:
+        raise _damaged(path, "header", f"at most {size - 8} bytes of it in a file of {size}", f"a length of {length}")
+    if length > LONGEST:
+        raise AdapterError(
+            f"{path}: header: expected at most {LONGEST} bytes of it, as no LoRA has more, got a length of {length}; "
+            "save the adapter with less metadata."
+        )
     return file.read(length)
 
 

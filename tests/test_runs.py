@@ -27,12 +27,12 @@ def names(folder: Path) -> list[str]:
 # Stops a conversion where its file is written but has no name yet, until a line comes on its standard input.
 PAUSED = """
 import os, sys
-real = os.fsync
-def fsync(descriptor):
-    real(descriptor)
+real = os.dup
+def dup(descriptor):
     print("written", flush=True)
     sys.stdin.readline()
-os.fsync = fsync
+    return real(descriptor)
+os.dup = dup
 from converters.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
