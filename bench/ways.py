@@ -21,7 +21,7 @@ from comfyui_omnix.demo import tiny
 from comfyui_omnix.omnix.adapter import TaskAdapters, load_task
 from comfyui_omnix.omnix.panorama import widen
 from comfyui_omnix.omnix.patch import KEY, run_streams
-from comfyui_omnix.omnix.streams import LowRank, Rows, Stream, adapted, joint_attention, stack
+from comfyui_omnix.omnix.streams import LowRank, Rows, Stream, adapted, fold, joint_attention, stack
 from comfyui_omnix.omnix.tasks import TASKS
 from einops import rearrange, repeat
 from torch import Tensor, nn
@@ -148,7 +148,7 @@ def ours_without_adapters(bench: Bench) -> Tensor:
 
 def floor(bench: Bench) -> Tensor:
     """(b) The same FLUX on the same stacked batch with folded attention; nothing adapted, nothing computed once."""
-    return _stacked(bench, joint_attention(None, bench.streams, TEXT_TOKENS, shared_text=False))
+    return _stacked(bench, _folded_attention(bench.streams))
 
 
 def ours_dense(bench: Bench) -> Tensor:
@@ -178,6 +178,16 @@ def _stacked(bench: Bench, attention: Callable[..., Tensor]) -> Tensor:
     inputs = {name: stack(tensor, bench.streams) for name, tensor in bench.inputs.items()}
     out = bench.flux(x, transformer_options={"optimized_attention_override": attention}, **inputs)
     return out[-1:]
+
+
+def _folded_attention(streams: int) -> Callable[..., Tensor]:
+    """Return attention of all streams' queries, as one sequence, over all their keys and values."""
+
+    def attend(func: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        out = func(*(fold(part, streams) for part in (q, k, v)), *args, **kwargs)
+        return rearrange(out, "b (s n) c -> (s b) n c", s=streams)
+
+    return attend
 
 
 def _repeated_attention(streams: int) -> Callable[..., Tensor]:

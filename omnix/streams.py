@@ -7,7 +7,8 @@ stream's queries attend to the keys and values of all of them. W itself is never
 forward hooks that exist only while a step runs, so an error or an interrupt leaves nothing behind.
 
 In the double blocks the text rows of all streams are equal (their layers carry no adapter and they attend to the
-same keys), so their layers and their queries run once there; the result is the same.
+same keys), so their layers and their queries run once there. Of the last block only the target's rows are read, so the
+other streams ask nothing there and skip its last layer. The result is the same.
 """
 
 from __future__ import annotations
@@ -89,18 +90,28 @@ def adapted(model: nn.Module, streams: Sequence[Stream]) -> Iterator[None]:
     """Add every stream's deltas to its rows of the stacked batch while the context lasts.
 
     `model` is a FLUX in ComfyUI's layout; a hook sees whatever forward a layer has at that time, be it quantised,
-    offloaded or wrapped by another LoRA. All hooks are removed on the way out, also by an exception.
+    offloaded or wrapped by another LoRA. All hooks are removed on the way out, also by an exception. Of the model's
+    result only the last stream's part counts.
     """
+    names = dict.fromkeys(layer for stream in streams for layer in stream.layers)
     with ExitStack() as hooks:
-        for name in dict.fromkeys(layer for stream in streams for layer in stream.layers):
+        for name in names:
             layers = [(index, s.layers[name], s.strength) for index, s in enumerate(streams) if name in s.layers]
             hook = _delta_hook([entry for entry in layers if entry[2] != 0], len(streams))
             hooks.callback(model.get_submodule(name).register_forward_hook(hook).remove)
-        if text_is_shared(streams):
-            for layer in text_layers(model):
-                hooks.callback(layer.register_forward_pre_hook(_first_stream_hook(len(streams))).remove)
-                hooks.callback(layer.register_forward_hook(_all_streams_hook(len(streams))).remove)
+        for layer in text_layers(model) if text_is_shared(streams) else ():
+            hooks.callback(layer.register_forward_pre_hook(_first_stream_hook(len(streams))).remove)
+            hooks.callback(layer.register_forward_hook(_all_streams_hook(len(streams))).remove)
+        if (last := last_layer(model)) not in names:
+            layer = model.get_submodule(last)
+            hooks.callback(layer.register_forward_pre_hook(_target_hook(len(streams))).remove)
+            hooks.callback(layer.register_forward_hook(_among_streams_hook(len(streams))).remove)
         yield
+
+
+def last_layer(model: nn.Module) -> str:
+    """Name the last layer of the last block; what it gives to other streams than the target is never read."""
+    return f"single_blocks.{len(list(model.get_submodule('single_blocks').children())) - 1}.linear2"
 
 
 def text_layers(model: nn.Module) -> Iterator[nn.Module]:
@@ -136,23 +147,52 @@ def _all_streams_hook(streams: int) -> Callable[..., Tensor]:
     return repeat_result
 
 
+def _target_hook(streams: int) -> Callable[..., tuple[Tensor]]:
+    def keep_target(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+        return (of_target(args[0], streams),)
+
+    return keep_target
+
+
+def _among_streams_hook(streams: int) -> Callable[..., Tensor]:
+    def fill_up(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return among_streams(output, streams)
+
+    return fill_up
+
+
 def joint_attention(inner: Attention | None, streams: int, text_rows: int, shared_text: bool) -> Attention:
     """Return an attention override in which each stream's queries see the keys and values of all streams.
 
     The streams are folded into the sequence, [(s b), heads, n, d] -> [b, heads, (s n), d], attended once and unfolded.
     `inner` is the override that was there before, if any; it gets the folded tensors. With `shared_text`, the equal
-    text queries (the first `text_rows` rows) of the double blocks are asked once; their keys still count S times.
+    text queries (the first `text_rows` rows) of the double blocks are asked once; their keys still count S times. In
+    the last block only the target's queries are asked.
     """
 
     def attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor, heads: int, *args: object, **kwargs: object):
-        options = kwargs.get("transformer_options") or {}
-        once = shared_text and isinstance(options, Mapping) and options.get("block_type") == "double"
-        folded = fold_shared(q, streams, text_rows) if once else fold(q, streams)
-        operands = (folded, fold(k, streams), fold(v, streams), heads, *args)
+        options = kwargs.get("transformer_options")
+        block = options if isinstance(options, Mapping) else {}
+        once = shared_text and block.get("block_type") == "double"
+        last = block.get("block_type") == "single" and block.get("block_index") == block.get("total_blocks", 0) - 1
+        asked = fold_shared(q, streams, text_rows) if once else of_target(q, streams) if last else fold(q, streams)
+        operands = (asked, fold(k, streams), fold(v, streams), heads, *args)
         out = attention(*operands, **kwargs) if inner is None else inner(attention, *operands, **kwargs)
+        if last:
+            return among_streams(out, streams)
         return unfold_shared(out, streams, text_rows) if once else rearrange(out, "b (s n) c -> (s b) n c", s=streams)
 
     return attend
+
+
+def of_target(x: Tensor, streams: int) -> Tensor:
+    """Return the target's part of a stacked batch: [(s b), ...] -> [b, ...]."""
+    return x[-(x.shape[0] // streams) :]
+
+
+def among_streams(x: Tensor, streams: int) -> Tensor:
+    """Put the target's part [b, ...] where it belongs in a stacked batch [(s b), ...], zeros elsewhere."""
+    return torch.cat((x.new_zeros((streams - 1) * x.shape[0], *x.shape[1:]), x))
 
 
 def fold(x: Tensor, streams: int) -> Tensor:
