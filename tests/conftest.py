@@ -39,6 +39,23 @@ def pytest_configure() -> None:
     loading.load_pack()
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out, and count as such, what older hosts lack: tests that name the first ComfyUI that has it."""
+    marks = {item: item.get_closest_marker("since") for item in items}
+    early = [item for item, mark in marks.items() if mark is not None and _host_version() < _version(mark.args[0])]
+    if early:
+        config.hook.pytest_deselected(items=early)
+        items[:] = [item for item in items if item not in early]
+
+
+def _host_version() -> tuple[int, ...]:
+    return _version(_module(Path(os.environ["COMFYUI_PATH"]).resolve() / "comfyui_version.py").__version__)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(".")))
+
+
 _MEASURED: list[tuple[str, float]] = []
 
 

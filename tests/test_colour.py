@@ -36,6 +36,7 @@ def test_spectral_is_straight_between_its_anchors(value: float) -> None:
     assert one(value, "Spectral") == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.since("0.22.0")
 def test_turbo_is_the_hosts_turbo() -> None:
     from comfy.ldm.colormap import turbo
 

@@ -64,6 +64,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+@pytest.mark.since("0.26.0")
 def test_full_model_is_flux_dev(full_model: Any) -> None:
     assert sum(parameter.numel() for parameter in full_model.model.diffusion_model.parameters()) == 11_901_408_320
     assert full_model.model.diffusion_model.params.guidance_embed
@@ -73,6 +74,7 @@ def test_full_adapter_is_of_real_size(full_files: tuple[Path, Path]) -> None:
     assert full_files[0].stat().st_size == 224_194_520
 
 
+@pytest.mark.since("0.26.0")
 def test_converted_merges_whole(
     full_model: Any, full_files: tuple[Path, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -82,6 +84,7 @@ def test_converted_merges_whole(
     assert warnings(caplog) == []
 
 
+@pytest.mark.since("0.26.0")
 def test_converted_bypasses_whole(
     full_model: Any, full_files: tuple[Path, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -93,6 +96,7 @@ def test_converted_bypasses_whole(
     assert warnings(caplog) == []
 
 
+@pytest.mark.since("0.26.0")
 def test_unconverted_loses_most_in_bypass(
     full_model: Any, full_files: tuple[Path, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -106,6 +110,7 @@ def test_unconverted_loses_most_in_bypass(
     assert len(dropped) == PAIRS - WHOLE == 171
 
 
+@pytest.mark.since("0.26.0")
 def test_the_model_is_as_before(full_model: Any) -> None:
     assert not full_model.patches
     assert not full_model.injections

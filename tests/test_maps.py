@@ -174,6 +174,7 @@ def test_the_picture_is_not_changed(read) -> None:
 # --- the host's geometry ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.since("0.22.0")
 def test_geometry_uses_the_directions_of_the_host() -> None:
     from comfy.ldm.moge.panorama import _uv_grid, spherical_uv_to_directions
 
@@ -204,6 +205,7 @@ def room_of_the_host(height: int = 32) -> tuple[torch.Tensor, dict[str, torch.Te
     return depth, maps.moge_geometry(depth, picture(height, 2 * height, batch=1))
 
 
+@pytest.mark.since("0.22.0")
 def test_the_host_renders_our_geometry() -> None:
     from comfy_extras.nodes_moge import MoGeRender
 
@@ -218,6 +220,7 @@ def test_the_host_renders_our_geometry() -> None:
         assert bool(torch.isfinite(MoGeRender.execute(geometry, output).args[0]).all())
 
 
+@pytest.mark.since("0.22.0")
 def test_the_host_meshes_our_geometry_the_right_way_round() -> None:
     from comfy_extras.nodes_moge import MoGePointMapToMesh
 
