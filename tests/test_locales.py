@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from comfyui_omnix.demo import descriptions
 from comfyui_omnix.demo.server import ROOT, Server
-from comfyui_omnix.older import WORKFLOWS
+from comfyui_omnix.graph.older import WORKFLOWS
 
 LANGUAGES = ("en", "zh")
 # What stays as it is in Chinese: names, file names, and values that people also meet in English.

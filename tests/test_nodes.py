@@ -14,6 +14,7 @@ import torch
 from comfyui_omnix import nodes
 from comfyui_omnix.converters import AdapterError, open_adapter
 from comfyui_omnix.demo import tiny
+from comfyui_omnix.graph.files import NOTHING_FOUND
 from comfyui_omnix.omnix.conditioning import load_conditioning, save_conditioning
 from measure import relative_error
 from rig import conditioning, forward, ksample, load_flux, make_case, patched
@@ -112,7 +113,7 @@ def test_adapters_load_and_are_noticed_when_replaced(host_folders: Path) -> None
 
 def test_no_adapters_at_all(host_folders: Path) -> None:
     with pytest.raises(ValueError, match=r"No folder below models/loras .* press R"):
-        nodes.OmniXLoadAdapters.execute("rgb_to_depth", nodes.NOTHING_FOUND)
+        nodes.OmniXLoadAdapters.execute("rgb_to_depth", NOTHING_FOUND)
 
 
 def test_incomplete_task(host_folders: Path) -> None:

@@ -5,7 +5,7 @@ import urllib.request
 from typing import Any
 
 import pytest
-from comfyui_omnix import older
+from comfyui_omnix.graph import older
 from comfyui_omnix.demo.server import ROOT, GraphError, Server
 
 # The nodes of ComfyUI-OmniX with the inputs they were saved with.

@@ -1,0 +1,33 @@
+"""Where the nodes find files, and what their lists say when there are none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import folder_paths
+
+CONDITIONING_FOLDER = "conditioning"
+
+
+NOTHING_FOUND = "none found"
+
+
+def located(kind: str) -> Callable[[str], str | None]:
+    """Return the host's lookup of relative names below its folders of a kind; it never leaves them."""
+    return lambda name: folder_paths.get_full_path(kind, name)
+
+
+def choices(names: Iterable[str]) -> list[str]:
+    """Return the options of a combo; an empty one would make the host reject the graph without saying why."""
+    return list(names) or [NOTHING_FOUND]
+
+
+def inside(root: Path, name: str) -> Path:
+    """Return the path of a relative name below `root`, following links.  Raises ValueError if it leads elsewhere."""
+    path = (root / name).resolve()
+    if not path.is_relative_to(root.resolve()) or path == root.resolve():
+        raise ValueError(
+            f"{name}: expected a name below {root.name}, got a path that leads elsewhere; change the name."
+        )
+    return path

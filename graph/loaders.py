@@ -1,0 +1,156 @@
+"""Nodes that load and convert files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io
+
+from .. import converters
+from ..omnix import patch
+from ..omnix.adapter import fingerprint, folders_with_tasks, task_files
+from ..omnix.tasks import TASKS
+from .files import NOTHING_FOUND, choices, inside, located
+from .model import Adapters
+
+
+class OmniXLoadAdapters(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        folders = choices(folders_with_tasks(folder_paths.get_filename_list("loras")))
+        return io.Schema(
+            node_id="OmniXLoadAdapters",
+            display_name="Load OmniX Adapters",
+            category="OmniX/loaders",
+            description="Load the adapters of one OmniX task, one for each stream. Original Diffusers files and "
+            "converted ones are taken alike.",
+            search_aliases=["omnix", "panorama", "360", "equirectangular", "lora", "adapter"],
+            inputs=[
+                io.Combo.Input("task", options=list(TASKS), tooltip="What the adapters do. Each task has its own set."),
+                io.Combo.Input(
+                    "folder",
+                    options=folders,
+                    tooltip="Folder below models/loras that holds the task's files, such as OmniX with "
+                    "OmniX/rgb_to_depth/rgb.safetensors in it. Press R after adding files.",
+                ),
+            ],
+            outputs=[Adapters.Output(display_name="adapters", tooltip="For Apply OmniX Adapters.")],
+        )
+
+    @classmethod
+    def execute(cls, task: str, folder: str) -> io.NodeOutput:
+        return io.NodeOutput(patch.load_adapters(cls.files(task, folder), TASKS[task]))
+
+    @classmethod
+    def fingerprint_inputs(cls, task: str, folder: str) -> str:
+        return fingerprint(cls.files(task, folder))
+
+    @staticmethod
+    def files(task: str, folder: str) -> tuple[Path, ...]:
+        if folder == NOTHING_FOUND:
+            raise ValueError(
+                "No folder below models/loras holds the adapters of an OmniX task; download them from "
+                "huggingface.co/KevinHuang/OmniX into models/loras/OmniX, then press R."
+            )
+        return task_files(located("loras"), folder, TASKS[task])
+
+
+class OmniXLoadDiffusersFlux(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OmniXLoadDiffusersFlux",
+            display_name="Load Diffusers FLUX",
+            category="OmniX/loaders",
+            description="Load FLUX.1-dev from a Hugging Face Diffusers snapshot below models/diffusers, for those who "
+            "have its 24 GB already.",
+            search_aliases=["omnix", "diffusers", "flux", "hugging face", "sharded"],
+            inputs=[
+                io.Combo.Input(
+                    "folder",
+                    options=choices(diffusers_snapshots()),
+                    tooltip="Snapshot below models/diffusers with transformer/*.safetensors in it.",
+                )
+            ],
+            outputs=[io.Model.Output(display_name="model", tooltip="FLUX.1-dev.")],
+        )
+
+    @classmethod
+    def execute(cls, folder: str) -> io.NodeOutput:
+        if folder not in diffusers_snapshots():
+            raise ValueError(
+                f"{folder}: expected a snapshot with transformer/*.safetensors below models/diffusers, got none; "
+                "copy the snapshot of FLUX.1-dev there and press R."
+            )
+        return io.NodeOutput(patch.load_diffusers_flux(transformer_shards(diffusers_snapshots()[folder])))
+
+
+def diffusers_snapshots() -> dict[str, Path]:
+    """Map the names of the snapshots below models/diffusers to their transformer folders."""
+    roots = [Path(root) for root in folder_paths.get_folder_paths("diffusers")]
+    found = [(root, path) for root in roots for path in sorted(root.glob("**/transformer/*.safetensors"))]
+    return {path.parent.parent.relative_to(root).as_posix(): path.parent for root, path in reversed(found)}
+
+
+def transformer_shards(folder: Path) -> list[str]:
+    """List the shards of a transformer folder; those of the index, if there is one.  Raises ValueError."""
+    indices = sorted(folder.glob("*.safetensors.index.json"))
+    if not indices:
+        return [str(path) for path in sorted(folder.glob("*.safetensors"))]
+    try:
+        names = sorted(set(json.loads(indices[0].read_text("utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"{indices[0]}: expected an index of shards, got {error}; download it again.") from error
+    # No other kind of file: the host reads .bin and .pt with pickle.
+    shards = {path.name for path in folder.glob("*.safetensors")}
+    missing = [name for name in names if Path(str(name)).name not in shards]
+    if missing:
+        raise ValueError(f"{folder}: expected {len(names)} shards, got none named {missing[0]}; download it again.")
+    return [str(folder / Path(str(name)).name) for name in names]
+
+
+class OmniXConvertAdapter(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OmniXConvertAdapter",
+            display_name="Convert FLUX LoRA",
+            category="OmniX/loaders",
+            description="Convert a Diffusers FLUX.1 LoRA into a file for ComfyUI's LoRA loaders, merged or bypassed. "
+            "Load OmniX Adapters takes both, so the OmniX tasks do not need it.",
+            search_aliases=["omnix", "convert lora", "diffusers", "fuse", "qkv"],
+            is_output_node=True,
+            inputs=[
+                io.Combo.Input(
+                    "source",
+                    options=choices(folder_paths.get_filename_list("loras")),
+                    tooltip="A LoRA below models/loras in Diffusers layout.",
+                ),
+                io.String.Input(
+                    "name",
+                    default="OmniX/converted",
+                    tooltip="Name of the new file below models/loras, without ending. Press R to see it "
+                    "in the loaders.",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="name", tooltip="Name of the converted file below models/loras.")],
+        )
+
+    @classmethod
+    def execute(cls, source: str, name: str) -> io.NodeOutput:
+        path = located("loras")(source)
+        if path is None:
+            raise ValueError(f"{source}: no such file below models/loras; choose another and press R.")
+        root = Path(folder_paths.get_folder_paths("loras")[0])
+        target = inside(root, name if name.endswith(".safetensors") else f"{name}.safetensors")
+        report = converters.convert(path, target, slot=converters.slot_of_name(source))
+        written = target.relative_to(root.resolve()).as_posix()
+        done = f"{written}: {len(report.layers)} layers, {report.bytes_out / 1e6:.1f} MB"
+        return io.NodeOutput(written, ui={"text": [done]})
+
+    @classmethod
+    def fingerprint_inputs(cls, source: str, name: str) -> str:
+        path = located("loras")(source)
+        return fingerprint([Path(path)]) if path else name

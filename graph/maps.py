@@ -1,0 +1,155 @@
+"""Nodes that turn decoded pictures into maps, and maps into what other tools take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..omnix import maps
+
+MogeGeometry = io.Custom("MOGE_GEOMETRY")
+
+
+class OmniXDepth(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OmniXDepth",
+            display_name="OmniX Depth",
+            category="OmniX/maps",
+            description="Relative distance along the ray from a decoded depth panorama, as it is or stretched between "
+            "two percentiles if you ask for it.",
+            search_aliases=["omnix", "distance", "depth map", "360"],
+            inputs=[
+                io.Image.Input("image", tooltip="The decoded target of rgb_to_depth."),
+                io.Boolean.Input(
+                    "stretch",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Map the near percentile to 0 and the far one to 1. This changes the data.",
+                ),
+                io.Float.Input(
+                    "near",
+                    default=0.0,
+                    min=0.0,
+                    max=100.0,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Percentile that becomes 0, with stretch.",
+                ),
+                io.Float.Input(
+                    "far",
+                    default=100.0,
+                    min=0.0,
+                    max=100.0,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Percentile that becomes 1, with stretch.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="depth", tooltip="Distance in three equal channels; save it as EXR linear."
+                ),
+                io.Mask.Output(display_name="mask", tooltip="The same values as a mask."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image: Any, stretch: bool = False, near: float = 0.0, far: float = 100.0) -> io.NodeOutput:
+        depth = maps.depth(image)
+        return io.NodeOutput(*(maps.stretch(depth.mask, near, far) if stretch else depth))
+
+
+class OmniXNormal(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OmniXNormal",
+            display_name="OmniX Normal",
+            category="OmniX/maps",
+            description="World-space normals from a decoded normal panorama, made unit length. Axes: front +X, "
+            "up +Y, left +Z.",
+            search_aliases=["omnix", "normal map", "world normal", "360"],
+            inputs=[
+                io.Image.Input("image", tooltip="The decoded target of rgb_to_normal or rgb_camray_to_normal."),
+                io.Combo.Input(
+                    "convention",
+                    options=["OpenGL", "DirectX"],
+                    default="OpenGL",
+                    optional=True,
+                    tooltip="DirectX turns the green channel (up) round.",
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="normal", tooltip="normal * 0.5 + 0.5.")],
+        )
+
+    @classmethod
+    def execute(cls, image: Any, convention: str = "OpenGL") -> io.NodeOutput:
+        return io.NodeOutput(maps.normal(image, directx=convention == "DirectX"))
+
+
+class OmniXMaterial(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OmniXMaterial",
+            display_name="OmniX Roughness and Metallic",
+            category="OmniX/maps",
+            description="The two channels of a decoded PBR panorama, unchanged.",
+            search_aliases=["omnix", "pbr", "roughness", "metallic", "material"],
+            inputs=[io.Image.Input("image", tooltip="The decoded target of rgb_to_pbr.")],
+            outputs=[
+                io.Image.Output(display_name="roughness", tooltip="0 smooth, 1 rough."),
+                io.Image.Output(display_name="metallic", tooltip="0 dielectric, 1 metal."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image: Any) -> io.NodeOutput:
+        return io.NodeOutput(*maps.material(image))
+
+
+class OmniXPackORM(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OmniXPackORM",
+            display_name="Pack Occlusion Roughness Metallic",
+            category="OmniX/maps",
+            description="Pack glTF's ORM texture: occlusion in red, roughness in green, metallic in blue.",
+            search_aliases=["omnix", "ORM", "ARM", "glTF", "texture"],
+            inputs=[
+                io.Image.Input("roughness", tooltip="0 smooth, 1 rough."),
+                io.Image.Input("metallic", tooltip="0 dielectric, 1 metal."),
+                io.Image.Input("occlusion", optional=True, tooltip="Ambient occlusion; without it red is 1."),
+            ],
+            outputs=[io.Image.Output(display_name="orm", tooltip="Linear data, not sRGB.")],
+        )
+
+    @classmethod
+    def execute(cls, roughness: Any, metallic: Any, occlusion: Any = None) -> io.NodeOutput:
+        return io.NodeOutput(maps.orm(roughness, metallic, occlusion))
+
+
+class OmniXMogeGeometry(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OmniXMogeGeometry",
+            display_name="Depth to MoGe Geometry",
+            category="OmniX/maps",
+            description="Hand OmniX depth to ComfyUI's MoGe nodes, which render it and make a mesh of it.",
+            search_aliases=["omnix", "mesh", "point map", "glb", "geometry"],
+            inputs=[
+                io.Mask.Input("depth", tooltip="The mask output of OmniX Depth."),
+                io.Image.Input("image", tooltip="The panorama, in the depth's size; it becomes the texture."),
+            ],
+            outputs=[MogeGeometry.Output(display_name="moge_geometry", tooltip="For the MoGe render and mesh nodes.")],
+        )
+
+    @classmethod
+    def execute(cls, depth: Any, image: Any) -> io.NodeOutput:
+        return io.NodeOutput(maps.moge_geometry(depth, image))

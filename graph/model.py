@@ -1,0 +1,91 @@
+"""Nodes that make a MODEL run OmniX."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..omnix import panorama, patch
+from ..omnix.schedule import flow_shift
+from ..omnix.tasks import SEAM_COLUMNS
+
+Adapters = io.Custom("OMNIX_ADAPTERS")
+
+
+def seam_input(tooltip: str) -> io.Int.Input:
+    """Return the input for the seam's width."""
+    return io.Int.Input("seam_columns", default=SEAM_COLUMNS, min=0, max=64, step=2, tooltip=tooltip, advanced=True)
+
+
+class OmniXApplyAdapters(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OmniXApplyAdapters",
+            display_name="Apply OmniX Adapters",
+            category="OmniX/model",
+            description="Run FLUX.1 on several streams at once: a clean stream for each reference latent and the noisy "
+            "target, each with its own adapter, joined in attention. The model's weights are not changed.",
+            search_aliases=["omnix", "panorama", "streams", "lora", "seamless"],
+            inputs=[
+                io.Model.Input("model", tooltip="FLUX.1-dev, in any precision."),
+                Adapters.Input("adapters", tooltip="The adapters of one task."),
+                io.Float.Input(
+                    "strength_condition",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="How strongly the adapters of the condition streams act. 1 is what they were trained for.",
+                ),
+                io.Float.Input(
+                    "strength_target",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="How strongly the adapter of the target stream acts. 1 is what it was trained for.",
+                ),
+                seam_input(
+                    "Latent columns that are sampled twice, once past the right edge, and blended after each step, so "
+                    "that the edges meet. 0 switches it off."
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="For KSampler, with the seam and streams attached.")
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, adapters: Any, strength_condition: float, strength_target: float, seam_columns: int
+    ) -> io.NodeOutput:
+        return io.NodeOutput(patch.attach(model, adapters, strength_condition, strength_target, seam_columns))
+
+
+class OmniXFlowShift(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OmniXFlowShift",
+            display_name="OmniX Flow Shift",
+            category="OmniX/model",
+            description="Set the flow shift for the panorama's size, and make the simple scheduler exact at every "
+            "number of steps.",
+            search_aliases=["omnix", "model sampling flux", "shift", "sigma"],
+            inputs=[
+                io.Model.Input("model", tooltip="FLUX.1-dev, before or after Apply OmniX Adapters."),
+                io.Latent.Input("latent", tooltip="The latent that will be sampled; its size sets the shift."),
+                seam_input("The seam_columns of Apply OmniX Adapters: the widened latent's size counts."),
+            ],
+            outputs=[io.Model.Output(display_name="model", tooltip="For KSampler; use the scheduler simple.")],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, latent: dict[str, Any], seam_columns: int) -> io.NodeOutput:
+        height, width = latent["samples"].shape[-2:]
+        panorama.check_panorama(height * patch.PIXELS_PER_LATENT, width * patch.PIXELS_PER_LATENT)
+        return io.NodeOutput(patch.with_flow_shift(model, flow_shift(height, width, seam_columns)))

@@ -1,0 +1,100 @@
+"""Nodes that show panoramas and their maps to people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from ..omnix import panorama
+from ..omnix.colour import COLOURS, colour_view
+from ..omnix.sheet import contact_sheet
+from ..omnix.view import cut_out, read_view
+
+MAPS = ("depth", "normal", "albedo", "roughness", "metallic", "semantic")
+
+
+class OmniXContactSheet(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OmniXContactSheet",
+            display_name="OmniX Contact Sheet",
+            category="OmniX/image",
+            description="All maps of a panorama on one labelled sheet.",
+            search_aliases=["omnix", "grid", "overview", "labels"],
+            inputs=[
+                io.Image.Input("panorama", tooltip="The panorama itself."),
+                *(io.Image.Input(name, optional=True, tooltip=f"The {name} map.") for name in MAPS),
+                io.Int.Input("columns", default=2, min=1, max=8, tooltip="Pictures in a row."),
+            ],
+            outputs=[io.Image.Output(display_name="sheet", tooltip="The labelled sheet.")],
+        )
+
+    @classmethod
+    def execute(cls, panorama: Any, columns: int, **images: Any) -> io.NodeOutput:
+        given = [("panorama", panorama), *((name, images[name]) for name in MAPS if images.get(name) is not None)]
+        return io.NodeOutput(contact_sheet(given, columns))
+
+
+class OmniXPanoramaViewer(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OmniXPanoramaViewer",
+            display_name="Panorama Viewer (360)",
+            category="OmniX/image",
+            description="Look around inside a panorama and its maps, which share one camera. Drag to turn, wheel to "
+            "zoom; Capture sets the view that the next run gives out as an image.",
+            search_aliases=["omnix", "360 viewer", "equirectangular preview", "panorama preview", "skybox"],
+            is_output_node=True,
+            inputs=[
+                io.Image.Input("image", tooltip="The panorama, twice as wide as high."),
+                *(io.Image.Input(name, optional=True, tooltip=f"The {name} map.") for name in MAPS),
+                io.String.Input("view", default="", tooltip="The captured view, kept by the viewer."),
+                io.Int.Input(
+                    "width",
+                    default=1024,
+                    min=16,
+                    max=8192,
+                    step=8,
+                    advanced=True,
+                    tooltip="Width in pixels of the captured view.",
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="view", tooltip="The captured view, cut out of the chosen map.")],
+        )
+
+    @classmethod
+    def execute(cls, image: Any, view: str, width: int, **images: Any) -> io.NodeOutput:
+        shown = {"image": image, **{name: images[name] for name in MAPS if images.get(name) is not None}}
+        for pictures in shown.values():
+            panorama.check_panorama(*pictures.shape[1:3])
+        captured = cut_out(shown, read_view(view), width)
+        saved = [
+            {"label": name, "images": ui.PreviewImage(pictures, cls=cls).as_dict()["images"]}
+            for name, pictures in shown.items()
+        ]
+        return io.NodeOutput(captured, ui={"omnix_maps": saved})
+
+
+class OmniXColourDepth(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OmniXColourDepth",
+            display_name="Colour Depth",
+            category="OmniX/maps",
+            description="A coloured view of a depth map for people; keep the map itself for tools.",
+            search_aliases=["omnix", "colormap", "color map", "spectral", "turbo", "depth preview"],
+            inputs=[
+                io.Mask.Input("depth", tooltip="The mask output of OmniX Depth."),
+                io.Combo.Input("colours", options=list(COLOURS), tooltip="Spectral is what the paper shows."),
+                io.Boolean.Input("invert", default=False, tooltip="Start from the other end of the colours."),
+            ],
+            outputs=[io.Image.Output(display_name="view", tooltip="A picture, no data.")],
+        )
+
+    @classmethod
+    def execute(cls, depth: Any, colours: str, invert: bool) -> io.NodeOutput:
+        return io.NodeOutput(colour_view(depth, colours, invert))
