@@ -5,8 +5,8 @@ import urllib.request
 from typing import Any
 
 import pytest
-from comfyui_omnix.graph import older
 from comfyui_omnix.demo.server import ROOT, GraphError, Server
+from comfyui_omnix.graph import older
 
 # The nodes of ComfyUI-OmniX with the inputs they were saved with.
 LATENT = {"vae": ["vae", 0], "samples": ["sampled", 0]}
