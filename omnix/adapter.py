@@ -131,43 +131,47 @@ def read_layers(path: Path) -> dict[str, LowRank]:
 
 
 def _read_layer(descriptor: int, adapter: AdapterFile, name: str, layer: FusedLayer) -> LowRank:
-    def tensor(slab: Slab) -> Tensor:
+    def stacked(slabs: Sequence[Slab]) -> Tensor:
         try:
-            return read_slab(descriptor, slab)
+            return read_slabs(descriptor, slabs)
         except EOFError as error:
             raise AdapterError(
-                f"{adapter.path}: {name}: expected {slab.rows} rows of data at byte {slab.offset}, got the end of "
-                "the file; it changed while it was read, so get it again."
+                f"{adapter.path}: {name}: expected {slabs[0].rows} rows of data at byte {slabs[0].offset}, got the end "
+                "of the file; it changed while it was read, so get it again."
             ) from error
 
     return LowRank(
-        _joined([tensor(block.down) for block in layer.blocks]),
-        [_joined([tensor(slab) for slab in block.up]) for block in layer.blocks],
+        stacked([block.down for block in layer.blocks]),
+        [stacked(block.up) for block in layer.blocks],
         [Rows(block.row, block.rows, block.scale) for block in layer.blocks],
     )
 
 
-def _joined(pieces: Sequence[Tensor]) -> Tensor:
-    """Put matrices one above the other; of different dtypes the widest holds them all."""
-    return pieces[0] if len(pieces) == 1 else torch.cat([piece.to(_widest(pieces)) for piece in pieces])
+def read_slabs(descriptor: int, slabs: Sequence[Slab]) -> Tensor:
+    """Read matrices of equal width from a file, one above the other; of different dtypes float32 holds them all.
+
+    Raises EOFError.
+    """
+    if len({slab.dtype for slab in slabs}) > 1:
+        return torch.cat([read_slabs(descriptor, [slab]).float() for slab in slabs])
+    result = torch.empty(sum(slab.rows for slab in slabs), slabs[0].columns, dtype=_DTYPES[slabs[0].dtype])
+    for slab, rows in zip(slabs, result.split([slab.rows for slab in slabs])):
+        if rows.numel():
+            _read_slab(descriptor, slab, rows.view(torch.uint8))
+    return result
 
 
-def _widest(pieces: Sequence[Tensor]) -> torch.dtype:
-    kinds = {piece.dtype for piece in pieces}
-    return kinds.pop() if len(kinds) == 1 else torch.float32
-
-
-def read_slab(descriptor: int, slab: Slab) -> Tensor:
-    """Read a matrix [rows, columns] from a file, leaving out what lies between its rows.  Raises EOFError."""
-    dtype = _DTYPES[slab.dtype]
-    width = slab.columns * dtype.itemsize
-    if not slab.rows or not width:
-        return torch.empty(slab.rows, slab.columns, dtype=dtype)
+def _read_slab(descriptor: int, slab: Slab, target: Tensor) -> None:
+    """Fill the bytes [rows, width] of a matrix, leaving out what lies between its rows in the file."""
+    width = target.shape[1]
+    if slab.stride == width:  # straight to its place
+        _read_exactly(descriptor, target.flatten().numpy().data, slab.offset)
+        return
     # Whole rows are read, but for the last, which ends with its data: after it the file may end.
     buffer = torch.empty(slab.rows, slab.stride, dtype=torch.uint8)
     size = (slab.rows - 1) * slab.stride + width
     _read_exactly(descriptor, buffer.flatten().numpy().data[:size], slab.offset)
-    return buffer[:, :width].contiguous().view(dtype)
+    target.copy_(buffer[:, :width])
 
 
 def _read_exactly(descriptor: int, target: memoryview, offset: int) -> None:
