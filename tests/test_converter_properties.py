@@ -88,7 +88,7 @@ def expected(drawn: Drawn, layer: str) -> torch.Tensor:
             rows.append(torch.zeros(height, columns, dtype=torch.float64))
             continue
         rank, value, _ = drawn.parts[part]
-        down, up = (tensor for name, tensor in drawn.state.items() if f"{part}.lora" in name)
+        down, up = (tensor for name, tensor in drawn.state.items() if f".{part}.lora" in f".{name}")
         scale = 1.0 if value is None or rank == 0 else value / rank
         rows.append(folded(up, scale) @ down.double())
     return torch.cat(rows)
