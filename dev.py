@@ -52,6 +52,7 @@ TOOLS = (
     "peft==0.21.2",
     "accelerate==1.15.0",
     "playwright==1.65.2",
+    "comfy-cli==1.23.0",
 )
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 

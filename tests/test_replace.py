@@ -5,6 +5,7 @@ import urllib.request
 from typing import Any
 
 import pytest
+from browser import Workbench, chromium
 from comfyui_omnix.demo.server import ROOT, GraphError, Server
 from comfyui_omnix.graph import older
 
@@ -50,6 +51,69 @@ def test_the_browser_is_told_too(server: Server) -> None:
         assert [one["new_node_id"] for one in told[kind]] == ["OmniXOlderGraph"]
         assert len(told[kind][0]["output_mapping"]) == OUTPUTS.get(kind, 1)
     assert server.node_info("OmniXOlderGraph")["deprecated"] is True
+
+
+# The end of the older pack's example for materials, as its file has it: the albedo and the metallic image are saved.
+SAVED: dict[str, Any] = {
+    "nodes": [
+        {
+            "id": 1,
+            "type": "EmptySD3LatentImage",
+            "pos": [0, 0],
+            "size": [300, 120],
+            "outputs": [{"name": "LATENT", "type": "LATENT", "links": [1]}],
+            "widgets_values": [64, 32, 1],
+        },
+        {
+            "id": 2,
+            "type": "OmniX_PanoPerception_PBR",
+            "pos": [400, 0],
+            "size": [315, 106],
+            "inputs": [
+                {"name": "vae", "type": "VAE", "link": None},
+                {"name": "samples", "type": "LATENT", "link": 1},
+            ],
+            "outputs": [
+                {"name": "albedo_img", "type": "IMAGE", "links": [2]},
+                {"name": "roughness_img", "type": "IMAGE", "links": None},
+                {"name": "metallic_img", "type": "IMAGE", "links": [3]},
+            ],
+            "widgets_values": [True],
+        },
+        *(
+            {
+                "id": 1 + link,
+                "type": "SaveImage",
+                "pos": [800, 400 * (link - 2)],
+                "size": [315, 270],
+                "inputs": [{"name": "images", "type": "IMAGE", "link": link}],
+                "widgets_values": ["older"],
+            }
+            for link in (2, 3)
+        ),
+    ],
+    "links": [[1, 1, 0, 2, 1, "LATENT"], [2, 2, 0, 3, 0, "IMAGE"], [3, 2, 2, 4, 0, "IMAGE"]],
+    "version": 0.4,
+}
+POSTED = "async () => (await window.app.graphToPrompt()).output"
+
+
+@pytest.mark.server
+def test_a_person_swaps_the_node_and_reads_what_to_open(server: Server) -> None:
+    workflow, _ = older.WORKFLOWS["PBR"]
+    with chromium() as browser:
+        bench = Workbench(browser, server, nodes2=True)
+        bench.open_workflow(SAVED)
+        bench.page.get_by_role("button", name="View details").click()
+        bench.page.get_by_role("button", name="Replace All").click()
+        bench.wait("() => window.app.graph.nodes.some((node) => node.type === 'OmniXOlderGraph')")
+        posted = bench.page.evaluate(POSTED)
+        assert posted["2"]["inputs"] == {"workflow": workflow}
+        assert [posted[node]["inputs"]["images"] for node in ("3", "4")] == [["2", 0], ["2", 2]]
+        with pytest.raises(RuntimeError, match="open Templates, Extensions, omnix-panorama"):
+            bench.run()
+        bench.page.get_by_text("no map can come out of it").first.wait_for()
+        bench.close()
 
 
 def test_every_older_node_has_a_workflow_that_is_shipped() -> None:
