@@ -33,7 +33,7 @@ ALLOWED_CALLS = {"re.compile"}
 
 def shipped(root: Path, ending: str) -> list[Path]:
     """List the files of a kind that are installed with the pack."""
-    folders = [root / name for name in ("omnix", "converters", "web", "locales", "subgraphs", "workflows")]
+    folders = [root / name for name in ("omnix", "converters", "graph", "web", "locales", "subgraphs", "workflows")]
     files = [*root.glob(f"*{ending}"), *(path for folder in folders for path in folder.rglob(f"*{ending}"))]
     return [path for path in files if path.name != "dev.py" and (path.parent.name, path.suffix) != ("workflows", ".py")]
 
@@ -70,7 +70,7 @@ def test_the_search_finds_what_it_looks_for(text: str) -> None:
 
 def test_python_that_ships_runs_no_data_and_opens_no_connection(root: Path) -> None:
     files = shipped(root, ".py")
-    assert {path.name for path in files} >= {"__init__.py", "nodes.py", "patch.py", "write.py"}
+    assert {path.name for path in files} >= {"__init__.py", "nodes.py", "loaders.py", "patch.py", "write.py"}
     found = {str(path): bad for path in files if (bad := dangers(path.read_text("utf-8")))}
     assert not found
 
