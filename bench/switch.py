@@ -45,26 +45,29 @@ def loading(folder: Path, rounds: int) -> None:
     converted = [folder / f"converted {path.name}" for path in original]
     for source, target in zip(original, converted):
         convert(source, target)
-    print("| files | MB in the files | load, s | plain read, s | load / read |\n|---|---|---|---|---|")
+    print("| files | MB in the files | load, s | read whole, s | read in pieces, s | load / whole | load / pieces |")
+    print("|" + "---|" * 7)
     for name, files in (("original", original), ("converted", converted)):
         size = sum(file.stat().st_size for file in files)
-        ours, plain = interleaved(rounds, lambda f=files: load_task(f, task), lambda f=files: plain_read(f))
-        ratio = statistics.median(x / y for x, y in zip(ours, plain))
-        times = f"{statistics.median(ours):.3f} | {statistics.median(plain):.3f} | {ratio:.2f}"
-        print(f"| {name} | {size / 1e6:.0f} | {times} |", flush=True)
+        actions = (lambda f=files: load_task(f, task), lambda f=files: read_whole(f), lambda f=files: read_pieces(f))
+        ours, whole, pieces = interleaved(rounds, *actions)
+        times = " | ".join(f"{statistics.median(seconds):.3f}" for seconds in (ours, whole, pieces))
+        ratios = " | ".join(f"{statistics.median(x / y for x, y in zip(ours, other)):.2f}" for other in (whole, pieces))
+        print(f"| {name} | {size / 1e6:.0f} | {times} | {ratios} |", flush=True)
 
 
-def plain_read(files: Sequence[Path]) -> list[bytearray]:
-    """Read files whole into memory."""
-    contents = []
+def read_whole(files: Sequence[Path]) -> list[bytes]:
+    """Read files whole into new memory."""
+    return [path.read_bytes() for path in files]
+
+
+def read_pieces(files: Sequence[Path]) -> None:
+    """Read files through a buffer of 1 MiB and keep nothing: the least that reading can cost."""
+    buffer = bytearray(1 << 20)
     for path in files:
-        data = bytearray(path.stat().st_size)
         with open(path, "rb", buffering=0) as file:
-            done = 0
-            while count := file.readinto(memoryview(data)[done:]):
-                done += count
-        contents.append(data)
-    return contents
+            while file.readinto(buffer):
+                pass
 
 
 def interleaved(rounds: int, *actions: Callable[[], Any]) -> list[list[float]]:
