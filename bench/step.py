@@ -156,7 +156,7 @@ def peak_bytes(way: Any, bench: Bench) -> int:
     return highest(profile)
 
 
-def highest(profile: torch.profiler.profile) -> int:
+def highest(profile: Any) -> int:
     """Return the highest sum of the allocations and frees that a profile saw."""
     found = profile.profiler
     if found is None:
