@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 import load
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
     from ways import Bench
 

@@ -95,10 +95,7 @@ def test_ordinary_lora_before_or_after(case: Case, tmp_path: Path, before: bool,
     convert(source, tmp_path / "fused.safetensors")
     fused = load_file(tmp_path / "fused.safetensors")
     model = load_flux(case.flux)
-    if before:
-        both = patched(add_lora(model, fused, bypass), case)
-    else:
-        both = add_lora(patched(model, case), fused, bypass)
+    both = patched(add_lora(model, fused, bypass), case) if before else add_lora(patched(model, case), fused, bypass)
     merged = dict(case.flux)
     for name in tiny.omnix_modules():
         down, up = (style[f"transformer.{name}.lora_{side}.weight"] for side in "AB")
