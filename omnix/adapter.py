@@ -11,18 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..converters import AdapterError, AdapterFile, FusedLayer, Slab, open_adapter
+from ..converters.arithmetic import DTYPES
 from .streams import LowRank, Rows
 from .tasks import TASKS, Task
-
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-}
-
 
 # Where a stream's file may lie below a folder; a converted file comes before an original.
 _LAYOUTS = (
@@ -154,7 +145,7 @@ def read_slabs(descriptor: int, slabs: Sequence[Slab]) -> Tensor:
     """
     if len({slab.dtype for slab in slabs}) > 1:
         return torch.cat([read_slabs(descriptor, [slab]).float() for slab in slabs])
-    result = torch.empty(sum(slab.rows for slab in slabs), slabs[0].columns, dtype=_DTYPES[slabs[0].dtype])
+    result = torch.empty(sum(slab.rows for slab in slabs), slabs[0].columns, dtype=DTYPES[slabs[0].dtype])
     for slab, rows in zip(slabs, result.split([slab.rows for slab in slabs])):
         if rows.numel():
             _read_slab(descriptor, slab, rows.view(torch.uint8))
