@@ -42,7 +42,7 @@ class OmniXOlderGraph(io.ComfyNode):
             is_deprecated=True,
             inputs=[
                 io.Combo.Input(
-                    "workflow",
+                    "open_instead",
                     options=sorted({workflow for workflow, _ in WORKFLOWS.values()}),
                     tooltip="The workflow to open instead, in Templates, Extensions, omnix-panorama.",
                 )
@@ -54,12 +54,12 @@ class OmniXOlderGraph(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, workflow: str) -> str:
-        return advice(workflow)
+    def validate_inputs(cls, open_instead: str) -> str:
+        return advice(open_instead)
 
     @classmethod
-    def execute(cls, workflow: str) -> io.NodeOutput:
-        raise ValueError(advice(workflow))
+    def execute(cls, open_instead: str) -> io.NodeOutput:
+        raise ValueError(advice(open_instead))
 
 
 def replacements() -> list[io.NodeReplace]:
@@ -68,7 +68,7 @@ def replacements() -> list[io.NodeReplace]:
         io.NodeReplace(
             new_node_id="OmniXOlderGraph",
             old_node_id=PREFIX + name,
-            input_mapping=[{"new_id": "workflow", "set_value": workflow}],
+            input_mapping=[{"new_id": "open_instead", "set_value": workflow}],
             output_mapping=[{"new_idx": slot, "old_idx": slot} for slot in range(images)],
         )
         for name, (workflow, images) in WORKFLOWS.items()

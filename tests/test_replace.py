@@ -98,6 +98,7 @@ SAVED: dict[str, Any] = {
 POSTED = "async () => (await window.app.graphToPrompt()).output"
 
 
+@pytest.mark.since("0.30.0")
 @pytest.mark.server
 def test_a_person_swaps_the_node_and_reads_what_to_open(server: Server) -> None:
     workflow, _ = older.WORKFLOWS["PBR"]
@@ -108,10 +109,12 @@ def test_a_person_swaps_the_node_and_reads_what_to_open(server: Server) -> None:
         bench.page.get_by_role("button", name="Replace All").click()
         bench.wait("() => window.app.graph.nodes.some((node) => node.type === 'OmniXOlderGraph')")
         posted = bench.page.evaluate(POSTED)
-        assert posted["2"]["inputs"] == {"workflow": workflow}
+        assert posted["2"]["inputs"] == {"open_instead": workflow}
         assert [posted[node]["inputs"]["images"] for node in ("3", "4")] == [["2", 0], ["2", 2]]
         with pytest.raises(RuntimeError, match="open Templates, Extensions, omnix-panorama"):
             bench.run()
+        bench.page.get_by_role("button", name="View details").click()
+        bench.page.get_by_label("Info for Graph of the Older OmniX Pack - open_instead").click()
         bench.page.get_by_text("no map can come out of it").first.wait_for()
         bench.close()
 
