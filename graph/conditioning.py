@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from ..omnix.adapter import fingerprint
 from ..omnix.conditioning import load_conditioning, save_conditioning
 from ..omnix.tasks import tagged_prompt
-from .files import CONDITIONING_FOLDER, choices, located
+from .files import CONDITIONING_FOLDER, choices, inside, located
 
 
 class OmniXPrompt(io.ComfyNode):
@@ -66,6 +66,7 @@ class OmniXSaveConditioning(io.ComfyNode):
     @classmethod
     def execute(cls, conditioning: Any, filename_prefix: str) -> io.NodeOutput:
         root = folder_paths.get_output_directory()
+        inside(Path(root), filename_prefix)  # ComfyUI before 0.30 follows links that lead out of the folder
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(filename_prefix, root)
         path = Path(folder, f"{name}_{counter:05}_.safetensors")
         save_conditioning(conditioning, path)
