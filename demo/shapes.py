@@ -6,6 +6,7 @@ Arrays of points and directions are [3, N] float32, in metres. Axes: front +X, u
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -47,7 +48,7 @@ def unit(vectors: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Shape:
+class Shape(ABC):
     """A surface at a place: centre, then yaw (degrees, to the left, about up) and lean (degrees, about the local Z)."""
 
     surface: Surface
@@ -82,16 +83,17 @@ class Shape:
         return ahead + self._local_reach(self.local(origins + ahead * directions), self._into(directions), SKIN - ahead)
 
     @property
+    @abstractmethod
     def radius(self) -> float:
         """The radius of a ball about the centre that holds the shape."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _local_normal(self, p: Array) -> Array:
-        raise NotImplementedError
+        """Return the outward normals, of any length, at points p on the surface, in the shape's frame."""
 
+    @abstractmethod
     def _local_reach(self, o: Array, d: Array, least: Array) -> Array:
         """Return t of the first hit o + t d, in the shape's frame, with t > least [N]."""
-        raise NotImplementedError
 
 
 def _slabs(half: Array, o: Array, d: Array) -> tuple[Array, Array]:

@@ -100,12 +100,10 @@ def adapted(model: nn.Module, streams: Sequence[Stream]) -> Iterator[None]:
             hook = _delta_hook([entry for entry in layers if entry[2] != 0], len(streams))
             hooks.callback(model.get_submodule(name).register_forward_hook(hook).remove)
         for layer in text_layers(model) if text_is_shared(streams) else ():
-            hooks.callback(layer.register_forward_pre_hook(_first_stream_hook(len(streams))).remove)
-            hooks.callback(layer.register_forward_hook(_all_streams_hook(len(streams))).remove)
+            _run_on_part(hooks, layer, lambda x: x[: x.shape[0] // len(streams)], lambda y: stack(y, len(streams)))
         if (last := last_layer(model)) not in names:
             layer = model.get_submodule(last)
-            hooks.callback(layer.register_forward_pre_hook(_target_hook(len(streams))).remove)
-            hooks.callback(layer.register_forward_hook(_among_streams_hook(len(streams))).remove)
+            _run_on_part(hooks, layer, lambda x: of_target(x, len(streams)), lambda y: among_streams(y, len(streams)))
         yield
 
 
@@ -133,32 +131,19 @@ def _delta_hook(layers: Sequence[tuple[int, LowRank, float]], streams: int) -> C
     return add_deltas
 
 
-def _first_stream_hook(streams: int) -> Callable[..., tuple[Tensor]]:
-    def keep_first(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
-        return (args[0][: args[0].shape[0] // streams],)
+def _run_on_part(
+    hooks: ExitStack, layer: nn.Module, part: Callable[[Tensor], Tensor], whole: Callable[[Tensor], Tensor]
+) -> None:
+    """Let a layer see only `part` of the stack, and give on the `whole` that its result stands for."""
 
-    return keep_first
+    def take(_layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+        return (part(args[0]),)
 
+    def give(_layer: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return whole(output)
 
-def _all_streams_hook(streams: int) -> Callable[..., Tensor]:
-    def repeat_result(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return stack(output, streams)
-
-    return repeat_result
-
-
-def _target_hook(streams: int) -> Callable[..., tuple[Tensor]]:
-    def keep_target(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
-        return (of_target(args[0], streams),)
-
-    return keep_target
-
-
-def _among_streams_hook(streams: int) -> Callable[..., Tensor]:
-    def fill_up(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return among_streams(output, streams)
-
-    return fill_up
+    hooks.callback(layer.register_forward_pre_hook(take).remove)
+    hooks.callback(layer.register_forward_hook(give).remove)
 
 
 def joint_attention(inner: Attention | None, streams: int, text_rows: int, shared_text: bool) -> Attention:
