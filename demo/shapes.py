@@ -5,8 +5,8 @@ Arrays of points and directions are [3, N] float32, in metres. Axes: front +X, u
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
