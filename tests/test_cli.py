@@ -152,9 +152,10 @@ def test_foreign_files_are_answered(key: str, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (1, want) and not (tmp_path / "out").exists()
 
 
-def test_layout_is_the_printed_table(tmp_path: Path) -> None:
+def test_layout_is_the_printed_table(tmp_path: Path, root: Path) -> None:
     done = cli(tmp_path, "--layout")
     assert (done.returncode, done.stdout) == (0, layout.table() + "\n")
+    assert done.stdout in (root / "README.md").read_text(encoding="utf-8")
 
 
 def test_dry_run_writes_nothing(tree: Path, tmp_path: Path) -> None:
