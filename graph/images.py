@@ -10,6 +10,14 @@ from ..omnix import panorama
 from ..omnix.tasks import WRAP_COLUMNS
 
 
+def panorama_size() -> tuple[io.Int.Input, io.Int.Input]:
+    """Return the inputs for the size of a panorama that is made."""
+    return (
+        io.Int.Input("width", default=1024, min=16, max=16384, step=16, tooltip="Panorama width in pixels."),
+        io.Int.Input("height", default=512, min=8, max=8192, step=8, tooltip="Half the width, in pixels."),
+    )
+
+
 class OmniXDecodePanorama(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -51,8 +59,7 @@ class OmniXPlaceOnPanorama(io.ComfyNode):
             search_aliases=["omnix", "perspective to equirectangular", "P2E", "outpaint", "360"],
             inputs=[
                 io.Image.Input("image", tooltip="A perspective picture."),
-                io.Int.Input("width", default=1024, min=16, max=16384, step=16, tooltip="Panorama width in pixels."),
-                io.Int.Input("height", default=512, min=8, max=8192, step=8, tooltip="Half the width, in pixels."),
+                *panorama_size(),
                 io.Float.Input(
                     "fov_x", default=90.0, min=1.0, max=179.0, step=0.5, tooltip="Horizontal field of view in degrees."
                 ),
@@ -83,10 +90,7 @@ class OmniXCameraRays(io.ComfyNode):
             description="The direction each pixel of a panorama looks in, as a picture: the second condition of "
             "rgb_camray_to_normal.",
             search_aliases=["omnix", "ray map", "camray", "directions", "360"],
-            inputs=[
-                io.Int.Input("width", default=1024, min=16, max=16384, step=16, tooltip="Panorama width in pixels."),
-                io.Int.Input("height", default=512, min=8, max=8192, step=8, tooltip="Half the width, in pixels."),
-            ],
+            inputs=[*panorama_size()],
             outputs=[io.Image.Output(display_name="rays", tooltip="ray * 0.5 + 0.5; front +X, up +Y, left +Z.")],
         )
 
