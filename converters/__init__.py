@@ -18,12 +18,12 @@ from .tasks import STREAMS, Slot, find_adapters, slot_of_name
 from .tree import Job, Outcome, convert_tree, jobs, run
 from .verify import Verified, verify
 from .version import VERSION
-from .write import write_bytes
+from .write import remove_stale, write_bytes
 
 if TYPE_CHECKING:
-    from .state import convert_state_dict, fuse, split_state_dict
+    from .state import Converted, convert_state_dict, inspect_state_dict, split_state_dict, verify_state_dict
 
-_NEEDS_TORCH = ("convert_state_dict", "fuse", "split_state_dict")
+_NEEDS_TORCH = ("Converted", "convert_state_dict", "inspect_state_dict", "split_state_dict", "verify_state_dict")
 
 
 def __getattr__(name: str) -> Any:
@@ -43,6 +43,7 @@ __all__ = [
     "AdapterFile",
     "Alpha",
     "Block",
+    "Converted",
     "FusedLayer",
     "Geometry",
     "Job",
@@ -55,14 +56,16 @@ __all__ = [
     "convert_state_dict",
     "convert_tree",
     "find_adapters",
-    "fuse",
     "inspect",
+    "inspect_state_dict",
     "jobs",
     "open_adapter",
+    "remove_stale",
     "run",
     "slot_of_name",
     "split",
     "split_state_dict",
     "verify",
+    "verify_state_dict",
     "write_bytes",
 ]

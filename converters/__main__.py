@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from .convert import convert, split
 from .errors import AdapterError
 from .inspect import inspect
 from .layout import table
-from .tree import Job, Outcome, jobs, run, sentence
+from .tree import Job, Outcome, jobs, listed, run, sentence
 from .verify import verify
 from .version import VERSION
 
@@ -46,17 +47,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(table())
         return 0
     try:
-        return _run(options)
-    except AdapterError as error:
-        reason = str(error)
+        status = _run(options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # who reads has seen enough, as `| head` does
+        _drop_output()
+        return 1
     except OSError as error:
-        reason = sentence(error, options.source)
-    except KeyboardInterrupt:
-        reason = "interrupted; files finished before are whole, the rest was not written"
+        if error.filename is None:
+            _drop_output()
+        return _failed(options, sentence(error, Path("the output")))
+    except AdapterError as error:
+        return _failed(options, str(error))
+
+
+def _failed(options: argparse.Namespace, reason: str) -> int:
+    """Say why not a single file was looked at; return the exit status."""
     if options.json:
-        print(json.dumps(console.failure(options.command, reason, options.dry_run), indent=1))
+        print(json.dumps(console.document(options.command, (), options.dry_run, reason), indent=1))
     print(f"omnix-convert: {reason}", file=sys.stderr)
     return 1
+
+
+def _drop_output() -> None:
+    """Send what is still to be printed nowhere: Python would try once more at its end, and complain."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,22 +113,26 @@ def _check_call(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
 
 
 def _run(options: argparse.Namespace) -> int:
-    work = jobs(options.source, options.destination or options.source, split=options.command == "split")
-    if options.command == "inspect":
-        work = tuple(
-            Job(job.source, job.source, job.slot, job.problem if job.source.is_dir() else None) for job in work
-        )
-    outcomes = []
-    show_bar = len(work) > 1 and not options.json and sys.stderr.isatty()
-    for outcome in run(work, _action(options)):
-        outcomes.append(outcome)
-        if not options.json:
-            _show(outcome, options.dry_run, console.bar(len(outcomes), len(work)) if show_bar else "")
+    inspecting = options.command == "inspect"
+    work = (
+        listed(options.source) if inspecting else jobs(options.source, options.destination, options.command == "split")
+    )
+    outcomes: list[Outcome] = []
+    interrupted = None
+    try:
+        for outcome in run(work, _action(options)):
+            outcomes.append(outcome)
+            if not options.json:
+                _show(outcome, options.dry_run, len(outcomes), len(work))
+    except KeyboardInterrupt:
+        interrupted = "interrupted; files finished before are whole, the rest was not written"
     if options.json:
-        print(json.dumps(console.document(options.command, outcomes, options.dry_run), indent=1))
+        print(json.dumps(console.document(options.command, outcomes, options.dry_run, interrupted), indent=1))
     elif options.source.is_dir():
         print(console.summary(outcomes, options.dry_run))
-    return int(any(outcome.error is not None for outcome in outcomes))
+    if interrupted:
+        print(f"omnix-convert: {interrupted}", file=sys.stderr)
+    return int(interrupted is not None or any(outcome.error is not None for outcome in outcomes))
 
 
 def _action(options: argparse.Namespace) -> Callable[[Job], Any]:
@@ -136,8 +156,9 @@ def _action(options: argparse.Namespace) -> Callable[[Job], Any]:
     )
 
 
-def _show(outcome: Outcome, dry_run: bool, bar: str) -> None:
-    """Print one file's line, and below it the bar, which the next line will replace."""
+def _show(outcome: Outcome, dry_run: bool, done: int, total: int) -> None:
+    """Print one file's line and, of a tree in a terminal, the bar below it, which the next line will replace."""
+    bar = total > 1 and sys.stderr.isatty()
     erase = "\r\x1b[K" if bar else ""
     if outcome.error is not None:
         print(f"{erase}error: {outcome.error}", file=sys.stderr)
@@ -146,8 +167,7 @@ def _show(outcome: Outcome, dry_run: bool, bar: str) -> None:
         sys.stderr.flush()
         print(console.line(outcome, dry_run), flush=True)
     if bar:
-        done = bar.rpartition(" ")[2].split("/")
-        print(bar, end="\n" if done[0] == done[1] else "", file=sys.stderr, flush=True)
+        print(console.bar(done, total), end="\n" if done == total else "", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

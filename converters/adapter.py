@@ -31,9 +31,10 @@ def open_adapter(path: Path | str) -> AdapterFile:
     return original_plan(path, header.metadata, header.entries, alphas, scaling)
 
 
-def state_plan(metadata: Mapping[str, str], entries: Mapping[str, Entry], data: Mapping[str, bytes]) -> AdapterFile:
+def state_plan(
+    path: Path, metadata: Mapping[str, str], entries: Mapping[str, Entry], data: Mapping[str, bytes]
+) -> AdapterFile:
     """Plan a state dict in memory, original or fused; `data` are the bytes of its alphas.  Raises AdapterError."""
-    path = Path("state dict")
     alphas = {
         names.without_prefix(_layer(key)): alpha(path, key, entries[key], data[key]) for key in alpha_keys(entries)
     }
@@ -61,12 +62,15 @@ def _read_alphas(path: Path, entries: Mapping[str, Entry]) -> dict[str, Alpha]:
         for key in keys:
             entry = entries[key]
             file.seek(entry.offset)
-            data = file.read(math.prod(entry.shape) * DTYPE_BYTES[entry.dtype]) if math.prod(entry.shape) == 1 else b""
+            data = file.read(entry.size) if math.prod(entry.shape) == 1 else b""
             found[names.without_prefix(_layer(key))] = alpha(path, key, entry, data)
     return found
 
 
-_SCALARS = {"F64": "<d", "F32": "<f", "F16": "<e", "I64": "<q", "I32": "<i"}
+_SCALARS = {
+    **{"F64": "<d", "F32": "<f", "F16": "<e"},
+    **{"I64": "<q", "I32": "<i", "I16": "<h", "I8": "<b", "U8": "<B"},
+}
 
 
 def alpha(path: Path, key: str, entry: Entry, data: bytes) -> Alpha:

@@ -20,6 +20,9 @@ DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }
+INTEGERS = {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8}
+"""What an alpha may be besides; never computed with."""
+_TYPES = DTYPES | INTEGERS
 
 
 class Changed(NamedTuple):
@@ -31,7 +34,7 @@ class Changed(NamedTuple):
 
 def as_tensor(data: bytes, dtype: str) -> Tensor:
     """Return bytes of a safetensors dtype as a flat tensor of their own."""
-    return torch.frombuffer(bytearray(data), dtype=DTYPES[dtype]) if data else torch.empty(0, dtype=DTYPES[dtype])
+    return torch.frombuffer(bytearray(data), dtype=_TYPES[dtype]) if data else torch.empty(0, dtype=_TYPES[dtype])
 
 
 def as_bytes(tensor: Tensor) -> bytes:

@@ -24,13 +24,17 @@ def line(outcome: Outcome, dry_run: bool) -> str:
 
 def _written(report: Report, seconds: float, dry_run: bool) -> str:
     computed = f", {report.computed} computed" if report.computed else ""
-    left = f"; left out {len(report.unused)} tensors" if report.unused else ""
+    left = f"; left out {_count(report.unused, 'tensor')}" if report.unused else ""
     paths = f"{printable(report.source)} -> {printable(report.destination)}"
     return (
         f"{paths}: {len(report.layers)} layers, {report.moved} pairs moved{computed}, "
         f"rank {_ranks(report)}, {_megabytes(report.bytes_in)} -> {_megabytes(report.bytes_out)} MB"
         f"{_exactness(report)}{left}" + ("; not written" if dry_run else f" in {seconds:.2f} s")
     )
+
+
+def _count(things: Sequence[Any], name: str) -> str:
+    return f"{len(things)} {name}" + "s" * (len(things) != 1)
 
 
 def _ranks(report: Report) -> str:
@@ -43,14 +47,15 @@ def _exactness(report: Report) -> str:
         return ", the original file byte for byte"
     if report.exact is False:
         return ", rounded (--split can't undo it)" if report.identical is None else ", scales stay folded in"
-    return ""
+    return ", its tensors bit for bit" if report.identical is False else ""
 
 
 def _described(found: dict[str, Any]) -> str:
     layers = found.get("layers", {})
     facts = [f"{name}: {_plain(value)}" for name, value in found.items() if name not in ("layers", "unused")]
     parts = [
-        f"  {part['down']}, {part['up']} -> {layer} rows {part['rows'][0]}:{part['rows'][1]}, rank {part['rank']}"
+        f"  {', '.join(key for key in (part['down'], part['up'], part['alpha']) if key)} -> "
+        f"{layer} rows {part['rows'][0]}:{part['rows'][1]}, rank {part['rank']}"
         for layer, fused in layers.items()
         for part in fused["parts"]
     ]
@@ -72,7 +77,8 @@ def _verdict(job: Job, layers: tuple[Verified, ...]) -> str:
     exact = sum(layer.exact for layer in layers)
     worst = max((layer.difference for layer in layers), default=0.0)
     rest = "" if exact == len(layers) else f", the others within {worst:.1e} (rounded)"
-    return f"{printable(str(job.destination))}: {exact} of {len(layers)} deltas bit for bit those of {job.source}{rest}"
+    source, result = printable(str(job.source)), printable(str(job.destination))
+    return f"{result}: {exact} of {len(layers)} deltas bit for bit those of {source}{rest}"
 
 
 def summary(outcomes: Sequence[Outcome], dry_run: bool) -> str:
@@ -94,8 +100,8 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:.1f}"
 
 
-def document(command: str, outcomes: Sequence[Outcome], dry_run: bool) -> dict[str, Any]:
-    """Return everything for a machine: the files and the summary."""
+def document(command: str, outcomes: Sequence[Outcome], dry_run: bool, error: str | None = None) -> dict[str, Any]:
+    """Return everything for a machine: the files, the summary, and why the run ended early if it did."""
     files = [
         {
             "source": str(outcome.job.source),
@@ -106,20 +112,16 @@ def document(command: str, outcomes: Sequence[Outcome], dry_run: bool) -> dict[s
         }
         for outcome in outcomes
     ]
-    failed = sum(outcome.error is not None for outcome in outcomes)
+    done = sum(outcome.error is None for outcome in outcomes)
+    failed = len(outcomes) - done + (error is not None)
     return {
         "version": VERSION,
         "command": command,
         "dry_run": dry_run,
         "files": files,
-        "summary": {"files": len(files), "done": len(files) - failed, "failed": failed},
+        "summary": {"files": len(files), "done": done, "failed": failed},
+        **({"error": error} if error else {}),
     }
-
-
-def failure(command: str, reason: str, dry_run: bool) -> dict[str, Any]:
-    """Return, for a machine, why not a single file was looked at."""
-    empty = document(command, (), dry_run)
-    return {**empty, "summary": {"files": 0, "done": 0, "failed": 1}, "error": reason}
 
 
 def _fields(result: Any) -> dict[str, Any]:

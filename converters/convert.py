@@ -15,7 +15,7 @@ from .copying import Copy
 from .errors import AdapterError
 from .formats import BFL
 from .fused import write_structure
-from .header import FLOATS, header_bytes
+from .header import header_bytes
 from .layout import Geometry
 from .outputs import Outputs, fused_outputs, size_of, split_outputs
 from .plan import BLOCKS_KEY, STREAM_KEY, TASK_KEY, AdapterFile
@@ -23,7 +23,7 @@ from .reading import Digest, reading, sha256_of
 from .record import EXACT_KEY, SOURCE_KEY, Record, read_record, write_record
 from .scales import HEADER_KEY
 from .version import VERSION
-from .write import exists, write_file
+from .write import exists, remove_stale, write_file
 
 DIGEST_KEY = "omnix_source_sha256"
 VERSION_KEY = "omnix_converter"
@@ -52,7 +52,7 @@ class Report(NamedTuple):
     bytes_in: int
     bytes_out: int
     exact: bool | None = None
-    """Converted: `split` will give the source's tensors back bit for bit. Split: it did. None: not written yet."""
+    """Converted: `split` will give all but `unused` back bit for bit. Split: it did. None: not written yet."""
     identical: bool | None = None
     """Split: the file is the source, byte for byte."""
 
@@ -73,12 +73,12 @@ def convert(
     None keeps every part's. Raises AdapterError, or OSError; then nothing stands under the destination's name.
     """
     source, destination = Path(source), Path(destination)
-    if dtype not in (None, *FLOATS):
-        raise ValueError(f"Expected a dtype of {', '.join(FLOATS)}, got {dtype!r}.")
-    adapter = convertible(source, allow_unused)
+    if not dry_run:
+        remove_stale(destination.parent)
+    adapter = checked_original(open_adapter(source), allow_unused)
     outputs = fused_outputs(adapter.layers, dtype)
     _refuse_destination(source, destination, force)
-    report = _report(adapter, destination, slot, outputs)
+    report = report_of(adapter, destination, slot, outputs, source.stat().st_size)
     if dry_run:
         return report
     metadata = {**_foreign_metadata(adapter), **fused_metadata(adapter, slot)}
@@ -86,9 +86,9 @@ def convert(
     return report._replace(exact=exact, bytes_out=destination.stat().st_size)
 
 
-def convertible(source: Path, allow_unused: bool = False) -> AdapterFile:
-    """Open a file that is to be converted.  Raises AdapterError for one that is no original or has unknown keys."""
-    adapter = open_adapter(source)
+def checked_original(adapter: AdapterFile, allow_unused: bool = False) -> AdapterFile:
+    """Return an adapter that is to be converted.  Raises AdapterError if it is no original or has unknown keys."""
+    source = adapter.path
     if adapter.converted:
         raise AdapterError(
             f"{source}: {BLOCKS_KEY}: expected an original adapter, got one that is already converted; "
@@ -97,17 +97,12 @@ def convertible(source: Path, allow_unused: bool = False) -> AdapterFile:
     if adapter.fused:
         raise AdapterError(f"{source}: expected a FLUX.1 LoRA in Diffusers layout, got {BFL.name}; {BFL.advice}.")
     if adapter.unused and not allow_unused:
-        raise unused(source, adapter)
+        some = ", ".join(adapter.unused[:5])
+        raise AdapterError(
+            f"{source}: {adapter.unused[0]}: expected every tensor to belong to a FLUX.1 layer, got "
+            f"{len(adapter.unused)} that do not ({some}); use --allow-unused to leave them out."
+        )
     return adapter
-
-
-def unused(source: object, adapter: AdapterFile) -> AdapterError:
-    """Return the error of tensors that belong to no layer of FLUX.1."""
-    some = ", ".join(adapter.unused[:5])
-    return AdapterError(
-        f"{source}: {adapter.unused[0]}: expected every tensor to belong to a FLUX.1 layer, got "
-        f"{len(adapter.unused)} that do not ({some}); use --allow-unused to leave them out."
-    )
 
 
 def fused_metadata(adapter: AdapterFile, slot: tuple[str, str] | None) -> dict[str, str]:
@@ -154,7 +149,10 @@ def _refuse_destination(source: Path, destination: Path, force: bool) -> None:
         raise exists(destination)
 
 
-def _report(adapter: AdapterFile, destination: Path, slot: tuple[str, str] | None, outputs: Outputs) -> Report:
+def report_of(
+    adapter: AdapterFile, destination: Path, slot: tuple[str, str] | None, outputs: Outputs, bytes_in: int
+) -> Report:
+    """Return the report of outputs that are laid out but not written yet; `slot` None keeps what the file says."""
     blocks = [block for fused in adapter.layers.values() for block in fused.blocks]
     changed = {
         (slab.key, slab.offset)
@@ -176,7 +174,7 @@ def _report(adapter: AdapterFile, destination: Path, slot: tuple[str, str] | Non
         moved=len(blocks) - computed,
         computed=computed,
         unused=adapter.unused,
-        bytes_in=adapter.path.stat().st_size,
+        bytes_in=bytes_in,
         bytes_out=size_of(outputs),
     )
 
@@ -189,20 +187,20 @@ def split(source: Path | str, destination: Path | str, *, force: bool = False, d
     report says `exact=False`. Raises AdapterError, or OSError; then nothing stands under the destination's name.
     """
     source, destination = Path(source), Path(destination)
+    if not dry_run:
+        remove_stale(destination.parent)
     adapter = open_adapter(source)
     if not adapter.converted:
         raise AdapterError(
             f"{source}: {BLOCKS_KEY}: expected a converted file, got none in its metadata; give an original to convert."
         )
-    metadata = _split_metadata(adapter)
     outputs = split_outputs(adapter, record_of(adapter))
     _refuse_destination(source, destination, force)
     exact = adapter.metadata.get(EXACT_KEY) == "1"
-    slot = (adapter.task, adapter.stream) if adapter.task and adapter.stream else None
-    report = _report(adapter, destination, slot, outputs)._replace(exact=exact)
+    report = report_of(adapter, destination, None, outputs, source.stat().st_size)._replace(exact=exact)
     if dry_run:
         return report
-    _write(adapter, destination, metadata, outputs, force)
+    _write(adapter, destination, split_metadata(adapter), outputs, force)
     identical = exact and sha256_of(destination) == adapter.metadata.get(DIGEST_KEY)
     return report._replace(identical=identical, bytes_out=destination.stat().st_size)
 
@@ -213,7 +211,7 @@ def record_of(adapter: AdapterFile) -> Record:
     return read_record(adapter.path, adapter.metadata, parts)
 
 
-def _split_metadata(adapter: AdapterFile) -> dict[str, str]:
+def split_metadata(adapter: AdapterFile) -> dict[str, str]:
     """Return the source's own metadata; but no alpha that has been folded in for good."""
     metadata = _foreign_metadata(adapter)
     if adapter.metadata.get(EXACT_KEY) != "1":

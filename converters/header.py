@@ -49,6 +49,11 @@ class Entry(NamedTuple):
     shape: tuple[int, ...]
     offset: int = 0
 
+    @property
+    def size(self) -> int:
+        """The number of its bytes."""
+        return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
+
 
 class Header(NamedTuple):
     """What a safetensors file says of itself."""
@@ -142,7 +147,7 @@ def header_bytes(metadata: Mapping[str, str], entries: Mapping[str, Entry]) -> t
     fields: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for name, entry in entries.items():
-        first, end = end, end + math.prod(entry.shape) * DTYPE_BYTES[entry.dtype]
+        first, end = end, end + entry.size
         fields[name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [first, end]}
     text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
     text += b" " * (-len(text) % 8)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from .adapter import open_adapter
 from .formats import BFL, foreign_format
 from .fused import is_fused
-from .header import read_header
+from .header import Entry, read_header
 from .layout import place
 from .names import fused_keys, parse
-from .plan import AdapterFile, Block
-from .tasks import slot_of
+from .plan import AdapterFile, Alpha, Block
+from .tasks import Slot, slot_of
 
 
 def inspect(path: Path | str, root: Path | str | None = None) -> dict[str, Any]:
@@ -23,15 +24,18 @@ def inspect(path: Path | str, root: Path | str | None = None) -> dict[str, Any]:
     read.
     """
     path = Path(path)
-    entries = read_header(path).entries
+    slot = slot_of(path, Path(root) if root else path.parent)
+    return {"file": str(path), **described(read_header(path).entries, lambda: open_adapter(path), slot)}
+
+
+def described(entries: Mapping[str, Entry], plan: Callable[[], AdapterFile], slot: Slot | None) -> dict[str, Any]:
+    """Describe the tensors of an adapter; `plan` makes its plan, which only those of a known format have."""
     parsed = [name for key in entries if (name := parse(key))]
     foreign = None if is_fused(entries) else foreign_format(entries, any(place(name.module) for name in parsed))
     if foreign is not None:
-        return {"file": str(path), "format": foreign.name, "advice": foreign.advice, "tensors": len(entries)}
-    adapter = open_adapter(path)
-    slot = slot_of(path, Path(root) if root else path.parent)
+        return {"format": foreign.name, "advice": foreign.advice, "tensors": len(entries)}
+    adapter = plan()
     return {
-        "file": str(path),
         **_format(adapter),
         "tensors": len(entries),
         "task": adapter.task or (slot.task if slot else None),
@@ -42,7 +46,7 @@ def inspect(path: Path | str, root: Path | str | None = None) -> dict[str, Any]:
             layer: {
                 "shape": [found.rows, found.columns],
                 "keys": list(fused_keys(layer)),
-                "parts": [_part(block) for block in found.blocks],
+                "parts": [_part(block, adapter.alphas.get(block.part)) for block in found.blocks],
             }
             for layer, found in adapter.layers.items()
         },
@@ -69,11 +73,12 @@ def _facts(adapter: AdapterFile) -> dict[str, Any]:
     }
 
 
-def _part(block: Block) -> dict[str, Any]:
+def _part(block: Block, alpha: Alpha | None) -> dict[str, Any]:
     return {
         "part": block.part,
         "down": block.down.key,
         "up": block.up[0].key,
+        "alpha": alpha.key if alpha else None,
         "rows": [block.row, block.row + block.rows],
         "rank": block.rank,
         "scale": block.scale,

@@ -118,10 +118,7 @@ def _check_shapes(path: Path, found: Place, down: Slab, up: Slab, geometry: Geom
 
 def _in_order(up: Slab, part: Part) -> tuple[Slab, ...]:
     """Return an up factor's rows in ComfyUI's order."""
-    if not part.swapped:
-        return (up,)
-    half = up.rows // 2
-    return up._replace(rows=half, offset=up.offset + half * up.stride), up._replace(rows=half)
+    return up.halves_swapped() if part.swapped else (up,)
 
 
 def _fused_layer(path: Path, layer: str, blocks: list[Block], geometry: Geometry) -> FusedLayer:

@@ -7,12 +7,12 @@ approximated. Splitting lays out the same slabs the other way round.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from . import names
 from .errors import AdapterError
-from .header import DTYPE_BYTES, Entry, in_canonical_order
+from .header import DTYPE_BYTES, FLOATS, Entry, in_canonical_order
 from .layout import place
 from .plan import AdapterFile, Block, FusedLayer, Slab
 from .record import Record
@@ -60,18 +60,13 @@ def common_dtype(slabs: Iterable[Slab]) -> str:
 
 def size_of(outputs: Outputs) -> int:
     """Return how many bytes of data the tensors have."""
-    return sum(_bytes(output.entry.shape, output.entry.dtype) for output in outputs.values())
-
-
-def _bytes(shape: Iterable[int], dtype: str) -> int:
-    size = DTYPE_BYTES[dtype]
-    for length in shape:
-        size *= length
-    return size
+    return sum(output.entry.size for output in outputs.values())
 
 
 def fused_outputs(layers: Mapping[str, FusedLayer], dtype: str | None = None) -> Outputs:
-    """Lay out the fused tensors of an adapter's layers; `dtype` None keeps that of the parts."""
+    """Lay out the fused tensors of an adapter's layers; `dtype` None keeps that of the parts.  Raises ValueError."""
+    if dtype not in (None, *FLOATS):
+        raise ValueError(f"Expected a dtype of {', '.join(FLOATS)}, got {dtype!r}.")
     outputs = {}
     for layer, fused in layers.items():
         down, up = names.fused_keys(layer)
@@ -87,7 +82,7 @@ def fused_outputs(layers: Mapping[str, FusedLayer], dtype: str | None = None) ->
 def _stacked(fused: FusedLayer, dtype: str) -> tuple[Piece, ...]:
     stride, pieces, row = fused.columns * DTYPE_BYTES[dtype], [], 0
     for block in fused.blocks:
-        pieces.append(Piece(row * stride, stride, (block.down,), _change((block.down,), dtype, 1.0)))
+        pieces.append(Piece(row * stride, stride, (block.down,), change_due((block.down,), dtype, 1.0)))
         row += block.rank
     return tuple(pieces)
 
@@ -97,12 +92,13 @@ def _diagonal(fused: FusedLayer, dtype: str) -> tuple[Piece, ...]:
     stride = fused.rank * size
     for block in fused.blocks:
         position = block.row * stride + column * size
-        pieces.append(Piece(position, stride, block.up, _change(block.up, dtype, block.scale)))
+        pieces.append(Piece(position, stride, block.up, change_due(block.up, dtype, block.scale)))
         column += block.rank
     return tuple(pieces)
 
 
-def _change(slabs: tuple[Slab, ...], dtype: str, scale: float, inverse: bool = False) -> Change | None:
+def change_due(slabs: Sequence[Slab], dtype: str, scale: float, inverse: bool = False) -> Change | None:
+    """Return the arithmetic between matrices and what is written of them; None where bytes are moved."""
     if scale == 1.0 and all(slab.dtype == dtype for slab in slabs):
         return None
     return Change(dtype, scale, inverse)
@@ -127,8 +123,8 @@ def _split_block(adapter: AdapterFile, block: Block, columns: int, record: Recor
     source = record.of(block.part)
     rows = _diffusers_order(block)
     down_dtype, up_dtype = source.dtypes or (block.down.dtype, block.up[0].dtype)
-    down = Piece(0, columns * DTYPE_BYTES[down_dtype], (block.down,), _change((block.down,), down_dtype, 1.0, True))
-    up = Piece(0, block.rank * DTYPE_BYTES[up_dtype], rows, _change(rows, up_dtype, source.scale, True))
+    down = Piece(0, columns * DTYPE_BYTES[down_dtype], (block.down,), change_due((block.down,), down_dtype, 1.0, True))
+    up = Piece(0, block.rank * DTYPE_BYTES[up_dtype], rows, change_due(rows, up_dtype, source.scale, True))
     outputs = {
         source.down: Output(Entry(down_dtype, (block.rank, columns)), (down,)),
         source.up: Output(Entry(up_dtype, (block.rows, block.rank)), (up,)),
@@ -144,5 +140,4 @@ def _diffusers_order(block: Block) -> tuple[Slab, ...]:
     if found is None or not found.part.swapped:
         return block.up
     (up,) = block.up
-    half = up.rows // 2
-    return up._replace(rows=half, offset=up.offset + half * up.stride), up._replace(rows=half)
+    return up.halves_swapped()

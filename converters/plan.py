@@ -24,6 +24,11 @@ class Slab(NamedTuple):
     stride: int
     key: str
 
+    def halves_swapped(self) -> tuple[Slab, Slab]:
+        """Return the lower half of its rows, then the upper."""
+        half = self.rows // 2
+        return self._replace(rows=half, offset=self.offset + half * self.stride), self._replace(rows=half)
+
 
 class Block(NamedTuple):
     """One LoRA pair in a fused layer: scale * up @ down, added to `rows` rows from `row` on.

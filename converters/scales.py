@@ -19,7 +19,6 @@ from .names import dora, without_prefix
 from .strict_json import LONGEST, parsed
 
 HEADER_KEY = "lora_adapter_metadata"
-_PUBLISHED_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 
 
 class Scaling(NamedTuple):
@@ -65,7 +64,8 @@ def _compiled(pattern: str) -> re.Pattern[str] | None:
         return None
 
 
-_MOST_STEPS = 4000
+# One pattern with three repetitions, or a quarter of a second for all layers.
+_MOST_STEPS = 250_000
 
 
 def _are_quick(patterns: Iterable[str]) -> bool:
@@ -78,14 +78,14 @@ def _are_quick(patterns: Iterable[str]) -> bool:
         if re.search(r"\)[*+{]", pattern) or len(pattern) > 300:
             return False
         repeated, chosen = len(re.findall(r"[*+{]", pattern)), len(re.findall(r"[?|]", pattern))
-        steps += 60 ** min(repeated, 3) * 2 ** min(chosen, 16)
+        steps += 60 ** min(repeated, 4) * 2 ** min(chosen, 18)
     return steps <= _MOST_STEPS
 
 
 def read_scaling(path: Path, metadata: Mapping[str, str], alphas: Mapping[str, float]) -> Scaling:
     """Collect what an adapter file, its neighbour and its header say about alpha.  Raises AdapterError."""
     neighbour = path.parent / "adapter_config.json"
-    if neighbour.is_file() and (path.name in _PUBLISHED_NAMES or _is_alone(path)):
+    if neighbour.is_file():
         with open(neighbour, "rb") as file:
             text = file.read(LONGEST + 1)
         return Scaling(alphas, _parsed(path, neighbour.name, text), neighbour.name)
@@ -100,10 +100,6 @@ def header_scaling(path: Path | str, metadata: Mapping[str, str], alphas: Mappin
     # Diffusers flattens the configuration of each component: "transformer.lora_alpha".
     own = {key.removeprefix("transformer."): value for key, value in config.items()}
     return Scaling(alphas, _checked(path, HEADER_KEY, own), HEADER_KEY)
-
-
-def _is_alone(path: Path) -> bool:
-    return sum(1 for _ in path.parent.glob("*.safetensors")) == 1
 
 
 def _parsed(path: Path | str, key: str, text: str | bytes) -> dict[str, Any]:
@@ -123,7 +119,9 @@ def _checked(path: Path | str, key: str, config: Any) -> dict[str, Any]:
     patterns = config.get("alpha_pattern") or {}
     if not isinstance(patterns, dict) or not _are_quick(patterns):
         got = str(list(patterns)[:5] if isinstance(patterns, dict) else patterns)
-        raise AdapterError(f"{path}: {key}: expected layer names in alpha_pattern, got {got}; repair it.")
+        raise AdapterError(
+            f"{path}: {key}: expected layer names or short expressions in alpha_pattern, got {got}; repair it."
+        )
     alpha = config.get("lora_alpha")
     for value in (*(() if alpha is None else (alpha,)), *patterns.values()):
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):

@@ -2,61 +2,104 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from .adapter import alpha_keys, state_plan
-from .arithmetic import DTYPES, as_bytes, as_tensor
-from .convert import DIGEST_KEY, fused_metadata, record_of, unused
+from .arithmetic import DTYPES, INTEGERS, as_bytes, as_tensor
+from .convert import DIGEST_KEY, Report, checked_original, fused_metadata, record_of, report_of, split_metadata
 from .copying import Copy
 from .errors import AdapterError
 from .header import DTYPE_BYTES, Entry
+from .inspect import described
 from .outputs import Outputs, fused_outputs, split_outputs
-from .plan import AdapterFile, Slab
-from .reading import rows_of
+from .plan import BLOCKS_KEY, AdapterFile, Slab
+from .reading import Reader, rows_of
 from .record import EXACT_KEY
+from .verify import Verified, compared
 
 State = dict[str, Tensor]
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+STATE = Path("state dict")
+"""What stands for a file's name in reports and errors."""
+_NAMES = {dtype: name for name, dtype in (DTYPES | INTEGERS).items()}
+
+
+class Converted(NamedTuple):
+    """A state dict in the other layout (on the CPU), its metadata, and what went where."""
+
+    state: State
+    metadata: dict[str, str]
+    report: Report
 
 
 def convert_state_dict(
-    state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, dtype: str | None = None
-) -> tuple[State, dict[str, str]]:
-    """Fuse a Diffusers state dict; return ComfyUI's state dict (on the CPU) and its metadata.
+    state: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    slot: tuple[str, str] | None = None,
+    dtype: str | None = None,
+    allow_unused: bool = False,
+) -> Converted:
+    """Fuse a Diffusers state dict as `convert` does a file.  The input is not changed.  Raises AdapterError."""
+    adapter = checked_original(_plan(state, metadata), allow_unused)
+    outputs = fused_outputs(adapter.layers, dtype)
+    own = {key: value for key, value in fused_metadata(adapter, slot).items() if key != DIGEST_KEY}
+    tensors, exact = _built(outputs, state)
+    report = report_of(adapter, STATE, slot, outputs, _size(state))._replace(exact=exact)
+    return Converted(tensors, {**(metadata or {}), **own, EXACT_KEY: str(int(exact))}, report)
 
-    The input is not changed. Raises AdapterError as `convert` does; keys of no FLUX.1 layer are an error.
-    """
-    adapter = _plan(state, metadata)
-    if adapter.fused:
-        raise AdapterError("state dict: expected Diffusers layout, got ComfyUI's; it needs no conversion.")
-    if adapter.unused:
-        raise unused("state dict", adapter)
-    own = {key: value for key, value in fused_metadata(adapter, None).items() if key != DIGEST_KEY}
-    tensors, exact = _built(fused_outputs(adapter.layers, dtype), state)
-    return tensors, {**(metadata or {}), **own, EXACT_KEY: str(int(exact))}
 
-
-def split_state_dict(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> State:
-    """Return the Diffusers tensors of a converted state dict: the inverse of `convert_state_dict`, as `split` is."""
+def split_state_dict(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Converted:
+    """Give the Diffusers tensors of a converted state dict, as `split` does those of a file.  Raises AdapterError."""
     adapter = _plan(state, metadata)
     if not adapter.converted:
-        raise AdapterError("state dict: omnix_blocks: expected it in the metadata, got none; pass the file's metadata.")
-    return _built(split_outputs(adapter, record_of(adapter)), state)[0]
+        raise AdapterError(
+            f"{STATE}: {BLOCKS_KEY}: expected it in the metadata, got none; pass the file's metadata too."
+        )
+    outputs = split_outputs(adapter, record_of(adapter))
+    exact = metadata.get(EXACT_KEY) == "1"
+    report = report_of(adapter, STATE, None, outputs, _size(state))._replace(exact=exact)
+    return Converted(_built(outputs, state)[0], split_metadata(adapter), report)
+
+
+def inspect_state_dict(state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Describe a state dict as `inspect` does a file."""
+    return described(_entries(state), lambda: _plan(state, metadata), None)
+
+
+def verify_state_dict(
+    source: Mapping[str, Tensor],
+    result: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    result_metadata: Mapping[str, str] | None = None,
+) -> tuple[Verified, ...]:
+    """Compare a Diffusers state dict with its converted one as `verify` does files; the metadata are theirs."""
+    adapter = checked_original(_plan(source, metadata), allow_unused=True)
+    converted = _plan(result, result_metadata)
+    return compared(adapter, converted, _entries(result), _reader(source), _reader(result))
+
+
+def _entries(state: Mapping[str, Tensor]) -> dict[str, Entry]:
+    return {
+        name: Entry(_NAMES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape)) for name, tensor in state.items()
+    }
+
+
+def _size(state: Mapping[str, Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in state.values())
 
 
 def _plan(state: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> AdapterFile:
-    entries = {
-        name: Entry(_NAMES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape)) for name, tensor in state.items()
-    }
+    entries = _entries(state)
     small = {key: as_bytes(state[key]) for key in alpha_keys(entries) if state[key].numel() == 1}
-    return state_plan(metadata or {}, entries, small)
+    return state_plan(STATE, metadata or {}, entries, small)
 
 
-def _built(outputs: Outputs, state: Mapping[str, Tensor]) -> tuple[State, bool]:
-    """Assemble the output tensors from the state dict's bytes."""
+def _reader(state: Mapping[str, Tensor]) -> Reader:
+    """Return what reads matrices from a state dict as `reading` does from a file."""
     contents: dict[str, bytes] = {}
 
     def read(slab: Slab) -> bytes:
@@ -68,8 +111,13 @@ def _built(outputs: Outputs, state: Mapping[str, Tensor]) -> tuple[State, bool]:
         cut = data[slab.offset : slab.offset + span]
         return cut if slab.stride == width or not span else b"".join(rows_of(width, slab.stride, slab.rows).unpack(cut))
 
-    buffers = {name: bytearray(_bytes(output.entry)) for name, output in outputs.items()}
-    copy = Copy("state dict", read)
+    return read
+
+
+def _built(outputs: Outputs, state: Mapping[str, Tensor]) -> tuple[State, bool]:
+    """Assemble the output tensors from the state dict's bytes; tell whether their arithmetic can be undone."""
+    buffers = {name: bytearray(output.entry.size) for name, output in outputs.items()}
+    copy = Copy(STATE, _reader(state))
     for name, position, data in copy.placed(outputs):
         buffers[name][position : position + len(data)] = data
     tensors = {
@@ -77,46 +125,3 @@ def _built(outputs: Outputs, state: Mapping[str, Tensor]) -> tuple[State, bool]:
         for name, buffer in buffers.items()
     }
     return tensors, copy.exact
-
-
-def _bytes(entry: Entry) -> int:
-    size = DTYPE_BYTES[entry.dtype]
-    for length in entry.shape:
-        size *= length
-    return size
-
-
-def fuse(pairs: Mapping[str, tuple[Tensor, Tensor, float]], rows: Mapping[str, int]) -> tuple[Tensor, Tensor]:
-    """Fuse parts into one pair: down [R, in], up [sum rows, R] with up @ down == cat_i(scale_i * up_i @ down_i).
-
-    `rows` gives every part's height in row order, `pairs` (down [r, in], up [rows, r], scale) of those present.
-    Raises ValueError for factors that do not fit.
-    """
-    _check_fit(pairs, rows)
-    present = [pairs[part] for part in rows if part in pairs]
-    down = torch.cat([down for down, _, _ in present])
-    up = torch.zeros(sum(rows.values()), down.shape[0], dtype=_promoted([up for _, up, _ in present]))
-    row = column = 0
-    for part, height in rows.items():
-        if part in pairs:
-            _, own, scale = pairs[part]
-            folded = own if scale == 1 else (own.float() * scale).to(own.dtype)
-            up[row : row + height, column : column + own.shape[1]] = folded
-            column += own.shape[1]
-        row += height
-    return down, up
-
-
-def _promoted(tensors: Sequence[Tensor]) -> torch.dtype:
-    dtype = tensors[0].dtype
-    for tensor in tensors[1:]:
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return dtype
-
-
-def _check_fit(pairs: Mapping[str, tuple[Tensor, Tensor, float]], rows: Mapping[str, int]) -> None:
-    if not pairs or not set(pairs) <= set(rows):
-        raise ValueError(f"Expected pairs for some of {', '.join(rows)}, got {', '.join(pairs) or 'none'}.")
-    for part, (down, up, _) in pairs.items():
-        if up.shape != (rows[part], down.shape[0]):
-            raise ValueError(f"{part}: expected up [{rows[part]}, {down.shape[0]}], got {list(up.shape)}.")

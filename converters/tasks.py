@@ -44,7 +44,7 @@ def slot_of(path: Path, root: Path) -> Slot | None:
     does not have keep the names of their folders.
     """
     inside = path.relative_to(root).with_suffix("").parts
-    parts = [*root.absolute().parts[1:][-2:], *inside]
+    parts = [*Path(os.path.abspath(root)).parts[1:][-2:], *inside]
     flat = _flattened(parts[-1])
     if flat is not None:
         return flat
@@ -78,13 +78,26 @@ def is_plain(name: str) -> bool:
     return _PLAIN.fullmatch(name) is not None and _DEVICE.match(name) is None
 
 
-def adapter_paths(root: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
-    """Yield the safetensors files of a tree in a fixed order; `on_error` is told of folders that can't be read."""
-    for folder, folders, files in os.walk(root, onerror=on_error):
-        folders.sort()
-        yield from (
-            Path(folder) / name for name in sorted(files) if name.endswith(_SUFFIX) and not name.startswith(".")
-        )
+def adapter_paths(
+    root: Path, on_error: Callable[[OSError], None], above: frozenset[str] = frozenset()
+) -> Iterator[Path]:
+    """Yield the safetensors files of a tree in a fixed order; `on_error` is told of folders that can't be read.
+
+    Links to folders are followed, but for those that lead back to a folder `above`.
+    """
+    real = os.path.realpath(root)
+    if real in above:
+        return
+    try:
+        names = sorted(os.listdir(root))
+    except OSError as error:
+        on_error(error)
+        return
+    paths = [root / name for name in names]
+    folders = [path for path in paths if path.is_dir()]
+    yield from (path for path in paths if path.suffix == _SUFFIX and path.name[0] != "." and path not in folders)
+    for folder in folders:
+        yield from adapter_paths(folder, on_error, above | {real})
 
 
 def find_adapters(root: Path | str) -> dict[tuple[str, str], Path]:

@@ -25,6 +25,7 @@ _ADVICE = {
     errno.ENOTDIR: "check the path",
     errno.EISDIR: "check the path",
 }
+_SUFFIX = ".safetensors"
 
 
 class Job(NamedTuple):
@@ -53,22 +54,39 @@ def jobs(source: Path | str, destination: Path | str, split: bool = False) -> tu
     .safetensors. Two files with one destination are both refused. Raises AdapterError if there is nothing to do.
     """
     source, destination = Path(source), Path(destination)
-    if source.is_file():
-        return (_single(source, destination, split),)
-    if not source.is_dir():
-        raise AdapterError(f"{source}: expected a file or folder, got none of that name; check the path.")
-    problems: list[OSError] = []
-    found = [_job(path, source, destination, split) for path in adapter_paths(source, problems.append)]
-    if not found and not problems:
-        raise AdapterError(f"{source}: expected .safetensors files somewhere in it, got none; check the path.")
-    unread = (Job(Path(str(error.filename)), destination, None, sentence(error, source)) for error in problems)
+    if source.is_file() and destination.suffix == _SUFFIX:
+        return (Job(source, destination, slot_of(source, source.parent)),)
+    if destination.is_file():
+        raise AdapterError(f"{destination}: expected a folder, got a file; choose another destination.")
+    root = source if source.is_dir() else source.parent
+    # What earlier runs wrote into a folder of the source is no source.
+    own = _real(destination) if _real(destination) != _real(root) else None
+    found, unread = [], []
+    for job in listed(source):
+        if job.problem is not None:
+            unread.append(job)
+        elif own is None or own not in _real(job.source).parents:
+            found.append(_job(job.source, root, destination, split))
     return (*_without_duplicates(found), *unread)
 
 
-def _single(source: Path, destination: Path, split: bool) -> Job:
-    if destination.suffix == ".safetensors":
-        return Job(source, destination, slot_of(source, source.parent))
-    return _job(source, source.parent, destination, split)
+def listed(source: Path | str) -> tuple[Job, ...]:
+    """List the adapters of a file or tree, to look at where they are.  Raises AdapterError if there are none."""
+    source = Path(source)
+    if source.is_file():
+        return (Job(source, source, slot_of(source, source.parent)),)
+    if not source.is_dir():
+        raise AdapterError(f"{source}: expected a file or folder, got none of that name; check the path.")
+    problems: list[OSError] = []
+    found = [Job(path, path, slot_of(path, source)) for path in adapter_paths(source, problems.append)]
+    if not found and not problems:
+        raise AdapterError(f"{source}: expected .safetensors files somewhere in it, got none; check the path.")
+    lost = ((Path(str(error.filename)), sentence(error, source)) for error in problems)
+    return (*found, *(Job(folder, folder, None, problem) for folder, problem in lost))
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))
 
 
 def _job(path: Path, root: Path, destination: Path, split: bool) -> Job:

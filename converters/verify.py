@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from . import names
 from .adapter import open_adapter
-from .convert import convertible
+from .convert import checked_original
 from .copying import load_arithmetic
 from .errors import AdapterError
 from .header import Entry, read_header
 from .original import matrix
-from .plan import Block, FusedLayer, Slab
+from .outputs import Change, change_due
+from .plan import BLOCKS_KEY, AdapterFile, Block, FusedLayer, Slab
 from .reading import Reader, chunks, reading
-
-# Largest relative difference of a delta whose two factors were each rounded once.
-_TOLERANCE = {
-    "F64": 2.0**-51,
-    "F32": 2.0**-22,
-    "F16": 2.0**-10,
-    "BF16": 2.0**-7,
-    "F8_E4M3": 2.0**-3,
-    "F8_E5M2": 2.0**-2,
-}
 
 
 class Verified(NamedTuple):
@@ -47,25 +38,34 @@ def verify(source: Path | str, result: Path | str) -> tuple[Verified, ...]:
     """Compare the deltas of a source and its converted file, layer by layer.
 
     Factors are looked for where the table of layers says they must be, and all beside them must be zero. Equal factors
-    are equal deltas, bit for bit; where arithmetic was due the deltas are computed in float64. Raises AdapterError
-    naming the first layer that differs by more than one rounding of each factor.
+    are equal deltas, bit for bit; where arithmetic was due it is done again, and the factors must be equal to that.
+    The blocks that a converted file tells must be these too. Raises AdapterError naming the first layer that differs.
     """
     source, result = Path(source), Path(result)
-    adapter = convertible(source, allow_unused=True)
-    if not open_adapter(result).fused:
+    adapter, converted = checked_original(open_adapter(source), allow_unused=True), open_adapter(result)
+    with reading(source) as read, reading(result) as check:
+        return compared(adapter, converted, read_header(result).entries, read, check)
+
+
+def compared(
+    adapter: AdapterFile, converted: AdapterFile, entries: Mapping[str, Entry], read: Reader, check: Reader
+) -> tuple[Verified, ...]:
+    """Compare an original with its converted form, of which `entries` are the tensors.  Raises AdapterError."""
+    result = converted.path
+    if not converted.fused:
         raise AdapterError(
             f"{result}: expected a file in ComfyUI's layout, got a FLUX.1 LoRA in Diffusers layout; convert it first."
         )
-    entries = read_header(result).entries
     _check_names(adapter.layers, result, entries)
-    with reading(source) as read, reading(result) as check:
-        found = []
-        for layer, fused in adapter.layers.items():
-            pair = _Pair(*(matrix(result, entries, key) for key in names.fused_keys(layer)))
-            _check_shapes(result, layer, fused, pair)
-            _check_zeros(result, layer, fused, pair.up, check)
-            found.append(_compared(result, layer, fused, pair, read, check))
-        return tuple(found)
+    found = []
+    for layer, fused in adapter.layers.items():
+        pair = _Pair(*(matrix(result, entries, key) for key in names.fused_keys(layer)))
+        _check_shapes(result, layer, fused, pair)
+        if converted.converted:
+            _check_blocks(result, layer, fused, converted.layers[layer])
+        _check_zeros(result, layer, fused, pair.up, check)
+        found.append(_verified(result, layer, fused, pair, read, check))
+    return tuple(found)
 
 
 def _check_names(layers: Mapping[str, FusedLayer], result: Path, entries: Mapping[str, Entry]) -> None:
@@ -81,6 +81,13 @@ def _check_shapes(result: Path, layer: str, fused: FusedLayer, pair: _Pair) -> N
         got = f"down [{down.rows}, {down.columns}], up [{up.rows}, {up.columns}]"
         want = f"down [{fused.rank}, {fused.columns}], up [{fused.rows}, {fused.rank}]"
         raise AdapterError(f"{result}: {layer}: expected {want}, got {got}; convert it again.")
+
+
+def _check_blocks(result: Path, layer: str, fused: FusedLayer, told: FusedLayer) -> None:
+    """Refuse a structure in the metadata that is not the layer's: splitting and the runtime go by it."""
+    want, got = ([(block.part, block.row, block.rows, block.rank) for block in each.blocks] for each in (fused, told))
+    if got != want:
+        raise AdapterError(f"{result}: {layer}: expected {want} in {BLOCKS_KEY}, got {got}; convert it again.")
 
 
 def _check_zeros(result: Path, layer: str, fused: FusedLayer, up: Slab, check: Reader) -> None:
@@ -113,22 +120,26 @@ def _gaps(taken: list[tuple[int, int, int, int]], rows: int, width: int) -> list
     return [gap for gap in gaps if gap[0] < gap[1] and gap[2] < gap[3]]
 
 
-def _compared(result: Path, layer: str, fused: FusedLayer, pair: _Pair, read: Reader, check: Reader) -> Verified:
-    worst, column = 0.0, 0
+def _verified(result: Path, layer: str, fused: FusedLayer, pair: _Pair, read: Reader, check: Reader) -> Verified:
+    worst, exact, column = 0.0, True, 0
     for block in fused.blocks:
         own = _own(block, pair, column)
         column += block.rank
-        same = _same(block.down, own.down, read, check) and _same_up(block, own.up, read, check)
-        due = block.scale != 1.0 or any(a.dtype != b.dtype for a, b in zip((block.down, *block.up), (own.down, own.up)))
-        difference = _difference(result, block, own, read, check) if due else 0.0
-        if difference > max(_TOLERANCE[own.down.dtype], _TOLERANCE[own.up.dtype]) or not (same or due):
-            want = f"rounded to {own.up.dtype}" if due else "bit for bit"
-            got = f"a relative difference of {difference:.1e}" if due else "other bytes"
-            raise AdapterError(
-                f"{result}: {layer}: expected the source's {block.part}, {want}, got {got}; convert it again."
-            )
-        worst = max(worst, difference)
-    return Verified(layer, tuple(block.part for block in fused.blocks), worst == 0.0, worst)
+        down = _was_computed(f"{result}: {layer}", (block.down,), own.down, 1.0, read, check)
+        up = _was_computed(f"{result}: {layer}", block.up, own.up, block.scale, read, check)
+        if down or up:
+            difference = _difference(result, block, own, read, check)
+            exact, worst = exact and difference == 0.0, max(worst, difference)
+    return Verified(layer, tuple(block.part for block in fused.blocks), exact, worst)
+
+
+def _was_computed(where: str, slabs: Sequence[Slab], own: Slab, scale: float, read: Reader, check: Reader) -> bool:
+    """Tell whether arithmetic was due for a factor.  Raises AdapterError if the result is not what came of it."""
+    change = change_due(slabs, own.dtype, scale)
+    if not _same(slabs, own, change, read, check):
+        want = f"rounded once to {own.dtype}" if change else "bit for bit"
+        raise AdapterError(f"{where}: expected the source's {slabs[0].key}, {want}, got other bytes; convert it again.")
+    return change is not None
 
 
 def _own(block: Block, pair: _Pair, column: int) -> _Pair:
@@ -139,19 +150,19 @@ def _own(block: Block, pair: _Pair, column: int) -> _Pair:
     return _Pair(down, pair.up._replace(rows=block.rows, columns=block.rank, offset=offset))
 
 
-def _same(first: Slab, second: Slab, read: Reader, check: Reader) -> bool:
-    if first.dtype != second.dtype:
-        return False
-    stride = max(first.stride, second.stride)
-    return all(read(a) == check(b) for a, b in zip(chunks(first, stride), chunks(second, stride), strict=True))
-
-
-def _same_up(block: Block, up: Slab, read: Reader, check: Reader) -> bool:
-    row, same = 0, True
-    for slab in block.up:
-        same = same and _same(slab, up._replace(rows=slab.rows, offset=up.offset + row * up.stride), read, check)
+def _same(slabs: Sequence[Slab], own: Slab, change: Change | None, read: Reader, check: Reader) -> bool:
+    """Tell whether a factor of the result is the source's, given as matrices one above the other."""
+    row = 0
+    for slab in slabs:
+        theirs = own._replace(rows=slab.rows, offset=own.offset + row * own.stride)
+        stride = max(slab.stride, own.stride)
         row += slab.rows
-    return same
+        for part, other in zip(chunks(slab, stride), chunks(theirs, stride), strict=True):
+            data = read(part)
+            want = load_arithmetic(slab.key).changed(slab.key, data, part, change).data if change else data
+            if want != check(other):
+                return False
+    return True
 
 
 def _difference(where: Path, block: Block, own: _Pair, read: Reader, check: Reader) -> float:

@@ -42,7 +42,6 @@ def write_file(path: Path, size: int, pieces: Iterable[Placed], force: bool, dur
     the disk does not take it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_stale(path.parent)
     with _errors_of(path), _temporary(path.parent) as temporary:
         for position, data in pieces:
             _write_at(temporary.descriptor, position, data)
@@ -148,7 +147,12 @@ def _publish(temporary: Path, path: Path, force: bool) -> None:
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove the temporary files of runs that are dead; those of living ones are locked."""
+    """Remove the temporary files of runs that are dead from a folder, if there is one; those of living ones are locked.
+
+    Whoever writes into a folder calls this first, also where it then refuses to write.
+    """
+    if not folder.is_dir():
+        return
     with os.scandir(folder) as entries:
         found = [entry.path for entry in entries if _TEMPORARY.fullmatch(entry.name)]
     for path in found:

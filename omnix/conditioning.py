@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ..converters import AdapterError, write_bytes
+from ..converters import AdapterError, remove_stale, write_bytes
 
 _FORMAT_KEY = "omnix_conditioning"
 _PLAIN = (bool, int, float, str, type(None))
@@ -33,6 +33,7 @@ def save_conditioning(conditioning: Conditioning, path: Path) -> None:
     tensors: dict[str, Tensor] = {}
     entries = [_flattened(index, *entry, tensors) for index, entry in enumerate(conditioning)]
     data = safetensors.torch.save(tensors, {"format": "pt", _FORMAT_KEY: json.dumps(entries)})
+    remove_stale(path.parent)
     write_bytes(path, data, force=False)
 
 

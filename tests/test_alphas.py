@@ -63,12 +63,14 @@ def test_alpha_tensors_come_before_configurations(tmp_path: Path) -> None:
     assert {block.scale for block in blocks} == {0.5}
 
 
-def test_a_configuration_of_other_files_is_left_alone(tmp_path: Path) -> None:
+def test_a_configuration_is_for_all_files_beside_it(tmp_path: Path) -> None:
+    """What a file means must not hang on which others lie in its folder: also not on its own result."""
     (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 400}')
     first = save(small(), tmp_path / "one.safetensors")
     assert {b.scale for f in open_adapter(first).layers.values() for b in f.blocks} == {100.0}
-    save(small(), tmp_path / "two.safetensors")
-    assert {b.scale for f in open_adapter(first).layers.values() for b in f.blocks} == {1.0}
+    convert(first, tmp_path / "two.safetensors")
+    assert {b.scale for f in open_adapter(first).layers.values() for b in f.blocks} == {100.0}
+    verify(first, tmp_path / "two.safetensors")
 
 
 def test_the_scale_is_folded_in_float32_and_rounded_once(tmp_path: Path) -> None:
@@ -117,10 +119,10 @@ WRONG_CONFIGS = {
     '{"lora_alpha": "16"}': "expected a finite number as alpha, got '16'",
     '{"lora_alpha": true}': "expected a finite number as alpha, got True",
     '{"lora_alpha": NaN}': "expected a finite number as alpha, got nan",
-    '{"alpha_pattern": [1]}': "expected layer names in alpha_pattern",
+    '{"alpha_pattern": [1]}': "expected layer names or short expressions in alpha_pattern",
     '{"alpha_pattern": {"x": "y"}}': "expected a finite number as alpha, got 'y'",
-    '{"alpha_pattern": {"(a+)+$": 1}}': "expected layer names in alpha_pattern",
-    '{"alpha_pattern": {".*.*.*.*.*x": 1}}': "expected layer names in alpha_pattern",
+    '{"alpha_pattern": {"(a+)+$": 1}}': "expected layer names or short expressions in alpha_pattern",
+    '{"alpha_pattern": {".*.*.*.*.*x": 1}}': "expected layer names or short expressions in alpha_pattern",
 }
 
 

@@ -3,12 +3,15 @@
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from adapters import adapter, alpha, cli, files_below, peak_of_cli, read, write
 from comfyui_omnix.converters import layout
 
+ROOT = Path(__file__).resolve().parents[1]
 TREE = {
     "rgb_to_depth/rgb/pytorch_lora_weights.safetensors": "rgb_to_depth/rgb.safetensors",
     "rgb_to_depth_depth.safetensors": "rgb_to_depth/depth.safetensors",
@@ -152,10 +155,10 @@ def test_foreign_files_are_answered(key: str, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (1, want) and not (tmp_path / "out").exists()
 
 
-def test_layout_is_the_printed_table(tmp_path: Path, root: Path) -> None:
+def test_layout_is_the_printed_table(tmp_path: Path) -> None:
     done = cli(tmp_path, "--layout")
     assert (done.returncode, done.stdout) == (0, layout.table() + "\n")
-    assert done.stdout in (root / "README.md").read_text(encoding="utf-8")
+    assert done.stdout in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_dry_run_writes_nothing(tree: Path, tmp_path: Path) -> None:
@@ -261,6 +264,48 @@ def test_a_changed_factor_is_found_without_torch(tree: Path, tmp_path: Path) -> 
     write(result, tensors | {key: raw._replace(data=bytes([raw.data[0] ^ 1]) + raw.data[1:])}, metadata)
     done = cli(tmp_path, "--verify", source, result)
     assert done.returncode == 1 and done.stderr == (
-        f"error: {result}: double_blocks.0.img_mlp.0: expected the source's transformer_blocks.0.ff.net.0.proj, "
-        "bit for bit, got other bytes; convert it again.\n"
+        f"error: {result}: double_blocks.0.img_mlp.0: expected the source's transformer.transformer_blocks.0"
+        ".ff.net.0.proj.lora_A.weight, bit for bit, got other bytes; convert it again.\n"
     )
+
+
+def test_who_reads_may_stop(tree: Path, tmp_path: Path) -> None:
+    """As `| head` does: no traceback, and no word of the source."""
+    out = tmp_path / "out"
+    code = f"{sys.executable} -m converters {tree} {out} | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("1\n", "") or (done.stdout, done.stderr) == ("0\n", "")
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_full_output_is_told_from_a_full_disk(options: tuple[str, ...], tree: Path, tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "converters", *options, str(tree), str(tmp_path / "out")]
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (
+        *(1, "omnix-convert: the output: No space left on device; free some space.\n"),
+    )
+
+
+def test_inspect_lists_alphas(tmp_path: Path) -> None:
+    key = "transformer.transformer_blocks.0.attn.to_q"
+    source = write(tmp_path / "a.safetensors", adapter() | {f"{key}.alpha": alpha(2)})
+    done = cli(tmp_path, "--inspect", source)
+    assert (
+        f"  {key}.lora_A.weight, {key}.lora_B.weight, {key}.alpha -> double_blocks.0.img_attn.qkv rows" in done.stdout
+    )
+
+
+def test_names_with_escapes_reach_no_terminal(tmp_path: Path) -> None:
+    source = write(tmp_path / "b\x1b[31mred.safetensors", adapter())
+    for command in ((source, tmp_path / "r.safetensors"), ("--verify", source, tmp_path / "r.safetensors")):
+        done = cli(tmp_path, *command)
+        assert done.returncode == 0 and "\x1b" not in done.stdout + done.stderr
+
+
+def test_left_out_tensors_are_counted(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.safetensors", adapter() | {"other.weight": next(iter(adapter().values()))})
+    done = cli(tmp_path, "--allow-unused", source, tmp_path / "b.safetensors")
+    assert "; left out 1 tensor in " in done.stdout
+    done = cli(tmp_path, "--split", tmp_path / "b.safetensors", tmp_path / "c.safetensors")
+    assert ", its tensors bit for bit in " in done.stdout

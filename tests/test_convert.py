@@ -13,7 +13,6 @@ from comfyui_omnix.converters import (
     convert,
     convert_state_dict,
     convert_tree,
-    fuse,
     inspect,
     open_adapter,
 )
@@ -218,7 +217,7 @@ def test_rank_zero_and_empty_up(tmp_path: Path) -> None:
 def test_state_dicts_give_what_files_give(tmp_path: Path) -> None:
     state = tiny.adapter(alpha=3.0, modules=EVERY)
     before = {name: tensor.clone() for name, tensor in state.items()}
-    converted, metadata = convert_state_dict(state, {"mine": "1"})
+    converted, metadata, _ = convert_state_dict(state, {"mine": "1"})
     convert(tiny.save(state, tmp_path / "a.safetensors"), tmp_path / "b.safetensors")
     result = load_file(tmp_path / "b.safetensors")
     assert set(result) == set(converted) and all(torch.equal(result[name], converted[name]) for name in result)
@@ -232,21 +231,8 @@ def test_state_dicts_are_checked(tmp_path: Path) -> None:
         AdapterError, match=r"state dict: norm.weight: expected every tensor to belong to a FLUX.1 layer"
     ):
         convert_state_dict(state | {"norm.weight": torch.ones(3)})
-    with pytest.raises(AdapterError, match="expected Diffusers layout, got ComfyUI's"):
-        convert_state_dict(convert_state_dict(state)[0])
-
-
-def test_fuse_is_a_block_diagonal() -> None:
-    generator = torch.Generator().manual_seed(3)
-    pairs = {
-        name: (torch.randn(rank, 8, generator=generator), torch.randn(rows, rank, generator=generator), scale)
-        for name, rank, rows, scale in (("q", 2, 4, 1.0), ("v", 3, 5, 0.5))
-    }
-    down, up = fuse(pairs, {"q": 4, "k": 6, "v": 5})
-    want = torch.cat([pairs["q"][1] @ pairs["q"][0], torch.zeros(6, 8), 0.5 * pairs["v"][1] @ pairs["v"][0]])
-    assert torch.allclose(up @ down, want, atol=1e-6) and up.shape == (15, 5)
-    with pytest.raises(ValueError, match="expected up"):
-        fuse(pairs, {"q": 5, "v": 5})
+    with pytest.raises(AdapterError, match=r"state dict: expected a FLUX\.1 LoRA in Diffusers layout, got a FLUX"):
+        convert_state_dict(convert_state_dict(state).state)
 
 
 def test_trees_keep_task_and_stream(tmp_path: Path) -> None:

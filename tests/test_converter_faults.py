@@ -1,6 +1,7 @@
 """Bad input and bad luck, really injected: one clear sentence, exit status 1, nothing under the final name."""
 
 import fcntl
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from adapters import HIDDEN, ORDINARY_USER, RANK, Raw, Tensors, adapter, cli, files_below, read, write
 from comfyui_omnix.converters import convert
-from comfyui_omnix.converters.write import write_bytes
+from comfyui_omnix.converters.write import remove_stale
 
 KEY = "transformer.transformer_blocks.0.attn.to_q.lora_A.weight"
 UP = KEY.replace("lora_A", "lora_B")
@@ -233,6 +234,18 @@ def test_a_temporary_file_is_no_source(tmp_path: Path) -> None:
     assert done.returncode == 1 and "expected .safetensors files somewhere in it, got none" in done.stderr
 
 
+@pytest.mark.parametrize("options", [(), ("--force",)])
+def test_also_a_run_that_is_refused_cleans_up(options: tuple[str, ...], tmp_path: Path) -> None:
+    source = write(tmp_path / "rgb_to_depth_rgb.safetensors", adapter())
+    target = tmp_path / "out" / "rgb_to_depth" / "rgb.safetensors"
+    target.parent.mkdir(parents=True)
+    target.write_text("mine")
+    (target.parent / ".omnix-1-0123456789abcdef.part").write_bytes(b"half")
+    done = cli(tmp_path, *options, source, tmp_path / "out")
+    assert done.returncode == (0 if options else 1)
+    assert files_below(tmp_path / "out") == ["rgb_to_depth/rgb.safetensors"]
+
+
 def test_the_temporary_file_of_a_living_run_stays(tmp_path: Path) -> None:
     living, dead = (tmp_path / f".omnix-{pid}-0123456789abcdef.part" for pid in (1, 2))
     other = tmp_path / ".omnix-3-x.part"
@@ -240,8 +253,8 @@ def test_the_temporary_file_of_a_living_run_stays(tmp_path: Path) -> None:
         path.write_bytes(b"half")
     with open(living, "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        write_bytes(tmp_path / "a", b"whole", force=False)
-    assert files_below(tmp_path) == sorted([living.name, other.name, "a"])
+        remove_stale(tmp_path)
+    assert files_below(tmp_path) == sorted([living.name, other.name])
 
 
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
@@ -250,3 +263,14 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     done = cli(tmp_path, source, tmp_path / "out", start=start)
     assert done.returncode == 1 and files_below(tmp_path / "out") == []
     assert done.stderr == ("omnix-convert: interrupted; files finished before are whole, the rest was not written\n")
+
+
+def test_ctrl_c_tells_a_machine_what_was_done(tmp_path: Path) -> None:
+    for seed, name in enumerate(("a", "b")):
+        write(tmp_path / "in" / f"{name}.safetensors", adapter(seed))
+    start = _KILL.format(call="link", count=1).replace("SIGKILL", "SIGINT")
+    done = cli(tmp_path, "--json", tmp_path / "in", tmp_path / "out", start=start)
+    told = json.loads(done.stdout)
+    assert done.returncode == 1 and told["error"].startswith("interrupted; ")
+    assert [Path(file["source"]).name for file in told["files"]] == ["a.safetensors"]
+    assert told["summary"] == {"files": 1, "done": 1, "failed": 1}

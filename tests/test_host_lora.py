@@ -220,7 +220,7 @@ def test_alphas_and_ranks_are_folded(tmp_path: Path) -> None:
 
 def test_repeated_loading_changes_nothing() -> None:
     """Merging and bypassing leave the base bit for bit as it was."""
-    patcher, (lora, _) = load(STATE), convert_state_dict(ADAPTER)
+    patcher, lora = load(STATE), convert_state_dict(ADAPTER).state
     before = forward(patcher, GIVEN)
     for bypass in (False, True, False):
         assert relative_error(forward(with_lora(patcher, lora, bypass), GIVEN), before) > 0.1

@@ -76,6 +76,13 @@ FOREIGN = {
     "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": "a Stable Diffusion LoRA",
     "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.lora.down.weight": "a Stable Diffusion LoRA",
     "transformer.transformer_blocks.0.attn2.to_q.lora_A.weight": "a Stable Diffusion 3 LoRA",
+    "transformer.single_transformer_blocks.0.attn.to_out.lora_A.weight": "a FLUX.2 LoRA",
+    "lora_unet_transformer_blocks_0_attn_to_q.lora_down.weight": "a Qwen-Image LoRA",
+    "lycoris_transformer_blocks_0_attn_to_q.lokr_w1": "a LyCORIS FLUX adapter",
+    "base_model.model.down_blocks.0.attentions.0.proj_in.lora_A.weight": "a Stable Diffusion LoRA",
+    "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.lora_A.weight": "a Stable Diffusion LoRA",
+    "diffusion_model.input_blocks.4.1.transformer_blocks.5.attn1.to_q.lora_A.weight": "an SDXL LoRA",
+    "transformer.context_embedder.token_refiner.refiner_blocks.0.attn.to_q.lora_A.weight": "a HunyuanVideo LoRA",
 }
 
 
@@ -85,11 +92,17 @@ def test_foreign_formats_are_named(key: str) -> None:
     assert found is not None and found.name == FOREIGN[key]
 
 
-def test_qwen_is_told_from_flux_by_its_sixty_blocks() -> None:
-    keys = [f"transformer_blocks.{i}.attn.to_q.lora_A.weight" for i in range(60)]
+@pytest.mark.parametrize(
+    ("double", "single", "name"),
+    [(60, 0, "a Qwen-Image LoRA"), (8, 48, "a FLUX.2 LoRA"), (20, 40, "a HunyuanVideo LoRA"), (19, 38, None)],
+)
+def test_models_with_layers_of_the_same_names_are_told_by_their_blocks(
+    double: int, single: int, name: str | None
+) -> None:
+    keys = [f"transformer.transformer_blocks.{i}.attn.to_q.lora_A.weight" for i in range(double)]
+    keys += [f"transformer.single_transformer_blocks.{i}.attn.to_q.lora_A.weight" for i in range(single)]
     found = foreign_format(keys, has_flux_layers=True)
-    assert found is not None and found.name == "a Qwen-Image LoRA"
-    assert foreign_format(keys[:19], has_flux_layers=True) is None
+    assert (found.name if found else None) == name
 
 
 @pytest.mark.parametrize(

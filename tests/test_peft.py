@@ -69,7 +69,7 @@ def test_every_module_is_of_some_kind() -> None:
 def test_one_kind_of_module(name: str) -> None:
     """Every Linear of the Diffusers model is a target that PEFT allows; each kind alone is right."""
     adapter = tiny.adapter(GEOMETRY, seed=13, rank=4, alpha=3.0, modules=KINDS[name])
-    lora, _ = convert_state_dict(adapter)
+    lora = convert_state_dict(adapter).state
     expected = reference(adapted(STATE, adapter))
     assert relative_error(PLAIN, expected) > 1e-4
     for result in host_results(lora).values():
@@ -83,7 +83,7 @@ def test_all_at_once(name: str, modules: list[str], measured: Measured) -> None:
     ranks = {module: 1 + i % 7 for i, module in enumerate(modules)}
     alphas = {module: 0.5 + i % 3 for i, module in enumerate(modules) if i % 4}
     adapter = tiny.adapter(GEOMETRY, seed=14, rank=ranks, alpha=alphas, modules=modules, size=0.2)
-    lora, _ = convert_state_dict(adapter)
+    lora = convert_state_dict(adapter).state
     check(adapted(STATE, adapter), lora, name, measured)
 
 

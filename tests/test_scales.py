@@ -60,7 +60,7 @@ def test_alpha_must_be_finite(value: float, tmp_path: Path) -> None:
         open_adapter(path)
 
 
-@pytest.mark.parametrize("raw", [Raw("F32", (2,), bytes(8)), Raw("F32", (0,), b""), Raw("U8", (), b"\3")])
+@pytest.mark.parametrize("raw", [Raw("F32", (2,), bytes(8)), Raw("F32", (0,), b""), Raw("BOOL", (), b"\1")])
 def test_alpha_must_be_one_number(raw: Raw, tmp_path: Path) -> None:
     path = write(tmp_path / "a.safetensors", adapter() | {f"{TO_Q}.alpha": raw})
     with pytest.raises(AdapterError, match=rf"{TO_Q}.alpha: expected one number as alpha, got {raw.dtype}"):
@@ -105,11 +105,14 @@ class TestConfig:
             ({"lora_alpha": True}, "expected a finite number as alpha, got True"),
             ({"lora_alpha": math.inf}, "expected a finite number as alpha, got inf"),
             ({"lora_alpha": 10**400}, "expected JSON, got a number of 401 digits"),
-            ({"alpha_pattern": 5}, "expected layer names in alpha_pattern, got 5"),
-            ({"alpha_pattern": ["a"]}, "expected layer names in alpha_pattern, got ['a']"),
+            ({"alpha_pattern": 5}, "expected layer names or short expressions in alpha_pattern, got 5"),
+            ({"alpha_pattern": ["a"]}, "expected layer names or short expressions in alpha_pattern, got ['a']"),
             ({"alpha_pattern": {"to_q": None}}, "expected a finite number as alpha, got None"),
             ({"alpha_pattern": {"to_q": []}}, "expected a finite number as alpha, got []"),
-            ({"alpha_pattern": {"(a+)+": 1}}, "expected layer names in alpha_pattern, got ['(a+)+']"),
+            (
+                {"alpha_pattern": {"(a+)+": 1}},
+                "expected layer names or short expressions in alpha_pattern, got ['(a+)+']",
+            ),
             ({"use_dora": True}, "expected plain LoRA, got DoRA, which can't be fused into a LoRA; merge it"),
         ],
     )
@@ -122,14 +125,21 @@ class TestConfig:
 
     @pytest.mark.parametrize(
         "patterns",
-        [["(a|a)" * 20], ["(.?" * 20 + ")" * 20], [".*.*.*.*.*x"], [f".*a{i}" for i in range(500)], ["x" * 500]],
+        [["(a|a)" * 20], ["(.?" * 20 + ")" * 20], [".*.*.*.*.*x"], [f".*.*a{i}" for i in range(500)], ["x" * 500]],
     )
     def test_patterns_that_take_ages_are_refused_at_once(self, place: str, tmp_path: Path, patterns: list[str]) -> None:
         path = place_config(place, tmp_path, {"alpha_pattern": dict.fromkeys(patterns, 1)})
         started = time.perf_counter()
-        with pytest.raises(AdapterError, match="expected layer names in alpha_pattern"):
+        with pytest.raises(AdapterError, match="expected layer names or short expressions in alpha_pattern"):
             open_adapter(path)
         assert time.perf_counter() - started < 5
+
+    def test_expressions_that_people_write_are_understood(self, place: str, tmp_path: Path) -> None:
+        pattern = r".*single_transformer_blocks\.\d+\.attn\.(to_q|to_k)"
+        found = scales(place_config(place, tmp_path, {"alpha_pattern": {pattern: 5}}))
+        assert {module for module, scale in found.items() if scale == 5 / RANK} == {
+            f"single_transformer_blocks.0.attn.{name}" for name in ("to_q", "to_k")
+        }
 
     @pytest.mark.parametrize("pattern", ["to_q[", "(", "to_q\\", "a{99999999999999999999}", "(" * 299])
     def test_patterns_that_are_no_expressions_match_nothing(self, place: str, tmp_path: Path, pattern: str) -> None:
@@ -142,13 +152,6 @@ def test_the_alpha_tensor_comes_first(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 8}')
     found = scales(path)
     assert found.pop(TO_Q) == 3 / RANK and set(found.values()) == {8 / RANK}
-
-
-def test_a_config_belongs_to_its_own_file_only(tmp_path: Path) -> None:
-    path = with_config(tmp_path, {"lora_alpha": 8}, "mine.safetensors")
-    assert set(scales(path).values()) == {8 / RANK}
-    write(tmp_path / "another.safetensors", adapter())
-    assert set(scales(path).values()) == {1.0}
 
 
 def test_the_text_encoders_alpha_is_not_the_transformers(tmp_path: Path) -> None:

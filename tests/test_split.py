@@ -66,7 +66,8 @@ def test_converting_the_split_file_gives_the_same_numbers(tmp_path: Path) -> Non
 
 def test_state_dicts_come_back() -> None:
     state = tiny.adapter(alpha=4.0, modules=EVERY)
-    back = split_state_dict(*convert_state_dict(state))
+    fused, metadata, _ = convert_state_dict(state)
+    back = split_state_dict(fused, metadata).state
     assert set(back) == set(state) and all(torch.equal(back[name], state[name]) for name in state)
 
 

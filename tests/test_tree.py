@@ -172,6 +172,42 @@ def test_linked_sources_are_read_and_loops_are_not_followed(tmp_path: Path) -> N
     assert outcome.error is None and outcome.job.slot == ("rgb_to_depth", "rgb")
 
 
+def test_linked_folders_are_followed_once_round(tmp_path: Path) -> None:
+    fill(tmp_path / "real", "rgb/pytorch_lora_weights.safetensors", "depth.safetensors")
+    source = fill(tmp_path / "in", "style.safetensors")
+    (source / "rgb_to_depth").symlink_to(tmp_path / "real", target_is_directory=True)
+    (tmp_path / "real" / "up").symlink_to(source, target_is_directory=True)
+    outcomes = convert_tree(source, tmp_path / "out")
+    assert [(outcome.job.slot, outcome.error) for outcome in outcomes] == [
+        (None, None),
+        (("rgb_to_depth", "depth"), None),
+        (("rgb_to_depth", "rgb"), None),
+    ]
+
+
+def test_a_destination_inside_the_source_is_no_source(tmp_path: Path) -> None:
+    source = fill(tmp_path / "in", "rgb_to_depth_rgb.safetensors", "style.safetensors")
+    convert_tree(source, source / "out")
+    fill(source, "soft.safetensors")
+    outcomes = convert_tree(source, source / "out", force=True)
+    assert len(outcomes) == 3 and not any(outcome.error for outcome in outcomes)
+
+
+def test_a_file_is_no_destination_of_a_tree(tmp_path: Path) -> None:
+    source = fill(tmp_path / "in", "style.safetensors")
+    (tmp_path / "out").write_text("mine")
+    for given in (source, source / "style.safetensors"):
+        with pytest.raises(AdapterError, match=r"out: expected a folder, got a file; choose another destination"):
+            convert_tree(given, tmp_path / "out")
+
+
+def test_a_place_may_be_told_by_way_of_its_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = fill(tmp_path, "rgb_to_depth/depth/pytorch_lora_weights.safetensors", "rgb_to_depth/rgb/x.safetensors")
+    monkeypatch.chdir(folder / "rgb_to_depth" / "rgb")
+    (outcome,) = convert_tree("../depth/pytorch_lora_weights.safetensors", tmp_path / "out")
+    assert outcome.job.slot == ("rgb_to_depth", "depth")
+
+
 def test_a_dangling_link_is_one_failure(tmp_path: Path) -> None:
     source = fill(tmp_path / "in", "rgb_to_depth_rgb.safetensors")
     (source / "a.safetensors").symlink_to(tmp_path / "nowhere")
@@ -197,14 +233,14 @@ def test_a_folder_that_can_not_be_read_is_reported_and_the_rest_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = fill(tmp_path / "in", "a/rgb_to_depth_rgb.safetensors", "b/rgb_to_depth_depth.safetensors")
-    real = os.scandir
+    real = os.listdir
 
-    def scandir(path: str) -> object:
+    def listdir(path: str) -> list[str]:
         if os.fspath(path).endswith("/a"):
             raise PermissionError(13, "Permission denied", path)
         return real(path)
 
-    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(os, "listdir", listdir)
     first, second = convert_tree(source, tmp_path / "out")
     assert first.error is None and first.job.slot == ("rgb_to_depth", "depth")
     assert second.error == f"{source / 'a'}: Permission denied; check the permissions."
@@ -222,6 +258,7 @@ def test_inspect_describes_files(tmp_path: Path) -> None:
         "part": "transformer_blocks.1.attn.to_k",
         "down": "transformer.transformer_blocks.1.attn.to_k.lora_A.weight",
         "up": "transformer.transformer_blocks.1.attn.to_k.lora_B.weight",
+        "alpha": None,
         "rows": [8, 16],
         "rank": 4,
         "scale": 1.0,

@@ -1,5 +1,6 @@
 """Verification finds every change of a converted file, and says how exact an honest one is."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ def test_a_missing_layer_is_named(pair: tuple[Path, Path]) -> None:
 
 def test_another_sources_result_is_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:
     other = write(tmp_path / "c.safetensors", adapter(seed=1))
-    with pytest.raises(AdapterError, match=r"expected the source's transformer_blocks.0.attn.to_q, bit for bit"):
+    with pytest.raises(AdapterError, match=r"expected the source's .*0.attn.to_q.lora_A.weight, bit for bit"):
         verify(other, pair[1])
 
 
@@ -95,6 +96,45 @@ def test_a_wrong_scale_does_not_pass_as_rounding(tmp_path: Path) -> None:
     other = tiny.save(tiny.adapter(alpha=3.05, dtype=torch.bfloat16), tmp_path / "c.safetensors")
     convert(other, tmp_path / "b.safetensors")
     with pytest.raises(
-        AdapterError, match=r"expected the source's .*, rounded to BF16, got a relative difference of 1"
+        AdapterError, match=r"expected the source's .*to_q.lora_B.weight, rounded once to BF16, got other bytes"
     ):
         verify(source, tmp_path / "b.safetensors")
+
+
+def test_a_changed_factor_beside_a_scaled_one_is_found(tmp_path: Path) -> None:
+    """The down factors are moved also where a scale is folded into the up factors: they stay bit for bit."""
+    source = tiny.save(tiny.adapter(alpha=3.0, dtype=torch.bfloat16), tmp_path / "a.safetensors")
+    convert(source, tmp_path / "b.safetensors")
+    for name in (UP, DOWN):
+        raw = read(tmp_path / "b.safetensors")[1][name]
+        honest = (tmp_path / "b.safetensors").read_bytes()
+        rewritten(tmp_path / "b.safetensors", {name: flipped(raw, 0)})
+        with pytest.raises(AdapterError, match=r"double_blocks.0.img_attn.qkv: expected the source's .* other bytes"):
+            verify(source, tmp_path / "b.safetensors")
+        (tmp_path / "b.safetensors").write_bytes(honest)
+
+
+def test_a_number_that_is_none_is_found(tmp_path: Path) -> None:
+    source = tiny.save(tiny.adapter(alpha=3.0, dtype=torch.bfloat16), tmp_path / "a.safetensors")
+    convert(source, tmp_path / "b.safetensors")
+    raw = read(tmp_path / "b.safetensors")[1][DOWN]
+    rewritten(tmp_path / "b.safetensors", {DOWN: raw._replace(data=b"\xc0\x7f" + raw.data[2:])})
+    with pytest.raises(AdapterError, match="got other bytes"):
+        verify(source, tmp_path / "b.safetensors")
+
+
+def test_numbers_below_the_range_of_a_dtype_pass_as_what_they_became(tmp_path: Path) -> None:
+    source = tiny.save(tiny.adapter(size=1e-3), tmp_path / "a.safetensors")
+    convert(source, tmp_path / "b.safetensors", dtype="F8_E4M3")
+    assert max(layer.difference for layer in verify(source, tmp_path / "b.safetensors")) > 0.2
+
+
+def test_blocks_that_are_not_the_layers_are_named(pair: tuple[Path, Path]) -> None:
+    source, result = pair
+    metadata, tensors = read(result)
+    blocks = json.loads(metadata["omnix_blocks"])
+    first, second, _ = blocks["double_blocks.0.img_attn.qkv"]
+    first[3], second[3] = first[3] - 1, second[3] + 1
+    write(result, tensors, {**metadata, "omnix_blocks": json.dumps(blocks)})
+    with pytest.raises(AdapterError, match=r"double_blocks.0.img_attn.qkv: expected .* in omnix_blocks, got "):
+        verify(source, result)
