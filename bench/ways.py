@@ -185,7 +185,7 @@ def _folded_attention(streams: int) -> Callable[..., Tensor]:
 
     def attend(func: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         out = func(*(fold(part, streams) for part in (q, k, v)), *args, **kwargs)
-        return rearrange(out, "b (s n) c -> (s b) n c", s=streams)
+        return rearrange(out, "b (s n) c -> (b s) n c", s=streams)
 
     return attend
 
@@ -194,7 +194,7 @@ def _repeated_attention(streams: int) -> Callable[..., Tensor]:
     """Return attention of each stream's own queries over a copy of all streams' keys and values."""
 
     def attend(func: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        k, v = (repeat(part, "(s b) h n d -> (z b) h (s n) d", s=streams, z=streams).contiguous() for part in (k, v))
+        k, v = (repeat(part, "(b s) h n d -> (b z) h (s n) d", s=streams, z=streams).contiguous() for part in (k, v))
         return func(q, k, v, *args, **kwargs)
 
     return attend
@@ -215,8 +215,10 @@ def _one_after_another(model: nn.Module, streams: Sequence[Mapping[str, LowRank]
 
 def _in_turn(forward: Callable[[Tensor], Tensor], layers: Sequence[LowRank]) -> Callable[[Tensor], Tensor]:
     def run(x: Tensor) -> Tensor:
-        parts = rearrange(x, "(s b) ... -> s b ...", s=len(layers))
-        return torch.cat([_peft(forward(part), part, layer) for part, layer in zip(parts, layers)])
+        parts = rearrange(x, "(b s) ... -> s b ...", s=len(layers))
+        return rearrange(
+            [_peft(forward(part), part, layer) for part, layer in zip(parts, layers)], "s b ... -> (b s) ..."
+        )
 
     return run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,9 @@ class OmniXSaveConditioning(io.ComfyNode):
         root = folder_paths.get_output_directory()
         inside(Path(root), filename_prefix)  # ComfyUI before 0.30 follows links that lead out of the folder
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(filename_prefix, root)
-        path = Path(folder, f"{name}_{counter:05}_.safetensors")
+        # The host counts from 1 again where the prefix ends in a slash.
+        paths = (Path(folder, f"{name}_{number:05}_.safetensors") for number in itertools.count(counter))
+        path = next(path for path in paths if not path.exists())
         save_conditioning(conditioning, path)
         return io.NodeOutput(ui={"text": [str(Path(subfolder, path.name))]})
 

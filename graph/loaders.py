@@ -144,7 +144,10 @@ class OmniXConvertAdapter(io.ComfyNode):
         if path is None:
             raise ValueError(f"{source}: no such file below models/loras; choose another and press R.")
         root = Path(folder_paths.get_folder_paths("loras")[0])
-        target = inside(root, name if name.endswith(".safetensors") else f"{name}.safetensors")
+        plain = inside(root, name.removesuffix(".safetensors"))
+        target = plain.with_name(f"{plain.name}.safetensors")
+        if target.exists():
+            raise ValueError(f"{name}: a file of that name is below models/loras; choose another, or delete the file.")
         report = converters.convert(path, target, slot=converters.slot_of_name(source))
         written = target.relative_to(root.resolve()).as_posix()
         done = f"{written}: {len(report.layers)} layers, {report.bytes_out / 1e6:.1f} MB"

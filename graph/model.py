@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..omnix import panorama, patch
+from ..omnix.checks import PIXELS_PER_LATENT
 from ..omnix.schedule import flow_shift
 from ..omnix.tasks import SEAM_COLUMNS
 
@@ -87,5 +88,5 @@ class OmniXFlowShift(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, latent: dict[str, Any], seam_columns: int) -> io.NodeOutput:
         height, width = latent["samples"].shape[-2:]
-        panorama.check_panorama(height * patch.PIXELS_PER_LATENT, width * patch.PIXELS_PER_LATENT)
+        panorama.check_panorama(height * PIXELS_PER_LATENT, width * PIXELS_PER_LATENT)
         return io.NodeOutput(patch.with_flow_shift(model, flow_shift(height, width, seam_columns)))

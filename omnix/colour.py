@@ -64,4 +64,8 @@ def colour_view(values: Tensor, colours: str = "Spectral", invert: bool = False)
         raise ValueError(f"There is no colour map {colours!r}; choose one of {', '.join(COLOURS)}.")
     if values.ndim != 3 or min(values.shape) < 1:
         raise ValueError(f"OmniX colours values [batch, height, width], got {list(values.shape)}; connect a mask.")
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError(
+            "The depth holds values that are no finite numbers, which have no colour; repair the map first."
+        )
     return COLOURS[colours](1.0 - values.float() if invert else values.float())

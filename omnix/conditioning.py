@@ -20,7 +20,8 @@ from ..converters import AdapterError, remove_stale, write_bytes
 
 _FORMAT_KEY = "omnix_conditioning"
 _PLAIN = (bool, int, float, str, type(None))
-_EMBEDDING = "embedding"
+# The file's tensors: {entry}.embedding, {entry}.option.{name}, {entry}.list.{number}.{name}
+_EMBEDDING, _OPTION, _LIST = "embedding", "option", "list"
 
 Conditioning = Sequence[tuple[Tensor, Mapping[str, Any]]]
 
@@ -40,11 +41,12 @@ def save_conditioning(conditioning: Conditioning, path: Path) -> None:
 def _flattened(index: int, embedding: Tensor, options: Mapping[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Move one entry's tensors into `tensors`; return its plain values, and how long its lists of tensors are."""
     plain: dict[str, Any] = {"values": {}, "lists": {}}
-    for name, value in ({_EMBEDDING: embedding} | dict(options)).items():
+    tensors[f"{index}.{_EMBEDDING}"] = _own(embedding)
+    for name, value in options.items():
         if isinstance(value, Tensor):
-            tensors[f"{index}.{name}"] = value.contiguous()
+            tensors[f"{index}.{_OPTION}.{name}"] = _own(value)
         elif isinstance(value, list) and value and all(isinstance(item, Tensor) for item in value):
-            tensors.update({f"{index}.{name}.{number}": item.contiguous() for number, item in enumerate(value)})
+            tensors.update({f"{index}.{_LIST}.{number}.{name}": _own(item) for number, item in enumerate(value)})
             plain["lists"][name] = len(value)
         elif isinstance(value, _PLAIN):
             plain["values"][name] = value
@@ -54,6 +56,11 @@ def _flattened(index: int, embedding: Tensor, options: Mapping[str, Any], tensor
                 "save the conditioning before the node that adds it."
             )
     return plain
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """Return a tensor with memory of its own: entries may share theirs, which safetensors refuses to write."""
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def load_conditioning(path: Path) -> list[list[Any]]:
@@ -78,10 +85,9 @@ def _entries(text: str) -> list[Any]:
 
 
 def _entry(index: int, plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> list[Any]:
-    lists = {name: [tensors[f"{index}.{name}.{number}"] for number in range(n)] for name, n in plain["lists"].items()}
-    single = {name.split(".", 1)[1]: tensor for name, tensor in tensors.items() if name.startswith(f"{index}.")}
-    own = {name: tensor for name, tensor in single.items() if name.rpartition(".")[0] not in lists}
-    embedding = own.pop(_EMBEDDING)
-    if not isinstance(embedding, torch.Tensor):
-        raise TypeError("no embedding")
-    return [embedding, {**plain["values"], **lists, **own}]
+    kept = f"{index}.{_OPTION}."
+    single = {name.removeprefix(kept): tensor for name, tensor in tensors.items() if name.startswith(kept)}
+    lists = {
+        name: [tensors[f"{index}.{_LIST}.{number}.{name}"] for number in range(n)] for name, n in plain["lists"].items()
+    }
+    return [tensors[f"{index}.{_EMBEDDING}"], {**plain["values"], **lists, **single}]

@@ -102,7 +102,7 @@ def orm(roughness: Tensor, metallic: Tensor, occlusion: Tensor | None = None) ->
     for name, image in (("metallic", metallic), ("occlusion", shade)):
         if image.shape[:3] != roughness.shape[:3]:
             raise ValueError(
-                f"The {name} map is {_size(image)} but roughness is {_size(roughness)}; resize them to the same size."
+                f"The {name} map is {_size(image)} but roughness is {_size(roughness)}; make size and batch equal."
             )
     return torch.stack([image[..., 0].float() for image in (shade, roughness, metallic)], dim=-1)
 
@@ -122,6 +122,7 @@ def moge_geometry(values: Tensor, image: Tensor) -> dict[str, Tensor]:
             f"The panorama is {_size(image)} but its depth is {_size(values)}; use the panorama that the depth was "
             "made from, resized to the depth's size."
         )
+    _check_image(image, 3, "the colours of a mesh")
     distance = values.float().cpu()
     mask = torch.isfinite(distance) & (distance > 0)
     distance = torch.where(mask, distance, torch.inf)

@@ -72,9 +72,10 @@ def place_on_panorama(
 
 def _check_picture(image: Tensor, fov_x: float) -> None:
     if image.ndim != 4 or image.shape[-1] < 3 or min(image.shape) < 1:
-        raise ValueError(f"OmniX needs a colour picture [batch, height, width, 3], got {list(image.shape)}.")
-    if not 0.0 < fov_x < 180.0:
-        raise ValueError(f"The field of view must lie between 0 and 180 degrees, got {fov_x}; 90 is a good start.")
+        raise ValueError(
+            f"OmniX needs a colour picture [batch, height, width, 3], got {list(image.shape)}; connect a picture."
+        )
+    _check_field(fov_x)
 
 
 def _rotation(yaw: float, pitch: float, roll: float) -> Tensor:
@@ -140,7 +141,11 @@ def perspective_view(
 
 def _check_camera(width: int, height: int, fov_x: float) -> None:
     if width < 1 or height < 1:
-        raise ValueError(f"A view needs a size of at least 1x1, got {width}x{height}.")
+        raise ValueError(f"A view needs a size of at least 1x1, got {width}x{height}; set a larger one.")
+    _check_field(fov_x)
+
+
+def _check_field(fov_x: float) -> None:
     if not 0.0 < fov_x < 180.0:
         raise ValueError(f"The field of view must lie between 0 and 180 degrees, got {fov_x}; 90 is a good start.")
 

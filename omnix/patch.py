@@ -5,9 +5,10 @@ widened tensors) exists only while one of them runs, so the original MODEL is ne
 undo. The adapters ride along as an additional model: the host counts their bytes, loads and offloads them.
 
 - DIFFUSION_MODEL stacks the reference latents and x into streams and returns the target's prediction.
-- SAMPLER_SAMPLE widens noise, latent and mask by the seam columns, blends and crops the result.
-- PREDICT_NOISE blends the seam between steps, in place in the sampler's own x.
-- PREPARE_SAMPLING tells the memory estimate about the seam columns.
+- SAMPLER_SAMPLE widens noise, latent and masks by the seam columns, blends and crops the result.
+- PREDICT_NOISE blends the seam between steps, in place in the sampler's own x. (Under a noise mask the host hands over
+  a copy: there the model sees the seam blended, and the sampler's x is blended in the end.)
+- PREPARE_SAMPLING tells the memory estimate about the seam columns and about references that run once a sequence.
 """
 
 from __future__ import annotations
@@ -27,16 +28,29 @@ import torch
 from comfy.ldm.flux.model import Flux
 from comfy.model_patcher import ModelPatcher as Patcher
 from comfy.patcher_extension import WrappersMP
+from einops import rearrange
 from torch import Tensor
 
 from .adapter import TaskAdapters, load_task
-from .panorama import blend_seam, blend_seam_, check_panorama, crop, widen
+from .checks import (
+    CHANNELS,
+    Conds,
+    check_conds,
+    check_count,
+    check_extras,
+    check_latents,
+    check_noise,
+    each_cond,
+    references,
+)
+from .panorama import blend_seam, blend_seam_, crop, widen
 from .schedule import sigmas
-from .streams import Stream, adapted, joint_attention, stack, text_is_shared
+from .streams import Stream, adapted, joint_attention, of_target, stack, text_is_shared
 from .tasks import Task
 
 KEY = "omnix"
-PIXELS_PER_LATENT = 8
+NEGATIVE = 1
+"""The host's number for the negative among the conditionings of one call."""
 
 
 class LoadedAdapters(NamedTuple):
@@ -84,17 +98,22 @@ def attach(
 
 def flux_of(model: Patcher) -> Flux:
     """Return the FLUX.1 transformer of a MODEL.  Raises ValueError for any other architecture."""
-    transformer = getattr(model.model, "diffusion_model", None)
-    if isinstance(model.model, comfy.model_base.Flux) and isinstance(transformer, Flux) and _is_first(transformer):
-        return transformer
-    raise ValueError(
-        f"OmniX adapters fit FLUX.1-dev, got {type(model.model).__name__}; connect a FLUX.1-dev model instead."
-    )
+    flux: Any = getattr(model.model, "diffusion_model", None)
+    if not isinstance(flux, Flux) or not isinstance(model.model, comfy.model_base.Flux) or not _is_first(flux):
+        raise ValueError(
+            f"OmniX adapters fit FLUX.1-dev, got {type(model.model).__name__}; connect a FLUX.1-dev model instead."
+        )
+    if flux.params.in_channels != CHANNELS:
+        raise ValueError(
+            "OmniX adapters fit FLUX.1-dev, got a FLUX.1 that takes a picture beside the noise (Fill, Canny, Depth); "
+            "connect FLUX.1-dev itself."
+        )
+    return flux
 
 
-def _is_first(transformer: Flux) -> bool:
+def _is_first(flux: Flux) -> bool:
     """Tell FLUX.1 from later models of the same class: they have no pooled text vector or share their modulation."""
-    return transformer.vector_in is not None and not getattr(transformer.params, "global_modulation", False)
+    return flux.vector_in is not None and not getattr(flux.params, "global_modulation", False)
 
 
 def check_fit(flux: Flux, file: str, layers: dict[str, Any]) -> None:
@@ -117,6 +136,7 @@ def check_fit(flux: Flux, file: str, layers: dict[str, Any]) -> None:
 def run_streams(adapters: TaskAdapters, strengths: Sequence[float], seam: int) -> Callable[..., Tensor]:
     """Return the DIFFUSION_MODEL wrapper: run FLUX on all streams, return the target's prediction."""
     task = adapters.task
+    streams = [Stream(layers, strength) for layers, strength in zip(adapters.stream_layers(), strengths)]
 
     def forward(
         executor: Any,
@@ -130,15 +150,17 @@ def run_streams(adapters: TaskAdapters, strengths: Sequence[float], seam: int) -
         transformer_options: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        options = transformer_options or {}
-        check_call(task, x, ref_latents, control, kwargs, options, seam)
-        conditions = [as_wide_as(x, latent, seam) for latent in ref_latents or ()]
-        streams = [Stream(layers, strength) for layers, strength in zip(adapters.stream_layers(), strengths)]
+        options, latents = transformer_options or {}, ref_latents or ()
+        check_extras(control, kwargs.get("attention_mask"))
+        check_count(task, len(latents), set(options.get("cond_or_uncond", ())) == {NEGATIVE})
+        check_latents(task, x.shape[-2], x.shape[-1] - seam, latents)
         stacked = [None if part is None else stack(part, len(streams)) for part in (timestep, context, y, guidance)]
-        joined = with_joint_attention(options, streams, context.shape[1])
+        conditions = [as_stream(latent, x, seam) for latent in latents]
         with adapted(executor.class_obj, streams):
-            out = executor(torch.cat((*conditions, x)), *stacked, None, None, joined, **kwargs)
-        return out[-x.shape[0] :]
+            joined = with_joint_attention(options, streams, context.shape[1])
+            whole = rearrange([*conditions, x], "s b c h w -> (b s) c h w")
+            out = executor(whole, *stacked, None, None, joined, **kwargs)
+        return of_target(out, len(streams))
 
     # A compiled graph would not see hooks that come and go, so a compiled model runs as it is written here.
     return cast("Callable[..., Tensor]", torch.compiler.disable(forward))
@@ -151,52 +173,9 @@ def with_joint_attention(options: dict[str, Any], streams: Sequence[Stream], tex
     return {**options, "optimized_attention_override": attention}
 
 
-def check_call(
-    task: Task,
-    x: Tensor,
-    conditions: Sequence[Tensor] | None,
-    control: object,
-    kwargs: dict[str, Any],
-    options: dict[str, Any],
-    seam: int,
-) -> None:
-    """Raise ValueError, in one sentence for the person who built the graph, for what OmniX can't run."""
-    got, want = len(conditions or ()), len(task.conditions)
-    if control is not None:
-        raise ValueError("OmniX can't run with a ControlNet; remove the Apply ControlNet node from the conditioning.")
-    if kwargs.get("attention_mask") is not None:
-        raise ValueError("OmniX can't run with an attention mask (Redux); remove that node from the conditioning.")
-    names = ", ".join(task.conditions)
-    if got == 0 and list(options.get("cond_or_uncond", ())) == [1]:
-        raise ValueError(
-            f"The negative lacks the conditions of {task.name} ({names}): put the same Set Reference Latent nodes "
-            "on the negative conditioning, or set cfg to 1."
-        )
-    if got != want:
-        raise ValueError(
-            f"The task {task.name} needs {want} reference latent{'s' if want > 1 else ''} ({names}, in this order), "
-            f"got {got}; chain {want} Set Reference Latent node{'s' if want > 1 else ''} on the conditioning."
-        )
-    height, width = x.shape[-2], x.shape[-1] - seam
-    check_panorama(height * PIXELS_PER_LATENT, width * PIXELS_PER_LATENT)
-    for name, latent in zip(task.conditions, conditions or (), strict=True):
-        if latent.shape[-2:] not in ((height, width), tuple(x.shape[-2:])):
-            raise ValueError(
-                f"The reference latent {name} is {size_in_pixels(latent)}, the sampled latent is "
-                f"{width * PIXELS_PER_LATENT}x{height * PIXELS_PER_LATENT}; resize the picture before VAE Encode, or "
-                "set the empty latent to its size."
-            )
-
-
-def size_in_pixels(latent: Tensor) -> str:
-    """Return a latent's size as people know it: WIDTHxHEIGHT in pixels."""
-    return f"{latent.shape[-1] * PIXELS_PER_LATENT}x{latent.shape[-2] * PIXELS_PER_LATENT}"
-
-
-def as_wide_as(x: Tensor, latent: Tensor, seam: int) -> Tensor:
-    """Return a condition latent [b, c, h, W] as one stream's input beside `x` [B, c, h, W + seam]."""
-    latent = comfy.utils.repeat_to_batch_size(latent, x.shape[0]).to(x)
-    return latent if latent.shape[-1] == x.shape[-1] else widen(latent, seam)
+def as_stream(latent: Tensor, x: Tensor, seam: int) -> Tensor:
+    """Return a condition latent [1 or b, c, h, W] as one stream's input beside `x` [b, c, h, W + seam]."""
+    return widen(comfy.utils.repeat_to_batch_size(latent, x.shape[0]).to(x), seam)
 
 
 def sample_widened(seam: int) -> Callable[..., Tensor]:
@@ -213,51 +192,64 @@ def sample_widened(seam: int) -> Callable[..., Tensor]:
         denoise_mask: Tensor | None = None,
         disable_pbar: bool = False,
     ) -> Tensor:
-        if not seam:
-            return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar)
-        if seam > noise.shape[-1]:
-            raise ValueError(
-                f"The seam is {seam} latent columns, the latent has {noise.shape[-1]}; lower seam_columns."
-            )
+        check_noise(noise, seam)
+        check_conds(guider.conds, noise.shape[0])
+        guider.conds = with_wide_masks(guider.conds, seam)  # a copy of this run alone
         wide = [None if part is None else widen(part, seam) for part in (noise, latent_image, denoise_mask)]
-        out = executor(guider, sigmas, extra_args, cropped_callback(callback, seam), *wide, disable_pbar)
-        # Once as after every step, and once more as the reference does after the last.
-        return crop(blend_seam(blend_seam(out, seam), seam), seam)
+        return closed(executor(guider, sigmas, extra_args, closing(callback, seam), *wide, disable_pbar), seam)
 
     return sample
 
 
-def cropped_callback(callback: Callable[..., None] | None, seam: int) -> Callable[..., None] | None:
-    """Return a sampler callback whose previews are as wide as the picture."""
+def with_wide_masks(conds: Conds, seam: int) -> dict[str, list[dict[str, Any]]]:
+    """Return conditionings whose masks [b, h, W], which say where each one acts, go on past the seam."""
+    return {
+        name: [{**cond, "mask": widen(cond["mask"], seam)} if "mask" in cond else dict(cond) for cond in each]
+        for name, each in conds.items()
+    }
+
+
+def closed(x: Tensor, seam: int) -> Tensor:
+    """Blend the seam columns into the first and crop: once as after every step, and once more as the reference does."""
+    return crop(blend_seam(blend_seam(x, seam), seam), seam)
+
+
+def closing(callback: Callable[..., None] | None, seam: int) -> Callable[..., None] | None:
+    """Return a sampler callback that is shown pictures as they come out: as wide as the result, the seam closed."""
     if callback is None:
         return None
 
     def show(step: int, denoised: Tensor, x: Tensor, total: int) -> None:
-        callback(step, crop(denoised, seam), crop(x, seam), total)
+        callback(step, closed(denoised, seam), closed(x, seam), total)
 
     return show
 
 
 def blend_between_steps(seam: int) -> Callable[..., Tensor]:
-    """Return the PREDICT_NOISE wrapper: blend the seam of the sampler's x before every call but the first step's."""
+    """Return the PREDICT_NOISE wrapper: blend the seam of the sampler's x before every call.
 
-    def predict(
-        executor: Any, x: Tensor, timestep: Tensor, model_options: Any = None, seed: int | None = None
-    ) -> Tensor:
-        options = (model_options or {}).get("transformer_options", {})
-        sigmas = options.get("sample_sigmas")
-        if seam and (sigmas is None or float(timestep.max()) < float(sigmas[0])):
-            blend_seam_(x, seam)
-        return executor(x, timestep, model_options or {}, seed)
+    Before the first this changes nothing, for there the columns are equal.
+    """
+
+    def predict(executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return executor(blend_seam_(x, seam), *args, **kwargs)
 
     return predict
 
 
 def prepare_widened(seam: int) -> Callable[..., Any]:
-    """Return the PREPARE_SAMPLING wrapper: let the memory estimate see the widened latent."""
+    """Return the PREPARE_SAMPLING wrapper: let the memory estimate see the seam and every stream of every sequence.
 
-    def prepare(executor: Any, model: Patcher, noise_shape: Sequence[int], *args: Any, **kwargs: Any) -> Any:
-        return executor(model, [*noise_shape[:-1], noise_shape[-1] + seam], *args, **kwargs)
+    The host counts the reference latents once; those of a batch of one run beside each sequence.
+    """
+
+    def prepare(
+        executor: Any, model: Patcher, noise_shape: Sequence[int], conds: Conds, *args: Any, **kwargs: Any
+    ) -> Any:
+        batch = noise_shape[0]
+        repeated = [sum(batch - latent.shape[0] for latent in references(cond)) for cond in each_cond(conds)]
+        shape = [batch + max(0, *repeated), *noise_shape[1:-1], noise_shape[-1] + seam]
+        return executor(model, shape, conds, *args, **kwargs)
 
     return prepare
 

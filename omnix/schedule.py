@@ -4,7 +4,8 @@ ComfyUI's `simple` scheduler with n steps reads entry floor(x N / n) from the en
 x = 0 .. n-1, where the reference has t = 1 - x / n. In the stock table of N = 10,000 evenly spaced t, the truncation
 alone costs 3.5e-3 relative error of the result at 3 steps. Here each entry that some step count up to 200 reads holds
 that count's own t. No entry is wanted twice: fractions with denominators up to 200 lie at least 1 / (200 * 199) apart,
-further than two entries. N is prime, so x N / n is never close to a whole number, where rounding could miss the entry.
+further than two neighbouring entries. N is prime, so x N / n is never close to a whole number, where rounding could
+miss the entry.
 """
 
 from __future__ import annotations

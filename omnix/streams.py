@@ -1,10 +1,11 @@
 """Run several adapters at once on one FLUX, each on its own stream, joined in attention.
 
 A denoising step runs FLUX on a stack of S streams: the clean condition streams first, the noisy target stream
-last. The stack is stream-major, `(s b)`: row s * B + b is sequence b of stream s. Every stream sees the same
-weights W; what is its own is a low-rank delta in each adapted layer, y_s = W x_s + b + B_s (A_s x_s), and each
-stream's queries attend to the keys and values of all of them. W itself is never touched: the deltas are added by
-forward hooks that exist only while a step runs, so an error or an interrupt leaves nothing behind.
+last. The stack is `(b s)`: row b * S + s is sequence b of stream s, so that where the host cuts a batch, into positive
+and negative, it cuts between sequences. Every stream sees the same weights W; what is its own is a low-rank delta in
+each adapted layer, y_s = W x_s + b + B_s (A_s x_s), and each stream's queries attend to the keys and values of all of
+them. W itself is never touched: the deltas are added by forward hooks that exist only while a step runs, so an error
+or an interrupt leaves nothing behind.
 
 In the double blocks the text rows of all streams are equal (their layers carry no adapter and they attend to the
 same keys), so their layers and their queries run once there. Of the last block only the target's rows are read, so the
@@ -76,8 +77,8 @@ class Stream(NamedTuple):
 
 
 def stack(x: Tensor, streams: int) -> Tensor:
-    """Repeat a per-sequence tensor [b, ...] for every stream: [(s b), ...]."""
-    return repeat(x, "b ... -> (s b) ...", s=streams)
+    """Repeat a per-sequence tensor [b, ...] for every stream: [(b s), ...]."""
+    return repeat(x, "b ... -> (b s) ...", s=streams)
 
 
 def text_is_shared(streams: Sequence[Stream]) -> bool:
@@ -100,7 +101,7 @@ def adapted(model: nn.Module, streams: Sequence[Stream]) -> Iterator[None]:
             hook = _delta_hook([entry for entry in layers if entry[2] != 0], len(streams))
             hooks.callback(model.get_submodule(name).register_forward_hook(hook).remove)
         for layer in text_layers(model) if text_is_shared(streams) else ():
-            _run_on_part(hooks, layer, lambda x: x[: x.shape[0] // len(streams)], lambda y: stack(y, len(streams)))
+            _run_on_part(hooks, layer, lambda x: x[:: len(streams)], lambda y: stack(y, len(streams)))
         if (last := last_layer(model)) not in names:
             layer = model.get_submodule(last)
             _run_on_part(hooks, layer, lambda x: of_target(x, len(streams)), lambda y: among_streams(y, len(streams)))
@@ -121,11 +122,11 @@ def text_layers(model: nn.Module) -> Iterator[nn.Module]:
 
 def _delta_hook(layers: Sequence[tuple[int, LowRank, float]], streams: int) -> Callable[..., Tensor]:
     def add_deltas(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        x = rearrange(args[0], "(s b) ... d -> s (b ...) d", s=streams)
         output = output.contiguous()
-        y = rearrange(output, "(s b) ... d -> s (b ...) d", s=streams)
-        for index, layer, strength in layers:
-            layer.add_to(y[index], x[index], strength)
+        x, y = (rearrange(rows, "bs ... d -> bs (...) d") for rows in (args[0], output))
+        for stream, layer, strength in layers:
+            for row in range(stream, y.shape[0], streams):
+                layer.add_to(y[row], x[row], strength)
         return output
 
     return add_deltas
@@ -149,7 +150,7 @@ def _run_on_part(
 def joint_attention(inner: Attention | None, streams: int, text_rows: int, shared_text: bool) -> Attention:
     """Return an attention override in which each stream's queries see the keys and values of all streams.
 
-    The streams are folded into the sequence, [(s b), heads, n, d] -> [b, heads, (s n), d], attended once and unfolded.
+    The streams are folded into the sequence, [(b s), heads, n, d] -> [b, heads, (s n), d], attended once and unfolded.
     `inner` is the override that was there before, if any; it gets the folded tensors. With `shared_text`, the equal
     text queries (the first `text_rows` rows) of the double blocks are asked once; their keys still count S times. In
     the last block only the target's queries are asked.
@@ -165,33 +166,35 @@ def joint_attention(inner: Attention | None, streams: int, text_rows: int, share
         out = attention(*operands, **kwargs) if inner is None else inner(attention, *operands, **kwargs)
         if last:
             return among_streams(out, streams)
-        return unfold_shared(out, streams, text_rows) if once else rearrange(out, "b (s n) c -> (s b) n c", s=streams)
+        return unfold_shared(out, streams, text_rows) if once else rearrange(out, "b (s n) c -> (b s) n c", s=streams)
 
     return attend
 
 
 def of_target(x: Tensor, streams: int) -> Tensor:
-    """Return the target's part of a stacked batch: [(s b), ...] -> [b, ...]."""
-    return x[-(x.shape[0] // streams) :]
+    """Return the target's part of a stacked batch: [(b s), ...] -> [b, ...]."""
+    return x[streams - 1 :: streams]
 
 
 def among_streams(x: Tensor, streams: int) -> Tensor:
-    """Put the target's part [b, ...] where it belongs in a stacked batch [(s b), ...], zeros elsewhere."""
-    return torch.cat((x.new_zeros((streams - 1) * x.shape[0], *x.shape[1:]), x))
+    """Put the target's part [b, ...] where it belongs in a stacked batch [(b s), ...], zeros elsewhere."""
+    stacked = x.new_zeros(x.shape[0] * streams, *x.shape[1:])
+    of_target(stacked, streams).copy_(x)
+    return stacked
 
 
 def fold(x: Tensor, streams: int) -> Tensor:
-    """Fold the streams into the sequence: [(s b), heads, n, d] -> [b, heads, (s n), d]."""
-    return rearrange(x, "(s b) h n d -> b h (s n) d", s=streams)
+    """Fold the streams into the sequence: [(b s), heads, n, d] -> [b, heads, (s n), d]."""
+    return rearrange(x, "(b s) h n d -> b h (s n) d", s=streams)
 
 
 def fold_shared(q: Tensor, streams: int, text_rows: int) -> Tensor:
     """Fold queries whose text rows are equal in all streams: [b, heads, text + (s image), d]."""
-    text, image = q[: q.shape[0] // streams, :, :text_rows], q[:, :, text_rows:]
-    return torch.cat((text, *rearrange(image, "(s b) h n d -> s b h n d", s=streams)), dim=2)
+    text, image = q[::streams, :, :text_rows], q[:, :, text_rows:]
+    return torch.cat((text, *rearrange(image, "(b s) h n d -> s b h n d", s=streams)), dim=2)
 
 
 def unfold_shared(out: Tensor, streams: int, text_rows: int) -> Tensor:
-    """Undo `fold_shared` on an attention result: [b, text + (s image), c] -> [(s b), text + image, c]."""
+    """Undo `fold_shared` on an attention result: [b, text + (s image), c] -> [(b s), text + image, c]."""
     text, image = out[:, :text_rows], out[:, text_rows:]
-    return torch.cat((stack(text, streams), rearrange(image, "b (s n) c -> (s b) n c", s=streams)), dim=1)
+    return torch.cat((stack(text, streams), rearrange(image, "b (s n) c -> (b s) n c", s=streams)), dim=1)

@@ -35,6 +35,6 @@ TASKS = {name: Task(name, tuple(streams)) for name, streams in STREAMS.items()}
 
 
 def tagged_prompt(prompt: str) -> str:
-    """Return the prompt as OmniX was trained on it: the tag, then a space and the user's words if there are any."""
-    words = prompt.strip()
+    """Return the prompt as OmniX was trained on it: the tag (once), then a space and the user's words, if any."""
+    words = prompt.strip().removeprefix(PROMPT_TAG).strip()
     return f"{PROMPT_TAG} {words}" if words else PROMPT_TAG

@@ -70,3 +70,10 @@ def test_an_unknown_colour_map_is_answered_with_the_known_ones() -> None:
         colour.colour_view(torch.rand(1, 4, 8), "jet")
     with pytest.raises(ValueError, match="connect a mask"):
         colour.colour_view(torch.rand(1, 4, 8, 3))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_has_no_colour(value: float) -> None:
+    for name in colour.COLOURS:
+        with pytest.raises(ValueError, match="no finite numbers, which have no colour; repair the map first"):
+            one(value, name)

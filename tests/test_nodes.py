@@ -142,6 +142,25 @@ def test_conditioning_round_trip(tmp_path: Path) -> None:
             assert all((torch.equal if isinstance(b, torch.Tensor) else same)(a, b) for a, b in pairs), name
 
 
+def test_conditionings_that_share_memory_or_names_are_kept(tmp_path: Path) -> None:
+    """Combined with itself, a view of the embedding, a reference twice; and names that look like the file's own."""
+    embedding, latent = torch.randn(1, 4, 8), torch.randn(1, 16, 2, 4)
+    options = {
+        "pooled_output": embedding[:, 0],
+        "reference_latents": [latent, latent],
+        "embedding": latent,
+        "reference_latents.0": embedding,
+    }
+    save_conditioning([[embedding, options]] * 2, tmp_path / "a.safetensors")
+    for got, kept in load_conditioning(tmp_path / "a.safetensors"):
+        assert torch.equal(got, embedding) and set(kept) == set(options)
+        assert torch.equal(kept["pooled_output"], embedding[:, 0]) and torch.equal(kept["embedding"], latent)
+        assert torch.equal(kept["reference_latents.0"], embedding)
+        assert (
+            all(torch.equal(each, latent) for each in kept["reference_latents"]) and len(kept["reference_latents"]) == 2
+        )
+
+
 def test_conditioning_that_cannot_be_kept(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="conditioning's control is a object, which can't be kept"):
         save_conditioning([[torch.zeros(1), {"control": object()}]], tmp_path / "a.safetensors")
@@ -169,6 +188,8 @@ def test_conditioning_nodes(host_folders: Path) -> None:
     (named,) = nodes.OmniXSaveConditioning.execute(given, "conditioning/OmniX").ui["text"]
     name = Path(named).name
     assert name in folder_paths.get_filename_list("conditioning")
+    counted = [nodes.OmniXSaveConditioning.execute(given, "conditioning/").ui["text"][0] for _ in range(2)]
+    assert [Path(each).name for each in counted] == [f"conditioning_0000{n}_.safetensors" for n in (1, 2)]
     (loaded,) = nodes.OmniXLoadConditioning.execute(name).result
     assert torch.equal(ksample(model, case, 1, loaded), forward(model, case))
 
@@ -187,9 +208,10 @@ def test_convert_node(host_folders: Path) -> None:
     assert name == "OmniX/converted.safetensors"
     adapter = open_adapter(loras / name)
     assert (adapter.converted, adapter.task, adapter.stream) == (True, "rgb_to_depth", "depth")
-    with pytest.raises(AdapterError, match="expected no file there yet"):
-        nodes.OmniXConvertAdapter.execute(source, "OmniX/converted")
-    for escape in ("../escaped", "/escaped", "a/../../escaped"):
+    for again in ("OmniX/converted", "OmniX/converted.safetensors", "OmniX/converted/"):
+        with pytest.raises(ValueError, match="a file of that name is below models/loras; choose another, or delete"):
+            nodes.OmniXConvertAdapter.execute(source, again)
+    for escape in ("../escaped", "/escaped", "a/../../escaped", "", "."):
         with pytest.raises(ValueError, match="a path that leads elsewhere"):
             nodes.OmniXConvertAdapter.execute(source, escape)
 
@@ -226,7 +248,8 @@ def test_diffusers_snapshot_with_a_missing_shard(host_folders: Path) -> None:
 
 def test_prompt_has_the_tag() -> None:
     assert nodes.OmniXPrompt.execute("").result == ("[EQUIRECTANGULAR]",)
-    assert nodes.OmniXPrompt.execute("  a room\n").result == ("[EQUIRECTANGULAR] a room",)
+    for words in ("  a room\n", "[EQUIRECTANGULAR] a room"):
+        assert nodes.OmniXPrompt.execute(words).result == ("[EQUIRECTANGULAR] a room",)
 
 
 def test_flow_shift_wants_a_panorama(tmp_path: Path) -> None:

@@ -53,6 +53,41 @@ def test_reference_of_another_size(model: Model, case: Case) -> None:
     refused(model, case, match, positive=conditioning(model, case, small))
 
 
+def test_reference_that_is_wider_by_the_seam(model: Model, case: Case) -> None:
+    wide = [torch.cat((condition, condition[..., :6]), dim=-1) for condition in case.conditions]
+    refused(model, case, "reference latent rgb is 176x64, the", positive=conditioning(model, case, wide))
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 8, 16), (1, 16, 1, 8, 16)])
+def test_reference_of_another_vae(model: Model, case: Case, shape: tuple[int, ...]) -> None:
+    """What the VAE of SDXL, or of a video model, makes."""
+    match = r"reference latent camray is \[.*\], expected \[batch, 16, height, width\]; encode .* VAE of FLUX\.1"
+    given = [model.model.latent_format.process_out(case.conditions[0]), torch.zeros(shape)]
+    refused(model, case, match, positive=[[case.text, {"pooled_output": case.pooled, "reference_latents": given}]])
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 8, 16), (1, 16, 1, 8, 16)])
+def test_latent_of_another_vae(model: Model, case: Case, shape: tuple[int, ...]) -> None:
+    odd = Case(**{**vars(case), "noise": torch.randn(shape)})
+    with pytest.raises(ValueError, match=r"OmniX samples latents of FLUX\.1, \[batch, 16, height, width\], got"):
+        ksample(patched(model, case), odd, 1, conditioning(model, case))
+
+
+def test_references_of_another_batch(model: Model, case: Case) -> None:
+    """Of two panoramas for one latent the second would be dropped without a word."""
+    two = [condition.expand(2, -1, -1, -1) for condition in case.conditions]
+    match = (
+        "reference latents are a batch of 2, the sampled latent is one of 1; set batch_size of the empty latent to 2"
+    )
+    refused(model, case, match, positive=conditioning(model, case, two))
+
+
+def test_part_of_the_picture(model: Model, case: Case) -> None:
+    """What Conditioning (Set Area) puts on the conditioning."""
+    area = conditioning(model, case, area=(8, 8, 0, 0), strength=1.0, set_area_to_bounds=False)
+    refused(model, case, r"part of the picture; remove Conditioning \(Set Area\)", positive=area)
+
+
 def test_not_twice_as_wide_as_high(model: Model, case: Case) -> None:
     square = [condition[..., :8] for condition in case.conditions]
     odd = Case(**{**vars(case), "noise": case.noise[..., :8], "conditions": square})
@@ -61,7 +96,8 @@ def test_not_twice_as_wide_as_high(model: Model, case: Case) -> None:
 
 def test_cfg_with_a_negative_that_lacks_the_conditions(model: Model, case: Case) -> None:
     negative = conditioning(model, case, ())
-    refused(model, case, r"negative lacks the conditions .* or set cfg to 1", cfg=3.5, negative=negative)
+    for each in (negative, negative * 2):
+        refused(model, case, r"negative lacks the conditions .* or set cfg to 1", cfg=3.5, negative=each)
 
 
 def test_controlnet_on_top(model: Model, case: Case) -> None:
@@ -94,6 +130,14 @@ def test_model_that_is_not_flux(case: Case) -> None:
     for action in (lambda m: patch.attach(m, case.loaded(), 1.0, 1.0, 6), lambda m: patch.with_flow_shift(m, 1.0)):
         with pytest.raises(ValueError, match=r"fit FLUX\.1-dev, got .*; connect a FLUX\.1-dev model instead"):
             action(NotFlux())
+
+
+def test_flux_that_takes_a_picture_beside_the_noise(case: Case) -> None:
+    """FLUX.1 Fill has 384 input columns where FLUX.1-dev has 64."""
+    fill = load_flux({**case.flux, "x_embedder.weight": torch.randn(case.flux["x_embedder.weight"].shape[0], 384)})
+    for action in (lambda m: patch.attach(m, case.loaded(), 1.0, 1.0, 6), lambda m: patch.with_flow_shift(m, 1.0)):
+        with pytest.raises(ValueError, match=r"\(Fill, Canny, Depth\); connect FLUX\.1-dev itself"):
+            action(fill)
 
 
 @pytest.mark.parametrize(
