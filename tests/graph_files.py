@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 UI = {path.stem: path for path in sorted((ROOT / "workflows").glob("*.json"))}
 API = {path.stem: path for path in sorted((ROOT / "workflows" / "api").glob("*.json"))}
@@ -21,6 +23,8 @@ FORMS = {
     "all_maps": "OmniX 9 - Panorama to all maps",
     "save_prompt": "OmniX extra - Save the prompt once",
 }
+# Nodes of the graphs that the oldest hosts lack -> the first version that has them.
+SINCE = {"SaveImageAdvanced": "0.23.0"}
 FIELDS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
 
 Graph = dict[str, dict[str, Any]]
@@ -29,6 +33,15 @@ Definition = Mapping[str, Any]
 
 def read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def by_host(paths: Mapping[str, Path]) -> list[Any]:
+    """Return the names of graphs as parameters of a test, those marked that need a newer host."""
+    texts = {name: path.read_text(encoding="utf-8") for name, path in paths.items()}
+    return [
+        pytest.param(name, marks=[pytest.mark.since(version) for node, version in SINCE.items() if node in text])
+        for name, text in texts.items()
+    ]
 
 
 def described(definition: Definition, chosen: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any], bool]]:

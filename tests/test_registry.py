@@ -207,6 +207,7 @@ def test_what_is_packed(packed: Path) -> None:
 
 
 @pytest.mark.server
+@pytest.mark.since("0.23.0")
 def test_the_packed_archive_runs_the_depth_graph(packed: Path, comfyui: Path, tmp_path: Path) -> None:
     names = ModelNames()
     write_models(tmp_path / "models")
