@@ -215,7 +215,8 @@ class Server:
     def _check_packs(self) -> None:
         log = self.log.read_text(encoding="utf-8", errors="replace")
         if "(IMPORT FAILED)" in log:
-            raise RuntimeError(f"ComfyUI could not import a custom node; its last lines:\n{self.tail(80)}")
+            reasons = "\n".join(line for line in log.splitlines() if "Cannot import" in line)
+            raise RuntimeError(f"ComfyUI could not import a custom node:\n{reasons}\nits last lines:\n{self.tail(80)}")
 
     def _check_alive(self) -> None:
         if self._process is None or self._process.poll() is not None:

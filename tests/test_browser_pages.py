@@ -72,6 +72,7 @@ BROKEN: dict[str, Any] = {
 }
 
 
+@pytest.mark.since("0.30.0")  # it looks for the words of that frontend
 def test_a_missing_node_and_a_missing_model_would_be_noticed(bench: Workbench) -> None:
     bench.open_workflow(BROKEN)
     bench.page.get_by_test_id("error-overlay").wait_for()
@@ -80,6 +81,7 @@ def test_a_missing_node_and_a_missing_model_would_be_noticed(bench: Workbench) -
     assert {"missing node NoSuchNode", "node in red: VAELoader"} <= set(told)
 
 
+@pytest.mark.since("0.18.2")  # before, the frontend's own Run button lies over the one for help
 def test_every_node_shows_its_page_of_help(bench: Workbench) -> None:
     assert HELP, "web/docs holds a page for every node"
     bench.complaints.clear()
