@@ -59,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(options, sentence(error, Path("the output")))
     except AdapterError as error:
         return _failed(options, str(error))
+    except KeyboardInterrupt:
+        return _failed(options, "interrupted before anything was written")
 
 
 def _failed(options: argparse.Namespace, reason: str) -> int:
@@ -113,10 +115,10 @@ def _check_call(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
 
 
 def _run(options: argparse.Namespace) -> int:
-    inspecting = options.command == "inspect"
-    work = (
-        listed(options.source) if inspecting else jobs(options.source, options.destination, options.command == "split")
-    )
+    if options.command == "inspect":
+        work = listed(options.source)
+    else:
+        work = jobs(options.source, options.destination, split=options.command == "split")
     outcomes: list[Outcome] = []
     interrupted = None
     try:
