@@ -14,8 +14,9 @@ SLOT, FIELD, TEXT_FIELD, HEAD = 22, 28, 110, 40
 COLUMN_GAP, GROUP_GAP = 70, 60
 NOTE_WIDTH, NOTE_LINE, NOTE_LETTERS = 520, 21, 80
 COLOURS = ("#3f789e", "#8a5f2f", "#3f6e4a", "#6d4a8a", "#88414a")
-# Nodes that show pictures: (width, height added to what slots and fields need).
-PICTURES = {
+# Nodes that show something: (width, height added to what slots and fields need).
+SHOWING = {
+    "GetImageSize": (WIDTH, 60),
     "LoadImage": (WIDTH, 260),
     "SaveImage": (WIDTH, 200),
     "SaveImageAdvanced": (WIDTH, 200),
@@ -33,15 +34,15 @@ class Placed:
 
 
 def size_of(node: Node, describe: Describe) -> tuple[int, int]:
-    """Return width and height that hold a node's slots, fields and picture."""
+    """Return width and height that hold a node's slots, fields and what it shows."""
     definition = describe(node.type)
     found = slots(definition, node)
     sockets = max(sum(not slot.is_widget for slot in found), len(definition["output"]))
     fields = [slot for slot in found if slot.is_widget]
     extra = sum(len(slot.followers("fixed")) for slot in fields)
     tall = sum(bool(slot.options.get("multiline")) for slot in fields)
-    width, picture = PICTURES.get(node.type, (WIDTH, 0))
-    return width, HEAD + sockets * SLOT + (len(fields) + extra) * FIELD + tall * TEXT_FIELD + picture
+    width, shown = SHOWING.get(node.type, (WIDTH, 0))
+    return width, HEAD + sockets * SLOT + (len(fields) + extra) * FIELD + tall * TEXT_FIELD + shown
 
 
 def place(groups: Sequence[Group], describe: Describe) -> tuple[dict[str, Placed], list[dict[str, Any]]]:
