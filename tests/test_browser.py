@@ -3,17 +3,14 @@
 import json
 import math
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from browser import Pixels, ViewerOnPage, Workbench, chromium, pixels
-from comfyui_omnix.demo.server import Server
-from PIL import Image
-from playwright.sync_api import Browser
+import viewing
+from browser import Pixels, ViewerOnPage, Workbench, pixels
+from viewing import CLOSE, KEY_STEP, as_colour, direction, error, looked_at, opened, sees
 
 # Older frontends lay their panels over the node, whose pixels are compared here.
 pytestmark = [pytest.mark.server, pytest.mark.since("0.20.1")]
@@ -21,93 +18,7 @@ pytestmark = [pytest.mark.server, pytest.mark.since("0.20.1")]
 # What happens inside the canvas is the same in both renderers: shown in one of them.
 inside = pytest.mark.parametrize("bench", ["legacy"], indirect=True)
 
-KEY_STEP = 7.5  # degrees an arrow key turns at the first field of view, 90 degrees
-DRAWN_WITHIN = 10.0
-CLOSE = 4 / 255  # 8 bits in the file, in the texture and on the screen
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
-
-
-@pytest.fixture(scope="module", params=["legacy", "nodes2"])
-def bench(request: pytest.FixtureRequest, browser: Browser, server: Server) -> Iterator[Workbench]:
-    opened = Workbench(browser, server, request.param == "nodes2")
-    yield opened
-    opened.close()
-
-
-def directions(height: int, width: int) -> Pixels:
-    """Return the direction (right, up, front) of every pixel of a panorama, [H, W, 3]."""
-    lon = ((np.arange(width) + 0.5) / width - 0.5) * 2 * math.pi
-    lat = (0.5 - (np.arange(height) + 0.5) / height) * math.pi
-    lon, lat = np.meshgrid(lon, lat)
-    return np.stack([np.cos(lat) * np.sin(lon), np.sin(lat), np.cos(lat) * np.cos(lon)], -1)
-
-
-def looked_at(view: Pixels, yaw: float, pitch: float, fov: float = 90.0) -> Pixels:
-    """Return the direction (right, up, front) that every pixel of such a view shows, [h, w, 3]; angles in degrees."""
-    height, width = view.shape[:2]
-    half = math.tan(math.radians(fov) / 2)
-    x, y = np.meshgrid(
-        ((np.arange(width) + 0.5) / width * 2 - 1) * half,
-        (1 - (np.arange(height) + 0.5) / height * 2) * half * height / width,
-    )
-    psi, theta = math.radians(yaw), math.radians(pitch)
-    up, front = y * math.cos(theta) + math.sin(theta), math.cos(theta) - y * math.sin(theta)
-    right, front = x * math.cos(psi) + front * math.sin(psi), front * math.cos(psi) - x * math.sin(psi)
-    rays = np.stack([right, up, front], -1)
-    return rays / np.linalg.norm(rays, axis=-1, keepdims=True)
-
-
-def direction(x: float, y: float, yaw: float) -> tuple[float, float]:
-    """Return (lon, lat) in degrees of the point (x, y) of the picture plane at distance 1 of a level camera."""
-    lon = (yaw + math.degrees(math.atan(x)) + 180) % 360 - 180
-    return lon, math.degrees(math.atan2(y, math.hypot(1, x)))
-
-
-def as_colour(rays: Pixels) -> Pixels:
-    return rays * 0.5 + 0.5
-
-
-@pytest.fixture(scope="module")
-def pictures(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pixels]:
-    """Upload panoramas whose colour is the direction, two ways, and noise with a copy turned half way round."""
-    rng = np.random.default_rng(0)
-    noise = rng.random((512, 1024, 3))
-    made = {
-        "rays": as_colour(directions(256, 512)),
-        "swapped": as_colour(directions(256, 512))[..., ::-1],
-        "noise": noise,
-        "turned": np.roll(noise, 512, axis=1),
-    }
-    folder = tmp_path_factory.mktemp("panoramas")
-    for name, values in made.items():
-        Image.fromarray(np.round(values * 255).astype(np.uint8)).save(folder / f"{name}.png")
-        server.upload(folder / f"{name}.png")
-    return {name: np.round(values * 255) / 255 for name, values in made.items()}
-
-
-def graph(image: str, normal: str, width: int = 400) -> dict[str, dict[str, Any]]:
-    """Return a graph that views two pictures as the maps "image" and "normal"."""
-    inputs = {"image": ["1", 0], "normal": ["2", 0], "view": "", "width": width}
-    return {
-        "1": {"class_type": "LoadImage", "inputs": {"image": f"{image}.png"}},
-        "2": {"class_type": "LoadImage", "inputs": {"image": f"{normal}.png"}},
-        "3": {"class_type": "OmniXPanoramaViewer", "inputs": inputs},
-        "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}},
-    }
-
-
-def opened(bench: Workbench, image: str, normal: str) -> ViewerOnPage:
-    """Open and run such a graph; return its viewer once it shows something."""
-    bench.load(graph(image, normal))
-    bench.run()
-    viewer = ViewerOnPage(bench)
-    viewer.wait()
-    return viewer
+browser, bench, pictures = viewing.browser, viewing.bench, viewing.pictures
 
 
 @pytest.fixture(scope="module")
@@ -124,25 +35,6 @@ def viewer(shown: ViewerOnPage) -> Iterator[ViewerOnPage]:
     shown.press("1")
     yield shown
     assert shown.bench.complaints == []
-
-
-def error(shown: Pixels, expected: Pixels) -> float:
-    """Return the largest difference away from the rim, where the screen may blend in what lies beside."""
-    return float(np.abs(shown - expected)[4:-4, 4:-4].max())
-
-
-def sees(viewer: ViewerOnPage, yaw: float, pitch: float, fov: float = 90.0, swapped: bool = False) -> None:
-    """Check every pixel on the screen against the directions of such a camera, once it is drawn: on a later frame."""
-    deadline = time.monotonic() + DRAWN_WITHIN
-    while (apart := _apart(viewer, yaw, pitch, fov, swapped)) >= CLOSE and time.monotonic() < deadline:
-        viewer.bench.settle()
-    assert apart < CLOSE
-
-
-def _apart(viewer: ViewerOnPage, yaw: float, pitch: float, fov: float, swapped: bool) -> float:
-    shown = viewer.pixels()
-    expected = as_colour(looked_at(shown, yaw, pitch, fov))
-    return error(shown, expected[..., ::-1] if swapped else expected)
 
 
 @pytest.mark.parametrize(("right", "up"), [(0, 0), (12, 0), (24, 0), (-7, 4), (3, -12), (20, 12)])
@@ -303,92 +195,3 @@ def test_it_can_be_used_without_eyes_or_mouse(viewer: ViewerOnPage) -> None:
     names = viewer.root.locator("button").evaluate_all("all => all.map(one => one.ariaLabel && one.title)")
     assert len(names) >= 9 and all(names)
     assert viewer.root.get_attribute("tabindex") == "0" and viewer.root.get_attribute("aria-label")
-
-
-# --- the tests below open graphs of their own, so they come last -----------------------------------------------------
-
-
-def test_another_tab_and_a_reload_keep_what_was_on_show(bench: Workbench, pictures: object) -> None:
-    viewer = opened(bench, "rays", "swapped")
-    viewer.press("2")
-    viewer.press("ArrowLeft", 6)
-    name = bench.page.evaluate("() => window.app.extensionManager.workflow.activeWorkflow.filename")
-    bench.page.evaluate("() => window.app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
-    bench.wait("() => !document.querySelector('.omnix-panorama')")
-    bench.page.locator(".workflow-tabs .p-togglebutton", has_text=name).click()
-    viewer.wait()
-    sees(viewer, -6 * KEY_STEP, 0, swapped=True)
-    bench.open()
-    viewer.wait()
-    assert viewer.chosen_map() == "normal"
-    sees(viewer, -6 * KEY_STEP, 0, swapped=True)
-
-
-@inside
-def test_the_seam_cannot_be_seen(bench: Workbench, pictures: object) -> None:
-    """Noise, zoomed out until its coarser levels are drawn, is the same across the seam as it is in one piece."""
-    viewer = opened(bench, "noise", "turned")
-    viewer.press("r")
-    viewer.press("ArrowRight", round(180 / KEY_STEP))
-    viewer.press("-", 4)
-    across = viewer.pixels()
-    viewer.press("r")
-    viewer.press("2")
-    viewer.press("-", 4)
-    whole = viewer.pixels()
-    assert whole.std() > 0.05
-    assert error(across, whole) < CLOSE  # a shader that lets the card choose the level is off by 0.09
-
-
-@inside
-def test_a_batch_is_leafed_through(bench: Workbench, pictures: object) -> None:
-    both = graph("rays", "swapped")
-    both["5"] = {"class_type": "ImageBatch", "inputs": {"image1": ["1", 0], "image2": ["2", 0]}}
-    both["3"]["inputs"] = {"image": ["5", 0], "view": "", "width": 64}
-    bench.load(both)
-    bench.run()
-    viewer = ViewerOnPage(bench)
-    viewer.wait()
-    sees(viewer, 0, 0)
-    viewer.press("b")
-    viewer.wait()
-    assert viewer.root.locator(".omnix-batch span").inner_text() == "2 / 2"
-    sees(viewer, 0, 0, swapped=True)
-    viewer.press("b")
-    sees(viewer, 0, 0)
-
-
-def test_a_large_panorama_is_shown_and_everything_is_given_back(bench: Workbench, pictures: object) -> None:
-    large = graph("rays", "swapped")
-    size = {"upscale_method": "bilinear", "width": 4096, "height": 2048, "crop": "disabled"}
-    large["5"] = {"class_type": "ImageScale", "inputs": {"image": ["1", 0], **size}}
-    large["3"]["inputs"] = {"image": ["5", 0], "view": "", "width": 64}
-    bench.load(large)
-    bench.run()
-    viewer = ViewerOnPage(bench)
-    viewer.wait()
-    viewer.press("ArrowRight", 4)
-    sees(viewer, 4 * KEY_STEP, 0)
-    bench.page.evaluate(
-        """() => {
-            window.context = document.querySelector(".omnix-panorama canvas").getContext("webgl2");
-            window.app.graph.remove(window.app.graph.getNodeById(3));
-        }"""
-    )
-    bench.wait("() => window.context.isContextLost() && !document.querySelector('.omnix-panorama')")
-
-
-@inside
-def test_a_picture_that_the_server_lost_is_told_and_not_a_blank(
-    bench: Workbench, pictures: object, tmp_path: Path
-) -> None:
-    viewer = opened(bench, "rays", "swapped")
-    temp = bench.server.base / "temp"
-    moved = temp.rename(tmp_path / "elsewhere")
-    try:
-        viewer.press("2")
-        message = "The server no longer has this picture; run the graph again."
-        bench.wait("text => document.querySelector('.omnix-message').textContent === text", message)
-        assert viewer.pixels()[4:80, 4:-4].max() == 0.0, "no other picture in its place"
-    finally:
-        moved.rename(temp)

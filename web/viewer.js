@@ -9,6 +9,7 @@ const SIZE = [520, 600];
 const HEIGHT = 300;
 
 const viewers = new Map(); // node -> {viewer, widget, shown}
+const places = new Map(); // name of a removed node -> the element that its viewer stood in
 
 /** Get a file {filename, subfolder, type} from the server; the error has `gone` if it is not there any more. */
 async function fetchBlob({ filename, subfolder, type }) {
@@ -39,6 +40,11 @@ function remember(key, value) {
 const recall = (key) => JSON.parse(sessionStorage.getItem(`OmniX.${key}`) ?? "null");
 const viewKey = (maps) => `view.${maps[0]?.images?.[0]?.filename}`;
 const mapsKey = (node) => `maps.${(node.graph?.rootGraph ?? node.graph)?.id}.${locator(node)}`;
+
+/** Undo makes nodes anew, but Nodes 2.0 keeps what it has drawn of them: the new viewer goes where the old one was. */
+function takePlace(element, place) {
+  if (place?.isConnected && !element.isConnected) place.replaceChildren(element);
+}
 
 function attach(node) {
   const widget = node.widgets?.find(({ name }) => name === "view");
@@ -104,7 +110,9 @@ app.registerExtension({
     };
     node.onRemoved = function () {
       onRemoved?.apply(this, arguments);
-      viewers.get(node)?.viewer.dispose();
+      const entry = viewers.get(node);
+      if (entry) places.set(locator(node), entry.viewer.element.parentElement);
+      entry?.viewer.dispose();
       viewers.delete(node);
     };
   },
@@ -112,6 +120,10 @@ app.registerExtension({
     viewers.forEach((entry, node) => show(node, entry, outputs[locator(node)]?.omnix_maps));
   },
   afterConfigureGraph() {
-    viewers.forEach((entry, node) => entry.shown.length || show(node, entry, recall(mapsKey(node))));
+    viewers.forEach((entry, node) => {
+      takePlace(entry.viewer.element, places.get(locator(node)));
+      if (!entry.shown.length) show(node, entry, recall(mapsKey(node)));
+    });
+    places.clear();
   },
 });
