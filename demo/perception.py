@@ -125,8 +125,9 @@ def perceive(server: Server, setting: Setting, panorama: Path, output: Path) -> 
     pictures = [("panorama", read_image(panorama.read_bytes()))]
     image = server.upload(panorama)
     for task in TASKS:
-        result = server.run(pointed(graph_of(task), changes(setting, image)), timeout=3600)
-        for node in result.outputs:
+        graph = pointed(graph_of(task), changes(setting, image))
+        result = server.run(graph, timeout=3600)
+        for node in graph:
             for file in result.files(node):
                 if file["type"] == "output" and file["filename"].endswith((".png", ".exr")):
                     save_output(server, file, task, output, pictures)

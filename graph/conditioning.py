@@ -12,7 +12,7 @@ from comfy_api.latest import io
 from ..omnix.adapter import fingerprint
 from ..omnix.conditioning import load_conditioning, save_conditioning
 from ..omnix.tasks import tagged_prompt
-from .files import CONDITIONING_FOLDER, choices, inside, located
+from .files import CONDITIONING_FOLDER, allowed, choices, inside, located
 
 
 class OmniXPrompt(io.ComfyNode):
@@ -98,6 +98,10 @@ class OmniXLoadConditioning(io.ComfyNode):
     @classmethod
     def execute(cls, name: str) -> io.NodeOutput:
         return io.NodeOutput(load_conditioning(cls.file(name)))
+
+    @classmethod
+    def validate_inputs(cls, name: str | None) -> bool | str:
+        return name is None or allowed(lambda: cls.file(name))
 
     @classmethod
     def fingerprint_inputs(cls, name: str) -> str:

@@ -8,8 +8,6 @@ from pathlib import Path
 import folder_paths
 
 CONDITIONING_FOLDER = "conditioning"
-
-
 NOTHING_FOUND = "none found"
 
 
@@ -21,6 +19,15 @@ def located(kind: str) -> Callable[[str], str | None]:
 def choices(names: Iterable[str]) -> list[str]:
     """Return the options of a combo; an empty one would make the host reject the graph without saying why."""
     return list(names) or [NOTHING_FOUND]
+
+
+def allowed(check: Callable[[], object]) -> bool | str:
+    """Return True, or the sentence that a check raises: for validate_inputs, whose sentence the host shows at once."""
+    try:
+        check()
+    except ValueError as error:
+        return str(error)
+    return True
 
 
 def inside(root: Path, name: str) -> Path:

@@ -56,7 +56,7 @@ class OmniXPlaceOnPanorama(io.ComfyNode):
             display_name="Place Image on Panorama",
             category="OmniX/image",
             description="Lay a perspective picture on a grey panorama: the condition of image_to_pano.",
-            search_aliases=["omnix", "perspective to equirectangular", "P2E", "outpaint", "360"],
+            search_aliases=["omnix", "perspective to equirectangular", "P2E", "outpaint", "360", "ERP"],
             inputs=[
                 io.Image.Input("image", tooltip="A perspective picture."),
                 *panorama_size(),

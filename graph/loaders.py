@@ -12,7 +12,7 @@ from .. import converters
 from ..omnix import patch
 from ..omnix.adapter import fingerprint, folders_with_tasks, task_files
 from ..omnix.tasks import TASKS
-from .files import NOTHING_FOUND, choices, inside, located
+from .files import allowed, choices, inside, located
 from .model import Adapters
 
 
@@ -26,7 +26,10 @@ class OmniXLoadAdapters(io.ComfyNode):
             category="OmniX/loaders",
             description="Load the adapters of one OmniX task, one for each stream. Original Diffusers files and "
             "converted ones are taken alike.",
-            search_aliases=["omnix", "panorama", "360", "equirectangular", "lora", "adapter"],
+            search_aliases=[
+                *("omnix", "panorama", "360", "equirectangular", "ERP", "HDRI", "lora", "adapter", "intrinsic"),
+                *("depth", "normal", "albedo", "PBR", "semantic", "segmentation"),
+            ],
             inputs=[
                 io.Combo.Input("task", options=list(TASKS), tooltip="What the adapters do. Each task has its own set."),
                 io.Combo.Input(
@@ -44,12 +47,20 @@ class OmniXLoadAdapters(io.ComfyNode):
         return io.NodeOutput(patch.load_adapters(cls.files(task, folder), TASKS[task]))
 
     @classmethod
+    def validate_inputs(cls, task: str | None, folder: str | None) -> bool | str:
+        # Values that come by a link are None here. The host's own check of lists would only say what is not in them.
+        return task is None or folder is None or allowed(lambda: cls.files(task, folder))
+
+    @classmethod
     def fingerprint_inputs(cls, task: str, folder: str) -> str:
         return fingerprint(cls.files(task, folder))
 
     @staticmethod
     def files(task: str, folder: str) -> tuple[Path, ...]:
-        if folder == NOTHING_FOUND:
+        if task not in TASKS:
+            raise ValueError(f"There is no task {task}; choose one of {', '.join(TASKS)}.")
+        names = [name.replace("\\", "/") for name in folder_paths.get_filename_list("loras")]
+        if not folders_with_tasks(names) and not any(name.startswith(f"{folder}/") for name in names):
             raise ValueError(
                 "No folder below models/loras holds the adapters of an OmniX task; download them from "
                 "huggingface.co/KevinHuang/OmniX into models/loras/OmniX, then press R."
@@ -79,12 +90,20 @@ class OmniXLoadDiffusersFlux(io.ComfyNode):
 
     @classmethod
     def execute(cls, folder: str) -> io.NodeOutput:
-        if folder not in diffusers_snapshots():
+        return io.NodeOutput(patch.load_diffusers_flux(cls.shards(folder)))
+
+    @classmethod
+    def validate_inputs(cls, folder: str | None) -> bool | str:
+        return folder is None or allowed(lambda: cls.shards(folder))
+
+    @staticmethod
+    def shards(folder: str) -> list[str]:
+        if folder not in (snapshots := diffusers_snapshots()):
             raise ValueError(
                 f"{folder}: expected a snapshot with transformer/*.safetensors below models/diffusers, got none; "
                 "copy the snapshot of FLUX.1-dev there and press R."
             )
-        return io.NodeOutput(patch.load_diffusers_flux(transformer_shards(diffusers_snapshots()[folder])))
+        return transformer_shards(snapshots[folder])
 
 
 def diffusers_snapshots() -> dict[str, Path]:
@@ -139,16 +158,24 @@ class OmniXConvertAdapter(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, source: str, name: str) -> io.NodeOutput:
+    def validate_inputs(cls, source: str | None) -> bool | str:
+        return source is None or allowed(lambda: cls.file(source))
+
+    @staticmethod
+    def file(source: str) -> Path:
         path = located("loras")(source)
         if path is None:
             raise ValueError(f"{source}: no such file below models/loras; choose another and press R.")
+        return Path(path)
+
+    @classmethod
+    def execute(cls, source: str, name: str) -> io.NodeOutput:
         root = Path(folder_paths.get_folder_paths("loras")[0])
         plain = inside(root, name.removesuffix(".safetensors"))
         target = plain.with_name(f"{plain.name}.safetensors")
         if target.exists():
             raise ValueError(f"{name}: a file of that name is below models/loras; choose another, or delete the file.")
-        report = converters.convert(path, target, slot=converters.slot_of_name(source))
+        report = converters.convert(cls.file(source), target, slot=converters.slot_of_name(source))
         written = target.relative_to(root.resolve()).as_posix()
         done = f"{written}: {len(report.layers)} layers, {report.bytes_out / 1e6:.1f} MB"
         return io.NodeOutput(written, ui={"text": [done]})

@@ -27,7 +27,6 @@ class OmniXDepth(io.ComfyNode):
                     "stretch",
                     default=False,
                     optional=True,
-                    advanced=True,
                     tooltip="Map the near percentile to 0 and the far one to 1. This changes the data.",
                 ),
                 io.Float.Input(
@@ -36,7 +35,6 @@ class OmniXDepth(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     optional=True,
-                    advanced=True,
                     tooltip="Percentile that becomes 0, with stretch.",
                 ),
                 io.Float.Input(
@@ -45,7 +43,6 @@ class OmniXDepth(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     optional=True,
-                    advanced=True,
                     tooltip="Percentile that becomes 1, with stretch.",
                 ),
             ],
@@ -99,7 +96,7 @@ class OmniXMaterial(io.ComfyNode):
             display_name="OmniX Roughness and Metallic",
             category="OmniX/maps",
             description="The two channels of a decoded PBR panorama, unchanged.",
-            search_aliases=["omnix", "pbr", "roughness", "metallic", "material"],
+            search_aliases=["omnix", "pbr", "roughness", "metallic", "material", "intrinsic"],
             inputs=[io.Image.Input("image", tooltip="The decoded target of rgb_to_pbr.")],
             outputs=[
                 io.Image.Output(display_name="roughness", tooltip="0 smooth, 1 rough."),

@@ -38,7 +38,6 @@ class OmniXApplyAdapters(io.ComfyNode):
                     min=-10.0,
                     max=10.0,
                     step=0.01,
-                    advanced=True,
                     tooltip="How strongly the adapters of the condition streams act. 1 is what they were trained for.",
                 ),
                 io.Float.Input(
@@ -47,7 +46,6 @@ class OmniXApplyAdapters(io.ComfyNode):
                     min=-10.0,
                     max=10.0,
                     step=0.01,
-                    advanced=True,
                     tooltip="How strongly the adapter of the target stream acts. 1 is what it was trained for.",
                 ),
                 seam_input(

@@ -46,7 +46,9 @@ class OmniXPanoramaViewer(io.ComfyNode):
             category="OmniX/image",
             description="Look around inside a panorama and its maps, which share one camera. Drag to turn, wheel to "
             "zoom; Capture sets the view that the next run gives out as an image.",
-            search_aliases=["omnix", "360 viewer", "equirectangular preview", "panorama preview", "skybox"],
+            search_aliases=[
+                *("omnix", "360 viewer", "equirectangular preview", "panorama preview", "skybox", "HDRI", "ERP"),
+            ],
             is_output_node=True,
             inputs=[
                 io.Image.Input("image", tooltip="The panorama, twice as wide as high."),

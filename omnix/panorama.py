@@ -24,7 +24,8 @@ def check_panorama(height: int, width: int) -> None:
     if height < 1 or width != 2 * height:
         target = f"{2 * max(height, 1)}x{max(height, 1)}"
         raise ValueError(
-            f"OmniX needs a panorama twice as wide as high, got {width}x{height}; resize it to {target} first."
+            f"OmniX needs a panorama twice as wide as high, got {width}x{height}; resize it to {target} first, "
+            "or load another picture if this is no panorama."
         )
 
 

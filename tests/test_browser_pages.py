@@ -49,7 +49,8 @@ def test_a_workflow_opens_from_the_template_browser_and_finishes(bench: Workbenc
     bench.complaints.clear()
     bench.open_template(name)
     assert bench.troubles() == []
-    bench.page.evaluate(SHRINK, SIZES)
+    own = {} if "to panorama" in name else {"LoadImage": runs.PANORAMA}
+    bench.page.evaluate(SHRINK, SIZES | {"of": SIZES["of"] | own})
     outputs = bench.run()
     saved = [file for output in outputs.values() for file in output.get("images", []) if file["type"] == "output"]
     assert saved or name == "OmniX extra - Save the prompt once"

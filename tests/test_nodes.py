@@ -116,6 +116,23 @@ def test_no_adapters_at_all(host_folders: Path) -> None:
         nodes.OmniXLoadAdapters.execute("rgb_to_depth", NOTHING_FOUND)
 
 
+def test_what_a_list_lacks_is_told_by_the_node(host_folders: Path) -> None:
+    """Before anything runs, instead of the host's own words about values that are not in a list."""
+    refused = nodes.OmniXLoadAdapters.validate_inputs("rgb_to_depth", "OmniX")
+    assert str(refused).startswith("No folder below models/loras holds the adapters of an OmniX task; download")
+    make_case(host_folders / "models" / "loras" / "OmniX")
+    assert nodes.OmniXLoadAdapters.validate_inputs("rgb_to_depth", "OmniX") is True
+    assert nodes.OmniXLoadAdapters.validate_inputs(None, "OmniX") is True
+    for task, words in (
+        ("rgb_to_pbr", "OmniX: rgb, pbr: expected a file for each"),
+        ("x", "There is no task x; choose"),
+    ):
+        assert str(nodes.OmniXLoadAdapters.validate_inputs(task, "OmniX")).startswith(words)
+    assert str(nodes.OmniXLoadConditioning.validate_inputs("gone")).startswith("gone: no such file in models/cond")
+    assert str(nodes.OmniXLoadDiffusersFlux.validate_inputs("gone")).startswith("gone: expected a snapshot with")
+    assert str(nodes.OmniXConvertAdapter.validate_inputs("gone")).startswith("gone: no such file below models/loras")
+
+
 def test_incomplete_task(host_folders: Path) -> None:
     make_case(host_folders / "models" / "loras" / "OmniX")
     with pytest.raises(AdapterError, match="normal: expected a file for each stream of rgb_to_normal"):

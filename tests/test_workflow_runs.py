@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from comfyui_omnix.converters import STREAMS
 from comfyui_omnix.demo import tiny
-from comfyui_omnix.demo.server import Server
+from comfyui_omnix.demo.server import GraphError, Server
 from comfyui_omnix.demo.tiny_models import ModelNames
 from graph_files import API, Graph, by_host, read
 from PIL import Image
@@ -51,6 +51,7 @@ SMALL = {
     "steps": 2,
     "resize_type.width": WIDTH,
 }
+PANORAMA = {"image": "panorama.png"}  # what a person loads in place of the host's example.png
 SIZES = {
     "OmniXPlaceOnPanorama": {"width": WIDTH, "height": HEIGHT},
     "EmptySD3LatentImage": {"width": HEIGHT, "height": HEIGHT},
@@ -63,8 +64,9 @@ def small(graph: Graph, seed: int = 0) -> Graph:
 
     Hosts before 0.30 tell nothing of what another graph has saved already: each gets a seed of its own.
     """
+    own = {} if any(node["class_type"] == "OmniXPlaceOnPanorama" for node in graph.values()) else PANORAMA
     for node in graph.values():
-        for field, given in {**SMALL, "seed": seed, **SIZES.get(node["class_type"], {})}.items():
+        for field, given in {**SMALL, **own, "seed": seed, **SIZES.get(node["class_type"], {})}.items():
             if not isinstance(node["inputs"].get(field, []), list):
                 node["inputs"][field] = given
     return graph
@@ -101,3 +103,11 @@ def test_saved_prompt_replaces_the_text_encoders(server: Server) -> None:
     (after,) = server.images(server.run(graph), "save_albedo")
     one, two = (np.asarray(Image.open(io.BytesIO(data))) for data in (before, after))
     assert np.array_equal(one, two)
+
+
+@pytest.mark.usefixtures("files")
+def test_missing_adapters_are_told_before_anything_runs(server: Server) -> None:
+    graph = small(read(API["rgb_to_albedo"]))
+    graph["adapters"]["inputs"]["folder"] = "Elsewhere"
+    with pytest.raises(GraphError, match=r"Elsewhere: rgb, albedo: expected a file for each stream of rgb_to_albedo"):
+        server.submit(graph)

@@ -24,7 +24,8 @@ FILES = f"""## Files
 ```
 One command for this graph's files:
 ```
-hf download KevinHuang/OmniX --include {{include}} --local-dir models/loras/OmniX
+hf download KevinHuang/OmniX --include {{include}} \\
+  --local-dir models/loras/OmniX
 ```
 Then press **R** and choose the folder *OmniX* in **Load OmniX Adapters**.
 """

@@ -159,7 +159,7 @@ def panorama_input() -> Group:
         "Your panorama",
         0,
         (
-            Node("picture", "LoadImage", {"image": "panorama.png"}, "Load a panorama (2:1)"),
+            Node("picture", "LoadImage", {"image": "example.png"}, "Load a panorama (2:1)"),
             Node("panorama", "ResizeImageMaskNode", resized, "Resize the panorama"),
         ),
     )
