@@ -35,7 +35,7 @@ IN_WORKFLOWS = {
 ALONE = ("OmniXLoadConditioning", "OmniXLoadDiffusersFlux", "OmniXConvertAdapter", "OmniXOlderGraph")
 MAPS = ("depth", "normal", "albedo", "roughness", "metallic")
 # Pixels of the surroundings that are shown round a node.
-MARGIN = 90
+MARGIN = 45
 HIGHEST = 460
 CENTRE = """([type, highest]) => {
     const { graph, canvas } = window.app;
@@ -96,7 +96,7 @@ def room_pictures() -> dict[str, Image.Image]:
     from ..workflows.thumbnails import image_of, layers
 
     pictures = {name: image_of(picture) for name, picture in layers(render(1024, 512)).items()}
-    return pictures | {"panorama": pictures["rgb"]}
+    return pictures | {"example": pictures["rgb"]}  # what the workflows load
 
 
 def viewer(bench: Any) -> None:
