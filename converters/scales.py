@@ -64,7 +64,7 @@ def _compiled(pattern: str) -> re.Pattern[str] | None:
         return None
 
 
-# One pattern with three repetitions, or a quarter of a second for all layers.
+# One pattern with three repetitions fits; a configuration at this limit takes 2 s for all layers of FLUX.1.
 _MOST_STEPS = 250_000
 
 

@@ -26,7 +26,7 @@ STREAMS = MappingProxyType(
 
 PUBLISHED_NAME = "pytorch_lora_weights"
 _PUBLISHED = (PUBLISHED_NAME, "adapter_model")
-_SUFFIX = ".safetensors"
+SUFFIX = ".safetensors"
 
 
 class Slot(NamedTuple):
@@ -94,8 +94,9 @@ def adapter_paths(
         on_error(error)
         return
     paths = [root / name for name in names]
-    folders = [path for path in paths if path.is_dir()]
-    yield from (path for path in paths if path.suffix == _SUFFIX and path.name[0] != "." and path not in folders)
+    # os.path's, which takes what it may not look at for a file: its own error comes when it is opened.
+    folders = dict.fromkeys(path for path in paths if os.path.isdir(path))
+    yield from (path for path in paths if path.suffix == SUFFIX and path.name[0] != "." and path not in folders)
     for folder in folders:
         yield from adapter_paths(folder, on_error, above | {real})
 

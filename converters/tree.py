@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from .convert import convert
 from .errors import AdapterError, printable
-from .tasks import PUBLISHED_NAME, STREAMS, Slot, adapter_paths, duplicate, slot_of
+from .tasks import PUBLISHED_NAME, STREAMS, SUFFIX, Slot, adapter_paths, duplicate, slot_of
 
 _ADVICE = {
     errno.ENOSPC: "free some space",
@@ -25,7 +25,6 @@ _ADVICE = {
     errno.ENOTDIR: "check the path",
     errno.EISDIR: "check the path",
 }
-_SUFFIX = ".safetensors"
 
 
 class Job(NamedTuple):
@@ -54,7 +53,7 @@ def jobs(source: Path | str, destination: Path | str, split: bool = False) -> tu
     .safetensors. Two files with one destination are both refused. Raises AdapterError if there is nothing to do.
     """
     source, destination = Path(source), Path(destination)
-    if source.is_file() and destination.suffix == _SUFFIX:
+    if source.is_file() and destination.suffix == SUFFIX:
         return (Job(source, destination, slot_of(source, source.parent)),)
     if destination.is_file():
         raise AdapterError(f"{destination}: expected a folder, got a file; choose another destination.")
@@ -66,7 +65,7 @@ def jobs(source: Path | str, destination: Path | str, split: bool = False) -> tu
         if job.problem is not None:
             unread.append(job)
         elif own is None or own not in _real(job.source).parents:
-            found.append(_job(job.source, root, destination, split))
+            found.append(_placed(job, root, destination, split))
     return (*_without_duplicates(found), *unread)
 
 
@@ -89,10 +88,9 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _job(path: Path, root: Path, destination: Path, split: bool) -> Job:
-    slot = slot_of(path, root)
-    target = destination / _name(path, root, slot, split)
-    return Job(path, target, slot, _leads_out(target, destination))
+def _placed(job: Job, root: Path, destination: Path, split: bool) -> Job:
+    target = destination / _name(job.source, root, job.slot, split)
+    return job._replace(destination=target, problem=_leads_out(target, destination))
 
 
 def _name(path: Path, root: Path, slot: Slot | None, split: bool) -> Path:
@@ -103,8 +101,8 @@ def _name(path: Path, root: Path, slot: Slot | None, split: bool) -> Path:
     published = inside.stem != slot.stream and slot.task not in STREAMS
     above = Path() if slot.task in STREAMS else (inside.parent.parent.parent if published else inside.parent.parent)
     if split:
-        return above / slot.task / slot.stream / f"{PUBLISHED_NAME}.safetensors"
-    return above / slot.task / f"{slot.stream}.safetensors"
+        return above / slot.task / slot.stream / f"{PUBLISHED_NAME}{SUFFIX}"
+    return above / slot.task / f"{slot.stream}{SUFFIX}"
 
 
 def _leads_out(target: Path, root: Path) -> str | None:

@@ -60,7 +60,7 @@ class OmniXLoadAdapters(io.ComfyNode):
         if task not in TASKS:
             raise ValueError(f"There is no task {task}; choose one of {', '.join(TASKS)}.")
         names = [name.replace("\\", "/") for name in folder_paths.get_filename_list("loras")]
-        if not folders_with_tasks(names) and not any(name.startswith(f"{folder}/") for name in names):
+        if not any(name.startswith(f"{folder}/") for name in names) and not folders_with_tasks(names):
             raise ValueError(
                 "No folder below models/loras holds the adapters of an OmniX task; download them from "
                 "huggingface.co/KevinHuang/OmniX into models/loras/OmniX, then press R."

@@ -201,10 +201,10 @@ def sample_widened(seam: int) -> Callable[..., Tensor]:
     return sample
 
 
-def with_wide_masks(conds: Conds, seam: int) -> dict[str, list[dict[str, Any]]]:
+def with_wide_masks(conds: Conds, seam: int) -> Conds:
     """Return conditionings whose masks [b, h, W], which say where each one acts, go on past the seam."""
     return {
-        name: [{**cond, "mask": widen(cond["mask"], seam)} if "mask" in cond else dict(cond) for cond in each]
+        name: [{**cond, "mask": widen(cond["mask"], seam)} if "mask" in cond else cond for cond in each]
         for name, each in conds.items()
     }
 

@@ -10,14 +10,9 @@ import numpy as np
 import pytest
 import viewing
 from browser import Pixels, ViewerOnPage, Workbench, pixels
-from viewing import CLOSE, KEY_STEP, as_colour, direction, error, looked_at, opened, sees
+from viewing import CLOSE, KEY_STEP, as_colour, direction, error, inside, looked_at, opened, sees
 
-# Older frontends lay their panels over the node, whose pixels are compared here.
-pytestmark = [pytest.mark.server, pytest.mark.since("0.20.1")]
-
-# What happens inside the canvas is the same in both renderers: shown in one of them.
-inside = pytest.mark.parametrize("bench", ["legacy"], indirect=True)
-
+pytestmark = viewing.MARKS
 browser, bench, pictures = viewing.browser, viewing.bench, viewing.pictures
 
 

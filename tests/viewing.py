@@ -12,6 +12,12 @@ from comfyui_omnix.demo.server import Server
 from PIL import Image
 from playwright.sync_api import Browser
 
+# Older frontends lay their panels over the node, whose pixels are compared.
+MARKS = [pytest.mark.server, pytest.mark.since("0.20.1")]
+
+# What happens inside the canvas is the same in both renderers: shown in one of them.
+inside = pytest.mark.parametrize("bench", ["legacy"], indirect=True)
+
 KEY_STEP = 7.5  # degrees an arrow key turns at the first field of view, 90 degrees
 DRAWN_WITHIN = 10.0
 CLOSE = 4 / 255  # 8 bits in the file, in the texture and on the screen
