@@ -95,7 +95,7 @@ def setup(host: Host, _rest: list[str], as_json: bool) -> int:
 
 def demo(host: Host, rest: list[str], _json: bool) -> int:
     """Run the main job in the environment of the host."""
-    return subprocess.call([str(host.python), str(ROOT / "demo" / "main.py"), *rest], env=environment(host))
+    return subprocess.call([str(host.python), str(ROOT / "lab" / "demo" / "main.py"), *rest], env=environment(host))
 
 
 def test(host: Host, rest: list[str], _json: bool) -> int:

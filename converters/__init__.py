@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import AdapterError  # first, so that every module below can raise it
 
-from .adapter import open_adapter  # isort: skip
+from .lora.adapter import open_adapter  # isort: skip
 from .convert import Report, convert, split
+from .files.slab import Slab
+from .files.write import remove_stale, write_bytes
 from .inspect import inspect
-from .layout import LAYOUT, Geometry
-from .plan import AdapterFile, Alpha, Block, FusedLayer, Slab
+from .lora.layout import LAYOUT, Geometry
+from .lora.plan import AdapterFile, Alpha, Block, FusedLayer
 from .tasks import STREAMS, Slot, find_adapters, slot_of_name
 from .tree import Job, Outcome, convert_tree, jobs, run
 from .verify import Verified, verify
 from .version import VERSION
-from .write import remove_stale, write_bytes
 
 if TYPE_CHECKING:
     from .state import Converted, convert_state_dict, inspect_state_dict, split_state_dict, verify_state_dict

@@ -20,7 +20,7 @@ from . import console
 from .convert import convert, split
 from .errors import AdapterError
 from .inspect import inspect
-from .layout import table
+from .lora.layout import table
 from .tree import Job, Outcome, jobs, listed, run, sentence
 from .verify import verify
 from .version import VERSION

@@ -10,20 +10,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from .adapter import open_adapter
-from .copying import Copy
 from .errors import AdapterError
-from .formats import BFL
-from .fused import write_structure
-from .header import header_bytes
-from .layout import Geometry
-from .outputs import Outputs, fused_outputs, size_of, split_outputs
-from .plan import BLOCKS_KEY, STREAM_KEY, TASK_KEY, AdapterFile
-from .reading import Digest, reading, sha256_of
-from .record import EXACT_KEY, SOURCE_KEY, Record, read_record, write_record
-from .scales import HEADER_KEY
+from .files.header import header_bytes
+from .files.reading import Digest, reading, sha256_of
+from .files.write import exists, remove_stale, write_file
+from .fusing.copying import Copy
+from .fusing.outputs import Outputs, fused_outputs, size_of, split_outputs
+from .lora.adapter import open_adapter
+from .lora.formats import BFL
+from .lora.fused import write_structure
+from .lora.layout import Geometry
+from .lora.plan import BLOCKS_KEY, STREAM_KEY, TASK_KEY, AdapterFile
+from .lora.record import EXACT_KEY, SOURCE_KEY, Record, read_record, write_record
+from .lora.scales import HEADER_KEY
 from .version import VERSION
-from .write import exists, remove_stale, write_file
 
 DIGEST_KEY = "omnix_source_sha256"
 VERSION_KEY = "omnix_converter"

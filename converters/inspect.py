@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .adapter import open_adapter
-from .formats import BFL, foreign_format
-from .fused import is_fused
-from .header import Entry, read_header
-from .layout import place
-from .names import fused_keys, parse
-from .plan import AdapterFile, Alpha, Block
+from .files.header import Entry, read_header
+from .lora.adapter import open_adapter
+from .lora.formats import BFL, foreign_format
+from .lora.fused import is_fused
+from .lora.layout import place
+from .lora.names import fused_keys, parse
+from .lora.plan import AdapterFile, Alpha, Block
 from .tasks import Slot, slot_of
 
 

@@ -8,17 +8,18 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from .adapter import alpha_keys, state_plan
-from .arithmetic import DTYPES, INTEGERS, as_bytes, as_tensor
 from .convert import DIGEST_KEY, Report, checked_original, fused_metadata, record_of, report_of, split_metadata
-from .copying import Copy
 from .errors import AdapterError
-from .header import DTYPE_BYTES, Entry
+from .files.header import DTYPE_BYTES, Entry
+from .files.reading import Reader, rows_of
+from .files.slab import Slab
+from .fusing.arithmetic import DTYPES, INTEGERS, as_bytes, as_tensor
+from .fusing.copying import Copy
+from .fusing.outputs import Outputs, fused_outputs, split_outputs
 from .inspect import described
-from .outputs import Outputs, fused_outputs, split_outputs
-from .plan import BLOCKS_KEY, AdapterFile, Slab
-from .reading import Reader, rows_of
-from .record import EXACT_KEY
+from .lora.adapter import alpha_keys, state_plan
+from .lora.plan import BLOCKS_KEY, AdapterFile
+from .lora.record import EXACT_KEY
 from .verify import Verified, compared
 
 State = dict[str, Tensor]

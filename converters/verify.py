@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from . import names
-from .adapter import open_adapter
 from .convert import checked_original
-from .copying import load_arithmetic
 from .errors import AdapterError
-from .header import Entry, read_header
-from .original import matrix
-from .outputs import Change, change_due
-from .plan import BLOCKS_KEY, AdapterFile, Block, FusedLayer, Slab
-from .reading import Reader, chunks, reading
+from .files.header import Entry, read_header
+from .files.reading import Reader, chunks, reading
+from .files.slab import Slab
+from .fusing.copying import load_arithmetic
+from .fusing.outputs import Change, change_due
+from .lora import names
+from .lora.adapter import open_adapter
+from .lora.original import matrix
+from .lora.plan import BLOCKS_KEY, AdapterFile, Block, FusedLayer
 
 
 class Verified(NamedTuple):

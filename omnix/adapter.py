@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..converters import AdapterError, AdapterFile, FusedLayer, Slab, open_adapter
-from ..converters.arithmetic import DTYPES
+from ..converters.fusing.arithmetic import DTYPES
 from .streams import LowRank, Rows
 from .tasks import TASKS, Task
 

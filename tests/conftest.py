@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from comfyui_omnix.demo.server import Server
+    from comfyui_omnix.lab.host.server import Server
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = Path(__file__).resolve().parent / "golden"
@@ -31,7 +31,7 @@ def pytest_configure() -> None:
         raise pytest.UsageError("these tests need a ComfyUI: run `python dev.py test`, which sets COMFYUI_PATH.")
     # The tiny models are fastest on one thread, five times so on a shared processor. Servers inherit it.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    loading = _module(ROOT / "demo" / "pack.py")
+    loading = _module(ROOT / "lab" / "host" / "pack.py")
     try:
         loading.use_host(Path(folder).resolve())
     except RuntimeError as error:
@@ -105,8 +105,8 @@ def server(
 
     Its folders lie under `server.base`: put adapters into models/loras and pictures into input.
     """
-    from comfyui_omnix.demo.server import PACK, Server
-    from comfyui_omnix.demo.tiny_models import DOUBLES, write_models
+    from comfyui_omnix.lab.host.server import PACK, Server
+    from comfyui_omnix.lab.host.tiny_models import DOUBLES, write_models
 
     base = tmp_path_factory.mktemp("comfyui base")
     write_models(base / "models")

@@ -1,0 +1,179 @@
+"""Write files that are whole or not there: a temporary name first, holes for zeros, the name at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ..errors import AdapterError
+
+if sys.platform == "win32":
+
+    def _lock(descriptor: int, wait: bool) -> None:
+        """Do nothing: an open file can't be removed there."""
+
+else:
+    import fcntl
+
+    def _lock(descriptor: int, wait: bool) -> None:
+        """Lock a file for this run.  Raises BlockingIOError if another run has it, OSError without support."""
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+Placed = tuple[int, bytes]
+"""Bytes and where they go; what none covers is zero."""
+
+_TEMPORARY = re.compile(r"\.omnix-\d+-[0-9a-f]{16}\.part")
+_ABANDONED = 24 * 3600.0
+_OPEN = os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+
+
+def write_file(path: Path, size: int, pieces: Iterable[Placed], force: bool, durable: bool = False) -> None:
+    """Write a file of `size` bytes from pieces, under its name only once it is whole.
+
+    `durable` also waits until the disk has it, so that it outlives a power cut; what can be made again need not wait,
+    which takes longer than all the rest. Raises AdapterError if it exists and not `force`, OSError (with the path) if
+    the disk does not take it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _errors_of(path), _temporary(path.parent) as temporary:
+        for position, data in pieces:
+            _write_at(temporary.descriptor, position, data)
+        os.ftruncate(temporary.descriptor, size)
+        if durable:
+            os.fsync(temporary.descriptor)
+        os.close(os.dup(temporary.descriptor))  # network file systems tell only now that the disk is full
+        if sys.platform == "win32":
+            temporary.close()  # Windows renames no open file
+        _publish(temporary.path, path, force)
+
+
+def write_bytes(path: Path, data: bytes, force: bool) -> None:
+    """Write a whole file from memory, with the same promises as `write_file`, and wait until the disk has it."""
+    write_file(path, len(data), [(0, data)], force, durable=True)
+
+
+def exists(path: Path) -> AdapterError:
+    """Return the error of a destination that is already there."""
+    return AdapterError(f"{path}: file: expected no file there yet, got one; use --force to replace it.")
+
+
+@contextlib.contextmanager
+def _errors_of(path: Path) -> Iterator[None]:
+    """Let errors name the file that was asked for; the kernel names the temporary one, or none at all."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None and not _TEMPORARY.fullmatch(os.path.basename(error.filename)):
+            raise  # the source's
+        code = error.errno or errno.EIO
+        raise OSError(code, os.strerror(code), str(path)) from error
+
+
+class _Temporary:
+    """An open file of ours beside the destination, locked so that no other run takes it for an abandoned one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / f".omnix-{os.getpid()}-{os.urandom(8).hex()}.part"
+        self.descriptor = os.open(self.path, _OPEN | os.O_CREAT | os.O_EXCL, 0o666)
+        self._open = True
+
+    def lock(self) -> bool:
+        """Lock the file; False if another run had removed it before it was locked."""
+        with contextlib.suppress(OSError):  # a file system without locks: then it is only safe for a day
+            _lock(self.descriptor, wait=True)
+        return sys.platform == "win32" or os.fstat(self.descriptor).st_nlink > 0
+
+    def close(self) -> None:
+        """Close the file, once."""
+        if self._open:
+            self._open = False
+            os.close(self.descriptor)
+
+
+@contextlib.contextmanager
+def _temporary(folder: Path) -> Iterator[_Temporary]:
+    """Open a temporary file, and remove its name in the end: it is the result's by then, or nothing."""
+    temporary = _Temporary(folder)
+    while not temporary.lock():
+        temporary.close()
+        temporary = _Temporary(folder)
+    try:
+        yield temporary
+    finally:
+        if sys.platform == "win32":
+            temporary.close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary.path)
+        temporary.close()
+
+
+def _write_at(descriptor: int, position: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        if hasattr(os, "pwrite"):
+            count = os.pwrite(descriptor, view, position)
+        else:
+            os.lseek(descriptor, position, os.SEEK_SET)  # Windows
+            count = os.write(descriptor, view)
+        view, position = view[count:], position + count
+
+
+def _publish(temporary: Path, path: Path, force: bool) -> None:
+    """Give a finished file its name; without `force` another run's result is never replaced."""
+    if force:
+        os.replace(temporary, path)
+        return
+    try:
+        if sys.platform == "win32":
+            os.rename(temporary, path)  # refuses a name that is taken
+        else:
+            os.link(temporary, path)
+    except FileExistsError:
+        raise exists(path) from None
+    except OSError as error:
+        # File systems without hard links (FAT, some network shares): the check and the rename are two steps there.
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS):
+            raise
+        if path.exists():
+            raise exists(path) from None
+        os.replace(temporary, path)
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove the temporary files of runs that are dead from a folder, if there is one; those of living ones are locked.
+
+    Whoever writes into a folder calls this first, also where it then refuses to write.
+    """
+    if not folder.is_dir():
+        return
+    with os.scandir(folder) as entries:
+        found = [entry.path for entry in entries if _TEMPORARY.fullmatch(entry.name)]
+    for path in found:
+        with contextlib.suppress(OSError):  # gone by itself, or another user's
+            _remove_if_dead(path)
+
+
+def _remove_if_dead(path: str) -> None:
+    if sys.platform == "win32":
+        # An open file can't be removed there; but one that is about to be renamed is closed for a moment.
+        if time.time() - os.stat(path).st_mtime > 60:
+            os.unlink(path)
+        return
+    descriptor = os.open(path, _OPEN)
+    try:
+        _lock(descriptor, wait=False)
+        os.unlink(path)
+    except BlockingIOError:
+        return
+    except OSError:
+        if time.time() - os.fstat(descriptor).st_mtime > _ABANDONED:
+            os.unlink(path)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,73 @@
+"""Move the bytes of laid-out tensors to their places; compute them only where arithmetic is due."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import ModuleType
+from typing import NamedTuple
+
+from ..errors import AdapterError
+from ..files.reading import Reader, chunks, rows_of
+from ..files.slab import Slab
+from .outputs import Change, Outputs, Piece
+
+
+class Placed(NamedTuple):
+    """Bytes of a tensor and where they go in it."""
+
+    name: str
+    position: int
+    data: bytes
+
+
+class Copy:
+    """One pass over the pieces of a file. `exact` tells in the end whether all arithmetic can be undone bit for bit."""
+
+    def __init__(self, source: object, read: Reader) -> None:
+        self.exact = True
+        self._source = source
+        self._read = read
+
+    def placed(self, outputs: Outputs) -> Iterator[Placed]:
+        """Yield all that is not zero, in bounded pieces."""
+        for name, output in outputs.items():
+            if output.data:
+                yield Placed(name, 0, output.data)
+            for piece in output.pieces:
+                yield from self._piece(name, piece)
+
+    def _piece(self, name: str, piece: Piece) -> Iterator[Placed]:
+        position = piece.position
+        for slab in (part for whole in piece.slabs for part in chunks(whole, piece.stride)):
+            data = self._read(slab)
+            if piece.change is not None:
+                data = self._changed(data, slab, piece.change)
+            if data:
+                yield Placed(name, position, _spread(data, slab.rows, piece.stride))
+            position += slab.rows * piece.stride
+
+    def _changed(self, data: bytes, slab: Slab, change: Change) -> bytes:
+        where = f"{self._source}: {slab.key}"
+        result = load_arithmetic(where).changed(where, data, slab, change)
+        self.exact = self.exact and result.exact
+        return result.data
+
+
+def load_arithmetic(where: str) -> ModuleType:
+    """Import what needs torch, for the tensor `where`.  Raises AdapterError if there is none."""
+    try:
+        from . import arithmetic
+    except ImportError as error:
+        raise AdapterError(
+            f"{where}: expected torch for the arithmetic of a scale or dtype, got {error}; "
+            "install torch, or run this in ComfyUI's Python."
+        ) from error
+    return arithmetic
+
+
+def _spread(data: bytes, rows: int, stride: int) -> bytes:
+    """Put zeros between rows so that they are `stride` bytes apart; the last row ends with its data."""
+    own = len(data) // rows
+    if own == stride or rows == 1:
+        return data
+    return bytes(stride - own).join(rows_of(own, own, rows).unpack(data))

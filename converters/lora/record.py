@@ -1,0 +1,132 @@
+"""What a converted file remembers of its source, so that splitting gives the very same tensors back.
+
+JSON under `omnix_source`: for every Diffusers layer the names of its tensors, their dtypes, its scale and its alpha
+tensor. The value that most layers share stands once, under "*".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import AdapterError
+from ..files.header import DTYPE_BYTES, FLOATS
+from ..files.strict_json import parsed
+from . import names
+from .layout import place
+from .plan import AdapterFile, Alpha, Block
+from .scales import HEADER_KEY
+
+SOURCE_KEY = "omnix_source"
+EXACT_KEY = "omnix_exact"
+"""Metadata: "1" if the source's tensors can be had back bit for bit, "0" if rounding lost some."""
+
+
+class SourceLayer(NamedTuple):
+    """How the source spelled one layer: its names, its dtypes (None: as they are now), its scale, its alpha tensor."""
+
+    down: str
+    up: str
+    dtypes: tuple[str, str] | None = None
+    scale: float = 1.0
+    alpha: tuple[str, str, tuple[int, ...], bytes] | None = None
+
+
+class Record(NamedTuple):
+    """The spelling of a source by Diffusers layer; layers that are not in it are spelled as OmniX publishes them."""
+
+    layers: Mapping[str, SourceLayer]
+
+    def of(self, part: str) -> SourceLayer:
+        """Return how the source spelled a layer."""
+        return self.layers.get(part) or SourceLayer(*names.original_keys(part))
+
+
+def write_record(adapter: AdapterFile) -> str:
+    """Describe an original adapter's tensors as JSON."""
+    blocks = {block.part: block for fused in adapter.layers.values() for block in fused.blocks}
+    alphas = {part: _alpha_of(adapter, part, block) for part, block in blocks.items()}
+    tables: dict[str, Mapping[str, Any]] = {
+        "names": {
+            part: [_short(block.down.key, part), _short(block.up[0].key, part)] for part, block in blocks.items()
+        },
+        "dtypes": {part: [block.down.dtype, block.up[0].dtype] for part, block in blocks.items()},
+        "scales": {part: block.scale for part, block in blocks.items()},
+        "alphas": {
+            part: alpha and [_short(alpha.key, part), alpha.dtype, list(alpha.shape), alpha.data.hex()]
+            for part, alpha in alphas.items()
+        },
+    }
+    shared = {name: _shared(table) for name, table in tables.items()}
+    return json.dumps(shared, separators=(",", ":"), ensure_ascii=False)
+
+
+def _alpha_of(adapter: AdapterFile, part: str, block: Block) -> Alpha | None:
+    """Return a layer's alpha tensor; one that says the same where only a file beside the source told its scale."""
+    if part in adapter.alphas or block.scale == 1.0 or adapter.scaling == HEADER_KEY:
+        return adapter.alphas.get(part)
+    value = block.scale * block.rank
+    return Alpha(names.alpha_key(part), "F64", (), struct.pack("<d", value), value)
+
+
+def _short(key: str, part: str) -> str:
+    return key.replace(part, "{}", 1)
+
+
+def _shared(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Say once what most layers share."""
+    written = {part: json.dumps(value) for part, value in table.items()}
+    counted = Counter(written.values())
+    common = max(counted, key=counted.__getitem__)
+    return {"*": json.loads(common)} | {part: table[part] for part, text in written.items() if text != common}
+
+
+def read_record(path: Path, metadata: Mapping[str, str], parts: list[str]) -> Record:
+    """Read what `write_record` wrote; of an inexact file only the names.  Raises AdapterError for a damaged one."""
+    if SOURCE_KEY not in metadata:
+        return Record({})
+    exact = metadata.get(EXACT_KEY) == "1"
+    try:
+        tables = parsed(metadata[SOURCE_KEY])
+        return Record({part: _source_layer(tables, part, exact) for part in parts})
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError) as error:
+        raise AdapterError(
+            f"{path}: {SOURCE_KEY}: expected the source's names, dtypes and alphas, got {error!r}; "
+            "the metadata is damaged, so convert the original again."
+        ) from error
+
+
+def _source_layer(tables: Mapping[str, Any], part: str, exact: bool) -> SourceLayer:
+    def told(table: str) -> Any:
+        return tables[table].get(part, tables[table]["*"])
+
+    down, up = (_long(name, part, role) for name, role in zip(told("names"), (names.DOWN, names.UP), strict=True))
+    if not exact:
+        return SourceLayer(down, up)
+    dtypes, scale, alpha = told("dtypes"), float(told("scales")), told("alphas")
+    if len(dtypes) != 2 or not set(dtypes) <= set(FLOATS) or not math.isfinite(scale) or scale == 0:
+        raise ValueError(f"{dtypes}, {scale} for {part}")
+    return SourceLayer(down, up, (dtypes[0], dtypes[1]), scale, None if alpha is None else _alpha(alpha, part))
+
+
+def _alpha(fields: list[Any], part: str) -> tuple[str, str, tuple[int, ...], bytes]:
+    name, dtype, shape, text = fields
+    data = bytes.fromhex(text)
+    if len(data) != DTYPE_BYTES[dtype] or not all(type(length) is int and length == 1 for length in shape):
+        raise ValueError(f"an alpha of {len(data)} bytes")
+    return _long(name, part, names.ALPHA), dtype, tuple(shape), data
+
+
+def _long(short: str, part: str, role: str) -> str:
+    """Return the name of a part's tensor.  Raises ValueError for a name that is not the part's."""
+    name = short.replace("{}", part, 1)
+    found = names.parse(name)
+    where = place(found.module) if found else None
+    if found is None or where is None or (found.role, where.module) != (role, part):
+        raise ValueError(f"{name} for the {role} of {part}")
+    return name

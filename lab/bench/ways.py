@@ -1,0 +1,245 @@
+"""The ways of computing one denoising step that the benches compare, all on one FLUX.1 with random weights.
+
+Each way maps the same latents to the target stream's velocity; what they compute is equal, but for the floor, which
+leaves the adapters out. Nothing here is used by the pack.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.ops
+import torch
+from comfy.ldm.flux.model import Flux
+from comfy.patcher_extension import WrappersMP
+from comfyui_omnix.lab.host import tiny
+from comfyui_omnix.omnix.adapter import TaskAdapters, load_task
+from comfyui_omnix.omnix.panorama import widen
+from comfyui_omnix.omnix.patch import KEY, run_streams
+from comfyui_omnix.omnix.streams import LowRank, Rows, Stream, adapted, fold, joint_attention, stack
+from comfyui_omnix.omnix.tasks import TASKS
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+SEAM = 6
+TEXT_TOKENS = 256  # T5's shortest output in ComfyUI, which the bare tag of perception has
+TASK_OF_STREAMS = {2: "rgb_to_depth", 3: "rgb_camray_to_normal"}
+SMALL = tiny.Geometry(hidden=768, double=2, single=4, text=256, pooled=128)
+
+Step = Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A FLUX and the adapters and inputs of one step, where they are computed and in which dtype."""
+
+    flux: Flux
+    adapters: TaskAdapters
+    dense: tuple[dict[str, LowRank], ...]
+    inputs: Mapping[str, Any]
+    x: Tensor
+    conditions: tuple[Tensor, ...]
+
+    @property
+    def streams(self) -> int:
+        """Condition streams and target."""
+        return len(self.conditions) + 1
+
+    @property
+    def tokens(self) -> int:
+        """Image tokens of one stream, those of the seam included."""
+        return self.x.shape[-2] * self.x.shape[-1] // 4
+
+
+def make_flux(geometry: tiny.Geometry, weights: torch.dtype, device: torch.device, seed: int = 0) -> Flux:
+    """Build the host's FLUX.1 with random weights W ~ N(0, 1/in), as its loaders build it for a weight dtype."""
+    flux = Flux(
+        image_model="flux",
+        in_channels=16,
+        out_channels=16,
+        patch_size=2,
+        vec_in_dim=geometry.pooled,
+        context_in_dim=geometry.text,
+        hidden_size=geometry.hidden,
+        mlp_ratio=4.0,
+        num_heads=geometry.heads,
+        depth=geometry.double,
+        depth_single_blocks=geometry.single,
+        axes_dim=[16, 56, 56],
+        txt_ids_dims=[],
+        theta=10000,
+        qkv_bias=True,
+        guidance_embed=geometry.guidance,
+        dtype=weights,
+        device=device,
+        operations=comfy.ops.manual_cast,
+    )
+    draw = torch.Generator(device).manual_seed(seed)
+    for parameter in flux.parameters():
+        if parameter.ndim < 2:
+            value = torch.ones(parameter.shape, device=device) * (parameter.shape == (tiny.HEAD,))
+        else:
+            value = torch.randn(parameter.shape, generator=draw, device=device) * parameter.shape[1] ** -0.5
+        parameter.data.copy_(value.to(weights))
+    return flux.eval().requires_grad_(False)
+
+
+def make_adapters(geometry: tiny.Geometry, streams: int, dtype: torch.dtype, device: torch.device) -> TaskAdapters:
+    """Write a task's adapters, rank 64 to each 3072 of hidden size, and read them as the node does."""
+    task = TASKS[TASK_OF_STREAMS[streams]]
+    rank = max(1, 64 * geometry.hidden // 3072)
+    with tempfile.TemporaryDirectory() as folder:
+        states = (tiny.adapter(geometry, seed, rank, dtype, size=0.05) for seed in range(streams))
+        files = [tiny.save(state, Path(folder, f"{number}.safetensors")) for number, state in enumerate(states)]
+        adapters = load_task(files, task)
+    adapters.weights.to(device)
+    return adapters
+
+
+def dense(layers: Mapping[str, LowRank]) -> dict[str, LowRank]:
+    """Write the up factors with their zeros, as a converted file holds them: [rows, sum r_i], one block."""
+    return {name: _dense(layer) for name, layer in layers.items()}
+
+
+def _dense(layer: LowRank) -> LowRank:
+    rows = max(place.start + place.size for place in layer.rows)
+    up, column = layer.down.new_zeros(rows, layer.down.shape[0]), 0
+    for block, place in zip(layer.ups, layer.rows):
+        up[place.start : place.start + place.size, column : column + block.shape[1]] = place.scale * block
+        column += block.shape[1]
+    return LowRank(layer.down, [up], [Rows(0, rows, 1.0)])
+
+
+def make_bench(flux: Flux, adapters: TaskAdapters, geometry: tiny.Geometry, height: int, dtype: torch.dtype) -> Bench:
+    """Draw the inputs of one step for a panorama of `height` x 2 height pixels, computed in `dtype`."""
+    device = next(flux.parameters()).device
+    draw = torch.Generator(device).manual_seed(1)
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=draw, device=device).to(dtype)
+
+    conditions = tuple(noise(1, 16, height // 8, height // 4) for _ in adapters.task.conditions)
+    inputs = {
+        "timestep": torch.full((1,), 0.7, device=device, dtype=dtype),
+        "context": noise(1, TEXT_TOKENS, geometry.text),
+        "y": noise(1, geometry.pooled),
+        "guidance": torch.full((1,), 3.5, device=device, dtype=dtype),
+    }
+    x = widen(noise(1, 16, height // 8, height // 4), SEAM)
+    return Bench(flux, adapters, tuple(dense(layers) for layers in adapters.stream_layers()), inputs, x, conditions)
+
+
+def ours(bench: Bench, strength: float = 1.0) -> Tensor:
+    """(a) The pack: low-rank deltas by blocks, through its wrapper of the diffusion model."""
+    wrapper = run_streams(bench.adapters, [strength] * bench.streams, SEAM)
+    options = {"wrappers": {WrappersMP.DIFFUSION_MODEL: {KEY: [wrapper]}}}
+    return bench.flux(bench.x, ref_latents=list(bench.conditions), transformer_options=options, **bench.inputs)
+
+
+def ours_without_adapters(bench: Bench) -> Tensor:
+    """The pack at strength 0: what its streams cost alone."""
+    return ours(bench, 0.0)
+
+
+def floor(bench: Bench) -> Tensor:
+    """(b) The same FLUX on the same stacked batch with folded attention; nothing adapted, nothing computed once."""
+    return _stacked(bench, _folded_attention(bench.streams))
+
+
+def ours_dense(bench: Bench) -> Tensor:
+    """(d) The pack's runtime, its up factors multiplied with their zeros."""
+    streams = [Stream(layers, 1.0) for layers in bench.dense]
+    with adapted(bench.flux, streams):
+        return _stacked(bench, joint_attention(None, bench.streams, TEXT_TOKENS, shared_text=True))
+
+
+def reference(bench: Bench) -> Tensor:
+    """(c) The reference's way, plainly written: W and the adapter for each stream in turn, keys and values repeated."""
+    with _one_after_another(bench.flux, bench.adapters.stream_layers()):
+        return _stacked(bench, _repeated_attention(bench.streams))
+
+
+WAYS: Mapping[str, Callable[[Bench], Tensor]] = {
+    "a": ours,
+    "b": floor,
+    "c": reference,
+    "d": ours_dense,
+    "e": ours_without_adapters,
+}
+
+
+def _stacked(bench: Bench, attention: Callable[..., Tensor]) -> Tensor:
+    x = torch.cat((*(widen(condition, SEAM) for condition in bench.conditions), bench.x))
+    inputs = {name: stack(tensor, bench.streams) for name, tensor in bench.inputs.items()}
+    out = bench.flux(x, transformer_options={"optimized_attention_override": attention}, **inputs)
+    return out[-1:]
+
+
+def _folded_attention(streams: int) -> Callable[..., Tensor]:
+    """Return attention of all streams' queries, as one sequence, over all their keys and values."""
+
+    def attend(func: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        out = func(*(fold(part, streams) for part in (q, k, v)), *args, **kwargs)
+        return rearrange(out, "b (s n) c -> (b s) n c", s=streams)
+
+    return attend
+
+
+def _repeated_attention(streams: int) -> Callable[..., Tensor]:
+    """Return attention of each stream's own queries over a copy of all streams' keys and values."""
+
+    def attend(func: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        k, v = (repeat(part, "(b s) h n d -> (b z) h (s n) d", s=streams, z=streams).contiguous() for part in (k, v))
+        return func(q, k, v, *args, **kwargs)
+
+    return attend
+
+
+@contextmanager
+def _one_after_another(model: nn.Module, streams: Sequence[Mapping[str, LowRank]]) -> Iterator[None]:
+    """Run each adapted layer for one stream after another, its adapter's blocks as modules of their own, as PEFT."""
+    with ExitStack() as undo:
+        for name in streams[0]:
+            module = model.get_submodule(name)
+            forward = module.forward
+            layers = [stream[name] for stream in streams]
+            module.forward = _in_turn(forward, layers)
+            undo.callback(module.__dict__.pop, "forward")
+        yield
+
+
+def _in_turn(forward: Callable[[Tensor], Tensor], layers: Sequence[LowRank]) -> Callable[[Tensor], Tensor]:
+    def run(x: Tensor) -> Tensor:
+        parts = rearrange(x, "(b s) ... -> s b ...", s=len(layers))
+        return rearrange(
+            [_peft(forward(part), part, layer) for part, layer in zip(parts, layers)], "s b ... -> (b s) ..."
+        )
+
+    return run
+
+
+def _peft(y: Tensor, x: Tensor, layer: LowRank) -> Tensor:
+    """Add the deltas of q, k, v and so on, each from its own down and up factor."""
+    results, start = list(y.split([place.size for place in _covering(layer, y.shape[-1])], dim=-1)), 0
+    for number, (up, place) in enumerate(zip(layer.ups, layer.rows)):
+        down = layer.down[start : start + up.shape[1]]
+        results[number] = (
+            results[number] + nn.functional.linear(nn.functional.linear(x, down.to(x)), up.to(x)) * place.scale
+        )
+        start += up.shape[1]
+    return torch.cat(results, dim=-1)
+
+
+def _covering(layer: LowRank, rows: int) -> list[Rows]:
+    """Return the blocks' rows and, after them, the rows that no block covers; blocks must follow each other."""
+    end = 0
+    for place in layer.rows:
+        if place.start != end:
+            raise ValueError(f"expected blocks without gaps, got one at row {place.start} after row {end}.")
+        end += place.size
+    return [*layer.rows, *([Rows(end, rows - end, 1.0)] if end < rows else [])]

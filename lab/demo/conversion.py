@@ -1,0 +1,107 @@
+"""First half of the demo: convert a tree of full-size adapters, verify it, and load it with the host's own loaders."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import comfy.sd
+import comfy.utils
+import torch
+
+from ...converters import STREAMS, find_adapters
+from ..host import tiny
+from ..host.pack import ROOT
+
+TASKS = ("rgb_to_depth", "rgb_to_normal")
+
+
+def show(output: Path) -> None:
+    """Make, convert, verify and load the adapters of two tasks, and print what was done."""
+    source, result = output / "adapters" / "original", output / "adapters" / "converted"
+    print("== 1. Full-size adapters, made-up numbers (456 tensors each, rank 64, bfloat16)")
+    make_tree(source)
+    print("\n== 2. omnix-convert: Diffusers layout -> ComfyUI's fused layers")
+    cli(str(source), str(result), "--force")
+    print("\n== 3. omnix-convert --verify: the deltas of source and result")
+    cli("--verify", str(source), str(result))
+    print("\n== 4. Into a full-size FLUX.1 (11.9 billion parameters, meta device) by the host's own loaders")
+    load_all(result)
+
+
+def make_tree(folder: Path) -> None:
+    """Write the adapters in the layout in which OmniX publishes them."""
+    slots = [(task, stream) for task in TASKS for stream in STREAMS[task]]
+    for seed, (task, stream) in enumerate(slots):
+        path = folder / task / stream / "pytorch_lora_weights.safetensors"
+        if not path.is_file():
+            tiny.save(tiny.full_adapter(seed), path)
+        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+
+
+def cli(*arguments: str) -> None:
+    """Run the command line as a person would, from the clone.  Raises SystemExit if it fails."""
+    if subprocess.call([sys.executable, "-m", "converters", *arguments], cwd=ROOT):
+        sys.exit("demo: the conversion failed; see the message above.")
+
+
+def load_all(folder: Path) -> None:
+    """Load each converted file merged and bypassed, and count layers and warnings."""
+    model = full_flux()
+    for path in find_adapters(folder).values():
+        state = comfy.utils.load_torch_file(str(path))
+        for name, load in (
+            ("merged", comfy.sd.load_lora_for_models),
+            ("bypassed", comfy.sd.load_bypass_lora_for_models),
+        ):
+            started = time.perf_counter()
+            warnings = Warnings()
+            with warnings:
+                patched = load(model, None, state, 1.0, 0.0)[0]
+            layers = len(patched.patches) if name == "merged" else bypassed_layers(patched)
+            seconds = time.perf_counter() - started
+            print(f"{path}: {name}: {layers} of {len(state) // 2} layers, {warnings.count} warnings, {seconds:.2f} s")
+
+
+def full_flux() -> Any:
+    """Return a FLUX.1-dev of real size whose weights have shapes and no numbers."""
+    with torch.device("meta"):
+        state = {f"{name}.weight": torch.empty(tiny.HEAD) for name in tiny.norms(tiny.FULL)}
+        for name, (columns, rows) in tiny.linears(tiny.FULL).items():
+            state |= {f"{name}.weight": torch.empty(rows, columns), f"{name}.bias": torch.empty(rows)}
+    halves = {name: tensor.to(torch.bfloat16) for name, tensor in state.items()}
+    return comfy.sd.load_diffusion_model_state_dict(halves, {"offload_device": torch.device("meta")})
+
+
+def bypassed_layers(patched: Any) -> int:
+    """Count the layers whose forward the host's bypass replaces."""
+    modules = list(patched.model.diffusion_model.modules())
+    for injection in patched.injections["bypass_lora"]:
+        injection.inject(patched)
+    count = sum(getattr(module.forward, "__self__", module) is not module for module in modules)
+    for injection in patched.injections["bypass_lora"]:
+        injection.eject(patched)
+    return count
+
+
+class Warnings(logging.Handler):
+    """Count the host's warnings while it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.count = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Count one."""
+        self.count += 1
+
+    def __enter__(self) -> Warnings:
+        logging.getLogger().addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger().removeHandler(self)

@@ -1,0 +1,175 @@
+"""Second half of the demo: perceive a panorama in a real ComfyUI server, and lay the maps beside the input."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from ...converters import STREAMS, convert, find_adapters, jobs
+from ...omnix.sheet import contact_sheet
+from ..host import tiny
+from ..host.graphs import graph_of, pointed
+from ..host.server import PACK, ROOT, Server
+from ..host.tiny_models import DOUBLES, ModelNames, write_models
+from ..rooms import room
+
+TASKS = ("rgb_to_depth", "rgb_to_normal", "rgb_to_pbr")
+MEANINGLESS = "The weights of this demo are random, so these maps mean nothing: they show that the graphs run. "
+REAL = "Real weights: python dev.py demo --flux F --vae V --clip-l C --t5 T --adapters A --panorama P"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the graphs are pointed at."""
+
+    names: ModelNames
+    made_up: bool
+    width: int
+    height: int
+    steps: int
+
+
+def show(options: argparse.Namespace) -> None:
+    """Start the server, run the depth, normal and material graphs, and save what comes out."""
+    made_up = options.flux is None
+    height = options.height or (128 if made_up else 720)
+    print("\n== 5. A panorama to perceive")
+    panorama = prepared_panorama(options, height)
+    with tempfile.TemporaryDirectory(prefix="omnix-demo-") as folder:
+        base = Path(folder)
+        names = made_up_models(base) if made_up else linked_models(base, options)
+        packs = {PACK: ROOT} | ({"tiny_text_encoders": DOUBLES / "tiny_text_encoders"} if made_up else {})
+        setting = Setting(names, made_up, 2 * height, height, options.steps or (4 if made_up else 28))
+        print("\n== 6. A real ComfyUI server with this pack as a custom node")
+        with Server(Path(os.environ["COMFYUI_PATH"]), base, packs, cpu=not torch.cuda.is_available()) as server:
+            print(f"{server.url}, ready in {server.startup_seconds:.1f} s")
+            perceive(server, setting, panorama, options.output)
+
+
+def prepared_panorama(options: argparse.Namespace, height: int) -> Path:
+    """Return the panorama to perceive: the user's, or a rendered room with its truth beside it."""
+    path = options.output / "panorama.png"
+    if options.panorama:
+        shutil.copyfile(options.panorama, path)
+        print(f"{path}: yours")
+        return path
+    truth = room.render(2 * max(height, 256), max(height, 256))
+    save_picture(path, truth.rgb)
+    np.savez_compressed(
+        options.output / "panorama_truth.npz",
+        distance=truth.distance,
+        normal=truth.normal,
+        albedo=truth.albedo,
+        roughness=truth.roughness,
+        metallic=truth.metallic,
+    )
+    print(f"{path}: a rendered room; its true distance, normals, albedo and materials are in panorama_truth.npz")
+    return path
+
+
+def save_picture(path: Path, pixels: NDArray[np.float32]) -> None:
+    """Write [H, W, 3] in [0, 1] as PNG."""
+    Image.fromarray((pixels.clip(0, 1) * 255 + 0.5).astype(np.uint8)).save(path)
+
+
+def made_up_models(base: Path) -> ModelNames:
+    """Write tiny models, and tiny adapters that omnix-convert has converted."""
+    names = write_models(base / "models")
+    original = base / "original"
+    slots = [(task, stream) for task in TASKS for stream in STREAMS[task]]
+    for seed, (task, stream) in enumerate(slots):
+        state = tiny.adapter(seed=seed, dtype=torch.bfloat16)
+        tiny.save(state, original / task / stream / "pytorch_lora_weights.safetensors")
+    for job in jobs(original, base / "models" / "loras" / "OmniX"):
+        convert(job.source, job.destination, slot=job.slot)
+    return names
+
+
+def linked_models(base: Path, options: argparse.Namespace) -> ModelNames:
+    """Put the user's files where the server looks, as links; where links are not allowed, as copies."""
+    places = {
+        "diffusion_models": [options.flux],
+        "vae": [options.vae],
+        "text_encoders": [options.clip_l, options.t5],
+    }
+    for kind, files in places.items():
+        for file in files:
+            link(file.resolve(), base / "models" / kind / file.name)
+    for (task, stream), file in find_adapters(options.adapters).items():
+        if task in TASKS:
+            link(file.resolve(), base / "models" / "loras" / "OmniX" / f"{task}_{stream}.safetensors")
+    return ModelNames(options.flux.name, options.vae.name, options.clip_l.name, options.t5.name)
+
+
+def link(source: Path, target: Path) -> None:
+    """Make `target` stand for `source`."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.symlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def perceive(server: Server, setting: Setting, panorama: Path, output: Path) -> None:
+    """Run each task's graph; save its pictures and one sheet of them all."""
+    pictures = [("panorama", read_image(panorama.read_bytes()))]
+    image = server.upload(panorama)
+    for task in TASKS:
+        graph = pointed(graph_of(task), changes(setting, image))
+        result = server.run(graph, timeout=3600)
+        for node in graph:
+            for file in result.files(node):
+                if file["type"] == "output" and file["filename"].endswith((".png", ".exr")):
+                    save_output(server, file, task, output, pictures)
+        print(f"{task}: {setting.width}x{setting.height}, {setting.steps} steps, {result.seconds:.1f} s")
+    sheet = contact_sheet(pictures, columns=2, note=(MEANINGLESS + REAL) if setting.made_up else "")
+    save_picture(output / "contact_sheet.png", sheet[0].numpy())
+    print(f"{output / 'contact_sheet.png'}: everything on one sheet")
+    if setting.made_up:
+        print(f"\n{MEANINGLESS}{REAL}")
+
+
+def changes(setting: Setting, image: str) -> dict[str, dict[str, Any]]:
+    """Return which inputs of which node types the demo sets."""
+    size = {"width": setting.width, "height": setting.height}
+    resized = {f"resize_type.{name}": value for name, value in size.items()}
+    return {
+        "UNETLoader": {"unet_name": setting.names.flux},
+        "VAELoader": {"vae_name": setting.names.vae},
+        "DualCLIPLoader": {"clip_name1": setting.names.clip_l, "clip_name2": setting.names.t5},
+        "LoadImage": {"image": image},
+        "KSampler": {"steps": setting.steps},
+        "ImageScale": size,
+        "ResizeImageMaskNode": resized,
+        "EmptySD3LatentImage": size,
+        "OmniXCameraRays": size,
+    }
+
+
+def save_output(
+    server: Server, file: dict[str, str], task: str, output: Path, pictures: list[tuple[str, torch.Tensor]]
+) -> None:
+    """Fetch a file the server made, keep it beside the input, and note a picture for the sheet."""
+    data = server.fetch(file)
+    path = output / f"{task}_{file['filename']}"
+    path.write_bytes(data)
+    print(f"{path}: {len(data) / 1e3:.0f} kB")
+    if path.suffix == ".png":
+        pictures.append((Path(file["filename"]).stem.rstrip("_0123456789"), read_image(data)))
+
+
+def read_image(data: bytes) -> torch.Tensor:
+    """Decode a PNG to an IMAGE [1, H, W, 3] in [0, 1]."""
+    pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=np.float32) / 255
+    return torch.from_numpy(pixels)[None]

@@ -1,0 +1,110 @@
+"""Write what follows from the nodes' schemas, so that nothing is typed twice:  python lab/pages/descriptions.py
+
+That is the English locale, the list of nodes for the registry, and the tables of inputs and outputs in the pages of
+help. COMFYUI_PATH names the host, as `python dev.py setup --json` prints it. Prose and translations are hand-written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import runpy
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "web" / "docs"
+# Combos whose options are names of files: they differ from machine to machine, so there is nothing to translate.
+FILES = {"folder", "name", "source"}
+
+
+async def schemas() -> list[Any]:
+    """Load the extension as the host does and return its nodes' schemas."""
+    from ...nodes import comfy_entrypoint
+
+    extension = await comfy_entrypoint()
+    await extension.on_load()
+    return [node.GET_SCHEMA() for node in await extension.get_node_list()]
+
+
+def files(schemas: Sequence[Any]) -> Iterator[tuple[str, str]]:
+    """Yield every file as (path below the repository, text)."""
+    yield "locales/en/nodeDefs.json", text({schema.node_id: definition(schema) for schema in schemas})
+    yield "node_list.json", text({schema.node_id: schema.description for schema in schemas})
+    for schema in schemas:
+        page = DOCS / f"{schema.node_id}.md"
+        if page.is_file():
+            yield page.relative_to(ROOT).as_posix(), with_tables(page.read_text("utf-8"), schema)
+
+
+def text(form: dict[str, Any]) -> str:
+    """Return a form as it is written."""
+    return json.dumps(form, indent=2, ensure_ascii=False) + "\n"
+
+
+def definition(schema: Any) -> dict[str, Any]:
+    """Return a node's entry of nodeDefs.json: its names, descriptions and the options of its combos."""
+    inputs = {each.id: _input(each) for each in schema.inputs}
+    outputs = {
+        str(slot): {"name": each.display_name, "tooltip": each.tooltip} for slot, each in enumerate(schema.outputs)
+    }
+    parts = {"inputs": inputs, "outputs": outputs}
+    names = {"display_name": schema.display_name, "description": schema.description}
+    return names | {name: part for name, part in parts.items() if part}
+
+
+def _input(each: Any) -> dict[str, Any]:
+    entry = {"name": each.display_name or each.id, "tooltip": each.tooltip}
+    return entry | ({"options": {option: option for option in fixed_options(each)}} if fixed_options(each) else {})
+
+
+def fixed_options(each: Any) -> list[str]:
+    """List the options of a combo that are the same on every machine; empty for any other input."""
+    return [] if each.id in FILES else [str(option) for option in getattr(each, "options", None) or ()]
+
+
+def with_tables(page: str, schema: Any) -> str:
+    """Return a page of help with its sections Inputs and Outputs written anew."""
+    inputs = [_input_row(each) for each in schema.inputs]
+    outputs = [[f"`{each.display_name}`", each.tooltip] for each in schema.outputs]
+    sections = {
+        "Inputs": _table(["input", "default", "what it is"], inputs),
+        "Outputs": _table(["output", "what it is"], outputs) if outputs else "None: the node ends a graph.\n",
+    }
+    for title, body in sections.items():
+        page = re.sub(rf"(?ms)^## {title}\n.*?(?=^## |\Z)", lambda _, made=f"## {title}\n\n{body}\n": made, page)
+    return page
+
+
+def _input_row(each: Any) -> list[str]:
+    default = getattr(each, "default", None)
+    shown = "" if default in (None, "") else f"`{json.dumps(default) if isinstance(default, bool) else default}`"
+    return [f"`{each.id}`" + (" (optional)" if each.optional else ""), shown, each.tooltip + _limits(each)]
+
+
+def _limits(each: Any) -> str:
+    if fixed_options(each):
+        return f" One of {', '.join(f'`{option}`' for option in fixed_options(each))}."
+    low, high = getattr(each, "min", None), getattr(each, "max", None)
+    return "" if low is None or high is None else f" From {low:g} to {high:g}."
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def main() -> None:
+    """Write the files; the pack is loaded as ComfyUI does."""
+    runpy.run_path(str(ROOT / "lab" / "host" / "pack.py"))["enter"]("descriptions")
+    from comfyui_omnix.lab.pages import descriptions
+
+    for path, content in descriptions.files(asyncio.run(descriptions.schemas())):
+        (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
+        (ROOT / path).write_text(content, encoding="utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    main()

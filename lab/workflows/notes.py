@@ -1,0 +1,135 @@
+"""What the graphs tell people: which files, where to put them, what to change."""
+
+from __future__ import annotations
+
+from ...converters import STREAMS
+from .graph import Note
+
+HUB = "https://huggingface.co"
+ADAPTERS = f"{HUB}/KevinHuang/OmniX"
+AE = f"{HUB}/Comfy-Org/Lumina_Image_2.0_Repackaged/resolve/main/split_files/vae/ae.safetensors"
+TEXT = f"{HUB}/comfyanonymous/flux_text_encoders/resolve/main"
+ENCODERS = f"""[clip_l.safetensors]({TEXT}/clip_l.safetensors) and \
+[t5xxl_fp16.safetensors]({TEXT}/t5xxl_fp16.safetensors)"""
+FILES = f"""## Files
+
+**FLUX.1-dev** (licence: see [black-forest-labs/FLUX.1-dev]({HUB}/black-forest-labs/FLUX.1-dev))
+- `models/diffusion_models/` [flux1-dev.safetensors]({HUB}/Comfy-Org/flux1-dev/resolve/main/flux1-dev.safetensors)
+- `models/vae/` [ae.safetensors]({AE})
+- `models/text_encoders/` {ENCODERS}
+
+**OmniX adapters** from [KevinHuang/OmniX]({ADAPTERS}), as they are, in their folders:
+```
+{{tree}}
+```
+One command for this graph's files:
+```
+hf download KevinHuang/OmniX --include {{include}} \\
+  --local-dir models/loras/OmniX
+```
+Then press **R** and choose the folder *OmniX* in **Load OmniX Adapters**.
+"""
+HINTS = {
+    "rgb_to_depth": "Depth is the relative distance along each ray. The EXR file holds it in 32-bit floats; the PNG is "
+    "a coloured view for people.",
+    "rgb_to_normal": "Normals are in world space: front +X, up +Y, left +Z. Choose DirectX in **OmniX Normal** for "
+    "tools that want green turned round.",
+    "rgb_camray_to_normal": "Camera rays are a second condition stream: they tell the model where each pixel looks. "
+    "The order of the two reference latents matters: first the panorama, then the rays. Normals are in world space: "
+    "front +X, up +Y, left +Z.",
+    "rgb_to_albedo": "Albedo is the surface's colour without light and shadow.",
+    "rgb_to_pbr": "Roughness: 0 smooth, 1 rough. Metallic: 0 dielectric, 1 metal. Both are data, not sRGB.",
+    "rgb_to_semantic": "Each colour stands for a kind of thing, as OmniX was trained.",
+}
+SIZES = """## Settings
+
+- Steps 28, CFG 1, euler, simple, guidance 3.5: what OmniX was published with. Keep **OmniX Flow Shift**: it sets the \
+shift for the size and makes the steps exact.
+- The panorama has to be twice as wide as high. OmniX perceives at up to 1440x720; change *width* in **Resize the \
+panorama** to 1024 if memory is short.
+- Low on memory: choose `fp8_e4m3fn` as *weight_dtype* in **Load Diffusion Model** (advanced). The adapters are not \
+merged into the weights, so they lose nothing there.
+"""
+ONCE = """## Without T5
+
+The prompt of perception never changes. Run *OmniX extra - Save the prompt once*, press **R**, then put **Load OmniX \
+Conditioning** in place of **FluxGuidance**: its output goes into the first *Condition stream*. The text encoders, \
+OmniX Prompt, CLIP Text Encode and FluxGuidance can go, and T5 is never loaded again.
+"""
+
+
+def files(tasks: tuple[str, ...]) -> str:
+    """Say which files the tasks need and how to get them."""
+    rows = [f"models/loras/OmniX/{t}/{s}/pytorch_lora_weights.safetensors" for t in tasks for s in STREAMS[t]]
+    return FILES.format(tree="\n".join(rows), include=" ".join(f'"{task}/*"' for task in tasks))
+
+
+def perception_notes(task: str, what: str) -> tuple[Note, ...]:
+    """Describe a graph of one perception task."""
+    start = f"""## {what.capitalize()} of a panorama
+
+1. Load a panorama that is twice as wide as high.
+2. Run. The maps are saved to `output/OmniX`.
+3. Look around in **Panorama Viewer (360)**: drag to turn, wheel to zoom.
+
+{HINTS[task]}
+
+OmniX runs FLUX on several streams at once, each with its own adapter: every *Condition stream* holds a clean picture, \
+the sampled one becomes the map.
+"""
+    return Note("Start here", f"{start}\n{SIZES}\n{ONCE}"), Note("Model links", files((task,)))
+
+
+def maps_notes() -> tuple[Note, ...]:
+    """Describe the graph of all maps."""
+    start = """## All maps of a panorama
+
+1. Load a panorama that is twice as wide as high.
+2. Run. Depth, normals, albedo, roughness, metallic and semantics are saved to `output/OmniX`, with one sheet of all.
+3. Look around in **Panorama Viewer (360)** and switch between the maps: they share one camera.
+
+Don't need a map? Select its group and delete it: the sheet and the viewer take what is left.
+"""
+    tasks = tuple(task for task in STREAMS if task.startswith("rgb_to_"))
+    return Note("Start here", f"{start}\n{SIZES}\n{ONCE}"), Note("Model links", files(tasks))
+
+
+SIZE = {
+    "image_to_pano": "The size is set in **Place Image on Panorama** and nowhere else.",
+    "text_to_pano": "The size is set in **Place Image on Panorama**. Make the square picture as high as the panorama.",
+}
+
+
+def generation_notes(slug: str) -> tuple[Note, ...]:
+    """Describe a graph that makes a panorama."""
+    first = {
+        "image_to_pano": "1. Load a picture and say in **OmniX Prompt** what the whole panorama shows.",
+        "text_to_pano": "1. Say what the panorama shows. FLUX alone paints a square picture of it first.",
+    }[slug]
+    start = f"""## A panorama of 360 degrees
+
+{first}
+2. **Place Image on Panorama** lays the picture on grey. Its field of view is set there: 90 degrees suit a wide \
+lens, 50 a normal one; *yaw* and *pitch* move it.
+3. Run. OmniX fills in the grey; left and right edges meet. The panorama is saved to `output/OmniX`.
+
+{SIZE[slug]} OmniX generates at 1024x512.
+
+## Settings
+
+Steps 28, CFG 1, euler, simple, guidance 3.5: what OmniX was published with.
+"""
+    return Note("Start here", start), Note("Model links", files(("image_to_pano",)))
+
+
+def prompt_notes() -> tuple[Note, ...]:
+    """Describe the graph that saves the encoded prompt."""
+    start = f"""## Encode the prompt once
+
+All perception graphs use the same prompt, the bare tag. Run this once: it writes \
+`output/conditioning/OmniX_00001_.safetensors`, guidance 3.5 included.
+
+{ONCE}
+Text encoders go to `models/text_encoders/`: {ENCODERS}.
+"""
+    return (Note("Start here", start),)

@@ -1,0 +1,95 @@
+"""What a person finds in a real browser: every shipped workflow opens and runs, every node has a page of help."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import test_workflow_runs as runs
+from comfyui_omnix.lab.host.browser import Workbench, chromium
+from comfyui_omnix.lab.host.server import Server
+from comfyui_omnix.lab.host.tiny_models import ModelNames, write_models
+from graph_files import UI, by_host
+from playwright.sync_api import Browser
+
+pytestmark = pytest.mark.server
+
+files = runs.files
+HELP = sorted((Path(__file__).resolve().parents[2] / "web" / "docs").glob("*.md"))
+# The names under which the workflows look for what people download.
+DOWNLOADED = ModelNames("flux1-dev.safetensors", "ae.safetensors", "clip_l.safetensors", "t5xxl_fp16.safetensors")
+
+# Few steps and small pictures: the models are tiny, but they run on a processor.
+SHRINK = """(sizes) => {
+    for (const node of window.app.graph.nodes)
+        for (const widget of node.widgets ?? []) {
+            const given = { ...sizes.any, ...sizes.of[node.type] }[widget.name];
+            if (given !== undefined) widget.value = given;
+        }
+}"""
+SIZES = {"any": {"steps": 2, "resize_type.width": runs.WIDTH}, "of": runs.SIZES}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="module", params=["legacy", "nodes2"])
+def bench(request: pytest.FixtureRequest, browser: Browser, server: Server, files: None) -> Iterator[Workbench]:
+    write_models(server.base / "models", names=DOWNLOADED)
+    opened = Workbench(browser, server, request.param == "nodes2")
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize("name", by_host(UI))
+def test_a_workflow_opens_from_the_template_browser_and_finishes(bench: Workbench, name: str) -> None:
+    bench.complaints.clear()
+    bench.open_template(name)
+    assert bench.troubles() == []
+    own = {} if "to panorama" in name else {"LoadImage": runs.PANORAMA}
+    bench.page.evaluate(SHRINK, SIZES | {"of": SIZES["of"] | own})
+    outputs = bench.run()
+    saved = [file for output in outputs.values() for file in output.get("images", []) if file["type"] == "output"]
+    assert saved or name == "OmniX extra - Save the prompt once"
+    if any("omnix_maps" in output for output in outputs.values()):
+        bench.wait("() => document.querySelector('.omnix-panorama canvas').ariaLabel.includes('looking')")
+    assert bench.troubles() == []
+
+
+def test_workflows_are_shipped() -> None:
+    assert len(UI) >= 8
+
+
+BROKEN: dict[str, Any] = {
+    "nodes": [
+        {"id": 1, "type": "NoSuchNode", "pos": [0, 0], "size": [100, 100], "inputs": [], "outputs": []},
+        {"id": 2, "type": "VAELoader", "pos": [300, 0], "size": [100, 100], "widgets_values": ["gone.safetensors"]},
+    ],
+    "links": [],
+    "version": 0.4,
+}
+
+
+@pytest.mark.since("0.30.0")  # it looks for the words of that frontend
+def test_a_missing_node_and_a_missing_model_would_be_noticed(bench: Workbench) -> None:
+    bench.open_workflow(BROKEN)
+    bench.page.get_by_test_id("error-overlay").wait_for()
+    told = bench.troubles()
+    assert any("2 errors found" in text for text in told)
+    assert {"missing node NoSuchNode", "node in red: VAELoader"} <= set(told)
+
+
+@pytest.mark.since("0.18.2")  # before, the frontend's own Run button lies over the one for help
+def test_every_node_shows_its_page_of_help(bench: Workbench) -> None:
+    assert HELP, "web/docs holds a page for every node"
+    bench.complaints.clear()
+    bench.open_workflow({"nodes": [], "links": [], "version": 0.4})
+    for page in HELP:
+        heading = page.read_text(encoding="utf-8").splitlines()[0].lstrip("# ").strip()
+        assert heading in bench.help_page(page.stem)
+    pictures = "() => [...document.querySelectorAll('.node-help-content img')].every(one => one.complete)"
+    bench.wait(pictures)
+    assert bench.troubles() == []

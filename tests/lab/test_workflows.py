@@ -1,0 +1,186 @@
+"""The shipped graphs: up to date, valid for the host, the same in every form, and readable."""
+
+import functools
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from comfyui_omnix.converters import STREAMS
+from comfyui_omnix.lab.host.server import Server
+from comfyui_omnix.lab.pages import thumbnails
+from comfyui_omnix.lab.workflows import build
+from graph_files import (
+    API,
+    BLUEPRINTS,
+    FIELDS,
+    FORMS,
+    ROOT,
+    UI,
+    Definition,
+    Graph,
+    by_host,
+    described,
+    posted,
+    read,
+    relabelled,
+)
+from PIL import Image
+
+pytestmark = pytest.mark.server
+FILES = ("unet_name", "vae_name", "clip_name1", "clip_name2", "folder", "image")
+
+
+@pytest.fixture(scope="module")
+def describe(server: Server) -> Any:
+    return functools.cache(server.node_info)
+
+
+def test_every_graph_is_there() -> None:
+    assert sorted(UI) == sorted(FORMS.values())
+    assert sorted(API) == sorted(FORMS)
+
+
+@pytest.mark.since("0.23.0")
+def test_files_are_up_to_date(describe: Any) -> None:
+    """What `python lab/workflows/build.py` writes is what is committed."""
+    stale = [path for path, text in build.files(describe) if (ROOT / path).read_text(encoding="utf-8") != text]
+    assert not stale, "run python lab/workflows/build.py"
+
+
+@pytest.mark.parametrize("slug", by_host(API))
+def test_posted_form_is_valid(slug: str, describe: Any) -> None:
+    """Every node is known, every input is given and no other, every link fits, every value is allowed."""
+    graph = read(API[slug])
+    for name, node in graph.items():
+        definition = describe(node["class_type"])
+        assert definition, f"{name}: the host has no {node['class_type']}"
+        inputs = dict(node["inputs"])
+        for field, kind, options, optional in described(definition, node["inputs"]):
+            if field not in inputs:
+                assert optional and kind not in FIELDS, f"{name}: {field} is missing"
+                continue
+            given = inputs.pop(field)
+            if isinstance(given, list):
+                check_link(graph, given, kind, options, describe, f"{name}.{field}")
+            else:
+                check_value(given, kind, options, field)
+        assert not inputs, f"{name}: the host does not know {sorted(inputs)}"
+
+
+def check_link(graph: Graph, link: list[Any], kind: str, options: Definition, describe: Any, where: str) -> None:
+    source = graph[link[0]]["class_type"]
+    produced = describe(source)["output"][link[1]]
+    wanted = options["template"]["allowed_types"] if kind == "COMFY_MATCHTYPE_V3" else kind
+    # The one node here that gives what it takes is given images.
+    produced = "IMAGE" if produced == "COMFY_MATCHTYPE_V3" else produced
+    assert produced in wanted.split(","), f"{where}: {source} gives {produced}, expected {wanted}"
+
+
+def check_value(given: Any, kind: str, options: Definition, field: str) -> None:
+    types = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool}
+    if kind in types:
+        assert isinstance(given, types[kind]), field
+    if kind in ("INT", "FLOAT"):
+        assert options.get("min", given) <= given <= options.get("max", given), field
+    if kind == "COMBO" and field not in FILES:
+        assert given in options["options"], field
+
+
+@pytest.mark.parametrize("slug", by_host({slug: API[slug] for slug in FORMS}))
+def test_forms_are_the_same_graph(slug: str, describe: Any) -> None:
+    form, graph = read(UI[FORMS[slug]]), read(API[slug])
+    links = {link[0]: (link[1], link[2]) for link in form["links"]}
+    found = posted(form["nodes"], links, describe)
+    assert relabelled(found, dict(zip(found, graph))) == relabelled(graph, {name: name for name in graph})
+
+
+@pytest.mark.parametrize("name", UI)
+def test_browser_form_is_consistent(name: str, describe: Any) -> None:
+    form = read(UI[name])
+    nodes = {node["id"]: node for node in form["nodes"]}
+    assert len(nodes) == len(form["nodes"]) == form["last_node_id"] == max(nodes)
+    assert len({link[0] for link in form["links"]}) == len(form["links"]) == form["last_link_id"]
+    for number, origin, output, target, slot, kind in form["links"]:
+        assert number in nodes[origin]["outputs"][output]["links"]
+        assert nodes[origin]["outputs"][output]["type"] == kind
+        assert nodes[target]["inputs"][slot]["link"] == number
+        assert kind in nodes[target]["inputs"][slot]["type"].split(",")
+    ends = [n for node in form["nodes"] for out in node["outputs"] for n in out["links"]]
+    assert sorted(ends) == sorted(link[0] for link in form["links"])
+
+
+@pytest.mark.parametrize("name", UI)
+def test_nothing_overlaps(name: str) -> None:
+    form = read(UI[name])
+    boxes = [(*node["pos"], *node["size"]) for node in form["nodes"]]
+    for i, a in enumerate(boxes):
+        for b in boxes[:i]:
+            apart = a[0] + a[2] <= b[0] or b[0] + b[2] <= a[0] or a[1] + a[3] <= b[1] or b[1] + b[3] <= a[1]
+            assert apart
+    frames = [group["bounding"] for group in form["groups"]]
+    for node in form["nodes"]:
+        (x, y), (w, h) = node["pos"], node["size"]
+        around = [f for f in frames if f[0] < x and f[1] < y and x + w < f[0] + f[2] and y + h < f[1] + f[3]]
+        assert len(around) == (node["type"] != "MarkdownNote")
+
+
+@pytest.mark.parametrize("path", [*UI.values(), *BLUEPRINTS.values()], ids=lambda path: path.stem)
+def test_nodes_say_where_they_come_from(path: Path) -> None:
+    """The browser offers the missing pack and the missing files from these entries."""
+    form = read(path)
+    inner = [node for graph in form.get("definitions", {}).get("subgraphs", []) for node in graph["nodes"]]
+    loaders = 0
+    for node in inner or form["nodes"]:
+        if node["type"] == "MarkdownNote":
+            continue
+        ours = node["type"].startswith("OmniX")
+        assert node["properties"]["cnr_id"] == ("omnix-panorama" if ours else "comfy-core")
+        assert re.fullmatch(r"\d+\.\d+\.\d+", node["properties"]["ver"])
+        models = node["properties"].get("models", [])
+        if node["type"] in ("UNETLoader", "VAELoader", "DualCLIPLoader"):
+            loaders += 1
+            files = [value for value in node["widgets_values"] if value.endswith(".safetensors")]
+            assert [model["name"] for model in models] == files
+        for model in models:
+            assert model["url"].startswith("https://huggingface.co/") and model["url"].endswith(model["name"])
+            assert model["directory"] in ("diffusion_models", "vae", "text_encoders")
+    assert loaders
+
+
+@pytest.mark.parametrize("slug", FORMS)
+def test_notes_name_every_file(slug: str) -> None:
+    """The notes list what has to be downloaded for the graph, and where it belongs."""
+    form, graph = read(UI[FORMS[slug]]), read(API[slug])
+    notes = "\n".join(node["widgets_values"][0] for node in form["nodes"] if node["type"] == "MarkdownNote")
+    for node in graph.values():
+        wanted = [v for v in node["inputs"].values() if isinstance(v, str) and v.endswith(".safetensors")]
+        task = node["inputs"].get("task")
+        for stream in STREAMS.get(task, ()):
+            wanted.append(f"models/loras/OmniX/{task}/{stream}/pytorch_lora_weights.safetensors")
+        assert all(name in notes for name in wanted)
+
+
+def test_server_offers_the_templates(server: Server) -> None:
+    offered = server._get("/workflow_templates")["omnix-panorama"]
+    assert sorted(offered) == sorted(UI)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("thumbnails")
+    thumbnails.draw_all(folder, FORMS)
+    return folder
+
+
+@pytest.mark.parametrize("name", UI)
+def test_thumbnail(name: str, drawn: Path) -> None:
+    """Small enough for a browser, and what the command draws (another JPEG library may round otherwise)."""
+    path = ROOT / "workflows" / f"{name}.jpg"
+    assert path.stat().st_size < 40_000
+    with Image.open(path) as image, Image.open(drawn / path.name) as again:
+        assert image.format == "JPEG" and image.size == (400, 200)
+        one, two = (np.asarray(picture.convert("RGB"), dtype=float) for picture in (image, again))
+        assert one.std() > 15
+        assert np.abs(one - two).mean() < 3

@@ -1,0 +1,191 @@
+"""Every wrong graph is answered by one sentence that says what to change, and the model is as it was."""
+
+from pathlib import Path
+from typing import Any
+
+import comfy.controlnet
+import pytest
+import torch
+from comfyui_omnix.converters import AdapterError
+from comfyui_omnix.lab.host import tiny
+from comfyui_omnix.omnix import patch
+from comfyui_omnix.omnix.adapter import folders_with_tasks, task_files
+from comfyui_omnix.omnix.tasks import TASKS
+from rig import Case, Model, conditioning, forward, hook_count, ksample, load_flux, make_case, patched
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return make_case(tmp_path_factory.mktemp("adapters"), "rgb_camray_to_normal")
+
+
+@pytest.fixture(scope="module")
+def model(case: Case) -> Model:
+    return load_flux(case.flux)
+
+
+def refused(model: Model, case: Case, match: str, **changes: Any) -> None:
+    """Run a graph that must be refused, and see that nothing is left of it."""
+    before, hooks = forward(model, case), hook_count(model)
+    with pytest.raises(ValueError, match=match) as caught:
+        ksample(patched(model, case), case, 1, **changes)
+    assert "\n" not in str(caught.value)
+    assert torch.equal(forward(model, case), before)
+    assert hook_count(model) == hooks
+
+
+def test_no_reference_latent(model: Model, case: Case) -> None:
+    needed = (
+        r"rgb_camray_to_normal needs 2 reference latents \(rgb, camray, in this order\), got 0; chain 2 Set Reference"
+    )
+    refused(model, case, needed, positive=conditioning(model, case, ()))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_wrong_number_of_reference_latents(model: Model, case: Case, count: int) -> None:
+    references = [case.conditions[0]] * count
+    refused(model, case, f"needs 2 reference latents .* got {count}", positive=conditioning(model, case, references))
+
+
+def test_reference_of_another_size(model: Model, case: Case) -> None:
+    small = [case.conditions[0], case.conditions[1][..., :6, :12]]
+    match = r"reference latent camray is 96x48, the sampled latent is 128x64; resize the picture before VAE Encode"
+    refused(model, case, match, positive=conditioning(model, case, small))
+
+
+def test_reference_that_is_wider_by_the_seam(model: Model, case: Case) -> None:
+    wide = [torch.cat((condition, condition[..., :6]), dim=-1) for condition in case.conditions]
+    refused(model, case, "reference latent rgb is 176x64, the", positive=conditioning(model, case, wide))
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 8, 16), (1, 16, 1, 8, 16)])
+def test_reference_of_another_vae(model: Model, case: Case, shape: tuple[int, ...]) -> None:
+    """What the VAE of SDXL, or of a video model, makes."""
+    match = r"reference latent camray is \[.*\], expected \[batch, 16, height, width\]; encode .* VAE of FLUX\.1"
+    given = [model.model.latent_format.process_out(case.conditions[0]), torch.zeros(shape)]
+    refused(model, case, match, positive=[[case.text, {"pooled_output": case.pooled, "reference_latents": given}]])
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 8, 16), (1, 16, 1, 8, 16)])
+def test_latent_of_another_vae(model: Model, case: Case, shape: tuple[int, ...]) -> None:
+    odd = Case(**{**vars(case), "noise": torch.randn(shape)})
+    with pytest.raises(ValueError, match=r"OmniX samples latents of FLUX\.1, \[batch, 16, height, width\], got"):
+        ksample(patched(model, case), odd, 1, conditioning(model, case))
+
+
+def test_references_of_another_batch(model: Model, case: Case) -> None:
+    """Of two panoramas for one latent the second would be dropped without a word."""
+    two = [condition.expand(2, -1, -1, -1) for condition in case.conditions]
+    match = (
+        "reference latents are a batch of 2, the sampled latent is one of 1; set batch_size of the empty latent to 2"
+    )
+    refused(model, case, match, positive=conditioning(model, case, two))
+
+
+def test_part_of_the_picture(model: Model, case: Case) -> None:
+    """What Conditioning (Set Area) puts on the conditioning."""
+    area = conditioning(model, case, area=(8, 8, 0, 0), strength=1.0, set_area_to_bounds=False)
+    refused(model, case, r"part of the picture; remove Conditioning \(Set Area\)", positive=area)
+
+
+def test_not_twice_as_wide_as_high(model: Model, case: Case) -> None:
+    square = [condition[..., :8] for condition in case.conditions]
+    odd = Case(**{**vars(case), "noise": case.noise[..., :8], "conditions": square})
+    refused(model, odd, r"panorama twice as wide as high, got 64x64; resize it to 128x64 first")
+
+
+def test_cfg_with_a_negative_that_lacks_the_conditions(model: Model, case: Case) -> None:
+    negative = conditioning(model, case, ())
+    for each in (negative, negative * 2):
+        refused(model, case, r"negative lacks the conditions .* or set cfg to 1", cfg=3.5, negative=each)
+
+
+def test_controlnet_on_top(model: Model, case: Case) -> None:
+    """The host's own ControlNet object, with a network that is never reached."""
+    control = comfy.controlnet.ControlNet(torch.nn.Identity(), load_device=torch.device("cpu"))
+    control.get_control = lambda *args: {"input": [torch.zeros(1, 1, 1)], "output": []}
+    refused(model, case, "can't run with a ControlNet; remove", positive=conditioning(model, case, control=control))
+
+
+def test_attention_mask(model: Model, case: Case) -> None:
+    """What Apply Style Model with a mask puts on the conditioning: text and image tokens against each other."""
+    rows = case.text.shape[1] + 4 * 8
+    extra = {"attention_mask": torch.ones(1, rows, rows), "attention_mask_img_shape": (4, 8)}
+    refused(model, case, "can't run with an attention mask", positive=conditioning(model, case, **extra))
+
+
+def test_seam_wider_than_the_panorama(model: Model, case: Case) -> None:
+    with pytest.raises(ValueError, match="seam is 64 latent columns, the latent has 16; lower seam_columns"):
+        ksample(patched(model, case, seam=64), case, 1)
+
+
+class NotFlux:
+    """A MODEL of another architecture."""
+
+    class model:
+        diffusion_model = torch.nn.Identity()
+
+
+def test_model_that_is_not_flux(case: Case) -> None:
+    for action in (lambda m: patch.attach(m, case.loaded(), 1.0, 1.0, 6), lambda m: patch.with_flow_shift(m, 1.0)):
+        with pytest.raises(ValueError, match=r"fit FLUX\.1-dev, got .*; connect a FLUX\.1-dev model instead"):
+            action(NotFlux())
+
+
+def test_flux_that_takes_a_picture_beside_the_noise(case: Case) -> None:
+    """FLUX.1 Fill has 384 input columns where FLUX.1-dev has 64."""
+    fill = load_flux({**case.flux, "x_embedder.weight": torch.randn(case.flux["x_embedder.weight"].shape[0], 384)})
+    for action in (lambda m: patch.attach(m, case.loaded(), 1.0, 1.0, 6), lambda m: patch.with_flow_shift(m, 1.0)):
+        with pytest.raises(ValueError, match=r"\(Fill, Canny, Depth\); connect FLUX\.1-dev itself"):
+            action(fill)
+
+
+@pytest.mark.parametrize(
+    ("geometry", "match"),
+    [
+        (tiny.Geometry(hidden=128), r"double_blocks\.0\.img_attn\.qkv: expected at most \[384, 128\] .* another model"),
+        (tiny.Geometry(double=1), r"double_blocks\.1\.img_attn\.qkv: the model has no such layer"),
+    ],
+)
+def test_adapters_of_another_size(case: Case, geometry: tiny.Geometry, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        patch.attach(load_flux(tiny.flux(geometry)), case.loaded(), 1.0, 1.0, 6)
+
+
+def test_incomplete_set_names_the_missing_file(case: Case) -> None:
+    missing = {"rgb_camray_to_normal/camray/pytorch_lora_weights.safetensors"}
+    with pytest.raises(
+        AdapterError, match=r"OmniX: camray: expected a file for each stream .* got none for camray; put"
+    ):
+        task_files(lambda name: None if name[6:] in missing else case.locate(name[6:]), "OmniX", case.task)
+
+
+def test_folders_that_hold_a_whole_task() -> None:
+    files = [
+        "OmniX/rgb_to_depth/rgb/pytorch_lora_weights.safetensors",
+        "OmniX/rgb_to_depth/depth/pytorch_lora_weights.safetensors",
+        "OmniX/rgb_to_pbr/rgb.safetensors",
+        "flat\\rgb_to_normal_rgb.safetensors",
+        "flat\\rgb_to_normal_normal.safetensors",
+        "image_to_pano/masked_rgb.safetensors",
+        "image_to_pano/filled_rgb.safetensors",
+        "style.safetensors",
+    ]
+    found = {".": ("image_to_pano",), "OmniX": ("rgb_to_depth",), "flat": ("rgb_to_normal",)}
+    assert folders_with_tasks(files) == found
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_layout_is_found(task: str, tmp_path: Path) -> None:
+    case = make_case(tmp_path / "a", task)
+    layouts = ("{}/{}/pytorch_lora_weights.safetensors", "{}/{}.safetensors", "{}_{}.safetensors")
+    for number, layout in enumerate(layouts):
+        want = []
+        for stream in case.task.streams:
+            target = tmp_path / str(number) / layout.format(task, stream)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes((case.folder / layouts[0].format(task, stream)).read_bytes())
+            want.append(target)
+        other = Case(**{**vars(case), "folder": tmp_path / str(number)})
+        assert list(task_files(other.locate, ".", case.task)) == want
+        assert len(other.loaded().adapters.stream_layers()) == len(want)
