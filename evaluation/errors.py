@@ -1,0 +1,30 @@
+"""What can be wrong with maps on a disk, and with packages that are not there."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+# import name -> (what it is needed for, what pip installs); pyproject.toml's extra `evaluation` says the same.
+PACKAGES = {
+    "OpenImageIO": ("Reading and writing maps", "OpenImageIO>=3.1,<4"),
+    "skimage.metrics": ("SSIM", "scikit-image>=0.25,<0.27"),
+    "lpips": ("LPIPS", "lpips>=0.1.4,<0.2"),
+}
+
+
+class MapError(ValueError):
+    """Maps that can't be read, written or compared: one sentence, with the file where there is one."""
+
+
+class MissingPackage(MapError):
+    """A package of the extra is not installed."""
+
+
+def package(name: str) -> ModuleType:
+    """Import a package of the table above; MissingPackage says which command installs it."""
+    purpose, requirement = PACKAGES[name]
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingPackage(f'{purpose} needs a package that is not here; pip install "{requirement}"') from error
