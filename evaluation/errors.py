@@ -7,9 +7,9 @@ from types import ModuleType
 
 # import name -> (what it is needed for, what pip installs); pyproject.toml's extra `evaluation` says the same.
 PACKAGES = {
-    "OpenImageIO": ("Reading and writing maps", "OpenImageIO>=3.1,<4"),
-    "skimage.metrics": ("SSIM", "scikit-image>=0.25,<0.27"),
-    "lpips": ("LPIPS", "lpips>=0.1.4,<0.2"),
+    "OpenImageIO": ("Reading maps", "OpenImageIO>=3.1,<4"),
+    "PIL.Image": ("The words on a sheet", "pillow>=10.1,<14"),
+    "PIL.ImageDraw": ("The words on a sheet", "pillow>=10.1,<14"),
 }
 
 
@@ -27,4 +27,5 @@ def package(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise MissingPackage(f'{purpose} needs a package that is not here; pip install "{requirement}"') from error
+        missing = name.partition(".")[0]
+        raise MissingPackage(f'{purpose} needs {missing}, which is not here: pip install "{requirement}"') from error

@@ -64,9 +64,9 @@ def kinds(folder: Path) -> tuple[str, ...]:
 
 
 def files(folder: Path, kind: str) -> dict[str, Path]:
-    """Return stem -> file of one kind, in the order of the stems; empty without such a folder."""
+    """Return stem -> file of the maps of one kind that lie in a folder, in order; empty without the folder."""
     found: dict[str, Path] = {}
-    for path in sorted((folder / kind).iterdir()) if (folder / kind).is_dir() else ():
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name.startswith(".") or path.suffix.lower() not in KINDS[kind].suffixes:
             continue
         if path.stem in found:
@@ -77,7 +77,7 @@ def files(folder: Path, kind: str) -> dict[str, Path]:
 
 def stems(folder: Path, *wanted: str) -> list[str]:
     """Return the stems that all of the wanted kinds have, in order."""
-    sets = [files(folder, kind).keys() for kind in wanted]
+    sets = [files(folder / kind, kind).keys() for kind in wanted]
     return sorted(set.intersection(*map(set, sets))) if sets else []
 
 
@@ -124,10 +124,10 @@ def read(path: Path, kind: str) -> Array:
     else:
         values = values / np.float32(np.iinfo(values.dtype).max)
         values = values * 2 - 1 if kind == "normal" else values
-    return _marked(values, kind)
+    return marked(values, kind)
 
 
-def _marked(values: Array, kind: str) -> Array:
+def marked(values: Array, kind: str) -> Array:
     """Put NaN where a depth or a normal is none; bring the other normals to unit length."""
     if kind == "depth":
         return np.where((values > 0) & np.isfinite(values), values, np.float32(np.nan))
