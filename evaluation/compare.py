@@ -7,10 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from . import semantic
-from .alignment import ALIGNMENTS
+from .alignment import ALIGNMENTS, Align
 from .errors import MapError
-from .metrics import KINDS, Scores, score
+from .metrics import KINDS
 from .pictures import Array
+from .scoring import Scores, filled, score
 
 
 class Comparison(NamedTuple):
@@ -27,19 +28,23 @@ class Options(NamedTuple):
     unlabelled: int | None = None
 
 
-def compare(kind: str, prediction: Array, truth: Array, options: Options = Options()) -> Comparison:  # noqa: B008
+DEFAULTS = Options()
+
+
+def compare(kind: str, prediction: Array, truth: Array, options: Options = DEFAULTS) -> Comparison:
     """Compare two maps as `layout.read` gives them, semantic ones as codes [H, W]. MapError where sizes differ."""
     check_sizes(prediction, truth)
-    if kind == "semantic":
-        labels = without(truth, options.unlabelled)
-        valid = KINDS[kind].valid(prediction, labels)
-        return Comparison({"": score(kind, prediction, labels, valid)}, semantic.overlap(prediction, labels))
+    if kind == "semantic" and options.unlabelled is not None:
+        truth = np.where(truth == options.unlabelled, semantic.NO_CLASS, truth)
+    valid = KINDS[kind].valid(prediction, truth)
     if kind != "depth":
-        found = KINDS[kind].valid(prediction, truth)
-        return Comparison({"": score(kind, *_filled(prediction, truth, found), found)}, {})
-    valid = KINDS[kind].valid(prediction, truth) & ~(truth > options.max_depth)
-    ours, true = _filled(prediction, truth, valid)
-    return Comparison({name: score(kind, aligned(name, ours, true, valid), true, valid) for name in ALIGNMENTS}, {})
+        overlap = semantic.overlap(prediction, truth) if kind == "semantic" else {}
+        return Comparison({"": score(kind, prediction, truth, valid)}, overlap)
+    if np.isfinite(options.max_depth):
+        valid &= ~(truth > options.max_depth)
+    ours, true = prediction[valid].astype(np.float64), truth[valid].astype(np.float64)
+    aligns = {name: fitted(name, ours, true) for name in ALIGNMENTS}
+    return Comparison({name: score(kind, prediction, truth, valid, align) for name, align in aligns.items()}, {})
 
 
 def check_sizes(prediction: Array, truth: Array) -> None:
@@ -49,31 +54,17 @@ def check_sizes(prediction: Array, truth: Array) -> None:
         raise MapError(f"the prediction is {ours} but the truth is {true}; bring one to the other's size.")
 
 
-def without(labels: Array, unlabelled: int | None) -> Array:
-    """Return labels with NO_CLASS where they are the unlabelled colour."""
-    return labels if unlabelled is None else np.where(labels == unlabelled, semantic.NO_CLASS, labels)
-
-
-def aligned(name: str, prediction: Array, truth: Array, valid: Array) -> Array:
-    """Return an aligned depth; what has no valid pixel stays as it is."""
-    return ALIGNMENTS[name].align(prediction, truth, valid) if valid.any() else prediction
-
-
-def _filled(prediction: Array, truth: Array, valid: Array) -> tuple[Array, Array]:
-    """Return both as float64, with 1 where a pixel is invalid, so that no NaN gets into sums."""
-    mask = valid if prediction.ndim == 2 else valid[..., None]
-    first, second = (np.where(mask, values, 1).astype(np.float64) for values in (prediction, truth))
-    return first, second
+def fitted(name: str, prediction: Array, truth: Array) -> Align:
+    """Fit an alignment to valid depths [N]; without any, it leaves what it gets as it is."""
+    return ALIGNMENTS[name].fit(prediction, truth) if prediction.size else np.asarray
 
 
 def error_picture(kind: str, prediction: Array, truth: Array, alignment: str = "scale_by_median") -> Array:
     """Return the error of each pixel [H, W], NaN where invalid: relative (depth), degrees, difference, 1 = wrong."""
     check_sizes(prediction, truth)
-    valid = KINDS[kind].valid(prediction, truth)
-    if kind == "semantic":
-        return np.where(valid, prediction != truth, np.nan)
-    ours, true = _filled(prediction, truth, valid)
-    if kind == "depth":
-        ours = aligned(alignment, ours, true, valid)
     way = KINDS[kind]
+    valid = way.valid(prediction, truth)
+    ours, true = filled(prediction, truth, valid)
+    if kind == "depth":
+        ours = fitted(alignment, ours[valid], true[valid])(ours)
     return np.where(valid, way.measure(ours, true)[way.error], np.nan)

@@ -112,19 +112,17 @@ def read(path: Path, kind: str) -> Array:
     """Read one map; shape, dtype and range as in the table above. MapError says what is wrong with the file."""
     found = pixels(path)
     _check_type(path, kind, found.dtype)
+    if found.dtype.kind == "f" and np.isnan(found).any():
+        raise MapError(f"{path}: {int(np.isnan(found).sum())} values are NaN; write 0 where there is no value.")
     values = _channels(path, kind, found)
     if kind == "semantic":
         return values
-    if values.dtype == np.float16 or values.dtype == np.float32:
-        values = values.astype(np.float32)
-        if np.isnan(values).any():
-            raise MapError(f"{path}: {int(np.isnan(values).sum())} values are NaN; write 0 where there is no value.")
-    elif kind == "depth":
-        values = values / np.float32(MILLIMETRES)
-    else:
-        values = values / np.float32(np.iinfo(values.dtype).max)
-        values = values * 2 - 1 if kind == "normal" else values
-    return marked(values, kind)
+    if values.dtype.kind == "f":
+        return marked(values.astype(np.float32), kind)
+    if kind == "depth":
+        return marked(values / np.float32(MILLIMETRES), kind)
+    shares = values / np.float32(np.iinfo(values.dtype).max)
+    return marked(shares * 2 - 1, kind) if kind == "normal" else shares
 
 
 def marked(values: Array, kind: str) -> Array:
@@ -132,8 +130,9 @@ def marked(values: Array, kind: str) -> Array:
     if kind == "depth":
         return np.where((values > 0) & np.isfinite(values), values, np.float32(np.nan))
     if kind == "normal":
-        length = np.linalg.norm(values, axis=-1, keepdims=True)
-        return np.where(length < SHORTEST_NORMAL, np.float32(np.nan), values / np.maximum(length, SHORTEST_NORMAL))
+        length = np.sqrt(np.einsum("hwc,hwc->hw", values, values))
+        shorten = np.where(length < SHORTEST_NORMAL, np.float32(np.nan), 1 / np.maximum(length, SHORTEST_NORMAL))
+        return values * shorten[..., None]
     return values
 
 

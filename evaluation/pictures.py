@@ -43,10 +43,13 @@ def pixels(path: Path) -> Array:
 def _check_end(path: Path) -> None:
     """Refuse a PNG that was cut off, which libpng would complain of on stderr by itself."""
     try:
-        data = path.read_bytes()
+        with open(path, "rb") as file:
+            start = file.read(4)
+            file.seek(max(0, path.stat().st_size - 64))
+            end = file.read()
     except OSError as error:
         raise MapError(f"{path}: can't be read ({error.strerror}).") from error
-    if path.suffix.lower() == ".png" and data.startswith(b"\x89PNG") and b"IEND" not in data[-64:]:
+    if start == b"\x89PNG" and b"IEND" not in end:
         raise MapError(f"{path}: the picture is damaged (its end is missing).")
 
 

@@ -10,25 +10,32 @@ from __future__ import annotations
 import numpy as np
 
 from .pictures import Array
+from .sphere import bands
 
 WINDOW = 7
 
 
 def similarity(first: Array, second: Array) -> Array:
-    """Return SSIM at each pixel of two channels [H, W], float32 in [0, 1]: [H, W], NaN in the 3 rows at each pole."""
+    """Return SSIM at each pixel of two channels [H, W] in [0, 1]: float32 [H, W], NaN in the 3 rows at each pole."""
     radius = WINDOW // 2
     result = np.full(first.shape, np.nan, dtype=np.float32)
-    if first.shape[0] < WINDOW or first.shape[1] < WINDOW:
+    if first.shape[1] < WINDOW:
         return result
-    x, y = (np.pad(channel, ((0, 0), (radius, radius)), mode="wrap") for channel in (first, second))
-    ux, uy = _mean(x), _mean(y)
-    sample = WINDOW**2 / (WINDOW**2 - 1)
-    vx, vy, vxy = (
-        sample * (_mean(a * b) - ua * ub) for a, b, ua, ub in ((x, x, ux, ux), (y, y, uy, uy), (x, y, ux, uy))
-    )
-    c1, c2 = 0.01**2, 0.03**2
-    result[radius:-radius] = (2 * ux * uy + c1) * (2 * vxy + c2) / ((ux * ux + uy * uy + c1) * (vx + vy + c2))
+    x, y = (np.pad(channel.astype(np.float32), ((0, 0), (radius, radius)), mode="wrap") for channel in (first, second))
+    for rows in bands(first.shape[0] - 2 * radius):
+        under = slice(rows.start, rows.stop + 2 * radius)
+        result[rows.start + radius : rows.stop + radius] = _similarity(x[under], y[under])
     return result
+
+
+def _similarity(x: Array, y: Array) -> Array:
+    """Return SSIM of every whole window."""
+    ux, uy = _mean(x), _mean(y)
+    sample = np.float32(WINDOW**2 / (WINDOW**2 - 1))
+    vx, vy = sample * (_mean(x * x) - ux * ux), sample * (_mean(y * y) - uy * uy)
+    vxy = sample * (_mean(x * y) - ux * uy)
+    c1, c2 = np.float32(0.01**2), np.float32(0.03**2)
+    return (2 * ux * uy + c1) * (2 * vxy + c2) / ((ux * ux + uy * uy + c1) * (vx + vy + c2))
 
 
 def _mean(values: Array) -> Array:

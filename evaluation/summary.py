@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from .compare import Comparison
-from .metrics import FIGURES, Scores
+from .metrics import FIGURES
+from .scoring import Scores
 from .semantic import mean_iou
 
 WEIGHTS = ("unweighted", "weighted")

@@ -113,9 +113,7 @@ def side(path: Path, kind: str | None) -> Side:
         found = found._replace(maps={name: files for name, files in found.maps.items() if name in (kind, "rgb")})
     if not any(found.maps.get(name) for name in MEASURED):
         wanted = kind or ", ".join(MEASURED)
-        raise MapError(
-            f"{path}: no maps found; expected folders named {wanted} with files, or the tree of a known set."
-        )
+        raise MapError(f"{path}: no maps found; expected files in folders named {wanted}, or the tree of a known set.")
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .compare import aligned, error_picture
+from .compare import error_picture, fitted
 from .errors import MapError
 from .metrics import KINDS
 from .pictures import Array
@@ -46,7 +46,7 @@ def _depths(prediction: Array, truth: Array) -> tuple[Array, Array]:
         raise MapError("no pixel has a depth on both sides.")
     near, far = np.percentile(truth[valid], (2, 98))
     span = far - near or 1.0
-    ours = aligned(SHOWN_ALIGNMENT, prediction, truth, valid)
+    ours = fitted(SHOWN_ALIGNMENT, prediction[valid], truth[valid])(prediction)
     return _coloured((ours - near) / span), _coloured((truth - near) / span)
 
 
