@@ -44,7 +44,7 @@ class Plan(NamedTuple):
 
 def plan(predicted: Side, truth: Side) -> Plan:
     """Pair the stems of each kind that both sides have. MapError where not a single pair is left."""
-    ours, true = ({kind: side.maps[kind] for kind in MEASURED if side.maps.get(kind)} for side in (predicted, truth))
+    ours, true = ({kind: side.maps[kind] for kind in MEASURED if kind in side.maps} for side in (predicted, truth))
     kinds = [kind for kind in MEASURED if kind in ours and kind in true]
     alone = tuple(kind for kind in MEASURED if (kind in ours) != (kind in true))
     if not kinds:

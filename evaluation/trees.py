@@ -31,7 +31,10 @@ MEASURED = tuple(FIGURES)
 
 
 class Side(NamedTuple):
-    """One side of a comparison: kind -> stem -> file, how a file is read, and the colour that is no class."""
+    """One side of a comparison: kind -> stem -> file, how a file is read, and the colour that is no class.
+
+    A kind without files is a folder that is empty: all of its stems are missing.
+    """
 
     maps: Mapping[str, Mapping[str, Path]]
     read: Read
@@ -131,8 +134,8 @@ def _folder(path: Path, kind: str | None) -> Side:
         return Side({name: layout.files(path / name, name) for name in layout.kinds(path)}, layout.read)
     for tree in TREES:
         maps = {name: dict(_stems(tree, sorted(path.glob(pattern)))) for name, pattern in tree.patterns.items()}
-        if any(maps.values()):
-            return Side(maps, tree.read, tree.unlabelled)
+        if found := {name: files for name, files in maps.items() if files}:
+            return Side(found, tree.read, tree.unlabelled)
     name = kind or path.name
     return Side({name: layout.files(path, name)} if name in MEASURED else {}, layout.read)
 

@@ -101,6 +101,14 @@ def test_missing_stems_are_listed_and_counted_and_the_others_measured(tmp_path: 
     )
 
 
+def test_an_empty_folder_lacks_all_of_its_stems(tmp_path: Path) -> None:
+    predicted, truth = sides(tmp_path, 1, 8)
+    layout.find(predicted, "depth", "0000").unlink()
+    done = run(predicted, truth, "--json")
+    assert done.returncode == 1 and "depth" not in json.loads(done.stdout)
+    assert done.stderr == "omnix-evaluate: depth: 1 stem without a prediction (0000); the others were measured.\n"
+
+
 def test_a_kind_on_one_side_is_said_and_no_fault(tmp_path: Path) -> None:
     write_maps(tmp_path / "predicted", "a", {"depth": maps(0)["depth"]})
     write_maps(tmp_path / "true", "a", maps(1))
