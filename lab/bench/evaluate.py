@@ -1,7 +1,7 @@
 """Time omnix-evaluate: 100 pairs of 1024x512 of each kind of map, by processor seconds, and its largest memory.
 
 Makes 5 different pairs of each kind (depth as EXR, normals as PNG of 16 bits, the rest of 8) in a temporary folder and
-links them as 100. Processor seconds over the number of cores are what a run takes on cores that have nothing else to do.
+links them as 100. Processor seconds over the number of cores are what a run takes on cores that do nothing else.
 
     python lab/bench/evaluate.py [--pairs 100] [--height 512] [--python PYTHON_WITH_THE_EXTRA]
 """
