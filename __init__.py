@@ -26,7 +26,7 @@ def host_version() -> str:
     return comfyui_version.__version__
 
 
-# Installed by pip it is the converter alone: it has no nodes, though a ComfyUI may be near.
+# Installed by pip it is the command lines alone: it has no nodes, though a ComfyUI may be near.
 if (Path(__file__).parent / "graph").is_dir() and importlib.util.find_spec("comfy_api") is not None:
     if too_old(host_version()):
         _needed = ".".join(map(str, OLDEST))

@@ -53,6 +53,8 @@ TOOLS = (
     "accelerate==1.15.0",
     "playwright==1.65.2",
     "comfy-cli==1.23.0",
+    "OpenImageIO==3.2.2.0",
+    "scikit-image==0.26.0",
 )
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 

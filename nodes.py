@@ -12,6 +12,7 @@ from .graph.files import CONDITIONING_FOLDER
 from .graph.images import OmniXCameraRays, OmniXDecodePanorama, OmniXPlaceOnPanorama
 from .graph.loaders import OmniXConvertAdapter, OmniXLoadAdapters, OmniXLoadDiffusersFlux
 from .graph.maps import OmniXDepth, OmniXMaterial, OmniXMogeGeometry, OmniXNormal, OmniXPackORM
+from .graph.measuring import OmniXCompareMaps
 from .graph.model import OmniXApplyAdapters, OmniXFlowShift
 from .graph.older import OmniXOlderGraph, register_replacements
 from .graph.viewing import OmniXColourDepth, OmniXContactSheet, OmniXPanoramaViewer
@@ -34,6 +35,7 @@ NODES: list[type[io.ComfyNode]] = [
     OmniXMogeGeometry,
     OmniXColourDepth,
     OmniXContactSheet,
+    OmniXCompareMaps,
     OmniXPanoramaViewer,
     OmniXConvertAdapter,
     OmniXOlderGraph,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from PIL import Image
 
@@ -58,6 +59,7 @@ def sheets() -> Mapping[str, Tensor]:
         },
         "OmniXMogeGeometry": {"panorama": shown["rgb"], "its points, from above": plan(distance, shown["rgb"])},
         "OmniXColourDepth": colourings((distance / distance.quantile(FAR)).clamp(0, 1)),
+        "OmniXCompareMaps": compared(distance),
         "OmniXContactSheet": {
             "panorama": shown["rgb"],
             **{name: shown[name] for name in ("depth", "normal", "albedo", "roughness", "metallic", "semantic")},
@@ -67,6 +69,20 @@ def sheets() -> Mapping[str, Tensor]:
         node: contact_sheet(list(parts.items()), columns=2 if len(parts) in (2, 4) else 3)[0]
         for node, parts in pictures.items()
     }
+
+
+def compared(distance: Tensor) -> dict[str, Tensor]:
+    """Return a depth as a coarse model would see it, the truth, and the error that Compare Maps draws of it."""
+    from ...evaluation.images import compare_images
+    from ...omnix import maps
+
+    def picture(values: Tensor) -> Tensor:
+        return maps.depth(rearrange((values / distance.quantile(FAR) * DARKER).clamp(0, 1), "b h w -> b h w 1")).image
+
+    coarse = F.interpolate(F.avg_pool2d(distance[None], 40), size=distance.shape[1:], mode="bilinear")[0]
+    guess, truth = picture((coarse + distance) / 2), picture(distance)
+    error, _ = compare_images("depth", guess.numpy(), truth.numpy(), "scale_by_median")
+    return {"prediction": guess, "truth": truth, "error": torch.from_numpy(error)}
 
 
 def depths(rgb: Tensor, distance: Tensor) -> dict[str, Tensor]:

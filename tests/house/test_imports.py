@@ -20,7 +20,8 @@ SHIPPED: dict[str, set[str]] = {
     "converters.fusing": {"converters.lora", "converters.files"},
     "converters": {"converters.fusing", "converters.lora", "converters.files"},
     "omnix": {"converters", "converters.fusing"},
-    "graph": {"omnix", "converters"},
+    "evaluation": set(),
+    "graph": {"omnix", "converters", "evaluation"},
     ROOF: {"graph"},
 }
 """A room of the house -> the rooms that it may import; `converters.errors`, which all of them raise, is free to all."""

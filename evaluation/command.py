@@ -1,0 +1,121 @@
+"""Measure predicted maps of panoramas against the truth.
+
+PREDICTED and TRUTH are folders with rgb/, depth/, normal/, albedo/, roughness/, metallic/ and semantic/ in which files
+of one stem belong together (0001.png, 0001.exr), single files, or the tree of a public set: Structured3D,
+Stanford2D3D, Matterport3D. Every map that both sides have is measured, depth under each alignment, with every pixel
+alike and by the area that it covers on the sphere, and at the seam and the poles.
+Exit status: 0 all was measured, 1 something failed or was missing (a sentence says what), 2 the call was wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from . import report, run
+from .compare import Options
+from .errors import MapError
+from .sheet import write_sheet
+from .summary import summary
+from .trees import MEASURED, side
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    options = _parser().parse_args(arguments)
+    try:
+        status = _run(options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # who reads has seen enough, as `| head` does
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        return 1
+    except (MapError, OSError) as error:
+        return _failed(str(error))
+    except KeyboardInterrupt:
+        return _failed("interrupted; nothing was written")
+
+
+def _failed(reason: str) -> int:
+    print(f"omnix-evaluate: {reason}", file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="omnix-evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("predicted", type=Path, metavar="PREDICTED", help="folder of predicted maps, or one file")
+    parser.add_argument("truth", type=Path, metavar="TRUTH", help="folder of true maps, or one file")
+    parser.add_argument("--map", choices=MEASURED, help="measure this map alone; say what a single file is")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    form.add_argument("--markdown", action="store_true", help="print the tables in Markdown")
+    parser.add_argument(
+        "--sheet", type=Path, metavar="FILE", help="also write a picture: input, prediction, truth and error"
+    )
+    parser.add_argument(
+        "--max-depth", type=_positive, default=Options().max_depth, metavar="M", help="leave out truth beyond this"
+    )
+    parser.add_argument(
+        "--unlabelled", type=_colour, metavar="RRGGBB", help="true colour of a semantic map that is no class"
+    )
+    return parser
+
+
+def _positive(words: str) -> float:
+    number = float(words)
+    if not number > 0:
+        raise argparse.ArgumentTypeError("expected a depth above 0")
+    return number
+
+
+def _colour(words: str) -> int:
+    number = int(words.lstrip("#"), 16)
+    if not 0 <= number <= 0xFFFFFF:
+        raise argparse.ArgumentTypeError("expected RRGGBB")
+    return number
+
+
+def _run(options: argparse.Namespace) -> int:
+    predicted, truth = (side(path, options.map) for path in (options.predicted, options.truth))
+    predicted = run.alike(predicted, truth)
+    plan = run.plan(predicted, truth)
+    unlabelled = truth.unlabelled if options.unlabelled is None else options.unlabelled
+    reading = run.maps(predicted, truth, plan.pairs)
+    found = run.evaluate(reading, plan.pairs, Options(options.max_depth, unlabelled), _bar(len(plan.pairs)))
+    result = summary(found)
+    if options.sheet:
+        write_sheet(options.sheet, reading, plan.pairs)
+    form = report.markdown if options.markdown else report.text
+    print(json.dumps(result, indent=1, allow_nan=False) if options.json else form(result))
+    return _remarks(plan)
+
+
+def _bar(total: int) -> Callable[[int], None]:
+    """Return what draws a progress bar in a terminal, and nothing elsewhere."""
+
+    def draw(done: int) -> None:
+        filled = 30 * done // total
+        end = "\r\x1b[K" if done == total else ""
+        print(f"\r[{'#' * filled}{'.' * (30 - filled)}] {done}/{total}{end}", end="", file=sys.stderr, flush=True)
+
+    return draw if sys.stderr.isatty() else lambda _done: None
+
+
+def _remarks(plan: run.Plan) -> int:
+    """Say what could not be compared; return the exit status."""
+    if plan.alone:
+        print(f"omnix-evaluate: on one side only, so not measured: {', '.join(plan.alone)}.", file=sys.stderr)
+    if plan.missing:
+        return _failed("; ".join(map(run.sentence, plan.missing)) + "; the others were measured.")
+    return 0

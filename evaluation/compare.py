@@ -1,0 +1,70 @@
+"""Compare one prediction with its truth: every alignment of a depth, every figure of its kind."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from . import semantic
+from .alignment import ALIGNMENTS, Align
+from .errors import MapError
+from .metrics import KINDS
+from .pictures import Array
+from .scoring import Scores, filled, score
+
+
+class Comparison(NamedTuple):
+    """The scores of one pair by alignment ("" where the kind knows none), and its overlap of classes."""
+
+    scores: dict[str, Scores]
+    overlap: semantic.Overlap
+
+
+class Options(NamedTuple):
+    """What the user may choose: a depth beyond which truth is left out, the true colour (a code) that is no class."""
+
+    max_depth: float = np.inf
+    unlabelled: int | None = None
+
+
+DEFAULTS = Options()
+
+
+def compare(kind: str, prediction: Array, truth: Array, options: Options = DEFAULTS) -> Comparison:
+    """Compare two maps as `layout.read` gives them, semantic ones as codes [H, W]. MapError where sizes differ."""
+    check_sizes(prediction, truth)
+    if kind == "semantic" and options.unlabelled is not None:
+        truth = np.where(truth == options.unlabelled, semantic.NO_CLASS, truth)
+    valid = KINDS[kind].valid(prediction, truth)
+    if kind != "depth":
+        overlap = semantic.overlap(prediction, truth) if kind == "semantic" else {}
+        return Comparison({"": score(kind, prediction, truth, valid)}, overlap)
+    if np.isfinite(options.max_depth):
+        valid &= ~(truth > options.max_depth)
+    ours, true = prediction[valid].astype(np.float64), truth[valid].astype(np.float64)
+    aligns = {name: fitted(name, ours, true) for name in ALIGNMENTS}
+    return Comparison({name: score(kind, prediction, truth, valid, align) for name, align in aligns.items()}, {})
+
+
+def check_sizes(prediction: Array, truth: Array) -> None:
+    """Raise MapError unless two maps have one size."""
+    if prediction.shape != truth.shape:
+        ours, true = (f"{values.shape[1]}x{values.shape[0]}" for values in (prediction, truth))
+        raise MapError(f"the prediction is {ours} but the truth is {true}; bring one to the other's size.")
+
+
+def fitted(name: str, prediction: Array, truth: Array) -> Align:
+    """Fit an alignment to valid depths [N]; without any, it leaves what it gets as it is."""
+    return ALIGNMENTS[name].fit(prediction, truth) if prediction.size else np.asarray
+
+
+def error_picture(kind: str, prediction: Array, truth: Array, alignment: str = "scale_by_median") -> Array:
+    """Return the error of each pixel [H, W], NaN where invalid: relative (depth), degrees, difference, 1 = wrong."""
+    check_sizes(prediction, truth)
+    way = KINDS[kind]
+    valid = way.valid(prediction, truth)
+    ours, true = filled(prediction, truth, valid)
+    if kind == "depth":
+        ours = fitted(alignment, ours[valid], true[valid])(ours)
+    return np.where(valid, way.measure(ours, true)[way.error], np.nan)

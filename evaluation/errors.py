@@ -1,0 +1,31 @@
+"""What can be wrong with maps on a disk, and with packages that are not there."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+# import name -> (what it is needed for, what pip installs); pyproject.toml's extra `evaluation` says the same.
+PACKAGES = {
+    "OpenImageIO": ("Reading maps", "OpenImageIO>=3.1,<4"),
+    "PIL.Image": ("The words on a sheet", "pillow>=10.1,<14"),
+    "PIL.ImageDraw": ("The words on a sheet", "pillow>=10.1,<14"),
+}
+
+
+class MapError(ValueError):
+    """Maps that can't be read, written or compared: one sentence, with the file where there is one."""
+
+
+class MissingPackage(MapError):
+    """A package of the extra is not installed."""
+
+
+def package(name: str) -> ModuleType:
+    """Import a package of the table above; MissingPackage says which command installs it."""
+    purpose, requirement = PACKAGES[name]
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        missing = name.partition(".")[0]
+        raise MissingPackage(f'{purpose} needs {missing}, which is not here: pip install "{requirement}"') from error

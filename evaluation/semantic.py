@@ -1,0 +1,86 @@
+"""Semantic maps: colours as labels, and how much classes overlap.
+
+The classes are the colours of the truth, and a pixel is right where its colour is the truth's. But a prediction of
+more than 256 colours beside truths of fewer is no label map, it is painted (decoded by a VAE, say): each of its pixels
+is taken as the nearest colour of all truths, by Euclidean distance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from . import sphere
+from .pictures import Array
+
+MOST_COLOURS = 256
+NO_CLASS = -1
+
+Overlap = Mapping[tuple[int, int], tuple[float, float]]
+"""(predicted colour, true colour) -> the pixels that have them, (alike, by the cosine of latitude)."""
+
+
+def codes(colours: Array) -> Array:
+    """Return colours uint8 [.., 3] as numbers 0xRRGGBB, int32 [..]."""
+    red, green, blue = (colours[..., channel].astype(np.int32) for channel in range(3))
+    return red << 16 | green << 8 | blue
+
+
+def _colours(labels: Array) -> Array:
+    return np.stack([labels >> 16, labels >> 8 & 255, labels & 255], axis=-1).astype(np.float32)
+
+
+def distinct(labels: Array) -> Array:
+    """Return the different labels of a map [H, W], in order; labels come in runs, which makes it quick."""
+    starts = labels[:, 1:][labels[:, 1:] != labels[:, :-1]]
+    return np.unique(np.concatenate([labels[:, 0], starts]))
+
+
+def is_painted(prediction: Array, known: Array) -> bool:
+    """Tell whether a prediction of codes [H, W] has too many colours to be a label map, unlike the known ones."""
+    return known.size <= MOST_COLOURS < distinct(prediction).size
+
+
+def nearest(prediction: Array, known: Array) -> Array:
+    """Return the known code whose colour is nearest to that of each pixel of codes [H, W]."""
+    painted, colours = _colours(prediction), _colours(known)
+    # |p - c|^2 without |p|^2, which is the same for all c.
+    closeness = painted @ (2 * colours.T) - (colours * colours).sum(axis=1)
+    return known[closeness.argmax(axis=-1)]
+
+
+def overlap(prediction: Array, truth: Array) -> Overlap:
+    """Count the pixels of each pair of labels, from two maps of codes [H, W]; those of a truth below 0 are left out."""
+    mine, true = distinct(prediction), distinct(truth)
+    joint = np.searchsorted(mine, prediction) * true.size + np.searchsorted(true, truth)
+    size = mine.size * true.size
+    weights = np.repeat(sphere.weightings(truth.shape[0])[sphere.WEIGHTED], truth.shape[1])
+    alike = np.bincount(joint.ravel(), minlength=size)
+    cosine = np.bincount(joint.ravel(), weights, size)
+    return {
+        (int(mine[cell // true.size]), int(true[cell % true.size])): (float(alike[cell]), float(cosine[cell]))
+        for cell in np.nonzero(alike)[0]
+        if true[cell % true.size] != NO_CLASS
+    }
+
+
+def mean_iou(overlaps: Iterable[Overlap]) -> tuple[float, float]:
+    """Return mIoU of pictures taken together, (unweighted, weighted): intersection over union, mean over true classes.
+
+    Everingham et al., IJCV 2010, as segmentation benchmarks print it. NaN without a single class.
+    """
+    total: dict[tuple[int, int], Array] = {}
+    for counts in overlaps:
+        for pair, pixels in counts.items():
+            total[pair] = total.get(pair, np.zeros(2)) + pixels
+    classes = sorted({true for _, true in total})
+    if not classes:
+        return np.nan, np.nan
+    shares = np.mean([_iou(total, label) for label in classes], axis=0)
+    return float(shares[0]), float(shares[1])
+
+
+def _iou(total: Mapping[tuple[int, int], Array], label: int) -> Array:
+    union = sum(pixels for pair, pixels in total.items() if label in pair)
+    return total.get((label, label), np.zeros(2)) / union

@@ -1,0 +1,75 @@
+"""Means and medians over a panorama: how much each row counts, and which rows are at a pole.
+
+Row i of H has its centre at latitude (0.5 - (i + 0.5) / H) pi. A pixel's share of the sphere is the cosine of that,
+by which Pano3D (Albanis et al., OmniCV 2021) weights its figures. All pixels of a row count alike, so what a mean
+needs of a picture are the sums of its rows.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .pictures import Array
+
+POLAR_LATITUDE = 60.0
+"""Degrees from which on a row is at a pole: 13 % of the sphere, a third of the rows."""
+
+UNWEIGHTED, WEIGHTED, POLES = range(3)
+
+
+class Rows(NamedTuple):
+    """The sum of some values in each row, and how many there are: each [H], float64."""
+
+    total: Array
+    number: Array
+
+
+def weightings(height: int) -> Array:
+    """Return [3, H]: every row alike, by the cosine of latitude, and 1 at the poles, else 0."""
+    latitude = (0.5 - (np.arange(height) + 0.5) / height) * np.pi
+    polar = np.abs(latitude) >= np.radians(POLAR_LATITUDE)
+    return np.stack([np.ones(height), np.cos(latitude), polar.astype(np.float64)])
+
+
+def rows(values: Array, valid: Array | None) -> Rows:
+    """Sum values [H, W] by rows, of the valid pixels [H, W] or, with None, of all."""
+    if valid is None:
+        number = np.full(values.shape[0], values.shape[1], dtype=np.float64)
+    else:
+        number = np.count_nonzero(valid, axis=1).astype(np.float64)
+        values = np.where(valid, values, 0)
+    summed = np.count_nonzero(values, axis=1) if values.dtype == np.bool_ else values.sum(axis=1, dtype=np.float64)
+    return Rows(summed.astype(np.float64), number)
+
+
+def mean(sums: Rows, weights: Array) -> Array:
+    """Return the weighted means, one for each row of weights [K, H]; NaN where there is nothing to take one of."""
+    total, number = weights @ sums.total, weights @ sums.number
+    return np.divide(total, number, out=np.full_like(number, np.nan), where=number > 0)
+
+
+def median(values: Array, valid: Array, weights: Array) -> Array:
+    """Return the weighted medians of values [H, W] where valid, one for each row of weights [K, H]; NaN where none is.
+
+    The value at which half of the weight is reached; the mean of two values where it is reached exactly between them.
+    """
+    found = valid.ravel()
+    flat = values.ravel()[found]
+    order = np.argsort(flat)
+    ascending, row = flat[order], (np.flatnonzero(found) // values.shape[1])[order]
+    return np.array([_middle(ascending, weight[row]) for weight in weights])
+
+
+def _middle(ascending: Array, weights: Array) -> float:
+    reached = np.cumsum(weights)
+    if reached.size == 0 or reached[-1] == 0:
+        return np.nan
+    first, after = (np.searchsorted(reached, reached[-1] / 2, side=side) for side in ("left", "right"))
+    return float((ascending[first] + ascending[min(after, ascending.size - 1)]) / 2)
+
+
+def bands(height: int) -> list[slice]:
+    """Cut the rows of a picture into bands that a processor's cache holds, which makes sums of them much faster."""
+    return [slice(start, min(start + 32, height)) for start in range(0, height, 32)]
