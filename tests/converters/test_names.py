@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from comfyui_omnix.converters import STREAMS, AdapterError, find_adapters, slot_of_name
 from comfyui_omnix.converters.lora.formats import foreign_format
-from comfyui_omnix.converters.lora.names import fused_keys, original_keys, pair_up, parse
+from comfyui_omnix.converters.lora.dialects import parse
+from comfyui_omnix.converters.lora.names import fused_keys, original_keys, pair_up
 from comfyui_omnix.converters.tasks import is_plain, slot_of
 
 LAYER = "transformer_blocks.0.attn.to_q"
@@ -50,7 +51,7 @@ def test_our_own_names_are_read_back() -> None:
 
 def test_every_key_is_accounted_for_once() -> None:
     keys = dict.fromkeys([f"{LAYER}.lora_A.weight", f"{LAYER}.lora_B.weight", f"{LAYER}.alpha", "bias", "x.alpha"])
-    pairs = pair_up("f", keys)
+    pairs = pair_up("f", {key: parse(key) for key in keys})
     assert pairs.factors == {LAYER: (f"{LAYER}.lora_A.weight", f"{LAYER}.lora_B.weight")}
     assert pairs.alphas == {LAYER: f"{LAYER}.alpha"} and set(pairs.others) == {"bias", "x.alpha"}
 
@@ -58,7 +59,7 @@ def test_every_key_is_accounted_for_once() -> None:
 def test_two_spellings_of_one_alpha_are_refused() -> None:
     keys = [*original_keys(LAYER), f"transformer.{LAYER}.alpha", f"{LAYER}.alpha"]
     with pytest.raises(AdapterError, match="expected one alpha per layer"):
-        pair_up("f", dict.fromkeys(keys))
+        pair_up("f", {key: parse(key) for key in keys})
 
 
 FOREIGN = {
