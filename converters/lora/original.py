@@ -60,7 +60,7 @@ def _wide(layers: Mapping[str, FusedLayer]) -> tuple[str, ...]:
 def _refuse_foreign(path: Path, entries: Mapping[str, Entry], found: Recognised) -> None:
     """Raise AdapterError for a file of another architecture, or with nothing of FLUX.1 in it."""
     if found.foreign is not None:
-        raise AdapterError(f"{path}: expected a LoRA of FLUX.1, got {found.foreign.name}; {found.foreign.advice}.")
+        raise AdapterError(f"{path}: expected a FLUX.1 LoRA, got {found.foreign.name}; {found.foreign.advice}.")
     if not found.places:
         some = ", ".join(list(entries)[:5]) or "no tensor at all"
         raise AdapterError(
