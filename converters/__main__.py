@@ -19,20 +19,12 @@ from typing import Any
 from . import console
 from .convert import convert, split
 from .errors import AdapterError
+from .fusing.outputs import dtype_of
 from .inspect import inspect
 from .lora.layout import table
 from .tree import Job, Outcome, jobs, listed, run, sentence
 from .verify import verify
 from .version import VERSION
-
-_DTYPES = {
-    "float32": "F32",
-    "bfloat16": "BF16",
-    "float16": "F16",
-    "float8_e4m3fn": "F8_E4M3",
-    "float8_e5m2": "F8_E5M2",
-}
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
@@ -44,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     _check_call(parser, options)
     if options.command == "layout":
-        print(table())
+        print(console.fitted(table(), sys.stdout))
         return 0
     try:
         status = _run(options)
@@ -67,7 +59,7 @@ def _failed(options: argparse.Namespace, reason: str) -> int:
     """Say why not a single file was looked at; return the exit status."""
     if options.json:
         print(json.dumps(console.document(options.command, (), options.dry_run, reason), indent=1))
-    print(f"omnix-convert: {reason}", file=sys.stderr)
+    print(console.fitted(f"omnix-convert: {reason}", sys.stderr), file=sys.stderr)
     return 1
 
 
@@ -78,27 +70,39 @@ def _drop_output() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="omnix-convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog="omnix-convert", description=__doc__)
     parser.add_argument("source", nargs="?", type=Path, metavar="SOURCE", help="adapter file, or folder of adapters")
     parser.add_argument("destination", nargs="?", type=Path, metavar="DESTINATION", help="folder, or .safetensors file")
     parser.set_defaults(command="convert")
     command = parser.add_mutually_exclusive_group()
     for name, words in (
-        ("inspect", "say what SOURCE is and what each of its keys will become"),
+        ("inspect", "say what SOURCE is, with --keys also what each of its keys will become"),
         ("verify", "compare the deltas of SOURCE with those of the results in DESTINATION"),
         ("split", "the inverse: converted files in SOURCE back to Diffusers layout in DESTINATION"),
         ("layout", "print the table of layers and stop"),
     ):
         command.add_argument(f"--{name}", action="store_const", dest="command", const=name, help=words)
-    parser.add_argument("--dtype", choices=_DTYPES, help="write this dtype instead of the source's")
+    parser.add_argument("--keys", action="store_true", help="with --inspect: list every key")
+    parser.add_argument(
+        "--dtype",
+        type=_dtype,
+        metavar="DTYPE",
+        help="write this dtype instead of the source's: bf16, fp16, fp32, fp8_e4m3fn, fp8_e5m2, or torch's names",
+    )
     parser.add_argument("--force", action="store_true", help="replace files that exist")
     parser.add_argument("--dry-run", action="store_true", help="check and report, write nothing")
     parser.add_argument("--allow-unused", action="store_true", help="leave out tensors that belong to no FLUX.1 layer")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
     parser.add_argument("--version", action="version", version=f"omnix-convert {VERSION}")
     return parser
+
+
+def _dtype(name: str) -> str:
+    """Return safetensors' name of a dtype.  Raises argparse's error."""
+    try:
+        return dtype_of(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"invalid choice: {error}") from error
 
 
 def _check_call(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -112,6 +116,8 @@ def _check_call(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
         parser.error("--inspect takes no DESTINATION" if command == "inspect" else "DESTINATION is missing")
     if options.dtype and command != "convert":
         parser.error(f"--dtype does not go with --{command}")
+    if options.keys and command != "inspect":
+        parser.error("--keys goes with --inspect alone")
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -125,15 +131,15 @@ def _run(options: argparse.Namespace) -> int:
         for outcome in run(work, _action(options)):
             outcomes.append(outcome)
             if not options.json:
-                _show(outcome, options.dry_run, len(outcomes), len(work))
+                _show(outcome, options, len(outcomes), len(work))
     except KeyboardInterrupt:
         interrupted = "interrupted; files finished before are whole, the rest was not written"
     if options.json:
         print(json.dumps(console.document(options.command, outcomes, options.dry_run, interrupted), indent=1))
     elif options.source.is_dir():
-        print(console.summary(outcomes, options.dry_run))
+        print(console.fitted(console.summary(outcomes, options.dry_run), sys.stdout))
     if interrupted:
-        print(f"omnix-convert: {interrupted}", file=sys.stderr)
+        print(console.fitted(f"omnix-convert: {interrupted}", sys.stderr), file=sys.stderr)
     return int(interrupted is not None or any(outcome.error is not None for outcome in outcomes))
 
 
@@ -146,7 +152,7 @@ def _action(options: argparse.Namespace) -> Callable[[Job], Any]:
         return lambda job: verify(job.source, job.destination)
     if options.command == "split":
         return lambda job: split(job.source, job.destination, force=force, dry_run=dry_run)
-    dtype, allow_unused = _DTYPES.get(options.dtype), options.allow_unused
+    dtype, allow_unused = options.dtype, options.allow_unused
     return lambda job: convert(
         job.source,
         job.destination,
@@ -158,16 +164,16 @@ def _action(options: argparse.Namespace) -> Callable[[Job], Any]:
     )
 
 
-def _show(outcome: Outcome, dry_run: bool, done: int, total: int) -> None:
+def _show(outcome: Outcome, options: argparse.Namespace, done: int, total: int) -> None:
     """Print one file's line and, of a tree in a terminal, the bar below it, which the next line will replace."""
     bar = total > 1 and sys.stderr.isatty()
     erase = "\r\x1b[K" if bar else ""
     if outcome.error is not None:
-        print(f"{erase}error: {outcome.error}", file=sys.stderr)
+        print(erase + console.fitted(f"error: {outcome.error}", sys.stderr), file=sys.stderr)
     else:
         sys.stderr.write(erase)
         sys.stderr.flush()
-        print(console.line(outcome, dry_run), flush=True)
+        print(console.fitted(console.line(outcome, options.dry_run, options.keys), sys.stdout), flush=True)
     if bar:
         print(console.bar(done, total), end="\n" if done == total else "", file=sys.stderr, flush=True)
 

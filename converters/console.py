@@ -2,35 +2,52 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import textwrap
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from .convert import Report
 from .errors import printable
 from .tree import Job, Outcome
-from .verify import Verified
+from .verify import Comparison
 from .version import VERSION
 
 
-def line(outcome: Outcome, dry_run: bool) -> str:
-    """Return what came of one file; several lines where its layers are listed."""
+def fitted(text: str, stream: TextIO) -> str:
+    """Return a text in lines no wider than the terminal; as it is where it goes to a file or another program."""
+    if not (stream.isatty() or os.environ.get("COLUMNS")):
+        return text
+    width = max(20, shutil.get_terminal_size().columns)
+    lines = (textwrap.wrap(line, width, subsequent_indent="  ", break_on_hyphens=False) for line in text.split("\n"))
+    return "\n".join(part for wrapped in lines for part in wrapped or [""])
+
+
+def line(outcome: Outcome, dry_run: bool, keys: bool = False) -> str:
+    """Return what came of one file, notes on lines of their own; with `keys` also what becomes of each key."""
     result = outcome.result
     if isinstance(result, Report):
         return _written(result, outcome.seconds, dry_run)
     if isinstance(result, dict):
-        return _described(result)
+        return _described(result, keys)
     return _verdict(outcome.job, result)
 
 
 def _written(report: Report, seconds: float, dry_run: bool) -> str:
+    kept = f", {_count(report.kept, 'tensor')} kept beside" if report.kept else ""
     computed = f", {report.computed} computed" if report.computed else ""
     left = f"; left out {_count(report.unused, 'tensor')}" if report.unused else ""
     paths = f"{printable(report.source)} -> {printable(report.destination)}"
     return (
-        f"{paths}: {len(report.layers)} layers, {report.moved} pairs moved{computed}, "
+        f"{paths}: {len(report.layers)} layers, {report.moved} pairs moved{computed}{kept}, "
         f"rank {_ranks(report)}, {_megabytes(report.bytes_in)} -> {_megabytes(report.bytes_out)} MB"
-        f"{_exactness(report)}{left}" + ("; not written" if dry_run else f" in {seconds:.2f} s")
+        f"{_exactness(report)}{left}" + ("; not written" if dry_run else f" in {seconds:.2f} s") + _notes(report.notes)
     )
+
+
+def _notes(notes: Sequence[str]) -> str:
+    return "".join(f"\nnote: {printable(note)}" for note in notes)
 
 
 def _count(things: Sequence[Any], name: str) -> str:
@@ -50,19 +67,25 @@ def _exactness(report: Report) -> str:
     return ", its tensors bit for bit" if report.identical is False else ""
 
 
-def _described(found: dict[str, Any]) -> str:
+_LISTS = ("layers", "unused", "kept", "notes")
+
+
+def _described(found: dict[str, Any], keys: bool) -> str:
     layers = found.get("layers", {})
-    facts = [f"{name}: {_plain(value)}" for name, value in found.items() if name not in ("layers", "unused")]
+    facts = [f"{name}: {_plain(value)}" for name, value in found.items() if name not in _LISTS]
+    facts += [f"{name}: {len(found[name])}" for name in ("layers", "kept", "unused") if found.get(name)]
+    facts += [f"note: {note}" for note in found.get("notes", ())]
+    if not keys:
+        return "\n".join(map(printable, facts))
     parts = [
         f"  {', '.join(key for key in (part['down'], part['up'], part['alpha']) if key)} -> "
         f"{layer} rows {part['rows'][0]}:{part['rows'][1]}, rank {part['rank']}"
         for layer, fused in layers.items()
         for part in fused["parts"]
     ]
+    kept = [f"  {', '.join(sources) or '(new)'} -> {name}" for name, sources in found.get("kept", {}).items()]
     unused = [f"  {key} -> nothing" for key in found.get("unused", ())]
-    return "\n".join(
-        printable(text) for text in [*facts, *([f"layers: {len(layers)}"] if layers else []), *parts, *unused]
-    )
+    return "\n".join(map(printable, [*facts, *parts, *kept, *unused]))
 
 
 def _plain(value: Any) -> str:
@@ -73,12 +96,14 @@ def _plain(value: Any) -> str:
     return "not known" if value is None else str(value)
 
 
-def _verdict(job: Job, layers: tuple[Verified, ...]) -> str:
+def _verdict(job: Job, layers: Comparison) -> str:
     exact = sum(layer.exact for layer in layers)
     worst = max((layer.difference for layer in layers), default=0.0)
     rest = "" if exact == len(layers) else f", the others within {worst:.1e} (rounded)"
     source, result = printable(str(job.source)), printable(str(job.destination))
-    return f"{result}: {exact} of {len(layers)} deltas bit for bit those of {source}{rest}"
+    some = f"{', '.join(layers.unused[:5])}{', ...' if len(layers.unused) > 5 else ''}"
+    left = f"; {_count(layers.unused, 'tensor')} of it left out ({printable(some)})" if layers.unused else ""
+    return f"{result}: {exact} of {len(layers)} deltas bit for bit those of {source}{rest}{left}"
 
 
 def summary(outcomes: Sequence[Outcome], dry_run: bool) -> str:
@@ -129,6 +154,7 @@ def _fields(result: Any) -> dict[str, Any]:
         return {**result._asdict(), "geometry": result.geometry._asdict(), "parts": result.moved + result.computed}
     if isinstance(result, dict):
         return result
-    if isinstance(result, tuple):
-        return {"layers": [layer._asdict() for layer in result], "exact": all(layer.exact for layer in result)}
+    if isinstance(result, Comparison):
+        layers = [layer._asdict() for layer in result]
+        return {"layers": layers, "exact": all(layer.exact for layer in result), "unused": list(result.unused)}
     return {}

@@ -1,4 +1,4 @@
-"""Convert files: Diffusers layout to ComfyUI's fused layers, and back.
+"""Convert files: Diffusers' layout, and every other dialect, to ComfyUI's fused layers, and back.
 
 Where the scale is 1 and the dtype stays, bytes are moved. Else the scale is folded into the up factor in float32 and
 rounded once, and the result has no alpha.
@@ -17,7 +17,6 @@ from .files.write import exists, remove_stale, write_file
 from .fusing.copying import Copy
 from .fusing.outputs import Outputs, fused_outputs, size_of, split_outputs
 from .lora.adapter import open_adapter
-from .lora.formats import BFL
 from .lora.fused import write_structure
 from .lora.layout import Geometry
 from .lora.plan import BLOCKS_KEY, STREAM_KEY, TASK_KEY, AdapterFile
@@ -40,7 +39,7 @@ class Report(NamedTuple):
     stream: str | None
     geometry: Geometry
     layers: Mapping[str, tuple[str, ...]]
-    """ComfyUI layer -> the Diffusers layers in it."""
+    """ComfyUI layer -> the layers of the source in it."""
     ranks: tuple[int, ...]
     dtypes: tuple[str, ...]
     """Those of the source."""
@@ -49,12 +48,17 @@ class Report(NamedTuple):
     computed: int
     """Pairs whose scale was folded or whose dtype was changed."""
     unused: tuple[str, ...]
+    """Tensors that are left out."""
     bytes_in: int
     bytes_out: int
     exact: bool | None = None
     """Converted: `split` will give all but `unused` back bit for bit. Split: it did. None: not written yet."""
     identical: bool | None = None
     """Split: the file is the source, byte for byte."""
+    kept: tuple[str, ...] = ()
+    """Tensors of the result beside the fused pairs: text encoders', biases, norms, a wider shape."""
+    notes: tuple[str, ...] = ()
+    """What whoever uses it should know, a sentence each."""
 
 
 def convert(
@@ -67,7 +71,7 @@ def convert(
     dry_run: bool = False,
     allow_unused: bool = False,
 ) -> Report:
-    """Convert one Diffusers FLUX.1 LoRA into a file for ComfyUI's LoRA loaders.
+    """Convert one FLUX.1 LoRA, in any of its dialects, into a file for ComfyUI's LoRA loaders.
 
     `slot` is the (task, stream) to be written into it, `dtype` a safetensors name (BF16, F16, F32, F8_E4M3, F8_E5M2);
     None keeps every part's. Raises AdapterError, or OSError; then nothing stands under the destination's name.
@@ -76,7 +80,7 @@ def convert(
     if not dry_run:
         remove_stale(destination.parent)
     adapter = checked_original(open_adapter(source), allow_unused)
-    outputs = fused_outputs(adapter.layers, dtype)
+    outputs = fused_outputs(adapter, dtype)
     _refuse_destination(source, destination, force)
     report = report_of(adapter, destination, slot, outputs, source.stat().st_size)
     if dry_run:
@@ -94,8 +98,6 @@ def checked_original(adapter: AdapterFile, allow_unused: bool = False) -> Adapte
             f"{source}: {BLOCKS_KEY}: expected an original adapter, got one that is already converted; "
             "put it under ComfyUI's loras folder, or give it to --split for the original."
         )
-    if adapter.fused:
-        raise AdapterError(f"{source}: expected a FLUX.1 LoRA in Diffusers layout, got {BFL.name}; {BFL.advice}.")
     if adapter.unused and not allow_unused:
         some = ", ".join(adapter.unused[:5])
         raise AdapterError(
@@ -176,6 +178,8 @@ def report_of(
         unused=adapter.unused,
         bytes_in=bytes_in,
         bytes_out=size_of(outputs),
+        kept=tuple(adapter.kept),
+        notes=adapter.notes,
     )
 
 

@@ -8,11 +8,10 @@ from typing import Any
 
 from .files.header import Entry, read_header
 from .lora.adapter import open_adapter
-from .lora.formats import BFL, foreign_format
-from .lora.fused import is_fused
-from .lora.layout import place
-from .lora.names import fused_keys, parse
+from .lora.dialects import DIFFUSERS, host_takes
+from .lora.names import fused_keys
 from .lora.plan import AdapterFile, Alpha, Block
+from .lora.recognise import Recognised, recognised
 from .tasks import Slot, slot_of
 
 
@@ -30,17 +29,18 @@ def inspect(path: Path | str, root: Path | str | None = None) -> dict[str, Any]:
 
 def described(entries: Mapping[str, Entry], plan: Callable[[], AdapterFile], slot: Slot | None) -> dict[str, Any]:
     """Describe the tensors of an adapter; `plan` makes its plan, which only those of a known format have."""
-    parsed = [name for key in entries if (name := parse(key))]
-    foreign = None if is_fused(entries) else foreign_format(entries, any(place(name.module) for name in parsed))
-    if foreign is not None:
-        return {"format": foreign.name, "advice": foreign.advice, "tensors": len(entries)}
+    found = recognised(entries)
+    if found.foreign is not None:
+        return {"format": found.foreign.name, "advice": found.foreign.advice, "tensors": len(entries)}
     adapter = plan()
     return {
-        **_format(adapter),
+        **_format(adapter, found, entries),
         "tensors": len(entries),
         "task": adapter.task or (slot.task if slot else None),
         "stream": adapter.stream or (slot.stream if slot else None),
         **_facts(adapter),
+        "notes": list(adapter.notes),
+        "kept": {name: [piece.key for piece in kept.pieces] for name, kept in adapter.kept.items()},
         "unused": list(adapter.unused),
         "layers": {
             layer: {
@@ -53,12 +53,13 @@ def described(entries: Mapping[str, Entry], plan: Callable[[], AdapterFile], slo
     }
 
 
-def _format(adapter: AdapterFile) -> dict[str, str]:
+def _format(adapter: AdapterFile, found: Recognised, entries: Mapping[str, Entry]) -> dict[str, str]:
     if adapter.converted:
         return {"format": "converted by omnix-convert", "advice": "put it under ComfyUI's loras folder"}
-    if adapter.fused:
-        return {"format": BFL.name, "advice": BFL.advice}
-    return {"format": "a FLUX.1 LoRA in Diffusers layout", "advice": "convert it, or give it to Load OmniX Adapters"}
+    advice = "convert it, or give it to Load OmniX Adapters"
+    if host_takes(entries):
+        advice += "; ComfyUI's LoRA loaders also take it as it is, merged and bypassed"
+    return {"format": found.dialect.name if found.dialect else DIFFUSERS, "advice": advice}
 
 
 def _facts(adapter: AdapterFile) -> dict[str, Any]:

@@ -17,8 +17,10 @@ from .fusing.arithmetic import DTYPES, INTEGERS, as_bytes, as_tensor
 from .fusing.copying import Copy
 from .fusing.outputs import Outputs, fused_outputs, split_outputs
 from .inspect import described
-from .lora.adapter import alpha_keys, state_plan
+from .lora.adapter import state_plan
+from .lora.names import ALPHA
 from .lora.plan import BLOCKS_KEY, AdapterFile
+from .lora.recognise import recognised
 from .lora.record import EXACT_KEY
 from .verify import Verified, compared
 
@@ -46,7 +48,7 @@ def convert_state_dict(
 ) -> Converted:
     """Fuse a Diffusers state dict as `convert` does a file.  The input is not changed.  Raises AdapterError."""
     adapter = checked_original(_plan(state, metadata), allow_unused)
-    outputs = fused_outputs(adapter.layers, dtype)
+    outputs = fused_outputs(adapter, dtype)
     own = {key: value for key, value in fused_metadata(adapter, slot).items() if key != DIGEST_KEY}
     tensors, exact = _built(outputs, state)
     report = report_of(adapter, STATE, slot, outputs, _size(state))._replace(exact=exact)
@@ -95,7 +97,8 @@ def _size(state: Mapping[str, Tensor]) -> int:
 
 def _plan(state: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> AdapterFile:
     entries = _entries(state)
-    small = {key: as_bytes(state[key]) for key in alpha_keys(entries) if state[key].numel() == 1}
+    alphas = (key for key, name in recognised(entries).names.items() if name and name.role == ALPHA)
+    small = {key: as_bytes(state[key]) if state[key].numel() == 1 else b"" for key in alphas}
     return state_plan(STATE, metadata or {}, entries, small)
 
 

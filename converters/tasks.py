@@ -10,6 +10,8 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from .errors import AdapterError
+from .files.header import read_header
+from .lora.plan import BLOCKS_KEY
 
 STREAMS = MappingProxyType(
     {
@@ -78,6 +80,19 @@ def is_plain(name: str) -> bool:
     return _PLAIN.fullmatch(name) is not None and _DEVICE.match(name) is None
 
 
+def is_adapter_name(path: Path) -> bool:
+    """Tell whether a file is named as a safetensors file, in whatever case."""
+    return path.suffix.lower() == SUFFIX
+
+
+def is_result(path: Path) -> bool:
+    """Tell whether a file was made by this converter."""
+    try:
+        return BLOCKS_KEY in read_header(path).metadata
+    except (AdapterError, OSError):
+        return False
+
+
 def adapter_paths(
     root: Path, on_error: Callable[[OSError], None], above: frozenset[str] = frozenset()
 ) -> Iterator[Path]:
@@ -96,7 +111,7 @@ def adapter_paths(
     paths = [root / name for name in names]
     # os.path's, which takes what it may not look at for a file: its own error comes when it is opened.
     folders = dict.fromkeys(path for path in paths if os.path.isdir(path))
-    yield from (path for path in paths if path.suffix == SUFFIX and path.name[0] != "." and path not in folders)
+    yield from (path for path in paths if is_adapter_name(path) and path.name[0] != "." and path not in folders)
     for folder in folders:
         yield from adapter_paths(folder, on_error, above | {real})
 
@@ -104,7 +119,8 @@ def adapter_paths(
 def find_adapters(root: Path | str) -> dict[tuple[str, str], Path]:
     """Map (task, stream) to the adapter file of a tree that is for it.
 
-    Raises AdapterError if two files are for one stream, OSError if a folder can't be read.
+    What the converter made of an original beside it counts for both. Raises AdapterError if two files are for one
+    stream, OSError if a folder can't be read.
     """
 
     def stop(error: OSError) -> None:
@@ -114,8 +130,12 @@ def find_adapters(root: Path | str) -> dict[tuple[str, str], Path]:
     found: dict[tuple[str, str], Path] = {}
     for path in adapter_paths(root, stop):
         slot = slot_of(path, root)
-        if slot is not None and found.setdefault(slot, path) != path:
-            raise duplicate(path, found[slot], slot)
+        if slot is None or found.setdefault(slot, path) == path:
+            continue
+        other = found[slot]
+        if is_result(path) is is_result(other):
+            raise duplicate(path, other, slot)
+        found[slot] = path if is_result(path) else other
     return found
 
 

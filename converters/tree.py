@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,7 +13,8 @@ from typing import Any, NamedTuple
 
 from .convert import convert
 from .errors import AdapterError, printable
-from .tasks import PUBLISHED_NAME, STREAMS, SUFFIX, Slot, adapter_paths, duplicate, slot_of
+from .files.header import check_ordinary
+from .tasks import PUBLISHED_NAME, STREAMS, SUFFIX, Slot, adapter_paths, duplicate, is_adapter_name, is_result, slot_of
 
 _ADVICE = {
     errno.ENOSPC: "free some space",
@@ -53,10 +55,18 @@ def jobs(source: Path | str, destination: Path | str, split: bool = False) -> tu
     .safetensors. Two files with one destination are both refused. Raises AdapterError if there is nothing to do.
     """
     source, destination = Path(source), Path(destination)
-    if source.is_file() and destination.suffix == SUFFIX:
+    if source.exists():
+        check_ordinary(source)
+    if source.is_file() and is_adapter_name(destination) and not destination.is_dir():
         return (Job(source, destination, slot_of(source, source.parent)),)
     if destination.is_file():
         raise AdapterError(f"{destination}: expected a folder, got a file; choose another destination.")
+    if _EXTENSION.fullmatch(destination.suffix) and not destination.is_dir():
+        want = f"a folder or a name that ends in {SUFFIX}" if source.is_file() else "a folder, as SOURCE is one"
+        raise AdapterError(
+            f"{destination}: expected {want}, got the name of another file; choose another destination, or make the "
+            "folder first."
+        )
     root = source if source.is_dir() else source.parent
     # What earlier runs wrote into a folder of the source is no source.
     own = _real(destination) if _real(destination) != _real(root) else None
@@ -66,12 +76,18 @@ def jobs(source: Path | str, destination: Path | str, split: bool = False) -> tu
             unread.append(job)
         elif own is None or own not in _real(job.source).parents:
             found.append(_placed(job, root, destination, split))
-    return (*_without_duplicates(found), *unread)
+    return (*_without_duplicates(_without_results(found, split)), *unread)
+
+
+# What looks like the name of a file: "depth.txt", but not "FLUX.1-dev" or "v1.0".
+_EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9_]{0,11}", re.ASCII)
 
 
 def listed(source: Path | str) -> tuple[Job, ...]:
     """List the adapters of a file or tree, to look at where they are.  Raises AdapterError if there are none."""
     source = Path(source)
+    if source.exists():
+        check_ordinary(source)
     if source.is_file():
         return (Job(source, source, slot_of(source, source.parent)),)
     if not source.is_dir():
@@ -97,7 +113,7 @@ def _name(path: Path, root: Path, slot: Slot | None, split: bool) -> Path:
     """Name a result below the destination; a task that OmniX does not have keeps the folders that it lies in."""
     inside = path.relative_to(root)
     if slot is None:
-        return inside
+        return inside.with_suffix(SUFFIX)
     published = inside.stem != slot.stream and slot.task not in STREAMS
     above = Path() if slot.task in STREAMS else (inside.parent.parent.parent if published else inside.parent.parent)
     if split:
@@ -111,6 +127,16 @@ def _leads_out(target: Path, root: Path) -> str | None:
     if Path(real).is_relative_to(os.path.realpath(root)):
         return None
     return f"{target}: expected a place in {root}, got a link that leads to {real}; remove the link."
+
+
+def _without_results(found: Sequence[Job], split: bool) -> list[Job]:
+    """Leave out what an earlier run made of another file of the same tree; for a split, the originals beside it."""
+    sharing: dict[Path, list[Job]] = {}
+    for job in found:
+        sharing.setdefault(job.destination, []).append(job)
+    results = {job.source: is_result(job.source) for jobs in sharing.values() if len(jobs) > 1 for job in jobs}
+    mixed = {target for target, jobs in sharing.items() if len({results.get(job.source) for job in jobs}) > 1}
+    return [job for job in found if job.destination not in mixed or results[job.source] is split]
 
 
 def _without_duplicates(found: Sequence[Job]) -> Iterator[Job]:

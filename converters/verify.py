@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from .convert import checked_original
 from .errors import AdapterError
-from .files.header import Entry, read_header
+from .files.header import DTYPE_BYTES, Entry, read_header
 from .files.reading import Reader, chunks, reading
 from .files.slab import Slab
 from .fusing.copying import load_arithmetic
@@ -16,7 +17,7 @@ from .fusing.outputs import Change, change_due
 from .lora import names
 from .lora.adapter import open_adapter
 from .lora.original import matrix
-from .lora.plan import BLOCKS_KEY, AdapterFile, Block, FusedLayer
+from .lora.plan import BLOCKS_KEY, AdapterFile, Block, FusedLayer, Kept
 
 
 class Verified(NamedTuple):
@@ -28,6 +29,18 @@ class Verified(NamedTuple):
     difference: float
 
 
+class Comparison(tuple[Verified, ...]):
+    """What was compared, layer by layer, then what is kept beside them; and what the result has left out."""
+
+    unused: tuple[str, ...]
+    """Tensors of the source that are not in the result: those of layers that are not FLUX.1's."""
+
+    def __new__(cls, layers: Sequence[Verified], unused: tuple[str, ...] = ()) -> Comparison:
+        found = super().__new__(cls, layers)
+        found.unused = unused
+        return found
+
+
 class _Pair(NamedTuple):
     """The factors of a fused layer as they stand in the result."""
 
@@ -35,12 +48,13 @@ class _Pair(NamedTuple):
     up: Slab
 
 
-def verify(source: Path | str, result: Path | str) -> tuple[Verified, ...]:
+def verify(source: Path | str, result: Path | str) -> Comparison:
     """Compare the deltas of a source and its converted file, layer by layer.
 
     Factors are looked for where the table of layers says they must be, and all beside them must be zero. Equal factors
     are equal deltas, bit for bit; where arithmetic was due it is done again, and the factors must be equal to that.
-    The blocks that a converted file tells must be these too. Raises AdapterError naming the first layer that differs.
+    The blocks that a converted file tells must be these too. `unused` of what is returned names the tensors that are
+    not in the result. Raises AdapterError naming the first layer that differs.
     """
     source, result = Path(source), Path(result)
     adapter, converted = checked_original(open_adapter(source), allow_unused=True), open_adapter(result)
@@ -50,14 +64,14 @@ def verify(source: Path | str, result: Path | str) -> tuple[Verified, ...]:
 
 def compared(
     adapter: AdapterFile, converted: AdapterFile, entries: Mapping[str, Entry], read: Reader, check: Reader
-) -> tuple[Verified, ...]:
+) -> Comparison:
     """Compare an original with its converted form, of which `entries` are the tensors.  Raises AdapterError."""
     result = converted.path
     if not converted.fused:
         raise AdapterError(
             f"{result}: expected a file in ComfyUI's layout, got a FLUX.1 LoRA in Diffusers layout; convert it first."
         )
-    _check_names(adapter.layers, result, entries)
+    _check_names(adapter, result, entries)
     found = []
     for layer, fused in adapter.layers.items():
         pair = _Pair(*(matrix(result, entries, key) for key in names.fused_keys(layer)))
@@ -66,11 +80,12 @@ def compared(
             _check_blocks(result, layer, fused, converted.layers[layer])
         _check_zeros(result, layer, fused, pair.up, check)
         found.append(_verified(result, layer, fused, pair, read, check))
-    return tuple(found)
+    found += [_verified_kept(result, name, kept, entries[name], read, check) for name, kept in adapter.kept.items()]
+    return Comparison(found, adapter.unused)
 
 
-def _check_names(layers: Mapping[str, FusedLayer], result: Path, entries: Mapping[str, Entry]) -> None:
-    want = {key for layer in layers for key in names.fused_keys(layer)}
+def _check_names(adapter: AdapterFile, result: Path, entries: Mapping[str, Entry]) -> None:
+    want = {key for layer in adapter.layers for key in names.fused_keys(layer)} | {*adapter.kept}
     for key in sorted(want ^ set(entries)):
         state = ("a tensor", "none") if key in want else ("no such tensor", "one")
         raise AdapterError(f"{result}: {key}: expected {state[0]} as in the source, got {state[1]}; convert it again.")
@@ -98,9 +113,16 @@ def _check_zeros(result: Path, layer: str, fused: FusedLayer, up: Slab, check: R
     for block in fused.blocks:
         taken.append((block.row, block.row + block.rows, column * size, (column + block.rank) * size))
         column += block.rank
-    for first, last, left, right in _gaps(taken, up.rows, up.stride):
-        rest = up._replace(
-            rows=last - first, columns=(right - left) // max(size, 1), offset=up.offset + first * up.stride + left
+    _check_gaps(result, layer, taken, up, size, check)
+
+
+def _check_gaps(
+    result: Path, layer: str, taken: list[tuple[int, int, int, int]], whole: Slab, size: int, check: Reader
+) -> None:
+    """Refuse a matrix, of which each number takes `size` bytes, that has anything but zeros where nothing was put."""
+    for first, last, left, right in _gaps(taken, whole.rows, whole.stride):
+        rest = whole._replace(
+            rows=last - first, columns=(right - left) // max(size, 1), offset=whole.offset + first * whole.stride + left
         )
         for part in chunks(rest):
             data = check(part)
@@ -123,24 +145,78 @@ def _gaps(taken: list[tuple[int, int, int, int]], rows: int, width: int) -> list
 
 def _verified(result: Path, layer: str, fused: FusedLayer, pair: _Pair, read: Reader, check: Reader) -> Verified:
     worst, exact, column = 0.0, True, 0
+    where = f"{result}: {layer}"
     for block in fused.blocks:
         own = _own(block, pair, column)
         column += block.rank
-        down = _was_computed(f"{result}: {layer}", (block.down,), own.down, 1.0, read, check)
-        up = _was_computed(f"{result}: {layer}", block.up, own.up, block.scale, read, check)
-        if down or up:
-            difference = _difference(result, block, own, read, check)
+        kept_down = _is_exact(where, (block.down,), own.down, 1.0, read, check)
+        kept_up = _is_exact(where, block.up, own.up, block.scale, read, check)
+        if not (kept_down and kept_up):
+            difference = _difference(where, block, own, read, check)
             exact, worst = exact and difference == 0.0, max(worst, difference)
     return Verified(layer, tuple(block.part for block in fused.blocks), exact, worst)
 
 
-def _was_computed(where: str, slabs: Sequence[Slab], own: Slab, scale: float, read: Reader, check: Reader) -> bool:
-    """Tell whether arithmetic was due for a factor.  Raises AdapterError if the result is not what came of it."""
-    change = change_due(slabs, own.dtype, scale)
-    if not _same(slabs, own, change, read, check):
-        want = f"rounded once to {own.dtype}" if change else "bit for bit"
-        raise AdapterError(f"{where}: expected the source's {slabs[0].key}, {want}, got other bytes; convert it again.")
-    return change is not None
+def _verified_kept(result: Path, name: str, kept: Kept, entry: Entry, read: Reader, check: Reader) -> Verified:
+    """Compare a tensor that stands beside the fused pairs; rows that no piece of the source covers must be zero."""
+    if (entry.dtype, entry.shape) != (kept.dtype, kept.shape):
+        want, got = (f"{each.dtype} {list(each.shape)}" for each in (kept, entry))
+        raise AdapterError(f"{result}: {name}: expected {want}, got {got}; convert it again.")
+    columns = math.prod(entry.shape[1:])
+    whole = Slab(
+        entry.dtype,
+        entry.shape[0] if entry.shape else 1,
+        columns,
+        entry.offset,
+        columns * DTYPE_BYTES[entry.dtype],
+        name,
+    )
+    if kept.data and check(whole) != kept.data:
+        raise AdapterError(f"{result}: {name}: expected the number that the source tells, got another one; convert it again.")
+    taken, exact = [], True
+    for piece in kept.pieces:
+        rows = sum(slab.rows for slab in piece.slabs)
+        own = whole._replace(rows=rows, offset=whole.offset + piece.row * whole.stride)
+        exact = _is_exact(f"{result}: {name}", piece.slabs, own, piece.scale, read, check) and exact
+        taken.append((piece.row, piece.row + rows, 0, whole.stride))
+    if not kept.data:
+        _check_gaps(result, name, sorted(taken), whole, DTYPE_BYTES[entry.dtype], check)
+    return Verified(name, tuple(piece.key for piece in kept.pieces), exact, 0.0 if exact else _ROUNDED[entry.dtype])
+
+
+_ROUNDED = {"F64": 2**-53, "F32": 2**-24, "F16": 2**-11, "BF16": 2**-8, "F8_E4M3": 2**-4, "F8_E5M2": 2**-3}
+"""By how much a number is off, at most and relative to itself, that is rounded once."""
+_MOST = 1 << 20
+"""Largest piece that is computed with, in bytes: in float64 it takes eight times as much, several times."""
+
+
+def _is_exact(where: str, slabs: Sequence[Slab], own: Slab, scale: float, read: Reader, check: Reader) -> bool:
+    """Tell whether a factor is the source's without rounding.  Raises AdapterError if it is not what came of it."""
+    change, row, exact = change_due(slabs, own.dtype, scale), 0, True
+    for slab in slabs:
+        theirs = own._replace(rows=slab.rows, offset=own.offset + row * own.stride)
+        row += slab.rows
+        for part, other in _together(slab, theirs):
+            same, exact = _compared(read(part), part, check(other), change, exact)
+            if not same:
+                want = f"rounded once to {own.dtype}" if change else "bit for bit"
+                raise AdapterError(
+                    f"{where}: expected the source's {slabs[0].key}, {want}, got other bytes; convert it again."
+                )
+    return exact
+
+
+def _compared(data: bytes, part: Slab, other: bytes, change: Change | None, exact: bool) -> tuple[bool, bool]:
+    if change is None:
+        return data == other, exact
+    found = load_arithmetic(part.key).compared(data, part.dtype, other, change, exact)
+    return found.same, found.exact
+
+
+def _together(slab: Slab, own: Slab) -> Iterator[tuple[Slab, Slab]]:
+    """Cut two matrices of one shape into the same pieces."""
+    stride = max(slab.stride, own.stride)
+    return zip(chunks(slab, stride, _MOST), chunks(own, stride, _MOST), strict=True)
 
 
 def _own(block: Block, pair: _Pair, column: int) -> _Pair:
@@ -151,24 +227,32 @@ def _own(block: Block, pair: _Pair, column: int) -> _Pair:
     return _Pair(down, pair.up._replace(rows=block.rows, columns=block.rank, offset=offset))
 
 
-def _same(slabs: Sequence[Slab], own: Slab, change: Change | None, read: Reader, check: Reader) -> bool:
-    """Tell whether a factor of the result is the source's, given as matrices one above the other."""
-    row = 0
-    for slab in slabs:
-        theirs = own._replace(rows=slab.rows, offset=own.offset + row * own.stride)
-        stride = max(slab.stride, own.stride)
-        row += slab.rows
-        for part, other in zip(chunks(slab, stride), chunks(theirs, stride), strict=True):
-            data = read(part)
-            want = load_arithmetic(slab.key).changed(slab.key, data, part, change).data if change else data
-            if want != check(other):
-                return False
-    return True
-
-
-def _difference(where: Path, block: Block, own: _Pair, read: Reader, check: Reader) -> float:
+def _difference(where: str, block: Block, own: _Pair, read: Reader, check: Reader) -> float:
+    """Compare the deltas of a block in pieces, by its up factor's rows and its down factor's columns."""
     numbers = load_arithmetic(f"{where}: {block.up[0].key}")
-    up = b"".join(map(read, block.up))
-    first = numbers.factors((up, block.up[0].dtype), (read(block.down), block.down.dtype), block.rank, block.scale)
-    second = numbers.factors((check(own.up), own.up.dtype), (check(own.down), own.down.dtype), block.rank)
-    return float(numbers.delta_difference(first, second))
+
+    def ups() -> Iterator[object]:
+        row = 0
+        for slab in block.up:
+            theirs = own.up._replace(rows=slab.rows, offset=own.up.offset + row * own.up.stride)
+            row += slab.rows
+            for part, other in _together(slab, theirs):
+                yield numbers.Piece(read(part), part.dtype, check(other), other.dtype)
+
+    def downs() -> Iterator[object]:
+        width = max(1, 2 * _MOST // (8 * block.rank))
+        for first in range(0, own.down.columns, width):
+            cut, other = (_columns(slab, first, width) for slab in (block.down, own.down))
+            yield numbers.Piece(_read(cut, read), cut.dtype, _read(other, check), other.dtype)
+
+    moved = change_due((block.down,), own.down.dtype, 1.0) is None
+    return float(numbers.delta_difference(ups(), downs(), block.rank, block.scale, moved))
+
+
+def _columns(slab: Slab, first: int, count: int) -> Slab:
+    size = DTYPE_BYTES[slab.dtype]
+    return slab._replace(columns=min(count, slab.columns - first), offset=slab.offset + first * size)
+
+
+def _read(slab: Slab, read: Reader) -> bytes:
+    return b"".join(map(read, chunks(slab, most=_MOST)))

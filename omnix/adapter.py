@@ -117,6 +117,11 @@ def load_task(files: Sequence[Path], task: Task) -> TaskAdapters:
 def read_layers(path: Path) -> dict[str, LowRank]:
     """Read one adapter file, original or converted, into low-rank layers of the file's own dtype."""
     adapter = open_adapter(path)
+    if adapter.kept:
+        raise AdapterError(
+            f"{path}: {next(iter(adapter.kept))}: expected nothing but LoRA pairs of FLUX.1's layers, got {len(adapter.kept)} "
+            "tensors of another kind; is this an OmniX adapter?"
+        )
     with open(path, "rb", buffering=0) as file:
         return {name: _read_layer(file.fileno(), adapter, name, layer) for name, layer in adapter.layers.items()}
 

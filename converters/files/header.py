@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import stat
 import struct
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import AdapterError
-from .strict_json import LONGEST, parsed
+from .strict_json import parsed
 
 DTYPE_BYTES = {
     "F64": 8,
@@ -64,12 +65,16 @@ class Header(NamedTuple):
 
 def read_header(path: Path) -> Header:
     """Read and check a file's header.  Raises AdapterError; OSError if the file can't be read."""
-    kind = os.stat(path).st_mode
-    if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
-        raise AdapterError(f"{path}: file: expected an ordinary file, got a pipe or device; give a .safetensors file.")
+    check_ordinary(path)
+    if part := _PART.search(path.stem):
+        raise AdapterError(
+            f"{path}: file: expected a whole adapter, got part {int(part[1])} of {int(part[2])}; "
+            "merge the parts into one file first."
+        )
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         text = _header_bytes(file, path, size)
+    start = 8 + len(text)
     try:
         fields = parsed(text)
     except ValueError as error:
@@ -79,7 +84,6 @@ def read_header(path: Path) -> Header:
     metadata = fields.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _damaged(path, "__metadata__", "strings by name", "something else")
-    start = 8 + len(text)
     spans = {name: _span(path, name, field) for name, field in fields.items()}
     _check_spans(path, spans, size - start)
     return Header(
@@ -87,17 +91,63 @@ def read_header(path: Path) -> Header:
     )
 
 
+_PART = re.compile(r"-(\d{5})-of-(?!00001)(\d{5})$", re.ASCII)
+
+
+def check_ordinary(path: Path) -> None:
+    """Raise AdapterError for what is neither a file nor a folder; OSError if there is nothing."""
+    kind = os.stat(path).st_mode
+    if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+        raise AdapterError(f"{path}: file: expected an ordinary file, got a pipe or device; give a .safetensors file.")
+
+
+_AGAIN = "get the file itself again"
+_SAVE = "save it as safetensors"
+# How other files begin, what they are, and what to do with them. None of it can be the length of a header.
+_BEGINNINGS: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
+    (re.compile(pattern, re.DOTALL | re.IGNORECASE), name, advice)
+    for pattern, name, advice in (
+        (rb"version https?://git-lfs|version https?://hawser", "a Git LFS pointer, which only names it", "run git lfs pull"),
+        (rb"(\xef\xbb\xbf)?\s*<(!doctype\s+html|html|head|body)", "a web page", _AGAIN + ", not its page"),
+        (rb"(\xef\xbb\xbf)?\s*<(\?xml|!--|[a-z])", "an XML text, as servers answer with", _AGAIN),
+        (rb"PK\x03\x04.{0,300}(data\.pkl|\.data/|/version|byteorder)", "a pickle of PyTorch (.pt, .bin, .ckpt)", _SAVE),
+        (rb"PK\x03\x04", "a zip archive", "unpack it"),
+        (rb"\x80[\x02-\x05](.{0,10}[\x8a\x95cq}(\]Xu])", "a pickle of PyTorch (.pt, .bin, .ckpt)", _SAVE),
+        (rb"GGUF|GGML|ggjt|lmgg", "a GGUF file", _SAVE),
+        (rb"\x1f\x8b|7z\xbc\xaf|Rar!|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd", "a compressed archive", "unpack it"),
+        (rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF|%PDF|\x89HDF", "a file of another kind", "give a .safetensors file"),
+        (rb"(\xef\xbb\xbf)?\s*[{\[][\s\"\[\]{}a-z]", "a JSON text", _AGAIN + ", not what describes it"),
+        (rb"[\x09\x0a\x0d\x20-\x7e]{8,}\Z", "a text", _AGAIN),
+    )
+)
+
+
+def _refuse_other_kinds(file: Any, path: Path) -> None:
+    """Raise AdapterError for a file that begins like one of another kind."""
+    file.seek(0)
+    start = file.read(512)
+    for pattern, name, advice in _BEGINNINGS:
+        if pattern.match(start):
+            raise AdapterError(f"{path}: file: expected a safetensors file, got {name}; {advice}.")
+
+
+_LONGEST = 100_000_000
+"""Longest header that the format allows, in bytes."""
+
+
 def _header_bytes(file: Any, path: Path, size: int) -> bytes:
     prefix = file.read(8)
     if len(prefix) < 8:
         raise _damaged(path, "header", "at least 8 bytes", f"{len(prefix)}")
     (length,) = struct.unpack("<Q", prefix)
+    if length > min(size - 8, _LONGEST):
+        _refuse_other_kinds(file, path)
     if length > size - 8:
         raise _damaged(path, "header", f"at most {size - 8} bytes of it in a file of {size}", f"a length of {length}")
-    if length > LONGEST:
+    if length > _LONGEST:
         raise AdapterError(
-            f"{path}: header: expected at most {LONGEST} bytes of it, as no LoRA has more, got a length of {length}; "
-            "save the adapter with less metadata."
+            f"{path}: header: expected at most {_LONGEST} bytes of it, as the format allows no more, got a length of "
+            f"{length}; save the adapter with less metadata."
         )
     return file.read(length)
 

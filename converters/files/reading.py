@@ -23,9 +23,9 @@ CHUNK = 1 << 22
 _MOST_ROWS = 1 << 13
 
 
-def chunks(slab: Slab, stride: int = 0) -> Iterator[Slab]:
-    """Cut a matrix into pieces of whole rows, of at most CHUNK bytes here and where rows are `stride` apart."""
-    rows = min(max(1, CHUNK // max(slab.stride, stride, 1)), _MOST_ROWS)
+def chunks(slab: Slab, stride: int = 0, most: int = CHUNK) -> Iterator[Slab]:
+    """Cut a matrix into pieces of whole rows, of at most `most` bytes here and where rows are `stride` apart."""
+    rows = min(max(1, most // max(slab.stride, stride, 1)), _MOST_ROWS)
     for first in range(0, slab.rows, rows):
         yield slab._replace(rows=min(rows, slab.rows - first), offset=slab.offset + first * slab.stride)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -63,31 +63,53 @@ def _result(data: bytes, dtype: str, change: Change) -> bytes:
     return as_bytes(scaled.to(DTYPES[change.dtype]))
 
 
-class Factors(NamedTuple):
-    """A LoRA pair: scale * up [rows, r] @ down [r, columns], in float64."""
+class Compared(NamedTuple):
+    """Whether a result is what comes of the source, and whether nothing had to be rounded for it."""
 
-    up: Tensor
-    down: Tensor
-
-
-def factors(up: tuple[bytes, str], down: tuple[bytes, str], rank: int, scale: float = 1.0) -> Factors:
-    """Return a pair from the bytes and dtypes of its factors, the scale folded into up."""
-    ups = as_tensor(*up).double().reshape(-1, rank) if rank else torch.zeros(0, 0)
-    downs = as_tensor(*down).double().reshape(rank, -1) if rank else torch.zeros(0, 0)
-    return Factors(ups * scale, downs)
+    same: bool
+    exact: bool
 
 
-def delta_difference(first: Factors, second: Factors) -> float:
+def compared(source: bytes, dtype: str, result: bytes, change: Change, look: bool) -> Compared:
+    """Do a change again and compare; only if `look` is it told whether rounding was due."""
+    if _result(source, dtype, change) != result:
+        return Compared(False, False)
+    return Compared(True, look and torch.equal(_scaled(source, dtype, change.scale), _scaled(result, change.dtype)))
+
+
+def _scaled(data: bytes, dtype: str, scale: float = 1.0) -> Tensor:
+    return as_tensor(data, dtype).double() * scale
+
+
+class Piece(NamedTuple):
+    """The same piece of a factor of the source, scaled, and of the result: their bytes and dtypes."""
+
+    source: bytes
+    dtype: str
+    result: bytes
+    other: str
+
+
+def delta_difference(ups: Iterable[Piece], downs: Iterable[Piece], rank: int, scale: float, moved: bool) -> float:
     """Return |a - b| / |a| (Frobenius) of the deltas a = up_1 down_1, b = up_2 down_2; |b| where a vanishes.
 
-    a - b = (up_1 - up_2) down_1 + up_2 (down_1 - down_2), a product of thin factors, whose norm needs no big matrix.
+    The pieces of up are rows, those of down are columns. a - b = (up_1 - up_2) down_1 + up_2 (down_1 - down_2) = U D,
+    and |U D|^2 = tr(U^T U D D^T), sums over the pieces: no delta is ever formed. `moved`: down_1 is down_2.
     """
-    apart = ((first.up - second.up, first.down), (second.up, first.down - second.down))
-    whole, rest = _norm([first]), _norm([Factors(*pair) for pair in apart])
-    return rest / whole if whole else _norm([second])
+    up, both_up, other_up = 0.0, 0.0, 0.0
+    for piece in ups:
+        first = _scaled(piece.source, piece.dtype, scale).reshape(-1, rank)
+        second = _scaled(piece.result, piece.other).reshape(-1, rank)
+        rest = first - second if moved else torch.cat([first - second, second], dim=1)
+        up, both_up, other_up = up + first.T @ first, both_up + rest.T @ rest, other_up + second.T @ second
+    down, both_down, other_down = 0.0, 0.0, 0.0
+    for piece in downs:
+        first, second = (_scaled(*each).reshape(rank, -1) for each in (piece[:2], piece[2:]))
+        rest = first if moved else torch.cat([first, first - second])
+        down, both_down, other_down = down + first @ first.T, both_down + rest @ rest.T, other_down + second @ second.T
+    whole, apart = _norm(up, down), _norm(both_up, both_down)
+    return apart / whole if whole else _norm(other_up, other_down)
 
 
-def _norm(pairs: Sequence[Factors]) -> float:
-    """Return |U V| of U = [up_1 up_2 ..], V = [down_1; down_2; ..] by |U V|^2 = tr(U^T U V V^T)."""
-    up, down = torch.cat([pair.up for pair in pairs], dim=1), torch.cat([pair.down for pair in pairs])
-    return float(((up.T @ up) * (down @ down.T)).sum().clamp(min=0).sqrt())
+def _norm(up: Tensor | float, down: Tensor | float) -> float:
+    return float(torch.as_tensor(up * down).sum().clamp(min=0).sqrt())

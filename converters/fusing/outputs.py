@@ -7,7 +7,8 @@ approximated. Splitting lays out the same slabs the other way round.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ..errors import AdapterError
@@ -15,7 +16,7 @@ from ..files.header import DTYPE_BYTES, FLOATS, Entry, in_canonical_order
 from ..files.slab import Slab
 from ..lora import names
 from ..lora.layout import place
-from ..lora.plan import AdapterFile, Block, FusedLayer
+from ..lora.plan import AdapterFile, Block, FusedLayer, Kept
 from ..lora.record import Record
 
 
@@ -64,12 +65,35 @@ def size_of(outputs: Outputs) -> int:
     return sum(output.entry.size for output in outputs.values())
 
 
-def fused_outputs(layers: Mapping[str, FusedLayer], dtype: str | None = None) -> Outputs:
-    """Lay out the fused tensors of an adapter's layers; `dtype` None keeps that of the parts.  Raises ValueError."""
-    if dtype not in (None, *FLOATS):
-        raise ValueError(f"Expected a dtype of {', '.join(FLOATS)}, got {dtype!r}.")
-    outputs = {}
-    for layer, fused in layers.items():
+_ALIASES = {
+    **{"float64": "F64", "double": "F64", "fp64": "F64"},
+    **{"float32": "F32", "float": "F32", "fp32": "F32"},
+    **{"float16": "F16", "half": "F16", "fp16": "F16"},
+    **{"bfloat16": "BF16"},
+    **{"float8_e4m3fn": "F8_E4M3", "fp8_e4m3fn": "F8_E4M3", "fp8_e4m3": "F8_E4M3", "float8_e4m3": "F8_E4M3"},
+    **{"float8_e5m2": "F8_E5M2", "fp8_e5m2": "F8_E5M2"},
+}
+
+
+def dtype_of(name: str) -> str:
+    """Return safetensors' name of a floating point dtype by torch's, by its short one or by its own.
+
+    Raises ValueError.
+    """
+    found = _ALIASES.get(name.lower(), name.upper())
+    if found not in FLOATS:
+        raise ValueError(f"Expected a dtype of {', '.join(FLOATS)}, got {name!r}.")
+    return found
+
+
+def fused_outputs(adapter: AdapterFile, dtype: str | None = None) -> Outputs:
+    """Lay out the tensors that become of an adapter; `dtype` None keeps that of the parts.  Raises ValueError.
+
+    What is kept beside the fused pairs keeps its dtype.
+    """
+    dtype = None if dtype is None else dtype_of(dtype)
+    outputs = {name: _kept(kept) for name, kept in adapter.kept.items()}
+    for layer, fused in adapter.layers.items():
         down, up = names.fused_keys(layer)
         down_dtype = dtype or common_dtype(block.down for block in fused.blocks)
         up_dtype = dtype or common_dtype(slab for block in fused.blocks for slab in block.up)
@@ -78,6 +102,15 @@ def fused_outputs(layers: Mapping[str, FusedLayer], dtype: str | None = None) ->
     # Stable: in layer order, wide dtypes first, so that all data is aligned.
     ordered = sorted(outputs, key=lambda name: -DTYPE_BYTES[outputs[name].entry.dtype])
     return {name: outputs[name] for name in ordered}
+
+
+def _kept(kept: Kept) -> Output:
+    stride = math.prod(kept.shape[1:]) * DTYPE_BYTES[kept.dtype]
+    pieces = tuple(
+        Piece(piece.row * stride, stride, piece.slabs, change_due(piece.slabs, kept.dtype, piece.scale))
+        for piece in kept.pieces
+    )
+    return Output(Entry(kept.dtype, kept.shape), pieces, kept.data)
 
 
 def _stacked(fused: FusedLayer, dtype: str) -> tuple[Piece, ...]:
@@ -106,7 +139,7 @@ def change_due(slabs: Sequence[Slab], dtype: str, scale: float, inverse: bool = 
 
 
 def split_outputs(adapter: AdapterFile, record: Record) -> Outputs:
-    """Lay out the Diffusers tensors of a converted adapter, as they were where `record` says that this is exact."""
+    """Lay out the original tensors of a converted adapter, as they were where `record` says that this is exact."""
     outputs: dict[str, Output] = {}
     for fused in adapter.layers.values():
         for block in fused.blocks:
@@ -116,6 +149,8 @@ def split_outputs(adapter: AdapterFile, record: Record) -> Outputs:
                         f"{adapter.path}: {name}: expected every original tensor once, got it twice; "
                         "the metadata is damaged, so convert the original again."
                     )
+    for name, output in _split_kept(adapter, record):
+        outputs.setdefault(name, output)
     ordered = in_canonical_order({name: output.entry for name, output in outputs.items()})
     return {name: outputs[name] for name in ordered}
 
@@ -134,6 +169,24 @@ def _split_block(adapter: AdapterFile, block: Block, columns: int, record: Recor
         key, dtype, shape, data = source.alpha
         outputs[key] = Output(Entry(dtype, shape), (), data)
     return outputs
+
+
+def _split_kept(adapter: AdapterFile, record: Record) -> Iterator[tuple[str, Output]]:
+    """Lay out the source's tensors that were kept.  Raises AdapterError for rows that are not there."""
+    for name, kept in adapter.kept.items():
+        (slab,) = (slab for piece in kept.pieces for slab in piece.slabs)
+        for source in record.kept.get(name, ()):
+            rows, columns = (source.shape[0] if source.shape else 1), math.prod(source.shape[1:])
+            if columns != slab.columns or source.row + rows > slab.rows:
+                raise AdapterError(
+                    f"{adapter.path}: {name}: expected {list(source.shape)} from row {source.row} on, got "
+                    f"{slab.rows} rows of {slab.columns}; the metadata is damaged, so convert the original again."
+                )
+            own = slab._replace(rows=rows, offset=slab.offset + source.row * slab.stride)
+            slabs = own.halves_swapped() if source.swapped else (own,)
+            dtype = source.dtype if source.dtype in FLOATS and slab.dtype in FLOATS else slab.dtype
+            change = change_due(slabs, dtype, source.scale, True)
+            yield source.key, Output(Entry(dtype, source.shape), (Piece(0, columns * DTYPE_BYTES[dtype], slabs, change),))
 
 
 def _diffusers_order(block: Block) -> tuple[Slab, ...]:

@@ -8,83 +8,130 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..errors import AdapterError
 from ..files.header import DTYPE_BYTES, Entry, read_header
 from . import names
-from .fused import fused_plan, is_fused
+from .dialects import TEXT
+from .fused import converted_plan
 from .original import original_plan
-from .plan import AdapterFile, Alpha
-from .scales import header_scaling, read_scaling
+from .plan import BLOCKS_KEY, AdapterFile, Alpha
+from .recognise import Recognised, recognised
+from .scales import Adapted, Scaling, header_scaling, read_scaling
 
 
 def open_adapter(path: Path | str) -> AdapterFile:
     """Read the plan of an adapter file, original or converted.  Raises AdapterError, or OSError."""
     path = Path(path)
     header = read_header(path)
-    alphas = _read_alphas(path, header.entries)
-    if is_fused(header.entries):
-        return fused_plan(path, header.metadata, header.entries, alphas)
-    scaling = read_scaling(path, header.metadata, {module: alpha.value for module, alpha in alphas.items()})
-    return original_plan(path, header.metadata, header.entries, alphas, scaling)
+    found = recognised(header.entries)
+    alphas = _read_alphas(path, header.entries, found)
+
+    def scaling() -> Scaling:
+        return read_scaling(path, header.metadata, _values(alphas), _adapted(header.entries, found))
+
+    return _plan(path, header.metadata, header.entries, found, alphas, scaling)
 
 
 def state_plan(
     path: Path, metadata: Mapping[str, str], entries: Mapping[str, Entry], data: Mapping[str, bytes]
 ) -> AdapterFile:
     """Plan a state dict in memory, original or fused; `data` are the bytes of its alphas.  Raises AdapterError."""
-    alphas = {
-        names.without_prefix(_layer(key)): alpha(path, key, entries[key], data[key]) for key in alpha_keys(entries)
-    }
-    if is_fused(entries):
-        return fused_plan(path, metadata, entries, alphas)
-    scaling = header_scaling(path, metadata, {module: found.value for module, found in alphas.items()})
-    return original_plan(path, metadata, entries, alphas, scaling)
+    found = recognised(entries)
+    alphas = {module: alpha(path, key, entries[key], data[key]) for module, key in alpha_keys(found).items()}
+
+    def scaling() -> Scaling:
+        return header_scaling(path, metadata, _values(alphas), _adapted(entries, found))
+
+    return _plan(path, metadata, entries, found, alphas, scaling)
 
 
-def alpha_keys(entries: Mapping[str, Entry]) -> list[str]:
-    """Return the names of a file's alpha tensors."""
-    return [key for key in entries if (name := names.parse(key)) and name.role == names.ALPHA]
+def _plan(
+    path: Path,
+    metadata: Mapping[str, str],
+    entries: Mapping[str, Entry],
+    found: Recognised,
+    alphas: Mapping[str, Alpha],
+    scaling: Callable[[], Scaling],
+) -> AdapterFile:
+    if BLOCKS_KEY in metadata and found.fused:
+        return converted_plan(path, metadata, entries, found, alphas)
+    text = header_scaling(path, metadata, {}, _adapted(entries, found), "text_encoder")
+    return original_plan(path, metadata, entries, found, alphas, (scaling(), text))
 
 
-def _layer(key: str) -> str:
-    return key.removesuffix(".alpha")
+def _values(alphas: Mapping[str, Alpha]) -> dict[str, float]:
+    return {module: found.value for module, found in alphas.items()}
 
 
-def _read_alphas(path: Path, entries: Mapping[str, Entry]) -> dict[str, Alpha]:
-    keys = alpha_keys(entries)
+def _adapted(entries: Mapping[str, Entry], found: Recognised) -> Adapted:
+    named = {key: name for key, name in found.names.items() if name and name.module in found.places}
+    ranks = {name.module: entries[key].shape[0] for key, name in named.items() if _is_down(name, entries[key])}
+    return Adapted(tuple(entries), ranks)
+
+
+def _is_down(name: names.Name, entry: Entry) -> bool:
+    return name.role == names.DOWN and len(entry.shape) == 2
+
+
+def alpha_keys(found: Recognised) -> dict[str, str]:
+    """Return the names of the transformer's alpha tensors by layer; those of text encoders are never computed with."""
+    named = ((key, name) for key, name in found.names.items() if name and name.role == names.ALPHA)
+    return {name.module: key for key, name in named if not name.module.startswith(TEXT)}
+
+
+def _read_alphas(path: Path, entries: Mapping[str, Entry], found: Recognised) -> dict[str, Alpha]:
+    keys = alpha_keys(found)
     if not keys:
         return {}
-    found = {}
+    alphas = {}
     with open(path, "rb") as file:
-        for key in keys:
+        for module, key in keys.items():
             entry = entries[key]
             file.seek(entry.offset)
             data = file.read(entry.size) if math.prod(entry.shape) == 1 else b""
-            found[names.without_prefix(_layer(key))] = alpha(path, key, entry, data)
-    return found
+            alphas[module] = alpha(path, key, entry, data)
+    return alphas
 
 
 _SCALARS = {
-    **{"F64": "<d", "F32": "<f", "F16": "<e"},
-    **{"I64": "<q", "I32": "<i", "I16": "<h", "I8": "<b", "U8": "<B"},
+    **{"F64": "<d", "F32": "<f", "F16": "<e", "I64": "<q", "I32": "<i", "I16": "<h", "I8": "<b"},
+    **{"U64": "<Q", "U32": "<I", "U16": "<H", "U8": "<B"},
 }
+# Formats that are the upper bytes of a wider one, and how many bytes of it they lack.
+_UPPER = {"BF16": ("<f", 2), "F8_E5M2": ("<e", 1)}
+
+
+def _number(data: bytes, dtype: str) -> float:
+    """Return the number that a tensor of one element holds."""
+    if dtype in _UPPER:
+        form, lacking = _UPPER[dtype]
+        return float(struct.unpack(form, bytes(lacking) + data)[0])
+    if dtype == "F8_E4M3":
+        return _e4m3(data[0])
+    return float(struct.unpack(_SCALARS[dtype], data)[0])
+
+
+def _e4m3(byte: int) -> float:
+    """Return a float8_e4m3fn: 4 bits of exponent with bias 7, 3 of mantissa, no infinity (arXiv 2209.05433)."""
+    exponent, mantissa = byte >> 3 & 15, byte & 7
+    if exponent == 15 and mantissa == 7:
+        return math.nan
+    size = math.ldexp(8 + mantissa, exponent - 10) if exponent else math.ldexp(mantissa, -9)
+    return -size if byte & 128 else size
 
 
 def alpha(path: Path, key: str, entry: Entry, data: bytes) -> Alpha:
     """Understand an alpha, a tensor of one finite number.  Raises AdapterError."""
-    if math.prod(entry.shape) != 1 or entry.dtype not in (*_SCALARS, "BF16"):
+    if math.prod(entry.shape) != 1 or entry.dtype not in (*_SCALARS, *_UPPER, "F8_E4M3"):
         raise AdapterError(
             f"{path}: {key}: expected one number as alpha, got {entry.dtype} {list(entry.shape)}; repair the alpha."
         )
     if len(data) != DTYPE_BYTES[entry.dtype]:
         raise AdapterError(f"{path}: {key}: expected the alpha's bytes, got the end of the file; get the file again.")
-    if entry.dtype == "BF16":
-        value = struct.unpack("<f", b"\0\0" + data)[0]
-    else:
-        value = float(struct.unpack(_SCALARS[entry.dtype], data)[0])
+    value = _number(data, entry.dtype)
     if not math.isfinite(value):
         raise AdapterError(f"{path}: {key}: expected a finite number as alpha, got {value}; repair the alpha.")
     return Alpha(key, entry.dtype, entry.shape, data, value)

@@ -1,10 +1,13 @@
-"""LoRA formats that are not converted: how their keys look, what they are, and what to do with them."""
+"""Files that are not converted: how their keys look, what they are, and what to do with them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
+
+from . import architectures
+from .layout import Geometry
 
 
 class Format(NamedTuple):
@@ -15,86 +18,96 @@ class Format(NamedTuple):
     advice: str
 
 
-_AS_IT_IS = "ComfyUI's LoRA loaders take it as it is, so it needs no conversion"
 _OTHER = "this converter is for FLUX.1; load it with the model it was trained for"
+_NO_PAIRS = "it has no LoRA pairs that could be fused; extract a LoRA from it, or merge it into the model"
+_WEIGHTS = "give the LoRA, not the model"
 
-_FLUX_2 = Format(
-    re.compile(
-        r".*(attn\.to_qkv_mlp_proj|single_transformer_blocks\.\d+\.attn\.to_out\.|(double|single)_stream_modulation)"
-    ),
-    "a FLUX.2 LoRA",
-    _OTHER,
-)
-_QWEN = Format(
-    re.compile(r".*transformer_blocks\.\d+\.((img|txt)_mlp\.|(img|txt)_mod\.)|lora_unet_transformer_blocks_\d+_"),
-    "a Qwen-Image LoRA",
-    _OTHER,
-)
-_HUNYUAN_VIDEO = Format(re.compile(r".*token_refiner\."), "a HunyuanVideo LoRA", _OTHER)
-_SD3 = Format(re.compile(r".*transformer_blocks\.\d+\.attn2\.|.*joint_blocks[._]"), "a Stable Diffusion 3 LoRA", _OTHER)
-BFL = Format(re.compile(r"(.*\.)?(double|single)_blocks\.\d+\."), "a FLUX LoRA in BFL layout", _AS_IT_IS)
 
-FORMATS = (
-    Format(re.compile(r"lora_unet_(double|single)_blocks_\d+_"), "a kohya/sd-scripts FLUX LoRA", _AS_IT_IS),
-    Format(re.compile(r"lora_transformer_(single_)?transformer_blocks_"), "a OneTrainer FLUX LoRA", _AS_IT_IS),
-    Format(
-        re.compile(r"lycoris_(single_)?transformer_blocks_|.*transformer_blocks.*\.(lokr_w|hada_w|oft_)"),
-        "a LyCORIS FLUX adapter",
-        _AS_IT_IS,
+def _other(pattern: str, name: str) -> Format:
+    return Format(re.compile(pattern), name, _OTHER)
+
+
+# What is no LoRA, whatever the layers are called (the names of LyCORIS and PEFT).
+_NO_LORA = tuple(
+    Format(re.compile(rf".*[._](?:{marks})"), f"{name}, which is no LoRA", _NO_PAIRS)
+    for marks, name in (
+        (r"lokr_(?:w[12]|t2)", "a LyCORIS LoKr adapter"),
+        (r"hada_(?:w[12]|t[12])", "a LyCORIS LoHa adapter"),
+        (r"(?:oft_(?:blocks|diag|[RrSs])|boft_[RrSs])", "an OFT adapter"),
+        (r"(?:glora_[AB]|[ab][12]\.weight)", "a GLoRA adapter"),
+        (r"lora_mid\.", "a LoCon adapter with a core (Tucker)"),
+        (r"vera_lambda_[bd]|randlora_", "a VeRA adapter"),
+        (r"ia3_l", "an (IA)3 adapter"),
+        (r"hra_u|boft_|waveft_|fourierft_|c3a_kernel|shira_", "a PEFT adapter of another kind"),
+    )
+)
+# Layers of other models beside such as are named like FLUX.1's; the first row that fits names a file.
+_DESCENDANTS = (
+    _other(
+        r".*(attn[._]to_qkv_mlp_proj|single_transformer_blocks[._]\d+[._]attn[._]to_out[._](?!0[._])"
+        r"|(double|single)_stream_modulation)",
+        "a FLUX.2 LoRA",
     ),
-    Format(
-        re.compile(r".*(double|single)_blocks\.\d+\.processor\."),
-        "an XLabs FLUX LoRA",
-        "ComfyUI's LoRA loaders take it as it is if it has all blocks; else load it with the x-flux-comfyui nodes",
+    _other(r".*joint_transformer_blocks[._]|.*single_transformer_blocks[._]\d+[._](ff[._]|attn[._]to_out[._]0)",
+           "an AuraFlow LoRA"),
+    _other(r".*distilled_guidance_layer[._]", "a Chroma LoRA"),
+    _other(
+        r".*token_refiner[._]|.*double_blocks\.\d+\.(img|txt)_attn_(qkv|proj)\."
+        r"|.*(double|single)_blocks[._]\d+[._]((img|txt)_(mlp[._]fc[12]|mod[._]linear)|modulation[._]linear)",
+        "a HunyuanVideo LoRA",
     ),
-    _FLUX_2,
-    BFL,
-    _QWEN,
-    _HUNYUAN_VIDEO,
-    Format(
-        re.compile(
-            r"(diffusion_model\.|transformer\.|base_model\.model\.|lora_unet__?)?blocks[._]\d+[._]"
-            r"((self|cross)_attn|attn[12]\.|ffn[._])"
-        ),
+    _other(r".*transformer_blocks[._]\d+[._]((img|txt)_mlp|(img|txt)_mod)[._]", "a Qwen-Image LoRA"),
+    _other(r".*transformer_blocks[._]\d+[._]attn2[._]|.*joint_blocks[._]", "a Stable Diffusion 3 LoRA"),
+)
+_OTHERS = (
+    _other(
+        r"(diffusion_model\.|transformer\.|base_model\.model\.|lora_unet__?)?blocks[._]\d+[._]"
+        r"((self|cross)_attn|attn[12]\.|ffn[._])",
         "a Wan LoRA",
-        _OTHER,
     ),
-    _SD3,
-    Format(
-        re.compile(
-            r"lora_te2_|text_encoder_2\.|conditioner\.|.*(attentions[._]\d+[._]|_[12]_)transformer_blocks[._][2-9]"
-            r"|.*(input|output|middle)_blocks?\.\d+\.\d+\.transformer_blocks\.[2-9]"
-        ),
+    _other(r"(.*\.)?layers\.\d+\.(attention|feed_forward|adaLN_modulation)\.", "a Lumina or Z-Image LoRA"),
+    _other(
+        r"lora_te2_text_model|text_encoder_2\.text_model|conditioner\.|.*(attentions[._]\d+[._]|_[12]_)transformer_blocks[._][2-9]"
+        r"|.*(input|output|middle)_blocks?\.\d+\.\d+\.transformer_blocks\.[2-9]",
         "an SDXL LoRA",
-        _OTHER,
     ),
-    Format(
-        re.compile(
-            r"lora_te|text_encoder|unet\.|lora_unet_(down|up|mid|input|output|middle)_"
-            r"|(.*\.)?((down|up|input|output)_blocks\.|(mid|middle)_block\.)"
-        ),
+    _other(
+        r"lora_te|text_encoder|unet\.|lora_unet_(down|up|mid|input|output|middle)_"
+        r"|(.*\.)?((down|up|input|output)_blocks\.|(mid|middle)_block\.)",
         "a Stable Diffusion LoRA",
-        _OTHER,
     ),
 )
-# Models whose layers are named like FLUX.1's, by how many transformer_blocks and single_transformer_blocks they have.
-_BLOCKS = {(60, 0): _QWEN, (8, 48): _FLUX_2, (20, 40): _HUNYUAN_VIDEO}
-_BLOCK = re.compile(r"(?:^|\.)(single_)?transformer_blocks\.(\d{1,5})\.")
+_MODEL = Format(
+    re.compile(r"(.*\.)?((single_)?transformer|double|single)_blocks\.\d+\.[^.].*\.(weight|bias|scale)$"),
+    "the weights of a model, no LoRA",
+    _WEIGHTS,
+)
+
+
+_LONGEST_KEY = 300  # no library's names are as long, and expressions take their time on longer ones
 
 
 def foreign_format(keys: Iterable[str], has_flux_layers: bool) -> Format | None:
-    """Name the format of a file that is not converted, if it is a known one.
+    """Name the format of a file that is not converted, by its keys, if it is a known one.
 
-    With layers that the table knows, only the architectures that name some of theirs like FLUX.1 are looked for.
+    With layers that the table knows, only what is no LoRA and the architectures that name some of their layers like
+    FLUX.1 are looked for.
     """
-    keys = tuple(keys)
-    formats = (_FLUX_2, _QWEN, _HUNYUAN_VIDEO, _SD3) if has_flux_layers else FORMATS
-    found = next((known for known in formats if any(map(known.pattern.match, keys))), None)
-    return found or _BLOCKS.get(_block_counts(keys))
+    keys = tuple(key for key in keys if len(key) < _LONGEST_KEY)
+    known = (*_NO_LORA, *_DESCENDANTS) if has_flux_layers else (*_NO_LORA, *_DESCENDANTS, *_OTHERS)
+    return next((row for row in known if any(map(row.pattern.match, keys))), None)
 
 
-def _block_counts(keys: Iterable[str]) -> tuple[int, int]:
-    """Return how many double and single blocks the keys count up to."""
-    found = [(match[1] is not None, int(match[2]) + 1) for key in keys if (match := _BLOCK.search(key))]
-    double, single = (max((count for kind, count in found if kind is single), default=0) for single in (False, True))
-    return double, single
+def model_weights(keys: Iterable[str]) -> Format | None:
+    """Name a file without any LoRA tensor in it as a model's weights, if it is that."""
+    return _MODEL if any(_MODEL.pattern.match(key) for key in keys if len(key) < _LONGEST_KEY) else None
+
+
+def architecture(geometry: Geometry, blocks: architectures.Blocks) -> tuple[Format | None, str | None]:
+    """Name the model of layers that are called like FLUX.1's, if it is another one; or return what to tell of it."""
+    verdict = architectures.judged(geometry, blocks)
+    if verdict.foreign is None:
+        return None, verdict.note
+    name = verdict.foreign
+    named = name if name.startswith("another") else f"{'an' if name[0] in 'AO' else 'a'} {name} LoRA"
+    return Format(re.compile(""), named.replace("another model's", "another model's LoRA"), _OTHER), None

@@ -1,9 +1,9 @@
-"""Plan an adapter in ComfyUI's layout: by the blocks that the converter wrote into its metadata, else as it stands."""
+"""Plan a converted adapter by the blocks that the converter wrote into its metadata."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import AdapterError
@@ -11,43 +11,55 @@ from ..files.header import DTYPE_BYTES, Entry
 from ..files.slab import Slab
 from ..files.strict_json import parsed
 from . import names
-from .layout import fused_place, height, place
-from .original import matrix, voted
+from .dialects import TEXT
+from .extras import find_extras, whole
+from .layout import place
+from .original import matrix
 from .plan import BLOCKS_KEY, AdapterFile, Alpha, Block, FusedLayer
+from .recognise import Recognised
 
 Structure = Mapping[str, list[tuple[str, int, int, int]]]
 """ComfyUI layer -> (Diffusers layer, first row, rows, rank) of its blocks, in row order."""
 
 
-def is_fused(keys: Iterable[str]) -> bool:
-    """Tell whether a file names ComfyUI's layers (converted by us, or by a tool with the same layout)."""
-    parsed = [name for key in keys if (name := names.parse(key))]
-    return bool(parsed) and all(fused_place(name.module) is not None for name in parsed)
-
-
-def fused_plan(
-    path: Path, metadata: Mapping[str, str], entries: Mapping[str, Entry], alphas: Mapping[str, Alpha]
+def converted_plan(
+    path: Path,
+    metadata: Mapping[str, str],
+    entries: Mapping[str, Entry],
+    found: Recognised,
+    alphas: Mapping[str, Alpha],
 ) -> AdapterFile:
-    """Plan an adapter in ComfyUI's layout: by the blocks in its metadata, else one dense block a layer.
+    """Plan a converted adapter: by the blocks in its metadata, one dense block for a layer that they leave out.
 
     Raises AdapterError for blocks that do not fit the tensors.
     """
-    pairs = names.pair_up(path, entries)
+    pairs = names.pair_up(path, found.names)
     structure = read_structure(path, metadata)
     layers = {
-        layer: _layer(path, entries, layer, keys, structure, alphas.get(layer)) for layer, keys in pairs.factors.items()
+        layer: _layer(path, entries, layer, keys, structure, alphas.get(layer))
+        for layer, keys in pairs.factors.items()
+        if layer in found.places
     }
-    found = {layer: place for layer in layers if (place := fused_place(layer))}
-    sizes = [(units, layers[layer].rows) for layer, (fused, _) in found.items() if (units := height(fused)) is not None]
-    sizes += [
-        (units, layers[layer].columns) for layer, (fused, _) in found.items() if (units := fused.columns) is not None
-    ]
-    geometry = voted(sizes, [(fused.block, index) for fused, index in found.values()])
-    if geometry is None:
+    if found.geometry is None or not layers:
         raise AdapterError(
             f"{path}: expected factors of a FLUX.1 LoRA, got none of its size; is this a FLUX.1 adapter?"
         )
-    return AdapterFile(path, True, metadata, geometry, layers, pairs.others, alphas)
+    extras = find_extras(pairs.others)
+    kept = {key: whole(key, entries[key]) for key in (*_text_keys(pairs), *extras.named)}
+    lost = [key for module, keys in pairs.factors.items() if not _is_placed(module, found) for key in keys]
+    return AdapterFile(
+        path, True, metadata, found.geometry, layers, (*extras.rest, *lost), alphas, kept=dict(sorted(kept.items()))
+    )
+
+
+def _is_placed(module: str, found: Recognised) -> bool:
+    return module in found.places or module.startswith(TEXT)
+
+
+def _text_keys(pairs: names.Pairs) -> list[str]:
+    modules = [module for module in pairs.factors if module.startswith(TEXT)]
+    alphas = [pairs.alphas[module] for module in modules if module in pairs.alphas]
+    return [*(key for module in modules for key in pairs.factors[module]), *alphas]
 
 
 def write_structure(layers: Mapping[str, FusedLayer]) -> str:

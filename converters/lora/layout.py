@@ -8,6 +8,7 @@ neither tells (None): it is then read from the file.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from typing import NamedTuple
 
@@ -99,23 +100,34 @@ LAYOUT: tuple[Fused, ...] = (
     Fused("final_layer.adaLN_modulation.1", "", (Part("norm_out.linear", Size(2), swapped=True),)),
 )
 
+NORMS: tuple[tuple[str, str], ...] = (
+    (f"{DOUBLE}attn.norm_q", "double_blocks.{i}.img_attn.norm.query_norm"),
+    (f"{DOUBLE}attn.norm_k", "double_blocks.{i}.img_attn.norm.key_norm"),
+    (f"{DOUBLE}attn.norm_added_q", "double_blocks.{i}.txt_attn.norm.query_norm"),
+    (f"{DOUBLE}attn.norm_added_k", "double_blocks.{i}.txt_attn.norm.key_norm"),
+    (f"{SINGLE}attn.norm_q", "single_blocks.{i}.norm.query_norm"),
+    (f"{SINGLE}attn.norm_k", "single_blocks.{i}.norm.key_norm"),
+)
+"""Diffusers' norms and ComfyUI's: no LoRA adapts them, but a control LoRA sets their weights."""
+FUSED_ALREADY = ("attn.to_qkv", "attn.to_added_qkv", "attn.to_kv", "attn.to_added_kv", "attn.to_qkv_mlp_proj")
+"""Names of Diffusers' own fused layers (`fuse_qkv_projections`), whose rows a LoRA for them shares."""
+
 
 class Place(NamedTuple):
-    """Where a Diffusers layer goes: the row of the table, its block number (None outside the blocks), its part."""
+    """Where a layer of a LoRA goes: the row of the table, its block number (None outside the blocks), its part."""
 
     fused: Fused
     number: int | None
     part: Part
+    module: str
+    """The layer as the table names it: of Diffusers, such as "transformer_blocks.0.attn.to_q", or of ComfyUI."""
+    row: Size = Size()
+    """Where its rows start in the fused layer."""
 
     @property
     def layer(self) -> str:
         """The ComfyUI layer, such as "double_blocks.0.img_attn.qkv"."""
         return numbered(self.fused.name, self.number)
-
-    @property
-    def module(self) -> str:
-        """The Diffusers layer, such as "transformer_blocks.0.attn.to_q"."""
-        return numbered(self.fused.block, self.number) + self.part.name
 
 
 def numbered(name: str, index: int | None) -> str:
@@ -124,32 +136,102 @@ def numbered(name: str, index: int | None) -> str:
 
 
 @cache
-def _places() -> dict[tuple[str, str], tuple[Fused, Part]]:
-    names = ((fused, part, name) for fused in LAYOUT for part in fused.parts for name in (part.name, *part.aliases))
-    return {(fused.block, name): (fused, part) for fused, part, name in names}
+def _places() -> dict[tuple[str, str], Place]:
+    """Map (block, name below it) to a place without number: Diffusers' parts, and ComfyUI's layers as one part."""
+    found = {}
+    for fused in LAYOUT:
+        for part in fused.parts:
+            own = Place(fused, None, part, fused.block + part.name, first_row(fused, part))
+            found |= {(fused.block, name): own for name in (part.name, *part.aliases)}
+        whole = Place(fused, None, Part(fused.name, height(fused)), fused.name)
+        found[_below(fused.name)] = whole
+    (linear1,) = (fused for fused in LAYOUT if fused.name == "single_blocks.{i}.linear1")
+    found[_below(QKV_OF_LINEAR1)] = Place(linear1, None, Part(QKV_OF_LINEAR1, Size(3)), QKV_OF_LINEAR1)
+    return found
 
 
-_BLOCK = re.compile(r"((?:single_)?transformer_blocks\.)(0|[1-9][0-9]{0,4})\.(.+)", re.ASCII)
+QKV_OF_LINEAR1 = "single_blocks.{i}.linear1_qkv"
+"""The first rows of linear1 under a name of their own, as ComfyUI, XLabs and USO have them."""
+
+
+def _below(name: str) -> tuple[str, str]:
+    block, mark, rest = name.partition("{i}.")
+    return (block + mark, rest) if mark else ("", name)
+
+
+_BLOCKS = r"((?:(?:single_)?transformer|double|single)_blocks)"
+_DOTTED, _UNDERSCORED = (
+    re.compile(rf"{_BLOCKS}{dot}(0|[1-9][0-9]{{0,4}}){dot}(.+)", re.ASCII) for dot in (r"\.", "_")
+)
 
 
 def place(module: str) -> Place | None:
-    """Find a Diffusers layer in the table; None if it is not there."""
-    match = _BLOCK.fullmatch(module)
-    block, index, rest = (match[1] + "{i}.", int(match[2]), match[3]) if match else ("", None, module)
-    found = _places().get((block, rest))
-    return None if found is None else Place(found[0], index, found[1])
+    """Find a layer in the table, by Diffusers' or ComfyUI's name; None if it is not there."""
+    return _found(module, _DOTTED, _places())
 
 
-_FUSED_BLOCK = re.compile(r"((?:double|single)_blocks\.)(0|[1-9][0-9]{0,4})\.(.+)", re.ASCII)
-_FUSED = {fused.name: fused for fused in LAYOUT}
+def underscored_place(stem: str) -> Place | None:
+    """Find a layer whose name is written with underscores for dots."""
+    return _found(stem, _UNDERSCORED, _underscored())
+
+
+def _found(module: str, blocks: re.Pattern[str], places: Mapping[tuple[str, str], Place]) -> Place | None:
+    match = blocks.fullmatch(module)
+    index = int(match[2]) if match else None
+    found = places.get((match[1] + ".{i}.", match[3]) if match else ("", module))
+    return None if found is None else found._replace(number=index, module=numbered(found.module, index))
+
+
+@cache
+def _underscored() -> dict[tuple[str, str], Place]:
+    return {(block, name.replace(".", "_")): found for (block, name), found in _places().items()}
 
 
 def fused_place(layer: str) -> tuple[Fused, int | None] | None:
     """Find a ComfyUI layer in the table, with its block number; None if it is not there."""
-    match = _FUSED_BLOCK.fullmatch(layer)
-    name, index = (f"{match[1]}{{i}}.{match[3]}", int(match[2])) if match else (layer, None)
-    found = _FUSED.get(name)
-    return None if found is None or ("{i}" in layer) else (found, index)
+    found = place(layer)
+    return (found.fused, found.number) if found is not None and found.module == found.layer else None
+
+
+def norm_place(module: str) -> str | None:
+    """Return ComfyUI's name of a norm, by Diffusers' or its own; None if there is none of that name."""
+    match = _DOTTED.fullmatch(module)
+    return None if match is None else _norms().get((match[1], match[3]), "").replace("{i}", match[2]) or None
+
+
+@cache
+def _norms() -> dict[tuple[str, str], str]:
+    pairs = ((name, own) for theirs, own in NORMS for name in (theirs, own))
+    return {(block, rest): own for name, own in pairs for block, _, rest in [name.partition(".{i}.")]}
+
+
+def owner(name: str) -> str | None:
+    """Return the layer of FLUX.1 that a tensor lies in or below, by its name without prefixes; None if in none.
+
+    Also what Diffusers fuses itself, and the norms: no tensor of theirs can be left out of a LoRA unseen.
+    """
+    for places, blocks, dot in ((_places(), _DOTTED, "."), (_underscored(), _UNDERSCORED, "_")):
+        match = blocks.match(name)
+        block, rest = (match[1] + ".{i}.", match[3]) if match else ("", name)
+        known = [below for above, below in places if above == block]
+        if match:
+            known += [other.replace(".", dot) for other in _owned(block)]
+        found = next((below for below in known if _is_below(rest, below)), None)
+        if found is not None:
+            return found
+    return None
+
+
+def _owned(block: str) -> tuple[str, ...]:
+    norms = tuple(rest for above, rest in _norms() if above + ".{i}." == block)
+    return (*norms, *FUSED_ALREADY) if "transformer" in block else norms
+
+
+_BELOW = re.compile(r"(?:\.|_(?:lora|dora|magnitude|weight|bias)|$)")
+
+
+def _is_below(name: str, layer: str) -> bool:
+    return name.startswith(layer) and _BELOW.match(name, len(layer)) is not None
 
 
 def first_row(fused: Fused, part: Part) -> Size:

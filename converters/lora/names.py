@@ -1,4 +1,7 @@
-"""How LoRA files spell their tensors; nowhere else do these spellings appear."""
+"""How LoRA files spell their tensors: wrappers and prefixes before a layer's name, suffixes behind it.
+
+Which layer a name stands for is the matter of `dialects`, the one place that decides what a key is.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import NamedTuple
 from ..errors import AdapterError
 
 DOWN, UP, ALPHA, DORA = "down", "up", "alpha", "dora"
+BIAS, DIFF_B, DIFF, SET, RESHAPE = "bias", "diff_b", "diff", "set_weight", "reshape_weight"
 
 # PEFT may put the adapter's name between lora_A and weight; lora_B.bias is no factor.
 _SUFFIXES = (
@@ -16,35 +20,74 @@ _SUFFIXES = (
     (re.compile(r"\.lora_B(?:\.(?!weight|bias)[^.]+)?(?:\.weight)?"), UP),
     (re.compile(r"\.lora[._]down\.weight"), DOWN),
     (re.compile(r"\.lora[._]up\.weight"), UP),
+    (re.compile(r"_lora\.down\.weight"), DOWN),
+    (re.compile(r"_lora\.up\.weight"), UP),
     (re.compile(r"\.lora_linear_layer\.down\.weight"), DOWN),
     (re.compile(r"\.lora_linear_layer\.up\.weight"), UP),
     (re.compile(r"\.alpha"), ALPHA),
-    (re.compile(r"\.(?:lora_magnitude_vector(?:\.[^.]+)*|dora_scale)"), DORA),
+    (re.compile(r"\.(?:lora_magnitude_vector(?:\.[^.]+)*|dora_scale|dora_magnitude|lora_magnitude)"), DORA),
 )
-_MARKS = (".lora", ".alpha", ".dora_scale")
-_PREFIXES = ("base_model.model.", "transformer.", "diffusion_model.")
+# What a control LoRA or an extracted one has besides factors: a bias of the up factor, which scales with it, and
+# differences, values and a shape that ComfyUI's loader takes as they are.
+_EXTRAS = (
+    (re.compile(r"\.lora_B(?:\.(?!weight|bias)[^.]+)?\.bias"), BIAS),
+    (re.compile(r"\.lora[._]up\.bias"), BIAS),
+    (re.compile(r"\.diff_b"), DIFF_B),
+    (re.compile(r"\.diff"), DIFF),
+    (re.compile(r"(?:\.scale)?\.set_weight"), SET),
+    (re.compile(r"\.reshape_weight"), RESHAPE),
+)
+NORM_ENDS = (".weight", ".scale")
+_MARKS = (".lora", "_lora.", ".alpha", ".dora_", ".diff", ".scale.set_weight", ".set_weight", ".reshape_weight")
+# torch.compile's and FSDP's stand anywhere in a name, the others before it, in any order and nesting.
+_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+_PREFIXES = ("base_model.model.", "model.", "transformer.", "diffusion_model.", "module.", "unet.")
+_DEEPEST = 16
 
 
 class Name(NamedTuple):
-    """A tensor's layer without prefix, and its role there."""
+    """A tensor's layer, and its role there."""
 
     module: str
     role: str
 
 
-def parse(key: str) -> Name | None:
-    """Split a tensor's name into layer and role; None if it is no tensor of a LoRA."""
+def suffixed(key: str) -> Name | None:
+    """Split a tensor's name into what stands before its role, and the role; None if it is no factor of a LoRA."""
+    return _split(key, _SUFFIXES)
+
+
+def extra(key: str) -> Name | None:
+    """Split the name of a tensor that a LoRA has besides its factors; None if it is none of those."""
+    return _split(key, _EXTRAS)
+
+
+def _split(key: str, suffixes: tuple[tuple[re.Pattern[str], str], ...]) -> Name | None:
+    # Where a mark stands last, so that the work does not grow with how often one is repeated.
     start = max(key.rfind(mark) for mark in _MARKS)
+    if key.endswith(".scale.set_weight"):
+        start = len(key) - len(".scale.set_weight")
     if start <= 0:
         return None
-    role = next((role for pattern, role in _SUFFIXES if pattern.fullmatch(key, start)), None)
-    return None if role is None else Name(without_prefix(key[:start]), role)
+    role = next((role for pattern, role in suffixes if pattern.fullmatch(key, start)), None)
+    return None if role is None else Name(key[:start], role)
+
+
+def unwrapped(key: str) -> str:
+    """Remove what torch.compile and FSDP put into a name."""
+    for wrapper in _WRAPPERS:
+        key = key.replace(wrapper, "")
+    return key
 
 
 def without_prefix(module: str) -> str:
-    """Strip the prefixes that trainers put before a layer's name."""
-    for prefix in _PREFIXES:
-        module = module.removeprefix(prefix)
+    """Strip the prefixes that trainers put before a layer's name, in whatever order they stand."""
+    module = unwrapped(module)
+    for _ in range(_DEEPEST):
+        prefix = next((prefix for prefix in _PREFIXES if module.startswith(prefix)), None)
+        if prefix is None:
+            break
+        module = module[len(prefix) :]
     return module
 
 
@@ -63,6 +106,11 @@ def fused_keys(layer: str) -> tuple[str, str]:
     return f"diffusion_model.{layer}.lora_A.weight", f"diffusion_model.{layer}.lora_B.weight"
 
 
+def fused_extra(layer: str, role: str) -> str:
+    """Return the name under which the host's loaders take what a ComfyUI layer has besides its factors."""
+    return f"diffusion_model.{layer}.{DIFF_B if role == BIAS else role}"
+
+
 class Pairs(NamedTuple):
     """The tensors of a file by layer: (down, up) keys, alpha keys, and the keys that belong to no LoRA pair."""
 
@@ -71,12 +119,11 @@ class Pairs(NamedTuple):
     others: tuple[str, ...]
 
 
-def pair_up(path: object, keys: Mapping[str, object]) -> Pairs:
+def pair_up(path: object, names: Mapping[str, Name | None]) -> Pairs:
     """Match the tensors of a file by layer.  Raises AdapterError for half a pair, a second one, and DoRA."""
     found: dict[str, dict[str, str]] = {}
     others = []
-    for key in keys:
-        name = parse(key)
+    for key, name in names.items():
         if name is None:
             others.append(key)
         elif name.role == DORA:

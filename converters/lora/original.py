@@ -1,51 +1,67 @@
-"""Plan an adapter in Diffusers layout: find every pair's place in ComfyUI's layers, and check its shape."""
+"""Plan an adapter as it was trained: find every pair's place in ComfyUI's layers, whatever dialect names it."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import AdapterError
 from ..files.header import DTYPE_BYTES, FLOATS, Entry
 from ..files.slab import Slab
 from . import names
-from .formats import foreign_format
-from .layout import DOUBLE, LAYOUT, MLP, SINGLE, Geometry, Part, Place, Size, first_row, fused_place, height, place
+from .dialects import TEXT, bare
+from .extras import CHANNELS, IMG_IN, find_extras, flux_extras, text_layers
+from .layout import LAYOUT, SINGLE, Geometry, Part, Place, fused_place, height, owner
 from .plan import AdapterFile, Alpha, Block, FusedLayer
+from .recognise import Recognised
 from .scales import Scaling
 
 
 def original_plan(
-    path: Path, metadata: Mapping[str, str], entries: Mapping[str, Entry], alphas: Mapping[str, Alpha], scaling: Scaling
+    path: Path,
+    metadata: Mapping[str, str],
+    entries: Mapping[str, Entry],
+    found: Recognised,
+    alphas: Mapping[str, Alpha],
+    scaling: tuple[Scaling, Scaling],
 ) -> AdapterFile:
-    """Plan an adapter in Diffusers layout.  Raises AdapterError for what is not a FLUX.1 LoRA."""
-    _refuse_foreign(path, entries)
-    pairs = names.pair_up(path, entries)
-    places = {module: found for module in pairs.factors if (found := place(module))}
-    geometry = _geometry(path, entries, {found: pairs.factors[module] for module, found in places.items()})
-    placed: dict[str, list[Block]] = {}
-    for module, found in places.items():
-        down, up = (matrix(path, entries, key) for key in pairs.factors[module])
-        _check_shapes(path, found, down, up, geometry)
-        row = first_row(found.fused, found.part).of(geometry)
-        scale = scaling.scale(module, down.rows)
-        block = Block(found.module, row, up.rows, down.rows, scale, down, _in_order(up, found.part))
-        placed.setdefault(found.layer, []).append(block)
-    layers = {layer: _fused_layer(path, layer, placed[layer], geometry) for layer in sorted(placed, key=layer_order)}
-    unplaced = [module for module in pairs.factors if module not in places]
+    """Plan an adapter; the scalings are the transformer's and the text encoders'.
+
+    Raises AdapterError for what is not a FLUX.1 LoRA, and for a tensor of FLUX.1 that no LoRA of the host can hold.
+    """
+    _refuse_foreign(path, entries, found)
+    pairs = names.pair_up(path, found.names)
+    geometry = _checked_geometry(path, entries, found, pairs)
+    layers = _layers(path, entries, found.places, pairs, geometry, scaling[0])
+    extras = find_extras(pairs.others)
+    kept = text_layers(path, entries, pairs, scaling[1])
+    kept |= flux_extras(path, entries, extras.named, layers, geometry, scaling[0])
+    unplaced = [module for module in pairs.factors if module not in found.places and not module.startswith(TEXT)]
     lost = [key for module in unplaced for key in (*pairs.factors[module], pairs.alphas.get(module)) if key]
-    own = {places[module].module: alpha for module, alpha in alphas.items() if module in places}
-    return AdapterFile(path, False, metadata, geometry, layers, (*pairs.others, *lost), own, scaling.source)
+    unused = (*extras.rest, *lost)
+    _refuse_mutilation(path, unused)
+    own = {found.places[module].module: alpha for module, alpha in alphas.items() if module in found.places}
+    notes = (*((found.note,) if found.note else ()), *_wide(layers))
+    return AdapterFile(
+        path, found.fused, metadata, geometry, layers, unused, own, scaling[0].source, kept, notes
+    )
 
 
-def _refuse_foreign(path: Path, entries: Mapping[str, Entry]) -> None:
+def _wide(layers: Mapping[str, FusedLayer]) -> tuple[str, ...]:
+    layer = layers.get(IMG_IN)
+    if layer is None or layer.columns <= CHANNELS:
+        return ()
+    return (
+        f"{IMG_IN} takes {layer.columns} columns, {CHANNELS} in FLUX.1; ComfyUI widens it where the LoRA is merged "
+        "(Load LoRA), not where it is bypassed",
+    )
+
+
+def _refuse_foreign(path: Path, entries: Mapping[str, Entry], found: Recognised) -> None:
     """Raise AdapterError for a file of another architecture, or with nothing of FLUX.1 in it."""
-    has_places = any(place(name.module) for key in entries if (name := names.parse(key)))
-    found = foreign_format(entries, has_places)
-    if found is not None:
-        raise AdapterError(f"{path}: expected a FLUX.1 LoRA in Diffusers layout, got {found.name}; {found.advice}.")
-    if not has_places:
+    if found.foreign is not None:
+        raise AdapterError(f"{path}: expected a FLUX.1 LoRA, got {found.foreign.name}; {found.foreign.advice}.")
+    if not found.places:
         some = ", ".join(list(entries)[:5]) or "no tensor at all"
         raise AdapterError(
             f"{path}: expected LoRA layers of FLUX.1 such as transformer.transformer_blocks.0.attn.to_q, got {some}; "
@@ -53,46 +69,50 @@ def _refuse_foreign(path: Path, entries: Mapping[str, Entry]) -> None:
         )
 
 
-def _geometry(path: Path, entries: Mapping[str, Entry], pairs: Mapping[Place, tuple[str, str]]) -> Geometry:
-    """Read the model's sizes from an adapter's shapes.  Raises AdapterError if there is no matrix in it."""
-    sizes = []
-    for found, (down, up) in pairs.items():
-        sizes += [(units, entries[key].shape[axis]) for key, axis, units in _measured(found, down, up, entries)]
-    geometry = voted(sizes, [(found.fused.block, found.number) for found in pairs])
-    if geometry is None:
-        key = next(iter(pairs.values()))[0]
-        got = f"{entries[key].dtype} {list(entries[key].shape)}"
-        raise AdapterError(f"{path}: {key}: expected a matrix [r, hidden size], got {got}; is this a FLUX.1 adapter?")
-    return geometry
+def _refuse_mutilation(path: Path, unused: tuple[str, ...]) -> None:
+    """Raise AdapterError for a tensor that acts on a layer of FLUX.1: without it the LoRA is another one."""
+    for key in unused:
+        layer = owner(bare(key))
+        if layer is not None:
+            raise AdapterError(
+                f"{path}: {key}: expected only plain LoRA pairs for {layer}, got a tensor that can't be fused; "
+                "it can't be left out, so merge the LoRA into the model."
+            )
 
 
-def _measured(found: Place, down: str, up: str, entries: Mapping[str, Entry]) -> Iterator[tuple[str, int, Size]]:
-    for key, axis, units in ((down, 1, found.fused.columns), (up, 0, found.part.rows)):
-        if units is not None and len(entries[key].shape) == 2:
-            yield key, axis, units
+def _checked_geometry(
+    path: Path, entries: Mapping[str, Entry], found: Recognised, pairs: names.Pairs
+) -> Geometry:
+    """Return the model's sizes.  Raises AdapterError if no matrix tells them."""
+    if found.geometry is not None:
+        return found.geometry
+    keys = next((pairs.factors[module] for module in found.places if module in pairs.factors), None)
+    if keys is None:
+        some = ", ".join(list(entries)[:5])
+        raise AdapterError(f"{path}: expected LoRA pairs for layers of FLUX.1, got none ({some}); get the file again.")
+    got = f"{entries[keys[0]].dtype} {list(entries[keys[0]].shape)}"
+    raise AdapterError(f"{path}: {keys[0]}: expected a matrix [r, hidden size], got {got}; is this a FLUX.1 adapter?")
 
 
-def voted(sizes: Iterable[tuple[Size, int]], blocks: Iterable[tuple[str, int | None]]) -> Geometry | None:
-    """Return the geometry that most of the (size in the table, size in the file) agree on; None without any.
-
-    A majority, so that one wrong tensor is named as such and not all the others. Without an MLP layer it is 4 H wide.
-    """
-    sizes = list(sizes)
-    hidden = _most(number / units for units, number in sizes if not units.mlp)
-    if hidden is None:
-        return None
-    rests = ((number - (units - MLP * units.mlp) * hidden) / units.mlp for units, number in sizes if units.mlp)
-    mlp = _most(rests) or MLP * hidden
-    last = {kind: max((i for block, i in blocks if block == kind and i is not None), default=-1) for kind in _KINDS}
-    return Geometry(hidden, mlp, last[DOUBLE] + 1, last[SINGLE] + 1)
-
-
-_KINDS = (DOUBLE, SINGLE)
-
-
-def _most(numbers: Iterable[float]) -> int | None:
-    counted = Counter(int(number) for number in numbers if number >= 1 and number == int(number))
-    return max(counted, key=counted.__getitem__) if counted else None
+def _layers(
+    path: Path,
+    entries: Mapping[str, Entry],
+    places: Mapping[str, Place],
+    pairs: names.Pairs,
+    geometry: Geometry,
+    scaling: Scaling,
+) -> dict[str, FusedLayer]:
+    placed: dict[str, list[Block]] = {}
+    for module, found in places.items():
+        if module not in pairs.factors:
+            continue
+        down, up = (matrix(path, entries, key) for key in pairs.factors[module])
+        _check_shapes(path, found, down, up, geometry)
+        scale = scaling.scale(module, down.rows)
+        row = found.row.of(geometry)
+        block = Block(found.module, row, up.rows, down.rows, scale, down, _in_order(up, found.part))
+        placed.setdefault(found.layer, []).append(block)
+    return {layer: _fused_layer(path, layer, placed[layer], geometry) for layer in sorted(placed, key=layer_order)}
 
 
 def matrix(path: Path, entries: Mapping[str, Entry], key: str) -> Slab:
@@ -123,10 +143,10 @@ def _in_order(up: Slab, part: Part) -> tuple[Slab, ...]:
 
 
 def _fused_layer(path: Path, layer: str, blocks: list[Block], geometry: Geometry) -> FusedLayer:
-    """Put a layer's blocks in row order.  Raises AdapterError for two of one part (a layer under two names)."""
-    taken: dict[int, Block] = {}
-    for block in blocks:
-        if (other := taken.setdefault(block.row, block)) is not block:
+    """Put a layer's blocks in row order.  Raises AdapterError for rows that two of them adapt, under two names."""
+    ordered = sorted(blocks, key=lambda block: block.row)
+    for block, other in zip(ordered[1:], ordered):
+        if block.row < other.row + other.rows:
             raise AdapterError(
                 f"{path}: {block.down.key}: expected {layer} adapted once, got {other.down.key} too; "
                 "remove one of them."
@@ -134,7 +154,7 @@ def _fused_layer(path: Path, layer: str, blocks: list[Block], geometry: Geometry
     found = fused_place(layer)
     units = height(found[0]) if found else None
     rows = blocks[0].rows if units is None else units.of(geometry)
-    return FusedLayer(rows, blocks[0].down.columns, tuple(taken[row] for row in sorted(taken)))
+    return FusedLayer(rows, blocks[0].down.columns, tuple(ordered))
 
 
 _ORDER = {fused.name: position for position, fused in enumerate(LAYOUT)}

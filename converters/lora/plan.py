@@ -54,12 +54,32 @@ class Alpha(NamedTuple):
     value: float
 
 
+class KeptPiece(NamedTuple):
+    """A tensor of the source that is kept, whole: from which row of the result it stands, and what multiplies it."""
+
+    key: str
+    shape: tuple[int, ...]
+    row: int
+    slabs: tuple[Slab, ...]
+    scale: float = 1.0
+
+
+class Kept(NamedTuple):
+    """A tensor of the result beside the fused pairs: pieces of the source, or the bytes of a new one."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    pieces: tuple[KeptPiece, ...] = ()
+    data: bytes = b""
+
+
 class AdapterFile(NamedTuple):
     """One adapter: its layers by ComfyUI name, the model's sizes, and what the file says of itself."""
 
     path: Path
     fused: bool
-    """It names ComfyUI's layers, not Diffusers'."""
+    """All its layers have ComfyUI's names, whoever made it: by this converter, in BFL layout, by kohya. Their blocks
+    are then whole layers, unless the file tells them."""
     metadata: Mapping[str, str]
     geometry: Geometry
     layers: Mapping[str, FusedLayer]
@@ -69,10 +89,14 @@ class AdapterFile(NamedTuple):
     """The alpha tensors by Diffusers layer."""
     scaling: str = ""
     """Where the scales come from, if not from alpha tensors alone."""
+    kept: Mapping[str, Kept] = MappingProxyType({})
+    """What else becomes of it, by the names that ComfyUI's loaders take: text encoders, biases, norms, wider shapes."""
+    notes: tuple[str, ...] = ()
+    """What whoever uses it should know, a sentence each."""
 
     @property
     def converted(self) -> bool:
-        """It was made by this converter, and tells its blocks."""
+        """It was made by this converter: it is fused, and its metadata tell the blocks in its layers."""
         return self.fused and BLOCKS_KEY in self.metadata
 
     @property

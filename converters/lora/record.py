@@ -1,7 +1,8 @@
 """What a converted file remembers of its source, so that splitting gives the very same tensors back.
 
-JSON under `omnix_source`: for every Diffusers layer the names of its tensors, their dtypes, its scale and its alpha
-tensor. The value that most layers share stands once, under "*".
+JSON under `omnix_source`: for every layer of the source the names of its tensors, their dtypes, its scale and its alpha
+tensor. The value that most layers share stands once, under "*". `kept` lists, by the names of the result, the tensors
+of the source that are no factors of FLUX.1's layers.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ import struct
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ..errors import AdapterError
 from ..files.header import DTYPE_BYTES, FLOATS
 from ..files.strict_json import parsed
 from . import names
+from .dialects import parse
 from .layout import place
-from .plan import AdapterFile, Alpha, Block
+from .plan import AdapterFile, Alpha, Block, Kept
 from .scales import HEADER_KEY
 
 SOURCE_KEY = "omnix_source"
@@ -37,10 +40,22 @@ class SourceLayer(NamedTuple):
     alpha: tuple[str, str, tuple[int, ...], bytes] | None = None
 
 
+class SourceTensor(NamedTuple):
+    """A kept tensor of the source: from which row of the result's it stands, its dtype, what multiplied it."""
+
+    key: str
+    shape: tuple[int, ...]
+    row: int
+    dtype: str
+    scale: float = 1.0
+    swapped: bool = False
+
+
 class Record(NamedTuple):
-    """The spelling of a source by Diffusers layer; layers that are not in it are spelled as OmniX publishes them."""
+    """The spelling of a source by its layers; layers that are not in it are spelled as OmniX publishes them."""
 
     layers: Mapping[str, SourceLayer]
+    kept: Mapping[str, tuple[SourceTensor, ...]] = MappingProxyType({})
 
     def of(self, part: str) -> SourceLayer:
         """Return how the source spelled a layer."""
@@ -63,7 +78,16 @@ def write_record(adapter: AdapterFile) -> str:
         },
     }
     shared = {name: _shared(table) for name, table in tables.items()}
-    return json.dumps(shared, separators=(",", ":"), ensure_ascii=False)
+    kept = {name: _kept_tensors(tensor) for name, tensor in adapter.kept.items() if tensor.pieces}
+    own = {**shared, "kept": kept} if kept else shared
+    return json.dumps(own, separators=(",", ":"), ensure_ascii=False)
+
+
+def _kept_tensors(tensor: Kept) -> list[list[Any]]:
+    return [
+        [piece.key, list(piece.shape), piece.row, piece.slabs[0].dtype, piece.scale, len(piece.slabs) > 1]
+        for piece in tensor.pieces
+    ]
 
 
 def _alpha_of(adapter: AdapterFile, part: str, block: Block) -> Alpha | None:
@@ -75,7 +99,7 @@ def _alpha_of(adapter: AdapterFile, part: str, block: Block) -> Alpha | None:
 
 
 def _short(key: str, part: str) -> str:
-    return key.replace(part, "{}", 1)
+    return key.replace(part, "{}", 1).replace(part.replace(".", "_"), "{_}", 1)
 
 
 def _shared(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,7 +117,8 @@ def read_record(path: Path, metadata: Mapping[str, str], parts: list[str]) -> Re
     exact = metadata.get(EXACT_KEY) == "1"
     try:
         tables = parsed(metadata[SOURCE_KEY])
-        return Record({part: _source_layer(tables, part, exact) for part in parts})
+        layers = {part: _source_layer(tables, part, exact) for part in parts}
+        return Record(layers, {name: _source_tensors(rows, exact) for name, rows in tables.get("kept", {}).items()})
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError) as error:
         raise AdapterError(
             f"{path}: {SOURCE_KEY}: expected the source's names, dtypes and alphas, got {error!r}; "
@@ -114,6 +139,18 @@ def _source_layer(tables: Mapping[str, Any], part: str, exact: bool) -> SourceLa
     return SourceLayer(down, up, (dtypes[0], dtypes[1]), scale, None if alpha is None else _alpha(alpha, part))
 
 
+def _source_tensors(rows: list[Any], exact: bool) -> tuple[SourceTensor, ...]:
+    found = []
+    for key, shape, row, dtype, scale, swapped in rows:
+        lengths = (*shape, row)
+        if not isinstance(key, str) or not all(type(length) is int and 0 <= length < 1 << 40 for length in lengths):
+            raise ValueError(f"{shape} from row {row} for {key}")
+        if dtype not in DTYPE_BYTES or not isinstance(swapped, bool) or not math.isfinite(scale) or scale == 0:
+            raise ValueError(f"{dtype}, {scale} for {key}")
+        found.append(SourceTensor(key, tuple(shape), row, dtype, float(scale) if exact else 1.0, swapped))
+    return tuple(found)
+
+
 def _alpha(fields: list[Any], part: str) -> tuple[str, str, tuple[int, ...], bytes]:
     name, dtype, shape, text = fields
     data = bytes.fromhex(text)
@@ -124,8 +161,8 @@ def _alpha(fields: list[Any], part: str) -> tuple[str, str, tuple[int, ...], byt
 
 def _long(short: str, part: str, role: str) -> str:
     """Return the name of a part's tensor.  Raises ValueError for a name that is not the part's."""
-    name = short.replace("{}", part, 1)
-    found = names.parse(name)
+    name = short.replace("{}", part, 1).replace("{_}", part.replace(".", "_"), 1)
+    found = parse(name)
     where = place(found.module) if found else None
     if found is None or where is None or (found.role, where.module) != (role, part):
         raise ValueError(f"{name} for the {role} of {part}")

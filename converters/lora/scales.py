@@ -1,7 +1,8 @@
 """How strongly a LoRA pair acts: scale = alpha / r, or alpha / sqrt(r) with rank-stabilised LoRA, else 1.
 
-alpha comes from the `{layer}.alpha` tensor, from PEFT's adapter_config.json beside the file, or from the JSON that
-Diffusers keeps in the safetensors header under `lora_adapter_metadata`, whichever is found first.
+alpha comes from the `{layer}.alpha` tensor, from the JSON that Diffusers keeps in the safetensors header under
+`lora_adapter_metadata`, or from PEFT's adapter_config.json beside the file, if that is this file's. Where two of them
+say something else, nobody can know who is right.
 """
 
 from __future__ import annotations
@@ -11,34 +12,32 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ..errors import AdapterError
-from ..files.strict_json import LONGEST, parsed
-from .names import dora, without_prefix
+from ..files.strict_json import parsed
+from .names import without_prefix
+from .settings import are_quick, check_settings, targets
 
 HEADER_KEY = "lora_adapter_metadata"
+NEIGHBOUR = "adapter_config.json"
+_NEIGHBOUR_OF = "adapter_model"
+_LONGEST = 4_000_000
+"""Longest configuration beside a file that is read, in bytes."""
+# Diffusers flattens the configuration of each component: "transformer.lora_alpha".
+_COMPONENTS = ("transformer", "text_encoder", "text_encoder_2")
 
 
-class Scaling(NamedTuple):
-    """The alphas of one adapter by layer, and the rule for layers that have none."""
+class Claim(NamedTuple):
+    """A configuration that tells alphas, and where it stands."""
 
-    alphas: Mapping[str, float]
-    config: Mapping[str, Any] = MappingProxyType({})
-    source: str = ""
-    """Where the configuration stands: `adapter_config.json`, `lora_adapter_metadata`, or nowhere."""
+    source: str
+    config: Mapping[str, Any]
 
-    def scale(self, module: str, rank: int) -> float:
-        """Return the scale of a layer of the given rank; 1 where nothing is said, and for rank 0."""
-        if rank == 0:
-            return 1.0
-        if module in self.alphas:
-            return self.alphas[module] / rank
+    def scale(self, module: str, rank: int) -> float | None:
+        """Return the scale that it tells for a layer of the given rank; None if it tells none."""
         alpha = self._pattern("alpha_pattern", module, self.config.get("lora_alpha"))
-        if alpha is None:
-            return 1.0
-        return alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
+        return None if alpha is None else alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
 
     def _pattern(self, name: str, module: str, default: Any) -> float | None:
         """Look a layer up in a PEFT pattern table: a key is the end of a layer's name, or a regular expression."""
@@ -46,6 +45,37 @@ class Scaling(NamedTuple):
             if _matches(without_prefix(pattern), module) or _matches(pattern, module):
                 return float(value)
         return None if default is None else float(default)
+
+
+class Scaling(NamedTuple):
+    """The alphas of one adapter by layer, and what configurations tell about them."""
+
+    path: Path | str
+    alphas: Mapping[str, float]
+    claims: tuple[Claim, ...] = ()
+
+    @property
+    def source(self) -> str:
+        """Where the first configuration stands: `lora_adapter_metadata`, `adapter_config.json`, or nowhere."""
+        return self.claims[0].source if self.claims else ""
+
+    def scale(self, module: str, rank: int) -> float:
+        """Return the scale of a layer; 1 where nothing is said, and for rank 0.  Raises AdapterError if two differ."""
+        if rank == 0:
+            return 1.0
+        told = [("its alpha tensor", self.alphas[module] / rank)] if module in self.alphas else []
+        told += [(claim.source, scale) for claim in self.claims if (scale := claim.scale(module, rank)) is not None]
+        for source, other in told[1:]:
+            if not math.isclose(other, told[0][1], rel_tol=_AGREE):
+                raise AdapterError(
+                    f"{self.path}: {module}: expected one scale, got {told[0][1]:g} from {told[0][0]} and {other:g} "
+                    f"from {source}; remove the one that is wrong."
+                )
+        return told[0][1] if told else 1.0
+
+
+_AGREE = 2**-8
+"""How far two scales may be apart that mean the same: alphas are kept in bfloat16, too."""
 
 
 def _matches(pattern: str, module: str) -> bool:
@@ -64,60 +94,81 @@ def _compiled(pattern: str) -> re.Pattern[str] | None:
         return None
 
 
-# One pattern with three repetitions fits; a configuration at this limit takes 2 s for all layers of FLUX.1.
-_MOST_STEPS = 250_000
+class Adapted(NamedTuple):
+    """What an adapter has, to tell whether a configuration is its own: its tensors' names, its layers and ranks."""
+
+    keys: tuple[str, ...]
+    ranks: Mapping[str, int]
 
 
-def _are_quick(patterns: Iterable[str]) -> bool:
-    """Tell whether regular expressions from a file can't run for ages: few repetitions and choices, none of a group.
-
-    A name has about 60 letters, so a repetition tries up to 60 ways, a choice two.
-    """
-    steps = 0
-    for pattern in patterns:
-        if re.search(r"\)[*+{]", pattern) or len(pattern) > 300:
-            return False
-        repeated, chosen = len(re.findall(r"[*+{]", pattern)), len(re.findall(r"[?|]", pattern))
-        steps += 60 ** min(repeated, 4) * 2 ** min(chosen, 18)
-    return steps <= _MOST_STEPS
-
-
-def read_scaling(path: Path, metadata: Mapping[str, str], alphas: Mapping[str, float]) -> Scaling:
-    """Collect what an adapter file, its neighbour and its header say about alpha.  Raises AdapterError."""
-    neighbour = path.parent / "adapter_config.json"
-    if neighbour.is_file():
-        with open(neighbour, "rb") as file:
-            text = file.read(LONGEST + 1)
-        return Scaling(alphas, _parsed(path, neighbour.name, text), neighbour.name)
-    return header_scaling(path, metadata, alphas)
+def read_scaling(
+    path: Path, metadata: Mapping[str, str], alphas: Mapping[str, float], adapted: Adapted
+) -> Scaling:
+    """Collect what an adapter file, its header and its neighbour say about alpha.  Raises AdapterError."""
+    scaling = header_scaling(path, metadata, alphas, adapted)
+    neighbour = path.parent / NEIGHBOUR
+    named = path.stem == _NEIGHBOUR_OF
+    if not neighbour.is_file() or not (named or _spelled_by_peft(adapted.keys)):
+        return scaling
+    with open(neighbour, "rb") as file:
+        text = file.read(_LONGEST + 1)
+    if not named and not _is_for(text, adapted):
+        return scaling
+    config = _checked(path, NEIGHBOUR, _parsed(path, NEIGHBOUR, text), adapted.keys)
+    return scaling._replace(claims=(*scaling.claims, Claim(NEIGHBOUR, config)))
 
 
-def header_scaling(path: Path | str, metadata: Mapping[str, str], alphas: Mapping[str, float]) -> Scaling:
-    """Collect what the metadata of a file or state dict says about alpha.  Raises AdapterError."""
+def _spelled_by_peft(keys: Iterable[str]) -> bool:
+    return all(key.startswith("base_model.model.") for key in keys)
+
+
+def _is_for(text: bytes, adapted: Adapted) -> bool:
+    """Tell whether a configuration is for an adapter whose file has another name than PEFT gives it."""
+    try:
+        config = parsed(text) if len(text) <= _LONGEST else None
+    except ValueError:
+        return False
+    return isinstance(config, dict) and targets(config, adapted.ranks)
+
+
+def header_scaling(
+    path: Path | str,
+    metadata: Mapping[str, str],
+    alphas: Mapping[str, float],
+    adapted: Adapted,
+    component: str = "transformer",
+) -> Scaling:
+    """Collect what the metadata of a file or state dict says about the alphas of a component.  Raises AdapterError."""
     if HEADER_KEY not in metadata:
-        return Scaling(alphas)
+        return Scaling(path, alphas)
     config = _parsed(path, HEADER_KEY, metadata[HEADER_KEY])
-    # Diffusers flattens the configuration of each component: "transformer.lora_alpha".
-    own = {key.removeprefix("transformer."): value for key, value in config.items()}
-    return Scaling(alphas, _checked(path, HEADER_KEY, own), HEADER_KEY)
+    own = {}
+    for key, value in config.items():
+        named, _, setting = key.partition(".")
+        if named not in _COMPONENTS and component == "transformer":
+            own[key] = value
+        elif named == component:
+            own[setting] = value
+    return Scaling(path, alphas, (Claim(HEADER_KEY, _checked(path, HEADER_KEY, own, adapted.keys)),))
 
 
 def _parsed(path: Path | str, key: str, text: str | bytes) -> dict[str, Any]:
     try:
+        if len(text) > _LONGEST:
+            raise ValueError(f"{len(text)} bytes, more than {_LONGEST}")
         config = parsed(text)
     except ValueError as error:
         raise AdapterError(f"{path}: {key}: expected JSON, got {error}; repair or remove it.") from error
-    return _checked(path, key, config)
-
-
-def _checked(path: Path | str, key: str, config: Any) -> dict[str, Any]:
-    """Return a configuration whose alphas are numbers and whose patterns are tables of them."""
     if not isinstance(config, dict):
         raise AdapterError(f"{path}: {key}: expected a JSON object, got {type(config).__name__}; repair or remove it.")
-    if config.get("use_dora"):
-        raise dora(path, key)
+    return config
+
+
+def _checked(path: Path | str, key: str, config: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """Return a configuration of plain LoRA, whose alphas are numbers and whose patterns are tables of them."""
+    check_settings(path, key, config, keys)
     patterns = config.get("alpha_pattern") or {}
-    if not isinstance(patterns, dict) or not _are_quick(patterns):
+    if not isinstance(patterns, dict) or not are_quick(patterns):
         got = str(list(patterns)[:5] if isinstance(patterns, dict) else patterns)
         raise AdapterError(
             f"{path}: {key}: expected layer names or short expressions in alpha_pattern, got {got}; repair it."

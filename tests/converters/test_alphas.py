@@ -38,7 +38,7 @@ def test_alphas_from_configurations(name: str, where: str, tmp_path: Path) -> No
     text = json.dumps({f"{prefix}{key}": value for key, value in config.items()})
     beside = where == "adapter_config.json"
     source = save(
-        small(), tmp_path / "pytorch_lora_weights.safetensors", **({} if beside else {"lora_adapter_metadata": text})
+        small(), tmp_path / "adapter_model.safetensors", **({} if beside else {"lora_adapter_metadata": text})
     )
     if beside:
         (tmp_path / where).write_text(text)
@@ -59,17 +59,17 @@ def test_alphas_from_configurations(name: str, where: str, tmp_path: Path) -> No
 def test_alpha_tensors_come_before_configurations(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 400}')
     source = save(small(alpha=2.0), tmp_path / "pytorch_lora_weights.safetensors", lora_adapter_metadata="{}")
+    (tmp_path / "adapter_model.safetensors").touch()
     blocks = [block for fused in open_adapter(source).layers.values() for block in fused.blocks]
     assert {block.scale for block in blocks} == {0.5}
 
 
-def test_a_configuration_is_for_all_files_beside_it(tmp_path: Path) -> None:
+def test_a_configuration_is_not_for_every_file_beside_it(tmp_path: Path) -> None:
     """What a file means must not hang on which others lie in its folder: also not on its own result."""
-    (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 400}')
+    (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 400, "r": 4, "target_modules": ["to_q"]}')
     first = save(small(), tmp_path / "one.safetensors")
-    assert {b.scale for f in open_adapter(first).layers.values() for b in f.blocks} == {100.0}
     convert(first, tmp_path / "two.safetensors")
-    assert {b.scale for f in open_adapter(first).layers.values() for b in f.blocks} == {100.0}
+    assert {b.scale for f in open_adapter(first).layers.values() for b in f.blocks} == {1.0}
     verify(first, tmp_path / "two.safetensors")
 
 
@@ -130,10 +130,10 @@ WRONG_CONFIGS = {
 @pytest.mark.parametrize("where", ["adapter_config.json", "lora_adapter_metadata"])
 def test_wrong_configurations(text: str, where: str, tmp_path: Path) -> None:
     inside = {} if where == "adapter_config.json" else {where: text}
-    source = tiny.save(small(), tmp_path / "pytorch_lora_weights.safetensors", inside)
+    source = tiny.save(small(), tmp_path / "adapter_model.safetensors", inside)
     if not inside:
         (tmp_path / where).write_text(text)
-    with pytest.raises(AdapterError, match=rf"weights\.safetensors: {where}: {WRONG_CONFIGS[text]}"):
+    with pytest.raises(AdapterError, match=rf"model\.safetensors: {where}: {WRONG_CONFIGS[text]}"):
         convert(source, tmp_path / "b.safetensors")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from adapters import adapter, alpha, cli, files_below, peak_of_cli, read, write
+from comfyui_omnix.converters import convert
 from comfyui_omnix.converters.lora import layout
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,7 +112,7 @@ def test_json_says_why_there_is_nothing(tmp_path: Path) -> None:
 
 
 def test_inspect(tree: Path, tmp_path: Path) -> None:
-    done = cli(tmp_path, "--inspect", tree / "rgb_to_depth_depth.safetensors")
+    done = cli(tmp_path, "--inspect", tree / "rgb_to_depth_depth.safetensors", "--keys")
     assert done.returncode == 0
     for line in (
         "format: a FLUX.1 LoRA in Diffusers layout",
@@ -127,14 +128,6 @@ def test_inspect(tree: Path, tmp_path: Path) -> None:
 
 
 FOREIGN = {
-    "lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": (
-        "a kohya/sd-scripts FLUX LoRA",
-        "ComfyUI's LoRA loaders take it as it is, so it needs no conversion",
-    ),
-    "diffusion_model.double_blocks.0.img_attn.qkv.lora_A.weight": (
-        "a FLUX LoRA in BFL layout",
-        "ComfyUI's LoRA loaders take it as it is, so it needs no conversion",
-    ),
     "lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": (
         "a Stable Diffusion LoRA",
         "this converter is for FLUX.1; load it with the model it was trained for",
@@ -151,7 +144,7 @@ def test_foreign_files_are_answered(key: str, tmp_path: Path) -> None:
     done = cli(tmp_path, "--inspect", source)
     assert done.returncode == 0 and f"format: {name}\nadvice: {advice}" in done.stdout
     done = cli(tmp_path, source, tmp_path / "out")
-    want = f"error: {source}: expected a FLUX.1 LoRA in Diffusers layout, got {name}; {advice}.\n"
+    want = f"error: {source}: expected a FLUX.1 LoRA, got {name}; {advice}.\n"
     assert (done.returncode, done.stderr) == (1, want) and not (tmp_path / "out").exists()
 
 
@@ -212,6 +205,7 @@ def test_arithmetic_asks_for_torch(tmp_path: Path) -> None:
         (["--inspect", "--split", "a"], "not allowed with argument"),
         (["--verify", "--dtype", "float16", "a", "b"], "--dtype does not go with --verify"),
         (["--dtype", "int8", "a", "b"], "invalid choice"),
+        (["--keys", "a", "b"], "--keys goes with --inspect alone"),
         (["--nonsense"], "unrecognized arguments"),
     ],
 )
@@ -290,7 +284,7 @@ def test_a_full_output_is_told_from_a_full_disk(options: tuple[str, ...], tree: 
 def test_inspect_lists_alphas(tmp_path: Path) -> None:
     key = "transformer.transformer_blocks.0.attn.to_q"
     source = write(tmp_path / "a.safetensors", adapter() | {f"{key}.alpha": alpha(2)})
-    done = cli(tmp_path, "--inspect", source)
+    done = cli(tmp_path, "--inspect", "--keys", source)
     assert (
         f"  {key}.lora_A.weight, {key}.lora_B.weight, {key}.alpha -> double_blocks.0.img_attn.qkv rows" in done.stdout
     )
@@ -309,3 +303,68 @@ def test_left_out_tensors_are_counted(tmp_path: Path) -> None:
     assert "; left out 1 tensor in " in done.stdout
     done = cli(tmp_path, "--split", tmp_path / "b.safetensors", tmp_path / "c.safetensors")
     assert ", its tensors bit for bit in " in done.stdout
+
+
+@pytest.mark.parametrize("name", ["bf16", "BF16", "bfloat16"])
+def test_dtypes_have_short_names(name: str, tmp_path: Path) -> None:
+    source = write(tmp_path / "a.safetensors", adapter())
+    assert cli(tmp_path, "--dtype", name, source, tmp_path / "b.safetensors").returncode == 0
+    assert convert(source, tmp_path / "c.safetensors", dtype=name).dtypes == ("BF16",)
+    assert (tmp_path / "b.safetensors").read_bytes() == (tmp_path / "c.safetensors").read_bytes()
+
+
+def test_inspect_is_a_summary_unless_keys_are_asked_for(tree: Path, tmp_path: Path) -> None:
+    short, long = cli(tmp_path, "--inspect", tree).stdout, cli(tmp_path, "--inspect", tree, "--keys").stdout
+    assert " -> " not in short and "layers: 5" in short and len(short.splitlines()) < 80
+    assert long.count(" -> ") == 9 * short.count("layers: 5")
+
+
+@pytest.mark.parametrize("width", [50, 80])
+@pytest.mark.parametrize("command", ["convert", "--inspect", "--layout", "--help", "error"])
+def test_lines_fit_the_terminal(
+    command: str, width: int, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    arguments = {
+        "convert": [tree, tmp_path / "out"],
+        "--inspect": ["--inspect", "--keys", tree],
+        "error": [tree, tmp_path / "depth.txt"],
+    }.get(command, [command])
+    done = cli(tmp_path, *arguments)
+    lines = (done.stdout + done.stderr).splitlines()
+    assert lines and max(map(len, lines)) <= width
+
+
+def test_a_pipe_is_no_source(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.safetensors")
+    for arguments in ((tmp_path / "a.safetensors", tmp_path / "out"), ("--inspect", tmp_path / "a.safetensors")):
+        done = cli(tmp_path, *arguments)
+        assert done.returncode == 1 and "expected an ordinary file, got a pipe or device" in done.stderr
+
+
+@pytest.mark.parametrize("command", [(), ("--split",), ("--verify",)])
+def test_a_name_of_another_file_is_no_destination(command: tuple[str, ...], tree: Path, tmp_path: Path) -> None:
+    for source in (tree, tree / "loose.safetensors"):
+        done = cli(tmp_path, *command, source, tmp_path / "depth.txt")
+        assert done.returncode == 1 and "depth.txt: expected a folder" in done.stderr
+    assert not (tmp_path / "depth.txt").exists()
+    done = cli(tmp_path, tree, tmp_path / "x.safetensors")
+    assert done.returncode == 1 and not (tmp_path / "x.safetensors").exists()
+
+
+def test_verify_counts_and_names_what_was_left_out(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.safetensors", adapter() | {"foreign.layer.weight": alpha(1)})
+    result = tmp_path / "b.safetensors"
+    assert cli(tmp_path, source, result).returncode == 1
+    assert cli(tmp_path, source, result, "--allow-unused").returncode == 0
+    done = cli(tmp_path, "--verify", source, result)
+    assert done.stdout.endswith("; 1 tensor of it left out (foreign.layer.weight)\n")
+    assert json.loads(cli(tmp_path, "--verify", "--json", source, result).stdout)["files"][0]["unused"] == [
+        "foreign.layer.weight"
+    ]
+
+
+def test_a_width_that_no_model_has_is_told(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.safetensors", adapter())
+    done = cli(tmp_path, source, tmp_path / "b.safetensors")
+    assert done.stdout.splitlines()[1].startswith("note: no known model has layers 16 wide (FLUX.1: 3072)")

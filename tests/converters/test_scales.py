@@ -1,5 +1,6 @@
 """Where the scale of a pair comes from: alpha tensors, PEFT's configuration beside the file or in its header."""
 
+import itertools
 import json
 import math
 import struct
@@ -19,7 +20,7 @@ def scales(path: Path) -> dict[str, float]:
     return {block.part: block.scale for fused in open_adapter(path).layers.values() for block in fused.blocks}
 
 
-def with_config(tmp_path: Path, config: Any, name: str = "pytorch_lora_weights.safetensors") -> Path:
+def with_config(tmp_path: Path, config: Any, name: str = "adapter_model.safetensors") -> Path:
     path = write(tmp_path / name, adapter())
     (tmp_path / "adapter_config.json").write_text(config if isinstance(config, str) else json.dumps(config))
     return path
@@ -40,6 +41,8 @@ NUMBERS = {
     "F16": struct.pack("<e", 3.0),
     "BF16": struct.pack("<f", 3.0)[2:],
     "I64": struct.pack("<q", 3),
+    "F8_E4M3": b"\x44",
+    "F8_E5M2": b"\x42",
 }
 
 
@@ -147,11 +150,96 @@ class TestConfig:
         assert set(scales(path).values()) == {1.0}
 
 
-def test_the_alpha_tensor_comes_first(tmp_path: Path) -> None:
-    path = write(tmp_path / "adapter_model.safetensors", adapter() | {f"{TO_Q}.alpha": alpha(3)})
+def test_sources_that_agree_or_tell_of_other_layers_are_read_together(tmp_path: Path) -> None:
+    path = write(tmp_path / "adapter_model.safetensors", adapter() | {f"{TO_Q}.alpha": alpha(8)})
     (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 8}')
+    assert set(scales(path).values()) == {8 / RANK}
+    (tmp_path / "adapter_config.json").write_text('{"alpha_pattern": {"to_k": 6}}')
     found = scales(path)
-    assert found.pop(TO_Q) == 3 / RANK and set(found.values()) == {8 / RANK}
+    assert (found.pop(TO_Q), found.pop("transformer_blocks.0.attn.to_k")) == (8 / RANK, 6 / RANK)
+
+
+CLAIMS = {
+    "its alpha tensor": {"tensors": {f"{TO_Q}.alpha": alpha(3)}},
+    "lora_adapter_metadata": {"header": {"transformer.lora_alpha": 4}},
+    "adapter_config.json": {"beside": {"lora_alpha": 6, "use_rslora": True}},
+}
+
+
+@pytest.mark.parametrize(("one", "other"), list(itertools.combinations(CLAIMS, 2)))
+def test_two_that_disagree_are_both_named(one: str, other: str, tmp_path: Path) -> None:
+    given = CLAIMS[one] | CLAIMS[other]
+    header = {"lora_adapter_metadata": json.dumps(given["header"])} if "header" in given else None
+    path = write(tmp_path / "adapter_model.safetensors", adapter() | given.get("tensors", {}), header)
+    if "beside" in given:
+        (tmp_path / "adapter_config.json").write_text(json.dumps(given["beside"]))
+    with pytest.raises(AdapterError, match=rf"{TO_Q}: expected one scale, got .* from {one} and .* from {other}; remove"):
+        open_adapter(path)
+
+
+OWN = {"r": RANK, "lora_alpha": 16, "target_modules": ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"]}
+NEIGHBOURS: dict[str, tuple[str, str, dict[str, Any], float]] = {
+    "PEFT's own name": ("adapter_model.safetensors", "transformer.", {"lora_alpha": 16}, 8.0),
+    "another file's": ("style.safetensors", "transformer.", OWN, 1.0),
+    "PEFT's names, layers and ranks": ("style.safetensors", "base_model.model.", OWN, 8.0),
+    "other ranks": ("style.safetensors", "base_model.model.", OWN | {"r": 4}, 1.0),
+    "other layers": ("style.safetensors", "base_model.model.", OWN | {"target_modules": ["to_q"]}, 1.0),
+    "layers that it lacks": (
+        "style.safetensors",
+        "base_model.model.",
+        OWN | {"target_modules": [*OWN["target_modules"], "proj_mlp"]},
+        1.0,
+    ),
+    "nothing to tell by": ("style.safetensors", "base_model.model.", {"lora_alpha": 16}, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", NEIGHBOURS)
+def test_a_neighbour_counts_only_where_it_belongs(name: str, tmp_path: Path) -> None:
+    file, prefix, config, scale = NEIGHBOURS[name]
+    tensors = {key.replace("transformer.", prefix, 1): raw for key, raw in adapter().items()}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    assert set(scales(write(tmp_path / file, tensors)).values()) == {scale}
+
+
+def test_a_neighbour_of_another_file_may_be_anything(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{ nonsense")
+    assert set(scales(write(tmp_path / "style.safetensors", adapter())).values()) == {1.0}
+
+
+PLAIN = [
+    *({"init_lora_weights": value} for value in (True, False, "gaussian", "eva", "orthogonal")),
+    *({"peft_type": "LORA"}, {"fan_in_fan_out": False}, {"lora_bias": False}, {"bias": "none"}, {"future": None}),
+    {"task_type": None, "lora_dropout": 0.1, "base_model_name_or_path": "x", "megatron_core": "megatron.core"},
+]
+OTHER = [
+    *({"init_lora_weights": value} for value in ("pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga", "new")),
+    *({"peft_type": value} for value in ("LOHA", "LOKR", "OFT", "VERA", "ADALORA", "IA3")),
+    *({"fan_in_fan_out": True}, {"lora_bias": True}, {"bias": "all"}, {"bias": "lora_only"}, {"use_qalora": True}),
+    *({"layer_replication": [[0, 4]]}, {"modules_to_save": ["proj_out"]}, {"trainable_token_indices": [1]}),
+    *({"alora_invocation_tokens": [1]}, {"target_parameters": ["w"]}, {"something_new": "on"}),
+]
+
+
+@pytest.mark.parametrize("place", ["beside", "header"])
+@pytest.mark.parametrize("config", PLAIN, ids=str)
+def test_settings_of_plain_lora(config: dict[str, Any], place: str, tmp_path: Path) -> None:
+    assert set(scales(place_config(place, tmp_path, {"lora_alpha": 4, **config})).values()) == {4 / RANK}
+
+
+@pytest.mark.parametrize("place", ["beside", "header"])
+@pytest.mark.parametrize("config", OTHER, ids=str)
+def test_settings_with_which_the_factors_mean_something_else(config: dict[str, Any], place: str, tmp_path: Path) -> None:
+    (setting,) = config
+    with pytest.raises(AdapterError, match=rf": {setting}: expected .*, got .*; \w+"):
+        open_adapter(place_config(place, tmp_path, {"lora_alpha": 4, **config}))
+
+
+@pytest.mark.parametrize("count", [19, 60, 500])
+def test_many_choices_beside_each_other_are_quick(count: int, tmp_path: Path) -> None:
+    pattern = "|".join(f"transformer_blocks.{i}.attn.to_q" for i in range(count))
+    found = scales(place_config("beside", tmp_path, {"alpha_pattern": {pattern: 5}}))
+    assert {module for module, scale in found.items() if scale == 5 / RANK} == {TO_Q}
 
 
 def test_the_text_encoders_alpha_is_not_the_transformers(tmp_path: Path) -> None:

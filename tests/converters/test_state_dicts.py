@@ -57,8 +57,8 @@ def test_state_dicts_with_a_scale(where: str) -> None:
 
 def test_state_dicts_that_are_refused() -> None:
     fused, metadata, _ = convert_state_dict(small())
-    with pytest.raises(AdapterError, match="needs no conversion"):
-        convert_state_dict(fused)
+    with pytest.raises(AdapterError, match="already converted"):
+        convert_state_dict(fused, metadata)
     with pytest.raises(AdapterError, match="omnix_blocks: expected it in the metadata"):
         split_state_dict(fused, {})
     with pytest.raises(AdapterError, match=r"other\.weight: .* got 1 that do not"):

@@ -267,10 +267,8 @@ def test_inspect_describes_files(tmp_path: Path) -> None:
     again = inspect(tmp_path / "out/rgb_to_depth/rgb.safetensors")
     assert (again["format"], again["task"], again["stream"]) == ("converted by omnix-convert", "rgb_to_depth", "rgb")
     key = "lora_unet_double_blocks_0_img_attn_qkv"
-    kohya = tiny.save({f"{key}.lora_down.weight": torch.ones(2, 8)}, tmp_path / "k.safetensors")
-    assert inspect(kohya) == {
-        "file": str(kohya),
-        "format": "a kohya/sd-scripts FLUX LoRA",
-        "advice": "ComfyUI's LoRA loaders take it as it is, so it needs no conversion",
-        "tensors": 1,
-    }
+    state = {f"{key}.lora_down.weight": torch.ones(2, 8), f"{key}.lora_up.weight": torch.ones(24, 2)}
+    kohya = inspect(tiny.save(state, tmp_path / "k.safetensors"))
+    assert kohya["format"] == "a kohya/sd-scripts FLUX LoRA"
+    assert kohya["advice"].endswith("; ComfyUI's LoRA loaders also take it as it is, merged and bypassed")
+    assert kohya["layers"]["double_blocks.0.img_attn.qkv"]["parts"][0]["down"] == f"{key}.lora_down.weight"

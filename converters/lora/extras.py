@@ -1,0 +1,170 @@
+"""What a file has besides the factors of FLUX.1's layers, and the names under which ComfyUI's loaders take it.
+
+Text encoders' pairs keep their factors and alphas. A bias of an up factor acts as scale * bias, so it becomes `diff_b`
+of the fused layer, a part's rows beside zeros; `set_weight` sets a norm; `reshape_weight` widens a layer.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import AdapterError
+from ..files.header import DTYPE_BYTES, FLOATS, Entry
+from ..files.slab import Slab
+from . import names
+from .dialects import TEXT, is_comfy, parse_extra
+from .layout import Geometry, Place, height, norm_place, place
+from .names import BIAS, RESHAPE, SET, Name
+from .plan import FusedLayer, Kept, KeptPiece
+from .scales import Scaling
+
+IMG_IN = "img_in"
+CHANNELS = 64
+"""Columns of FLUX.1's img_in: 16 latent channels in patches of 2 x 2. Wider ones take a control image, too."""
+
+
+def target_of(layer: str, role: str) -> str:
+    """Return the name under which the host's loaders take what a layer has besides its factors."""
+    return f"{layer}.{role}" if layer.startswith(TEXT) else names.fused_extra(layer, role)
+
+
+def slab_of(key: str, entry: Entry) -> Slab:
+    """Return a whole tensor as a matrix: its first axis in rows, the others in columns."""
+    rows = entry.shape[0] if entry.shape else 1
+    columns = math.prod(entry.shape[1:])
+    return Slab(entry.dtype, rows, columns, entry.offset, columns * DTYPE_BYTES[entry.dtype], key)
+
+
+def whole(key: str, entry: Entry) -> Kept:
+    """Keep a tensor as it is."""
+    return Kept(entry.dtype, entry.shape, (KeptPiece(key, entry.shape, 0, (slab_of(key, entry),)),))
+
+
+def text_layers(path: Path, entries: Mapping[str, Entry], pairs: names.Pairs, scaling: Scaling) -> dict[str, Kept]:
+    """Keep the text encoders' pairs.  Raises AdapterError for factors that do not fit each other."""
+    kept: dict[str, Kept] = {}
+    for module, (down, up) in pairs.factors.items():
+        if not module.startswith(TEXT):
+            continue
+        shapes = [entries[key].shape for key in (down, up)]
+        if len(shapes[0]) != 2 or len(shapes[1]) != 2 or shapes[0][0] != shapes[1][1]:
+            raise AdapterError(
+                f"{path}: {down}: expected down [r, columns] and up [rows, r], got {list(shapes[0])} and "
+                f"{list(shapes[1])}; get the file again."
+            )
+        kept |= {f"{module}.lora_A.weight": whole(down, entries[down])}
+        kept |= {f"{module}.lora_B.weight": whole(up, entries[up])}
+        kept |= _text_alpha(module, entries, pairs.alphas.get(module), scaling, shapes[0][0])
+    return kept
+
+
+def _text_alpha(
+    module: str, entries: Mapping[str, Entry], key: str | None, scaling: Scaling, rank: int
+) -> dict[str, Kept]:
+    """Keep a layer's alpha, or write the one that only a configuration tells."""
+    scale = scaling.scale(module.partition(".transformer.")[2], rank) if key is None else 1.0
+    if key is not None:
+        return {f"{module}.alpha": whole(key, entries[key])}
+    return {} if scale == 1.0 else {f"{module}.alpha": Kept("F32", (), (), struct.pack("<f", scale * rank))}
+
+
+class Found(NamedTuple):
+    """The tensors of a file besides its factors that the host's loaders can be given, and those that nobody knows."""
+
+    named: Mapping[str, Name]
+    rest: tuple[str, ...]
+
+
+def find_extras(keys: tuple[str, ...]) -> Found:
+    """Tell which tensors that are no factors belong to layers of FLUX.1 in a way that ComfyUI's loaders know."""
+    named = {key: name for key in keys if (name := parse_extra(key)) and _is_known(name)}
+    return Found(named, tuple(key for key in keys if key not in named))
+
+
+def _is_known(name: Name) -> bool:
+    """Differences and values must be of whole layers, as ComfyUI has them; biases may be of Diffusers' parts."""
+    if name.module.startswith(TEXT):
+        return name.role in (names.DIFF, names.DIFF_B)
+    if name.role == SET:
+        return norm_place(name.module) is not None
+    if name.role == BIAS:
+        return place(name.module) is not None
+    return is_comfy(name.module) or (name.role == names.DIFF_B and place(name.module) is not None)
+
+
+def flux_extras(
+    path: Path,
+    entries: Mapping[str, Entry],
+    found: Mapping[str, Name],
+    layers: Mapping[str, FusedLayer],
+    geometry: Geometry,
+    scaling: Scaling,
+) -> dict[str, Kept]:
+    """Keep biases, norms, differences and shapes of FLUX.1's layers.  Raises AdapterError for what fits none."""
+    kept: dict[str, Kept] = {}
+    for key, name in found.items():
+        where = place(name.module)
+        if name.role in (BIAS, names.DIFF_B) and where is not None:
+            target = names.fused_extra(where.layer, BIAS)
+            piece = _bias(path, key, entries[key], where, name, _ranks(layers), geometry, scaling)
+            kept[target] = _joined(path, key, kept.get(target), piece, _rows(where, geometry, entries[key]), entries)
+        else:
+            target = target_of(name.module, name.role)
+            if target in kept:
+                raise AdapterError(f"{path}: {key}: expected {target} once, got it twice; remove one of them.")
+            kept[target] = whole(key, entries[key])
+    return kept | _reshaped(layers, kept)
+
+
+def _ranks(layers: Mapping[str, FusedLayer]) -> dict[str, int]:
+    return {block.part: block.rank for fused in layers.values() for block in fused.blocks}
+
+
+def _rows(where: Place, geometry: Geometry, entry: Entry) -> int:
+    units = height(where.fused)
+    return units.of(geometry) if units is not None else math.prod(entry.shape)
+
+
+def _bias(
+    path: Path,
+    key: str,
+    entry: Entry,
+    where: Place,
+    name: Name,
+    ranks: Mapping[str, int],
+    geometry: Geometry,
+    scaling: Scaling,
+) -> KeptPiece:
+    rows = where.part.rows.of(geometry) if where.part.rows is not None else math.prod(entry.shape)
+    if entry.shape != (rows,) or entry.dtype not in FLOATS:
+        got = f"{entry.dtype} {list(entry.shape)}"
+        raise AdapterError(f"{path}: {key}: expected {rows} floating point numbers, got {got}; get the file again.")
+    slab = slab_of(key, entry)
+    slabs = slab.halves_swapped() if where.part.swapped else (slab,)
+    if name.role == BIAS and where.module not in ranks:
+        raise AdapterError(f"{path}: {key}: expected the factors that it belongs to, got none; get the file again.")
+    scale = scaling.scale(where.module, ranks[where.module]) if name.role == BIAS else 1.0
+    return KeptPiece(key, entry.shape, where.row.of(geometry), slabs, scale)
+
+
+def _joined(
+    path: Path, key: str, before: Kept | None, piece: KeptPiece, rows: int, entries: Mapping[str, Entry]
+) -> Kept:
+    """Put a part's bias beside those of the other parts."""
+    pieces = (*(before.pieces if before else ()), piece)
+    if len({one.row for one in pieces}) < len(pieces) or any(one.shape == (rows,) for one in pieces[1:]):
+        raise AdapterError(f"{path}: {key}: expected a layer's bias once, got {pieces[0].key} too; remove one of them.")
+    kinds = {entries[one.key].dtype for one in pieces}
+    return Kept(kinds.pop() if len(kinds) == 1 else "F32", (rows,), pieces)
+
+
+def _reshaped(layers: Mapping[str, FusedLayer], kept: Mapping[str, Kept]) -> dict[str, Kept]:
+    """Tell the host the shape of a wider img_in, which it would else leave as it is and skip."""
+    key, layer = names.fused_extra(IMG_IN, RESHAPE), layers.get(IMG_IN)
+    if layer is None or key in kept or layer.columns <= CHANNELS:
+        return {}
+    return {key: Kept("I64", (2,), (), struct.pack("<2q", layer.rows, layer.columns))}
