@@ -1,0 +1,245 @@
+"""See in every step that each block joined the streams and that each adapter was added; say who stands in the way.
+
+Other packs replace FLUX's forward, its blocks or its attention. What they leave out would cost the result without a
+word: streams that do not meet, adapters that are not added, or plain FLUX. So the join is handed to each block by the
+block's own hook, whoever calls it and with whatever options, and a block that comes back is asked what it did. Blocks
+that do not run at all, as caches and patches have it, are nobody's fault.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from .streams import Attention
+
+OVERRIDE = "optimized_attention_override"
+"""The host's name for what runs in the place of its attention."""
+OPTIONS = "transformer_options"
+
+_JOIN = "attention"
+_QUERIES = {"double": "img_attn.qkv", "single": "linear1"}
+_MODULATION = {"double": "img_mod", "single": "modulation"}
+
+Blame = Callable[[str, "Block | None"], Exception]
+"""Makes the error of what went wrong, in a block or at large."""
+
+
+class Block(NamedTuple):
+    """One block of FLUX: "double" or "single", its number among so many, and the module."""
+
+    kind: str
+    index: int
+    total: int
+    module: nn.Module
+
+    @property
+    def name(self) -> str:
+        """The block's name in the model."""
+        return f"{self.kind}_blocks.{self.index}"
+
+
+def blocks_of(model: nn.Module) -> Iterator[Block]:
+    """Yield the blocks of a FLUX in ComfyUI's layout, in the order in which they run."""
+    for kind in ("double", "single"):
+        blocks = list(model.get_submodule(f"{kind}_blocks").children())
+        yield from (Block(kind, index, len(blocks), block) for index, block in enumerate(blocks))
+
+
+class Step:
+    """What one call of FLUX has done so far, and the attention that joins its streams."""
+
+    def __init__(
+        self, inner: Attention | None, joining: Callable[[Attention | None], Attention], layers: Iterable[str]
+    ) -> None:
+        """`joining(inner)` makes an override that joins streams round another one; `layers` are those adapted."""
+        self._inner, self._make, self._joint = inner, joining, joining(inner)
+        self._layers = frozenset(layers)
+        self._seen: set[str] = set()
+        self._block: Block | None = None
+        self._joining = False
+        self._loose = 0
+        self.blocks = 0
+
+    def join(self, attention: Attention, *args: Any, **kwargs: Any) -> Any:
+        """Attend with the streams joined: the override that the host calls."""
+        return self._joined(self._joint, attention, *args, **kwargs)
+
+    def _joined(self, joint: Attention, attention: Attention, *args: Any, **kwargs: Any) -> Any:
+        if self._joining:  # an override round ours asks for what is joined by now
+            return attention(*args, **kwargs) if self._inner is None else self._inner(attention, *args, **kwargs)
+        self._seen.add(_JOIN)
+        self._loose -= self._block is None
+        self._joining = True
+        try:
+            return joint(attention, *args, **kwargs)
+        finally:
+            self._joining = False
+
+    def added(self, layer: str) -> None:
+        """Note that a layer ran with its adapters, inside a block or called by somebody who runs blocks himself."""
+        self._seen.add(layer)
+        if self._block is None and layer.endswith(tuple(_QUERIES.values())):
+            self._loose += 1
+            self.blocks += 1
+
+    def enter(self, block: Block) -> Callable[..., Any]:
+        """Return a hook that hands the join to a block, whatever its caller gives it."""
+
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            self._block, self._seen = block, set()
+            self.blocks += 1
+            options = {OPTIONS: self._options(block, kwargs.get(OPTIONS) or {})} if takes_options else {}
+            return args, {**kwargs, **options}
+
+        takes_options = _takes(unwrapped(block.module).forward, OPTIONS)
+        return hook
+
+    def _options(self, block: Block, given: Mapping[str, Any]) -> dict[str, Any]:
+        theirs = given.get(OVERRIDE, self.join)
+        place = {"block_type": block.kind, "block_index": block.index, "total_blocks": block.total}
+        return {**given, **place, OVERRIDE: theirs if theirs == self.join else self._round(theirs)}
+
+    def _round(self, theirs: Attention) -> Attention:
+        joint = self._make(theirs)
+
+        def attend(attention: Attention, *args: Any, **kwargs: Any) -> Any:
+            return self._joined(joint, attention, *args, **kwargs)
+
+        return attend
+
+    def leave(self, block: Block, blame: Blame) -> Callable[..., None]:
+        """Return a hook that asks a block what it did."""
+        prefix = f"{block.name}."
+        wanted = {_JOIN, *(layer for layer in self._layers if layer.startswith(prefix))}
+
+        def hook(_module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
+            seen, self._seen, self._block = self._seen, set(), None
+            if (seen or not _is_given(output, args, kwargs)) and (missing := wanted - seen):
+                raise blame(_JOIN if _JOIN in missing else min(missing), block)
+
+        return hook
+
+    def ran(self, name: str) -> Callable[..., None]:
+        """Return a hook that notes that a block computes, and is not skipped."""
+
+        def hook(_module: nn.Module, _args: Sequence[Any]) -> None:
+            self._seen.add(name)
+
+        return hook
+
+    def check(self, blame: Blame) -> None:
+        """Raise if blocks were run by other means than a call, and their streams were not joined."""
+        if self._loose > 0:
+            raise blame(_JOIN, None)
+
+
+def _is_given(output: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Tell whether a block gave back what it was given: somebody skips it."""
+    given = {id(each) for each in (*args, *kwargs.values())}
+    return all(id(each) in given for each in (output if isinstance(output, tuple) else (output,)))
+
+
+def _takes(function: Any, name: str) -> bool:
+    """Tell whether a function takes an argument of this name."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return True
+    named = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    return name in named or bool(code.co_flags & inspect.CO_VARKEYWORDS)
+
+
+_STEP: ContextVar[Step | None] = ContextVar("step", default=None)
+
+
+@contextmanager
+def watched(model: nn.Module, step: Step, blame: Blame) -> Iterator[None]:
+    """Join the blocks of a FLUX and see what they do while one call of it lasts.
+
+    Raises what `blame` makes if a block ran without joining its streams, or without one of its adapters.
+    """
+    token = _STEP.set(step)
+    with ExitStack() as undo:
+        undo.callback(_STEP.reset, token)
+        for block in blocks_of(model):
+            undo.callback(block.module.register_forward_pre_hook(step.enter(block), with_kwargs=True).remove)
+            if not is_compiled(block.module):  # a graph keeps no accounts
+                leave = block.module.register_forward_hook(step.leave(block, blame), with_kwargs=True)
+                undo.callback(leave.remove)
+                modulation = getattr(block.module, _MODULATION[block.kind], None)
+                if isinstance(modulation, nn.Module):
+                    undo.callback(modulation.register_forward_pre_hook(step.ran("modulation")).remove)
+        yield
+        step.check(blame)
+
+
+@contextmanager
+def guarded(model: nn.Module, blame: Blame, called: Callable[[], None]) -> Iterator[None]:
+    """Raise what `blame` makes as soon as a block of a FLUX runs without streams, while one sampling lasts.
+
+    `called` hears of each call of the model.
+    """
+
+    def refuse(_module: nn.Module, _args: Sequence[Any]) -> None:
+        if not torch.compiler.is_compiling() and _STEP.get() is None:
+            raise blame("streams", None)
+
+    def hear(_module: nn.Module, _args: Sequence[Any]) -> None:
+        if not torch.compiler.is_compiling():
+            called()
+
+    with ExitStack() as undo:
+        undo.callback(model.register_forward_pre_hook(hear).remove)
+        for block in blocks_of(model):
+            for module in (block.module, block.module.get_submodule(_QUERIES[block.kind])):
+                undo.callback(module.register_forward_pre_hook(refuse).remove)
+        yield
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Tell whether torch.compile has wrapped a module."""
+    return "_orig_mod" in dict(module.named_children())
+
+
+def unwrapped(module: Any) -> Any:
+    """Look through what torch.compile and parallel runs put round a module."""
+    while isinstance(module, nn.Module):
+        inner = [child for name, child in module.named_children() if name in ("_orig_mod", "module")]
+        if len(inner) != 1 or len(list(module.children())) != 1:
+            break
+        module = inner[0]
+    return module
+
+
+class Place(NamedTuple):
+    """Something that other packs replace: what it is called, what stands there now."""
+
+    name: str
+    function: Any
+
+
+def culprit(places: Iterable[Place], own: Sequence[str]) -> str | None:
+    """Name the first place whose function is not of the `own` packages, and whose function it is."""
+    for place in places:
+        if (function := place.function) is None:
+            continue
+        while (inner := getattr(function, "__func__", getattr(function, "func", None))) is not None:  # bound, partial
+            function = inner
+        # A wrapped function bears the names of the one that it wraps, but not its globals.
+        module = getattr(function, "__globals__", {}).get("__name__") or type(function).__module__
+        if not any(module == name or module.startswith(f"{name}.") for name in own):
+            code = getattr(function, "__code__", None)
+            name = getattr(code, "co_name", None) or type(function).__name__
+            return f"{place.name} is replaced by {name} of {pack_of(module)}"
+    return None
+
+
+def pack_of(module: str) -> str:
+    """Name a module as people know its pack: what comes after custom_nodes."""
+    return module.replace("\\", "/").split("custom_nodes")[-1].lstrip("/.") or module
