@@ -36,11 +36,10 @@ def check_count(task: Task, got: int, negative_alone: bool, at_cfg_1_alone: bool
         way_out = (
             "on the negative conditioning, or set cfg to 1."
             if at_cfg_1_alone
-            else "on the negative conditioning too; this sampler, or a guidance node on the model, asks for it at any cfg."
+            else "on it too; this sampler, or a guidance node on the model, asks for the negative at any cfg."
         )
         raise ValueError(
-            f"The negative lacks the conditions of {task.name} ({names}): put the same Set Reference Latent nodes "
-            + way_out
+            f"The negative lacks the conditions of {task.name} ({names}): put the same Set Reference Latent nodes {way_out}"
         )
     if got != want:
         plural = "s" if want > 1 else ""

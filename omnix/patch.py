@@ -110,8 +110,7 @@ def flux_of(model: Patcher) -> Flux:
         named = type(flux if isinstance(base, comfy.model_base.Flux) and not isinstance(flux, Flux) else base)
         maker = "" if named.__module__.startswith("comfy.") else f" of {pack_of(named.__module__)}"
         raise ValueError(
-            f"OmniX adapters fit FLUX.1-dev, got {named.__name__}{maker}; connect a FLUX.1-dev model instead, from Load "
-            "Diffusion Model."
+            f"OmniX adapters fit FLUX.1-dev, got {named.__name__}{maker}; connect a FLUX.1-dev model instead."
         )
     if flux.params.in_channels != CHANNELS:
         raise ValueError(
