@@ -30,16 +30,18 @@ Prompt = Mapping[str, Mapping[str, Any]]
 
 
 def check_map(node: type[io.ComfyNode], target: str) -> None:
-    """Raise ValueError if the graph gives a node, as its image, the map of another target than the one that it reads."""
+    """Raise ValueError if the graph gives a node, as its image, the map of another target than it reads."""
     hidden = getattr(node, "hidden", None)
     prompt, unique_id = getattr(hidden, "prompt", None), getattr(hidden, "unique_id", None)
     task = task_of_picture(prompt, str(unique_id), "image") if isinstance(prompt, Mapping) else None
     if task in TASKS and (got := TASKS[task].target) != target:
-        way_out = f"connect it to {READERS[got]}" if got in READERS else "it needs no node, for it is a picture as it is"
+        way_out = (
+            f"connect it to {READERS[got]}" if got in READERS else "it needs no node, for it is a picture as it is"
+        )
         tasks = " or ".join(name for name, each in TASKS.items() if each.target == target)
         raise ValueError(
-            f"{READERS[target]} reads the picture of {tasks}, this one was made by {task}; {way_out}, or choose another "
-            "task in Load OmniX Adapters."
+            f"{READERS[target]} reads the picture of {tasks}, this one was made by {task}; {way_out}, or choose "
+            "another task in Load OmniX Adapters."
         )
 
 

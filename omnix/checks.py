@@ -39,7 +39,8 @@ def check_count(task: Task, got: int, negative_alone: bool, at_cfg_1_alone: bool
             else "on it too; this sampler, or a guidance node on the model, asks for the negative at any cfg."
         )
         raise ValueError(
-            f"The negative lacks the conditions of {task.name} ({names}): put the same Set Reference Latent nodes {way_out}"
+            f"The negative lacks the conditions of {task.name} ({names}): put the same Set Reference Latent nodes "
+            f"{way_out}"
         )
     if got != want:
         plural = "s" if want > 1 else ""
@@ -70,8 +71,9 @@ def check_whole(got: Sequence[int], whole: Sequence[int]) -> None:
     """Raise ValueError if FLUX is given a part of the picture (height and width in latent cells) that is sampled."""
     if tuple(got) != tuple(whole):
         raise ValueError(
-            f"OmniX was given {_in_pixels(*got)} of a picture of {_in_pixels(*whole)}, and can't run on tiles or windows: "
-            "each stream must see the whole panorama. Remove the node that cuts it (Tiled Diffusion, Context Windows)."
+            f"OmniX was given {_in_pixels(*got)} of a picture of {_in_pixels(*whole)}, and can't run on tiles or "
+            "windows: each stream must see the whole panorama. Remove the node that cuts it (Tiled Diffusion, Context "
+            "Windows)."
         )
 
 

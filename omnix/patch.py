@@ -45,7 +45,7 @@ from .sampling import Run, blend_between_steps, run_of, sample_widened
 from .schedule import ENTRIES, flow_shift, sigmas
 from .streams import Stream, adapted, joint_attention, of_target, stack, text_is_shared
 from .tasks import Task
-from .watch import OVERRIDE, Blame, Block, Place, Step, culprit, guarded, pack_of, unwrapped, watched
+from .watch import OVERRIDE, Block, Place, Step, accused, blaming, culprit, eager, guarded, pack_of, unwrapped, watched
 
 KEY = "omnix"
 NEGATIVE = 1
@@ -84,8 +84,8 @@ def attach(
         check_fit(flux, str(file), layers)
     if not flux.params.guidance_embed:
         tell(
-            "This FLUX.1 has no guidance embedding, as FLUX.1-schnell: OmniX's adapters were trained on FLUX.1-dev, and "
-            "their maps are worse here; connect FLUX.1-dev."
+            "This FLUX.1 has no guidance embedding, as FLUX.1-schnell: OmniX's adapters were trained on FLUX.1-dev, "
+            "and their maps are worse here; connect FLUX.1-dev."
         )
     strengths = [condition_strength] * len(adapters.task.conditions) + [target_strength]
     patched = model.clone()
@@ -105,7 +105,9 @@ def attach(
 def flux_of(model: Patcher) -> Flux:
     """Return the FLUX.1 transformer of a MODEL, compiled or not.  Raises ValueError for any other architecture."""
     base: Any = model.model
-    flux = unwrapped(getattr(model, "object_patches", {}).get("diffusion_model", getattr(base, "diffusion_model", None)))
+    flux = unwrapped(
+        getattr(model, "object_patches", {}).get("diffusion_model", getattr(base, "diffusion_model", None))
+    )
     if not isinstance(flux, Flux) or not isinstance(base, comfy.model_base.Flux) or not _is_first(flux):
         named = type(flux if isinstance(base, comfy.model_base.Flux) and not isinstance(flux, Flux) else base)
         maker = "" if named.__module__.startswith("comfy.") else f" of {pack_of(named.__module__)}"
@@ -170,13 +172,17 @@ def run_streams(adapters: TaskAdapters, strengths: Sequence[float], seam: int) -
         check_latents(task, x.shape[-2], x.shape[-1] - seam, latents)
         stacked = [None if part is None else stack(part, len(streams)) for part in (timestep, context, y, guidance)]
         whole = rearrange([*(as_stream(latent, x, seam) for latent in latents), x], "s b c h w -> (b s) c h w")
-        join = partial(joint_attention, streams=len(streams), text_rows=context.shape[1], shared_text=text_is_shared(streams))
-        step, blame = Step(options.get(OVERRIDE), join, names), blaming(executor.class_obj, options)
-        with adapted(executor.class_obj, streams, step.added), watched(executor.class_obj, step, blame):
+        join = partial(
+            joint_attention, streams=len(streams), text_rows=context.shape[1], shared_text=text_is_shared(streams)
+        )
+        step, blame = (
+            Step(options.get(OVERRIDE), join, names),
+            blaming(partial(_places, executor.class_obj, options), _OWN),
+        )
+        with eager(), adapted(executor.class_obj, streams, step.added), watched(executor.class_obj, step, blame):
             out = executor(whole, *stacked, None, None, {**options, OVERRIDE: step.join}, **kwargs)
             if run is not None:
-                run.blocks += step.blocks
-                run.suspect = run.suspect or (None if step.blocks else culprit(_places(executor.class_obj, options), _OWN))
+                run.ran(step.blocks, lambda: culprit(_places(executor.class_obj, options), _OWN))
         return of_target(out, len(streams))
 
     # A compiled graph would not see hooks that come and go, so a compiled model runs as it is written here.
@@ -190,32 +196,14 @@ def as_stream(latent: Tensor, x: Tensor, seam: int) -> Tensor:
 
 @contextmanager
 def overseen(seam: int, guider: Any, run: Run) -> Iterator[None]:
-    """Warn of a flow shift for another size, and raise ValueError if FLUX runs without the streams, while a run lasts."""
+    """While a run lasts, raise ValueError if FLUX runs without the streams; warn of a flow shift for another size."""
     tell_of_shift(guider.inner_model.model_sampling, run, seam)
     flux = flux_of(guider.model_patcher)
-    blame = blaming(flux, guider.model_options.get("transformer_options", {}))
+    blame = blaming(partial(_places, flux, guider.model_options.get("transformer_options", {})), _OWN)
     with guarded(flux, blame, run.called):
         yield
     if run.calls and not run.blocks:
-        raise _error("FLUX ran without OmniX's streams", run.suspect) if run.suspect else blame("streams", None)
-
-
-def blaming(flux: Any, options: Mapping[str, Any]) -> Blame:
-    """Return what makes the error for streams that do not meet and adapters that are not added: it names who did it."""
-
-    def blame(what: str, block: Block | None) -> Exception:
-        where = f" in {block.name}" if block is not None else ""
-        told = {"attention": f"OmniX's streams did not meet{where}", "streams": "FLUX ran without OmniX's streams"}
-        return _error(told.get(what, f"OmniX's adapter was not added to {what}"), culprit(_places(flux, options, block), _OWN))
-
-    return blame
-
-
-def _error(happened: str, who: str | None) -> ValueError:
-    return ValueError(
-        f"{happened}, so the picture would be wrong: {who or 'a node on the model computes FLUX in its own way'}. "
-        "Remove the node that does this from the model that goes into OmniX's sampler."
-    )
+        raise accused("FLUX ran without OmniX's streams", run.suspect) if run.suspect else blame("streams", None)
 
 
 def _places(flux: Any, options: Mapping[str, Any], block: Block | None = None) -> Iterator[Place]:

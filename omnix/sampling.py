@@ -42,6 +42,12 @@ class Run:
         """Count a call of FLUX."""
         self.calls += 1
 
+    def ran(self, blocks: int, suspect: Callable[[], str | None]) -> None:
+        """Count the blocks of one call; of one without any, find out at once who may be the reason."""
+        self.blocks += blocks
+        if not blocks and self.suspect is None:
+            self.suspect = suspect()
+
 
 def run_of(options: Mapping[str, Any]) -> Run | None:
     """Return the run that the host's transformer options belong to; None if nobody samples."""
@@ -70,7 +76,8 @@ def sample_widened(seam: int, around: Around = lambda _guider, _run: nullcontext
         check_noise(noise, seam)
         check_conds(guider.conds, noise.shape[0])
         guider.conds = with_wide_masks(guider.conds, seam)  # a copy of this run alone
-        run = Run(*noise.shape[-2:], PeriodicNoise(*noise.shape[-2:], seam))
+        height, width = noise.shape[-2:]
+        run = Run(height, width, PeriodicNoise(height, width, seam))
         wide = [None if part is None else widen(part, seam) for part in (noise, latent_image, denoise_mask)]
         arguments = (guider, sigmas, with_run(extra_args, run), closing(callback, seam), *wide, disable_pbar)
         with around(guider, run), of_one_width(run, seam), run.noise:
@@ -107,7 +114,12 @@ def _two_widths(message: str, run: Run, seam: int) -> bool:
     """Tell whether a message names both widths, in latent columns, pixels, tokens or tokens of the whole picture."""
     numbers = {int(number) for number in re.findall(r"\d+", message)}
     own, wide = run.width, run.width + seam
-    units = (lambda w: w, lambda w: w * PIXELS_PER_LATENT, lambda w: -(-w // 2), lambda w: -(-w // 2) * -(-run.height // 2))
+    units = (
+        lambda w: w,
+        lambda w: w * PIXELS_PER_LATENT,
+        lambda w: -(-w // 2),
+        lambda w: -(-w // 2) * -(-run.height // 2),
+    )
     return any({unit(own), unit(wide)} <= numbers for unit in units)
 
 

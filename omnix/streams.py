@@ -92,9 +92,7 @@ def _unheard(_layer: str) -> None:
 
 
 @contextmanager
-def adapted(
-    model: nn.Module, streams: Sequence[Stream], added: Callable[[str], None] = _unheard
-) -> Iterator[None]:
+def adapted(model: nn.Module, streams: Sequence[Stream], added: Callable[[str], None] = _unheard) -> Iterator[None]:
     """Add every stream's deltas to its rows of the stacked batch while the context lasts; `added` hears of each layer.
 
     `model` is a FLUX in ComfyUI's layout; a hook sees whatever forward a layer has at that time, be it quantised,

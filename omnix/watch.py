@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
@@ -35,21 +35,21 @@ class Block(NamedTuple):
     """One block of FLUX: "double" or "single", its number among so many, and the module."""
 
     kind: str
-    index: int
+    number: int
     total: int
     module: nn.Module
 
     @property
     def name(self) -> str:
         """The block's name in the model."""
-        return f"{self.kind}_blocks.{self.index}"
+        return f"{self.kind}_blocks.{self.number}"
 
 
 def blocks_of(model: nn.Module) -> Iterator[Block]:
     """Yield the blocks of a FLUX in ComfyUI's layout, in the order in which they run."""
     for kind in ("double", "single"):
         blocks = list(model.get_submodule(f"{kind}_blocks").children())
-        yield from (Block(kind, index, len(blocks), block) for index, block in enumerate(blocks))
+        yield from (Block(kind, number, len(blocks), block) for number, block in enumerate(blocks))
 
 
 class Step:
@@ -103,7 +103,7 @@ class Step:
 
     def _options(self, block: Block, given: Mapping[str, Any]) -> dict[str, Any]:
         theirs = given.get(OVERRIDE, self.join)
-        place = {"block_type": block.kind, "block_index": block.index, "total_blocks": block.total}
+        place = {"block_type": block.kind, "block_index": block.number, "total_blocks": block.total}
         return {**given, **place, OVERRIDE: theirs if theirs == self.join else self._round(theirs)}
 
     def _round(self, theirs: Attention) -> Attention:
@@ -158,6 +158,15 @@ def _takes(function: Any, name: str) -> bool:
 _STEP: ContextVar[Step | None] = ContextVar("step", default=None)
 
 
+def eager() -> AbstractContextManager[Any]:
+    """Run compiled modules as they are written: a graph would not see hooks that come and go, or be compiled each time.
+
+    Before torch 2.6 there is no way to say so.
+    """
+    stance = getattr(torch.compiler, "set_stance", None)
+    return nullcontext() if stance is None else stance("force_eager")
+
+
 @contextmanager
 def watched(model: nn.Module, step: Step, blame: Blame) -> Iterator[None]:
     """Join the blocks of a FLUX and see what they do while one call of it lasts.
@@ -169,12 +178,10 @@ def watched(model: nn.Module, step: Step, blame: Blame) -> Iterator[None]:
         undo.callback(_STEP.reset, token)
         for block in blocks_of(model):
             undo.callback(block.module.register_forward_pre_hook(step.enter(block), with_kwargs=True).remove)
-            if not is_compiled(block.module):  # a graph keeps no accounts
-                leave = block.module.register_forward_hook(step.leave(block, blame), with_kwargs=True)
-                undo.callback(leave.remove)
-                modulation = getattr(block.module, _MODULATION[block.kind], None)
-                if isinstance(modulation, nn.Module):
-                    undo.callback(modulation.register_forward_pre_hook(step.ran("modulation")).remove)
+            undo.callback(block.module.register_forward_hook(step.leave(block, blame), with_kwargs=True).remove)
+            modulation = getattr(block.module, _MODULATION[block.kind], None)
+            if isinstance(modulation, nn.Module):
+                undo.callback(modulation.register_forward_pre_hook(step.ran("modulation")).remove)
         yield
         step.check(blame)
 
@@ -202,11 +209,6 @@ def guarded(model: nn.Module, blame: Blame, called: Callable[[], None]) -> Itera
         yield
 
 
-def is_compiled(module: nn.Module) -> bool:
-    """Tell whether torch.compile has wrapped a module."""
-    return "_orig_mod" in dict(module.named_children())
-
-
 def unwrapped(module: Any) -> Any:
     """Look through what torch.compile and parallel runs put round a module."""
     while isinstance(module, nn.Module):
@@ -222,6 +224,25 @@ class Place(NamedTuple):
 
     name: str
     function: Any
+
+
+def blaming(places: Callable[[Block | None], Iterable[Place]], own: Sequence[str]) -> Blame:
+    """Return what makes the error for streams that do not meet and adapters that are not added: it names who did it."""
+
+    def blame(what: str, block: Block | None) -> Exception:
+        where = f" in {block.name}" if block is not None else ""
+        told = {_JOIN: f"OmniX's streams did not meet{where}", "streams": "FLUX ran without OmniX's streams"}
+        return accused(told.get(what, f"OmniX's adapter was not added to {what}"), culprit(places(block), own))
+
+    return blame
+
+
+def accused(happened: str, who: str | None) -> ValueError:
+    """Return the error that says what happened and who did it, as far as `culprit` knows."""
+    return ValueError(
+        f"{happened}, so the picture would be wrong: {who or 'a node on the model computes FLUX in its own way'}. "
+        "Remove the node that does this from the model that goes into OmniX's sampler."
+    )
 
 
 def culprit(places: Iterable[Place], own: Sequence[str]) -> str | None:

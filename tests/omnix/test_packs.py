@@ -1,4 +1,4 @@
-"""Doubles of other packs that compute FLUX in their own way: the result is right, or one sentence says who is in the way.
+"""Doubles of packs that compute FLUX in their own way: the result is right, or one sentence says who is in the way.
 
 Each double does what its pack does to the model, and no more.
 """
@@ -152,9 +152,7 @@ def test_a_patch_round_every_block_is_allowed(model: Model, case: Case, expected
     own = model.clone()
     for kind, count in (("double_block", 2), ("single_block", 2)):
         for number in range(count):
-            own.set_model_patch_replace(
-                lambda args, extra: extra["original_block"](args), "dit", kind, number
-            )
+            own.set_model_patch_replace(lambda args, extra: extra["original_block"](args), "dit", kind, number)
     assert relative_error(ksample(patched(own, case), case, 2), expected) <= EXACT
 
 
@@ -188,7 +186,7 @@ def test_a_block_patch_with_an_attention_of_its_own(
 class TheirFlux(Flux):
     """Fluxtapoz and ReFlux: a forward that runs no wrapper."""
 
-    def forward(self, x, timestep, context, y=None, guidance=None, control=None, transformer_options=None, **kwargs):  # noqa: ANN001, ANN003, ANN201
+    def forward(self, x, timestep, context, y=None, guidance=None, control=None, transformer_options=None, **kwargs):
         b, _, h, w = x.shape
         img, ids = self.process_img(x)
         text = torch.zeros(b, context.shape[1], 3)
@@ -277,16 +275,22 @@ def never_called(model: Model) -> Model:
 
 
 WRONG = {
-    "class": (their_class, r"FLUX ran without OmniX's streams, .* Flux\.forward is replaced by forward of "),
-    "block": (their_block, r"did not meet in single_blocks\.1, .* SingleStreamBlock\.forward is replaced by forward of "),
-    "old block": (their_old_block, r"did not meet in single_blocks\.0, .* SingleStreamBlock\.forward is replaced by forward of "),
+    "class": (their_class, r"FLUX ran without OmniX's streams, .* Flux\.forward is replaced by forward"),
+    "block": (
+        their_block,
+        r"did not meet in single_blocks\.1, .* SingleStreamBlock\.forward is replaced by forward",
+    ),
+    "old block": (
+        their_old_block,
+        r"did not meet in single_blocks\.0, .* SingleStreamBlock\.forward is replaced by forward",
+    ),
     "layer": (
         their_layer,
-        r"adapter was not added to double_blocks\.1\.img_attn\.proj, .* DoubleStreamBlock\.forward is replaced by raw_double of ",
+        r"not added to double_blocks\.1\.img_attn\.proj, .* DoubleStreamBlock\.forward is replaced by raw_double",
     ),
-    "direct": (direct_forwards, r"streams did not meet, .* Flux\.forward_orig is replaced by old_forward_orig of "),
-    "no block": (without_blocks, r"FLUX ran without OmniX's streams, .* Flux\.forward_orig is replaced by nothing of "),
-    "never": (never_called, r"FLUX ran without OmniX's streams, .* Flux\.forward is replaced by <lambda> of "),
+    "direct": (direct_forwards, r"streams did not meet, .* Flux\.forward_orig is replaced by old_forward_orig"),
+    "no block": (without_blocks, r"FLUX ran without OmniX's streams, .* Flux\.forward_orig is replaced by nothing"),
+    "never": (never_called, r"FLUX ran without OmniX's streams, .* Flux\.forward is replaced by <lambda>"),
 }
 
 
@@ -300,7 +304,7 @@ def hooks_on(model: Model) -> int:
 def test_what_cannot_be_joined_is_named(model: Model, case: Case, name: str, first: bool) -> None:
     replace, told = WRONG[name]
     plain, hooks = forward(model, case), hooks_on(model)
-    with pytest.raises(ValueError, match=told + HERE) as caught:
+    with pytest.raises(ValueError, match=f"{told} of {HERE}") as caught:
         ksample(patched(replace(model), case) if first else replace(patched(model, case)), case, 2)
     assert "\n" not in str(caught.value)
     assert torch.equal(forward(load_flux(case.flux), case), plain)
@@ -315,7 +319,10 @@ def test_an_attention_that_asks_for_no_override_is_named(model: Model, case: Cas
     def theirs(q: Any, k: Any, v: Any, heads: int = 0, **_: Any) -> torch.Tensor:
         return rearrange(torch.nn.functional.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)")
 
-    with mock.patch.object(module, place, theirs), pytest.raises(ValueError, match=f"attention is replaced by theirs of {HERE}"):
+    with (
+        mock.patch.object(module, place, theirs),
+        pytest.raises(ValueError, match=f"attention is replaced by theirs of {HERE}"),
+    ):
         ksample(patched(model, case), case, 1)
 
 
