@@ -18,7 +18,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -45,7 +45,21 @@ from .sampling import Run, blend_between_steps, run_of, sample_widened
 from .schedule import ENTRIES, flow_shift, sigmas
 from .streams import Stream, adapted, joint_attention, of_target, stack, text_is_shared
 from .tasks import Task
-from .watch import OVERRIDE, Block, Place, Step, accused, blaming, culprit, eager, guarded, pack_of, unwrapped, watched
+from .watch import (
+    OVERRIDE,
+    Block,
+    Place,
+    Step,
+    accused,
+    blaming,
+    culprit,
+    eager,
+    guarded,
+    pack_of,
+    running,
+    unwrapped,
+    wanted_of,
+)
 
 KEY = "omnix"
 NEGATIVE = 1
@@ -148,7 +162,7 @@ def run_streams(adapters: TaskAdapters, strengths: Sequence[float], seam: int) -
     """Return the DIFFUSION_MODEL wrapper: run FLUX on all streams, return the target's prediction."""
     task = adapters.task
     streams = [Stream(layers, strength) for layers, strength in zip(adapters.stream_layers(), strengths)]
-    names = {layer for stream in streams for layer in stream.layers}
+    wanted = wanted_of(layer for stream in streams for layer in stream.layers)
 
     def forward(
         executor: Any,
@@ -175,18 +189,18 @@ def run_streams(adapters: TaskAdapters, strengths: Sequence[float], seam: int) -
         join = partial(
             joint_attention, streams=len(streams), text_rows=context.shape[1], shared_text=text_is_shared(streams)
         )
-        step, blame = (
-            Step(options.get(OVERRIDE), join, names),
-            blaming(partial(_places, executor.class_obj, options), _OWN),
-        )
-        with eager(), adapted(executor.class_obj, streams, step.added), watched(executor.class_obj, step, blame):
+        flux, step = executor.class_obj, Step(options.get(OVERRIDE), join, wanted)
+        blame = blaming(partial(_places, flux, options), _OWN)
+        # The run watches its own model; another one, on another card or called by a node, is watched for this call.
+        is_watched = run is not None and run.flux is flux
+        watch = nullcontext() if is_watched else guarded(flux, blame, lambda: None)
+        with eager(), watch, adapted(flux, streams, step.added), running(step, blame):
             out = executor(whole, *stacked, None, None, {**options, OVERRIDE: step.join}, **kwargs)
             if run is not None:
-                run.ran(step.blocks, lambda: culprit(_places(executor.class_obj, options), _OWN))
+                run.ran(step.blocks, lambda: culprit(_places(flux, options), _OWN))
         return of_target(out, len(streams))
 
-    # A compiled graph would not see hooks that come and go, so a compiled model runs as it is written here.
-    return cast("Callable[..., Tensor]", torch.compiler.disable(forward))
+    return cast("Callable[..., Tensor]", torch.compiler.disable(forward))  # `eager` says why
 
 
 def as_stream(latent: Tensor, x: Tensor, seam: int) -> Tensor:
@@ -200,6 +214,7 @@ def overseen(seam: int, guider: Any, run: Run) -> Iterator[None]:
     tell_of_shift(guider.inner_model.model_sampling, run, seam)
     flux = flux_of(guider.model_patcher)
     blame = blaming(partial(_places, flux, guider.model_options.get("transformer_options", {})), _OWN)
+    run.flux = flux
     with guarded(flux, blame, run.called):
         yield
     if run.calls and not run.blocks:
@@ -212,10 +227,10 @@ def _places(flux: Any, options: Mapping[str, Any], block: Block | None = None) -
         yield Place(f"{block.kind.capitalize()}StreamBlock.forward", unwrapped(block.module).forward)
     yield from (Place(f"Flux.{name}", getattr(flux, name, None)) for name in ("forward_orig", "_forward", "forward"))
     yield Place("FLUX's attention", comfy.ldm.flux.layers.attention)
-    yield Place("ComfyUI's attention", comfy.ldm.flux.math.optimized_attention)
-    yield Place("ComfyUI's attention", options.get(OVERRIDE))
+    attentions = (comfy.ldm.flux.math.optimized_attention, options.get(OVERRIDE))
+    yield from (Place("ComfyUI's attention", attention) for attention in attentions)
     replaced = options.get("patches_replace", {}).get("dit", {})
-    yield from (Place(f"{'_'.join(map(str, key))}", function) for key, function in replaced.items())
+    yield from (Place("_".join(map(str, key)), function) for key, function in replaced.items())
     for kind in (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL):
         for functions in options.get("wrappers", {}).get(kind, {}).values():
             yield from (Place(f"the call of FLUX ({kind})", function) for function in functions)

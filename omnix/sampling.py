@@ -29,6 +29,8 @@ class Run:
     height: int
     width: int
     noise: PeriodicNoise
+    flux: object = None
+    """The model that is watched as long as the run lasts."""
     calls: int = 0
     """Of FLUX."""
     blocks: int = 0

@@ -56,11 +56,14 @@ class Step:
     """What one call of FLUX has done so far, and the attention that joins its streams."""
 
     def __init__(
-        self, inner: Attention | None, joining: Callable[[Attention | None], Attention], layers: Iterable[str]
+        self,
+        inner: Attention | None,
+        joining: Callable[[Attention | None], Attention],
+        wanted: Mapping[str, frozenset[str]],
     ) -> None:
-        """`joining(inner)` makes an override that joins streams round another one; `layers` are those adapted."""
+        """`joining(inner)` makes an override that joins streams round another one; `wanted` is of `wanted_of`."""
         self._inner, self._make, self._joint = inner, joining, joining(inner)
-        self._layers = frozenset(layers)
+        self._wanted = wanted
         self._seen: set[str] = set()
         self._block: Block | None = None
         self._joining = False
@@ -89,17 +92,12 @@ class Step:
             self._loose += 1
             self.blocks += 1
 
-    def enter(self, block: Block) -> Callable[..., Any]:
-        """Return a hook that hands the join to a block, whatever its caller gives it."""
-
-        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-            self._block, self._seen = block, set()
-            self.blocks += 1
-            options = {OPTIONS: self._options(block, kwargs.get(OPTIONS) or {})} if takes_options else {}
-            return args, {**kwargs, **options}
-
-        takes_options = _takes(unwrapped(block.module).forward, OPTIONS)
-        return hook
+    def enter(self, block: Block, kwargs: Mapping[str, Any], takes_options: bool) -> dict[str, Any]:
+        """Return what a block is called with: the join is among it, whatever its caller gave."""
+        self._block, self._seen = block, set()
+        self.blocks += 1
+        options = {OPTIONS: self._options(block, kwargs.get(OPTIONS) or {})} if takes_options else {}
+        return {**kwargs, **options}
 
     def _options(self, block: Block, given: Mapping[str, Any]) -> dict[str, Any]:
         theirs = given.get(OVERRIDE, self.join)
@@ -114,25 +112,17 @@ class Step:
 
         return attend
 
-    def leave(self, block: Block, blame: Blame) -> Callable[..., None]:
-        """Return a hook that asks a block what it did."""
-        prefix = f"{block.name}."
-        wanted = {_JOIN, *(layer for layer in self._layers if layer.startswith(prefix))}
+    def computes(self) -> None:
+        """Note that the block computes, and is not skipped."""
+        self._seen.add("modulation")
 
-        def hook(_module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
-            seen, self._seen, self._block = self._seen, set(), None
-            if (seen or not _is_given(output, args, kwargs)) and (missing := wanted - seen):
-                raise blame(_JOIN if _JOIN in missing else min(missing), block)
-
-        return hook
-
-    def ran(self, name: str) -> Callable[..., None]:
-        """Return a hook that notes that a block computes, and is not skipped."""
-
-        def hook(_module: nn.Module, _args: Sequence[Any]) -> None:
-            self._seen.add(name)
-
-        return hook
+    def leave(self, block: Block, given: Iterable[Any], output: Any) -> str | None:
+        """Name what a block that comes back left out, be it the join or an adapted layer; None if it did all."""
+        seen, self._seen, self._block = self._seen, set(), None
+        missing = (self._wanted.get(block.name) or {_JOIN}) - seen
+        if not missing or not (seen or _computed(given, output)):
+            return None
+        return _JOIN if _JOIN in missing else min(missing)
 
     def check(self, blame: Blame) -> None:
         """Raise if blocks were run by other means than a call, and their streams were not joined."""
@@ -140,10 +130,18 @@ class Step:
             raise blame(_JOIN, None)
 
 
-def _is_given(output: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Tell whether a block gave back what it was given: somebody skips it."""
-    given = {id(each) for each in (*args, *kwargs.values())}
-    return all(id(each) in given for each in (output if isinstance(output, tuple) else (output,)))
+def _computed(given: Iterable[Any], output: Any) -> bool:
+    """Tell whether a block gave out something else than what it was given: else somebody skips it."""
+    known = {id(each) for each in given}
+    return any(id(each) not in known for each in (output if isinstance(output, tuple) else (output,)))
+
+
+def wanted_of(layers: Iterable[str]) -> dict[str, frozenset[str]]:
+    """Return what each block must do, by the block's name: join the streams, and run the layers that are adapted."""
+    found: dict[str, set[str]] = {}
+    for layer in layers:
+        found.setdefault(".".join(layer.split(".")[:2]), {_JOIN}).add(layer)
+    return {name: frozenset(wanted) for name, wanted in found.items()}
 
 
 def _takes(function: Any, name: str) -> bool:
@@ -168,45 +166,67 @@ def eager() -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def watched(model: nn.Module, step: Step, blame: Blame) -> Iterator[None]:
-    """Join the blocks of a FLUX and see what they do while one call of it lasts.
-
-    Raises what `blame` makes if a block ran without joining its streams, or without one of its adapters.
-    """
+def running(step: Step, blame: Blame) -> Iterator[None]:
+    """Tell the hooks of `guarded` what runs while one call of FLUX lasts; raise what `blame` makes if it fell short."""
     token = _STEP.set(step)
-    with ExitStack() as undo:
-        undo.callback(_STEP.reset, token)
-        for block in blocks_of(model):
-            undo.callback(block.module.register_forward_pre_hook(step.enter(block), with_kwargs=True).remove)
-            undo.callback(block.module.register_forward_hook(step.leave(block, blame), with_kwargs=True).remove)
-            modulation = getattr(block.module, _MODULATION[block.kind], None)
-            if isinstance(modulation, nn.Module):
-                undo.callback(modulation.register_forward_pre_hook(step.ran("modulation")).remove)
+    try:
         yield
-        step.check(blame)
+    finally:
+        _STEP.reset(token)
+    step.check(blame)
 
 
 @contextmanager
 def guarded(model: nn.Module, blame: Blame, called: Callable[[], None]) -> Iterator[None]:
-    """Raise what `blame` makes as soon as a block of a FLUX runs without streams, while one sampling lasts.
+    """Join the blocks of a FLUX and see what they do, for as long as a sampling lasts; `called` hears of each call.
 
-    `called` hears of each call of the model.
+    Raises what `blame` makes as soon as a block runs without streams, without joining them or without its adapters.
     """
-
-    def refuse(_module: nn.Module, _args: Sequence[Any]) -> None:
-        if not torch.compiler.is_compiling() and _STEP.get() is None:
-            raise blame("streams", None)
 
     def hear(_module: nn.Module, _args: Sequence[Any]) -> None:
         if not torch.compiler.is_compiling():
             called()
 
+    def compute(_module: nn.Module, _args: Sequence[Any]) -> None:
+        if not torch.compiler.is_compiling():
+            _current(blame).computes()
+
     with ExitStack() as undo:
         undo.callback(model.register_forward_pre_hook(hear).remove)
         for block in blocks_of(model):
-            for module in (block.module, block.module.get_submodule(_QUERIES[block.kind])):
-                undo.callback(module.register_forward_pre_hook(refuse).remove)
+            enter, leave = _hooks(block, blame)
+            undo.callback(block.module.register_forward_pre_hook(enter, with_kwargs=True).remove)
+            undo.callback(block.module.register_forward_hook(leave, with_kwargs=True).remove)
+            modulation = getattr(block.module, _MODULATION[block.kind], None)
+            if isinstance(modulation, nn.Module):
+                undo.callback(modulation.register_forward_pre_hook(compute).remove)
         yield
+
+
+def _hooks(block: Block, blame: Blame) -> tuple[Callable[..., Any], Callable[..., None]]:
+    """Return what happens before and after a block."""
+    takes_options = _takes(unwrapped(block.module).forward, OPTIONS)
+
+    def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if torch.compiler.is_compiling():  # somebody runs it, compiled, without us
+            return None
+        return args, _current(blame).enter(block, kwargs, takes_options)
+
+    def leave(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if not torch.compiler.is_compiling():
+            missing = _current(blame).leave(block, (*args, *kwargs.values()), output)
+            if missing is not None:
+                raise blame(missing, block)
+
+    return enter, leave
+
+
+def _current(blame: Blame) -> Step:
+    """Return the step that runs; raise what `blame` makes if FLUX runs without one, past our wrapper."""
+    step = _STEP.get()
+    if step is None:
+        raise blame("streams", None)
+    return step
 
 
 def unwrapped(module: Any) -> Any:
