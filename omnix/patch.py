@@ -5,8 +5,7 @@ widened tensors) exists only while one of them runs, so the original MODEL is ne
 undo. The adapters ride along as an additional model: the host counts their bytes, loads and offloads them.
 
 - DIFFUSION_MODEL stacks the reference latents and x into streams and returns the target's prediction.
-- SAMPLER_SAMPLE widens noise, latent and masks by the seam columns, blends and crops the result, and sees that FLUX
-  never runs without the streams meanwhile.
+- SAMPLER_SAMPLE widens noise, latent and masks by the seam columns, blends and crops the result; watches FLUX.
 - PREDICT_NOISE blends the seam between steps, in place in the sampler's own x. (Under a noise mask the host hands over
   a copy: there the model sees the seam blended, and the sampler's x is blended in the end.)
 - PREPARE_SAMPLING tells the memory estimate about the seam columns and about references that run once a sequence.
@@ -192,8 +191,7 @@ def run_streams(adapters: TaskAdapters, strengths: Sequence[float], seam: int) -
         flux, step = executor.class_obj, Step(options.get(OVERRIDE), join, wanted)
         blame = blaming(partial(_places, flux, options), _OWN)
         # The run watches its own model; another one, on another card or called by a node, is watched for this call.
-        is_watched = run is not None and run.flux is flux
-        watch = nullcontext() if is_watched else guarded(flux, blame, lambda: None)
+        watch = nullcontext() if run and run.flux is flux else guarded(flux, blame, lambda: None)
         with eager(), watch, adapted(flux, streams, step.added), running(step, blame):
             out = executor(whole, *stacked, None, None, {**options, OVERRIDE: step.join}, **kwargs)
             if run is not None:

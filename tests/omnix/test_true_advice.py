@@ -1,10 +1,11 @@
 """What a wrong or doubtful graph is told is true where it stands: follow the advice and the run is right."""
 
+import gc
 import itertools
 import logging
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +108,11 @@ def test_other_errors_are_told_as_they_are(model: Model, case: Case, error: Exce
 
 
 @pytest.fixture
-def eager_compile() -> Callable[[torch.nn.Module], torch.nn.Module]:
-    """torch.compile without a compiler: the wrapper alone counts here."""
-    return lambda module: torch.compile(module, backend="eager")
+def eager_compile() -> Iterator[Callable[[torch.nn.Module], torch.nn.Module]]:
+    """torch.compile without a compiler: the wrapper alone counts here. Its graphs, which hold models, go at the end."""
+    yield lambda module: torch.compile(module, backend="eager")
+    torch._dynamo.reset()
+    gc.collect()
 
 
 def compiled_whole(model: Model, compile: Callable[[Any], Any]) -> Model:
