@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..omnix import maps
+from .lineage import HIDDEN, check_map
 
 MogeGeometry = io.Custom("MOGE_GEOMETRY")
 
@@ -21,6 +22,7 @@ class OmniXDepth(io.ComfyNode):
             description="Relative distance along the ray from a decoded depth panorama, as it is or stretched between "
             "two percentiles if you ask for it.",
             search_aliases=["omnix", "distance", "depth map", "360"],
+            hidden=HIDDEN,
             inputs=[
                 io.Image.Input("image", tooltip="The decoded target of rgb_to_depth."),
                 io.Boolean.Input(
@@ -56,6 +58,7 @@ class OmniXDepth(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: Any, stretch: bool = False, near: float = 0.0, far: float = 100.0) -> io.NodeOutput:
+        check_map(cls, "depth")
         depth = maps.depth(image)
         return io.NodeOutput(*(maps.stretch(depth.mask, near, far) if stretch else depth))
 
@@ -70,6 +73,7 @@ class OmniXNormal(io.ComfyNode):
             description="World-space normals from a decoded normal panorama, made unit length. Axes: front +X, "
             "up +Y, left +Z.",
             search_aliases=["omnix", "normal map", "world normal", "360"],
+            hidden=HIDDEN,
             inputs=[
                 io.Image.Input("image", tooltip="The decoded target of rgb_to_normal or rgb_camray_to_normal."),
                 io.Combo.Input(
@@ -85,6 +89,7 @@ class OmniXNormal(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: Any, convention: str = "OpenGL") -> io.NodeOutput:
+        check_map(cls, "normal")
         return io.NodeOutput(maps.normal(image, directx=convention == "DirectX"))
 
 
@@ -97,6 +102,7 @@ class OmniXMaterial(io.ComfyNode):
             category="OmniX/maps",
             description="The two channels of a decoded PBR panorama, unchanged.",
             search_aliases=["omnix", "pbr", "roughness", "metallic", "material", "intrinsic"],
+            hidden=HIDDEN,
             inputs=[io.Image.Input("image", tooltip="The decoded target of rgb_to_pbr.")],
             outputs=[
                 io.Image.Output(display_name="roughness", tooltip="0 smooth, 1 rough."),
@@ -106,6 +112,7 @@ class OmniXMaterial(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: Any) -> io.NodeOutput:
+        check_map(cls, "pbr")
         return io.NodeOutput(*maps.material(image))
 
 

@@ -136,11 +136,25 @@ def _read_layer(descriptor: int, adapter: AdapterFile, name: str, layer: FusedLa
                 "of the file; it changed while it was read, so get it again."
             ) from error
 
+    down, ups = stacked([block.down for block in layer.blocks]), [stacked(block.up) for block in layer.blocks]
+    if not all(_is_finite(factor) for factor in (down, *ups)):
+        raise AdapterError(
+            f"{adapter.path}: {name}: expected finite numbers, got NaN or infinity; get the file again, or from an "
+            "earlier step of its training."
+        )
     return LowRank(
-        stacked([block.down for block in layer.blocks]),
-        [stacked(block.up) for block in layer.blocks],
+        down,
+        ups,
         [Rows(block.row, block.rows, block.scale) for block in layer.blocks],
     )
+
+
+def _is_finite(factor: Tensor) -> bool:
+    """Tell whether a tensor holds neither NaN nor infinity, in one pass without a copy where its dtype allows it."""
+    if not factor.numel():
+        return True
+    low, high = torch.aminmax(factor.float() if factor.element_size() == 1 else factor)  # NaN comes out of both
+    return bool(low.isfinite() & high.isfinite())
 
 
 def read_slabs(descriptor: int, slabs: Sequence[Slab]) -> Tensor:

@@ -26,13 +26,21 @@ def check_extras(control: object, attention_mask: object) -> None:
         raise ValueError("OmniX can't run with an attention mask (Redux); remove that node from the conditioning.")
 
 
-def check_count(task: Task, got: int, negative_alone: bool) -> None:
-    """Raise ValueError unless there is one reference latent for each condition stream."""
+def check_count(task: Task, got: int, negative_alone: bool, at_cfg_1_alone: bool = True) -> None:
+    """Raise ValueError unless there is one reference latent for each condition stream.
+
+    `negative_alone`: the conditioning is the negative; `at_cfg_1_alone`: at cfg 1 nobody would ask for it.
+    """
     want, names = len(task.conditions), ", ".join(task.conditions)
     if got == 0 and negative_alone:
+        way_out = (
+            "on the negative conditioning, or set cfg to 1."
+            if at_cfg_1_alone
+            else "on it too; this sampler, or a guidance node on the model, asks for the negative at any cfg."
+        )
         raise ValueError(
             f"The negative lacks the conditions of {task.name} ({names}): put the same Set Reference Latent nodes "
-            "on the negative conditioning, or set cfg to 1."
+            f"{way_out}"
         )
     if got != want:
         plural = "s" if want > 1 else ""
@@ -57,6 +65,16 @@ def check_latents(task: Task, height: int, width: int, conditions: Sequence[Tens
                 f"{_in_pixels(height, width)}; resize the picture before VAE Encode, or set the empty latent to its "
                 "size."
             )
+
+
+def check_whole(got: Sequence[int], whole: Sequence[int]) -> None:
+    """Raise ValueError if FLUX is given a part of the picture (height and width in latent cells) that is sampled."""
+    if tuple(got) != tuple(whole):
+        raise ValueError(
+            f"OmniX was given {_in_pixels(*got)} of a picture of {_in_pixels(*whole)}, and can't run on tiles or "
+            "windows: each stream must see the whole panorama. Remove the node that cuts it (Tiled Diffusion, Context "
+            "Windows)."
+        )
 
 
 def _in_pixels(height: int, width: int) -> str:

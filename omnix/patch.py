@@ -5,7 +5,7 @@ widened tensors) exists only while one of them runs, so the original MODEL is ne
 undo. The adapters ride along as an additional model: the host counts their bytes, loads and offloads them.
 
 - DIFFUSION_MODEL stacks the reference latents and x into streams and returns the target's prediction.
-- SAMPLER_SAMPLE widens noise, latent and masks by the seam columns, blends and crops the result.
+- SAMPLER_SAMPLE widens noise, latent and masks by the seam columns, blends and crops the result; watches FLUX.
 - PREDICT_NOISE blends the seam between steps, in place in the sampler's own x. (Under a noise mask the host hands over
   a copy: there the model sees the seam blended, and the sampler's x is blended in the end.)
 - PREPARE_SAMPLING tells the memory estimate about the seam columns and about references that run once a sequence.
@@ -13,11 +13,17 @@ undo. The adapters ride along as an additional model: the host counts their byte
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import comfy.ldm.flux.layers
+import comfy.ldm.flux.math
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
@@ -32,25 +38,33 @@ from einops import rearrange
 from torch import Tensor
 
 from .adapter import TaskAdapters, load_task
-from .checks import (
-    CHANNELS,
-    Conds,
-    check_conds,
-    check_count,
-    check_extras,
-    check_latents,
-    check_noise,
-    each_cond,
-    references,
-)
-from .panorama import blend_seam, blend_seam_, crop, widen
-from .schedule import sigmas
+from .checks import CHANNELS, Conds, check_count, check_extras, check_latents, check_whole, each_cond, references
+from .panorama import widen
+from .sampling import Run, blend_between_steps, run_of, sample_widened
+from .schedule import ENTRIES, flow_shift, sigmas
 from .streams import Stream, adapted, joint_attention, of_target, stack, text_is_shared
 from .tasks import Task
+from .watch import (
+    OVERRIDE,
+    Block,
+    Place,
+    Step,
+    accused,
+    blaming,
+    culprit,
+    eager,
+    guarded,
+    pack_of,
+    running,
+    unwrapped,
+    wanted_of,
+)
 
 KEY = "omnix"
 NEGATIVE = 1
 """The host's number for the negative among the conditionings of one call."""
+_OWN = ("comfy", "comfy_extras", "torch", __name__.removesuffix(".omnix.patch"))
+"""Packages whose functions nobody has replaced."""
 
 
 class LoadedAdapters(NamedTuple):
@@ -81,12 +95,17 @@ def attach(
     flux = flux_of(model)
     for file, layers in zip(adapters.files, adapters.stream_layers(), strict=True):
         check_fit(flux, str(file), layers)
+    if not flux.params.guidance_embed:
+        tell(
+            "This FLUX.1 has no guidance embedding, as FLUX.1-schnell: OmniX's adapters were trained on FLUX.1-dev, "
+            "and their maps are worse here; connect FLUX.1-dev."
+        )
     strengths = [condition_strength] * len(adapters.task.conditions) + [target_strength]
     patched = model.clone()
     patched.set_additional_models(KEY, [loaded.patcher])
     wrappers = {
         WrappersMP.DIFFUSION_MODEL: run_streams(adapters, strengths, seam),
-        WrappersMP.SAMPLER_SAMPLE: sample_widened(seam),
+        WrappersMP.SAMPLER_SAMPLE: sample_widened(seam, partial(overseen, seam)),
         WrappersMP.PREDICT_NOISE: blend_between_steps(seam),
         WrappersMP.PREPARE_SAMPLING: prepare_widened(seam),
     }
@@ -97,11 +116,16 @@ def attach(
 
 
 def flux_of(model: Patcher) -> Flux:
-    """Return the FLUX.1 transformer of a MODEL.  Raises ValueError for any other architecture."""
-    flux: Any = getattr(model.model, "diffusion_model", None)
-    if not isinstance(flux, Flux) or not isinstance(model.model, comfy.model_base.Flux) or not _is_first(flux):
+    """Return the FLUX.1 transformer of a MODEL, compiled or not.  Raises ValueError for any other architecture."""
+    base: Any = model.model
+    flux = unwrapped(
+        getattr(model, "object_patches", {}).get("diffusion_model", getattr(base, "diffusion_model", None))
+    )
+    if not isinstance(flux, Flux) or not isinstance(base, comfy.model_base.Flux) or not _is_first(flux):
+        named = type(flux if isinstance(base, comfy.model_base.Flux) and not isinstance(flux, Flux) else base)
+        maker = "" if named.__module__.startswith("comfy.") else f" of {pack_of(named.__module__)}"
         raise ValueError(
-            f"OmniX adapters fit FLUX.1-dev, got {type(model.model).__name__}; connect a FLUX.1-dev model instead."
+            f"OmniX adapters fit FLUX.1-dev, got {named.__name__}{maker}; connect a FLUX.1-dev model instead."
         )
     if flux.params.in_channels != CHANNELS:
         raise ValueError(
@@ -118,7 +142,7 @@ def _is_first(flux: Flux) -> bool:
 
 def check_fit(flux: Flux, file: str, layers: dict[str, Any]) -> None:
     """Raise ValueError if an adapter names a layer that the model lacks or that has other sizes."""
-    modules = dict(flux.named_modules())
+    modules = {path.replace("_orig_mod.", ""): module for path, module in flux.named_modules()}
     for name, layer in layers.items():
         module = modules.get(name)
         if module is None:
@@ -137,6 +161,7 @@ def run_streams(adapters: TaskAdapters, strengths: Sequence[float], seam: int) -
     """Return the DIFFUSION_MODEL wrapper: run FLUX on all streams, return the target's prediction."""
     task = adapters.task
     streams = [Stream(layers, strength) for layers, strength in zip(adapters.stream_layers(), strengths)]
+    wanted = wanted_of(layer for stream in streams for layer in stream.layers)
 
     def forward(
         executor: Any,
@@ -151,26 +176,29 @@ def run_streams(adapters: TaskAdapters, strengths: Sequence[float], seam: int) -
         **kwargs: Any,
     ) -> Tensor:
         options, latents = transformer_options or {}, ref_latents or ()
+        run = run_of(options)
         check_extras(control, kwargs.get("attention_mask"))
-        check_count(task, len(latents), set(options.get("cond_or_uncond", ())) == {NEGATIVE})
+        negative_alone = set(options.get("cond_or_uncond", ())) == {NEGATIVE}
+        check_count(task, len(latents), negative_alone, run is not None and run.cfg not in (None, 1.0))
+        if run is not None:
+            check_whole(x.shape[-2:], (run.height, run.width + seam))
         check_latents(task, x.shape[-2], x.shape[-1] - seam, latents)
         stacked = [None if part is None else stack(part, len(streams)) for part in (timestep, context, y, guidance)]
-        conditions = [as_stream(latent, x, seam) for latent in latents]
-        with adapted(executor.class_obj, streams):
-            joined = with_joint_attention(options, streams, context.shape[1])
-            whole = rearrange([*conditions, x], "s b c h w -> (b s) c h w")
-            out = executor(whole, *stacked, None, None, joined, **kwargs)
+        whole = rearrange([*(as_stream(latent, x, seam) for latent in latents), x], "s b c h w -> (b s) c h w")
+        join = partial(
+            joint_attention, streams=len(streams), text_rows=context.shape[1], shared_text=text_is_shared(streams)
+        )
+        flux, step = executor.class_obj, Step(options.get(OVERRIDE), join, wanted)
+        blame = blaming(partial(_places, flux, options), _OWN)
+        # The run watches its own model; another one, on another card or called by a node, is watched for this call.
+        watch = nullcontext() if run and run.flux is flux else guarded(flux, blame, lambda: None)
+        with eager(), watch, adapted(flux, streams, step.added), running(step, blame):
+            out = executor(whole, *stacked, None, None, {**options, OVERRIDE: step.join}, **kwargs)
+            if run is not None:
+                run.ran(step.blocks, lambda: culprit(_places(flux, options), _OWN))
         return of_target(out, len(streams))
 
-    # A compiled graph would not see hooks that come and go, so a compiled model runs as it is written here.
-    return cast("Callable[..., Tensor]", torch.compiler.disable(forward))
-
-
-def with_joint_attention(options: dict[str, Any], streams: Sequence[Stream], text_rows: int) -> dict[str, Any]:
-    """Return transformer options with the streams joined in attention, round an override that is there already."""
-    inner = options.get("optimized_attention_override")
-    attention = joint_attention(inner, len(streams), text_rows, text_is_shared(streams))
-    return {**options, "optimized_attention_override": attention}
+    return cast("Callable[..., Tensor]", torch.compiler.disable(forward))  # `eager` says why
 
 
 def as_stream(latent: Tensor, x: Tensor, seam: int) -> Tensor:
@@ -178,63 +206,54 @@ def as_stream(latent: Tensor, x: Tensor, seam: int) -> Tensor:
     return widen(comfy.utils.repeat_to_batch_size(latent, x.shape[0]).to(x), seam)
 
 
-def sample_widened(seam: int) -> Callable[..., Tensor]:
-    """Return the SAMPLER_SAMPLE wrapper: sample with the seam columns, then blend them into the first and crop."""
-
-    def sample(
-        executor: Any,
-        guider: Any,
-        sigmas: Tensor,
-        extra_args: dict[str, Any],
-        callback: Callable[..., None] | None,
-        noise: Tensor,
-        latent_image: Tensor | None = None,
-        denoise_mask: Tensor | None = None,
-        disable_pbar: bool = False,
-    ) -> Tensor:
-        check_noise(noise, seam)
-        check_conds(guider.conds, noise.shape[0])
-        guider.conds = with_wide_masks(guider.conds, seam)  # a copy of this run alone
-        wide = [None if part is None else widen(part, seam) for part in (noise, latent_image, denoise_mask)]
-        return closed(executor(guider, sigmas, extra_args, closing(callback, seam), *wide, disable_pbar), seam)
-
-    return sample
+@contextmanager
+def overseen(seam: int, guider: Any, run: Run) -> Iterator[None]:
+    """While a run lasts, raise ValueError if FLUX runs without the streams; warn of a flow shift for another size."""
+    tell_of_shift(guider.inner_model.model_sampling, run, seam)
+    flux = flux_of(guider.model_patcher)
+    blame = blaming(partial(_places, flux, guider.model_options.get("transformer_options", {})), _OWN)
+    run.flux = flux
+    with guarded(flux, blame, run.called):
+        yield
+    if run.calls and not run.blocks:
+        raise accused("FLUX ran without OmniX's streams", run.suspect) if run.suspect else blame("streams", None)
 
 
-def with_wide_masks(conds: Conds, seam: int) -> Conds:
-    """Return conditionings whose masks [b, h, W], which say where each one acts, go on past the seam."""
-    return {
-        name: [{**cond, "mask": widen(cond["mask"], seam)} if "mask" in cond else cond for cond in each]
-        for name, each in conds.items()
-    }
+def _places(flux: Any, options: Mapping[str, Any], block: Block | None = None) -> Iterator[Place]:
+    """Yield what other packs replace, the likeliest first."""
+    if block is not None:
+        yield Place(f"{block.kind.capitalize()}StreamBlock.forward", unwrapped(block.module).forward)
+    yield from (Place(f"Flux.{name}", getattr(flux, name, None)) for name in ("forward_orig", "_forward", "forward"))
+    yield Place("FLUX's attention", comfy.ldm.flux.layers.attention)
+    attentions = (comfy.ldm.flux.math.optimized_attention, options.get(OVERRIDE))
+    yield from (Place("ComfyUI's attention", attention) for attention in attentions)
+    replaced = options.get("patches_replace", {}).get("dit", {})
+    yield from (Place("_".join(map(str, key)), function) for key, function in replaced.items())
+    for kind in (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL):
+        for functions in options.get("wrappers", {}).get(kind, {}).values():
+            yield from (Place(f"the call of FLUX ({kind})", function) for function in functions)
 
 
-def closed(x: Tensor, seam: int) -> Tensor:
-    """Blend the seam columns into the first and crop: once as after every step, and once more as the reference does."""
-    return crop(blend_seam(blend_seam(x, seam), seam), seam)
+def tell_of_shift(sampling: Any, run: Run, seam: int) -> None:
+    """Warn if the model's flow shift is not that of the panorama that is sampled."""
+    want, got = flow_shift(run.height, run.width, seam), getattr(sampling, "shift", math.nan)
+    if math.isclose(want, got, rel_tol=1e-6):
+        return
+    ours = len(getattr(sampling, "sigmas", ())) == ENTRIES
+    found = "OmniX Flow Shift was set for another size or seam" if ours else "The model has no OmniX Flow Shift"
+    tell(
+        f"{found}: the shift is {got:.4f}, this panorama needs {want:.4f}. Give OmniX Flow Shift the latent that is "
+        f"sampled and the seam_columns of Apply OmniX Adapters ({seam}), and connect it to the sampler."
+    )
 
 
-def closing(callback: Callable[..., None] | None, seam: int) -> Callable[..., None] | None:
-    """Return a sampler callback that is shown pictures as they come out: as wide as the result, the seam closed."""
-    if callback is None:
-        return None
-
-    def show(step: int, denoised: Tensor, x: Tensor, total: int) -> None:
-        callback(step, closed(denoised, seam), closed(x, seam), total)
-
-    return show
-
-
-def blend_between_steps(seam: int) -> Callable[..., Tensor]:
-    """Return the PREDICT_NOISE wrapper: blend the seam of the sampler's x before every call.
-
-    Before the first this changes nothing, for there the columns are equal.
-    """
-
-    def predict(executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return executor(blend_seam_(x, seam), *args, **kwargs)
-
-    return predict
+def tell(message: str) -> None:
+    """Warn in the log and, where the host has a way, on the node that runs."""
+    logging.warning("OmniX: %s", message)
+    context = getattr(sys.modules.get("comfy_execution.utils"), "get_executing_context", lambda: None)()
+    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    if context is not None and hasattr(server, "send_progress_text"):
+        cast("Any", server).send_progress_text(message, context.node_id)
 
 
 def prepare_widened(seam: int) -> Callable[..., Any]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -86,9 +87,13 @@ def text_is_shared(streams: Sequence[Stream]) -> bool:
     return not any(part in layer for stream in streams for layer in stream.layers for part in _TEXT_LAYERS)
 
 
+def _unheard(_layer: str) -> None:
+    """Hear of a layer that was adapted, and let it be."""
+
+
 @contextmanager
-def adapted(model: nn.Module, streams: Sequence[Stream]) -> Iterator[None]:
-    """Add every stream's deltas to its rows of the stacked batch while the context lasts.
+def adapted(model: nn.Module, streams: Sequence[Stream], added: Callable[[str], None] = _unheard) -> Iterator[None]:
+    """Add every stream's deltas to its rows of the stacked batch while the context lasts; `added` hears of each layer.
 
     `model` is a FLUX in ComfyUI's layout; a hook sees whatever forward a layer has at that time, be it quantised,
     offloaded or wrapped by another LoRA. All hooks are removed on the way out, also by an exception. Of the model's
@@ -98,7 +103,7 @@ def adapted(model: nn.Module, streams: Sequence[Stream]) -> Iterator[None]:
     with ExitStack() as hooks:
         for name in names:
             layers = [(index, s.layers[name], s.strength) for index, s in enumerate(streams) if name in s.layers]
-            hook = _delta_hook([entry for entry in layers if entry[2] != 0], len(streams))
+            hook = _delta_hook([entry for entry in layers if entry[2] != 0], len(streams), partial(added, name))
             hooks.callback(model.get_submodule(name).register_forward_hook(hook).remove)
         for layer in text_layers(model) if text_is_shared(streams) else ():
             _run_on_part(hooks, layer, lambda x: x[:: len(streams)], lambda y: stack(y, len(streams)))
@@ -120,13 +125,16 @@ def text_layers(model: nn.Module) -> Iterator[nn.Module]:
             yield block.get_submodule(name)
 
 
-def _delta_hook(layers: Sequence[tuple[int, LowRank, float]], streams: int) -> Callable[..., Tensor]:
+def _delta_hook(
+    layers: Sequence[tuple[int, LowRank, float]], streams: int, added: Callable[[], None]
+) -> Callable[..., Tensor]:
     def add_deltas(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         output = output.contiguous()
         x, y = (rearrange(rows, "bs ... d -> bs (...) d") for rows in (args[0], output))
         for stream, layer, strength in layers:
             for row in range(stream, y.shape[0], streams):
                 layer.add_to(y[row], x[row], strength)
+        added()
         return output
 
     return add_deltas

@@ -1,0 +1,169 @@
+"""Sample a panorama: widen what goes in by the seam, close it in what comes out, and keep an eye on what is between.
+
+These wrap the host's sampling but know no more of it than the arguments that they pass on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .checks import PIXELS_PER_LATENT, Conds, check_conds, check_noise
+from .noise import PeriodicNoise
+from .panorama import blend_seam, blend_seam_, crop, widen
+
+RUN = "omnix"
+"""Where a run's own options of the host keep what is known of the run."""
+
+
+@dataclass
+class Run:
+    """One sampling run: the panorama's size in latent cells, the noise, and what has happened so far."""
+
+    height: int
+    width: int
+    noise: PeriodicNoise
+    flux: object = None
+    """The model that is watched as long as the run lasts."""
+    calls: int = 0
+    """Of FLUX."""
+    blocks: int = 0
+    """That ran with the streams joined."""
+    suspect: str | None = None
+    """Who stands in the way, looked up when FLUX had run without one of its blocks."""
+    cfg: float | None = None
+    """None where the negative is asked for whatever cfg is set to."""
+
+    def called(self) -> None:
+        """Count a call of FLUX."""
+        self.calls += 1
+
+    def ran(self, blocks: int, suspect: Callable[[], str | None]) -> None:
+        """Count the blocks of one call; of one without any, find out at once who may be the reason."""
+        self.blocks += blocks
+        if not blocks and self.suspect is None:
+            self.suspect = suspect()
+
+
+def run_of(options: Mapping[str, Any]) -> Run | None:
+    """Return the run that the host's transformer options belong to; None if nobody samples."""
+    run = options.get(RUN)
+    return run if isinstance(run, Run) else None
+
+
+Around = Callable[[Any, Run], AbstractContextManager[None]]
+"""What lasts as long as one run, given the host's guider."""
+
+
+def sample_widened(seam: int, around: Around = lambda _guider, _run: nullcontext()) -> Callable[..., Tensor]:
+    """Return the SAMPLER_SAMPLE wrapper: sample with the seam columns, then blend them into the first and crop."""
+
+    def sample(
+        executor: Any,
+        guider: Any,
+        sigmas: Tensor,
+        extra_args: dict[str, Any],
+        callback: Callable[..., None] | None,
+        noise: Tensor,
+        latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+    ) -> Tensor:
+        check_noise(noise, seam)
+        check_conds(guider.conds, noise.shape[0])
+        guider.conds = with_wide_masks(guider.conds, seam)  # a copy of this run alone
+        height, width = noise.shape[-2:]
+        run = Run(height, width, PeriodicNoise(height, width, seam))
+        wide = [None if part is None else widen(part, seam) for part in (noise, latent_image, denoise_mask)]
+        arguments = (guider, sigmas, with_run(extra_args, run), closing(callback, seam), *wide, disable_pbar)
+        with around(guider, run), of_one_width(run, seam), run.noise:
+            return closed(executor(*arguments), seam)
+
+    return sample
+
+
+def with_run(extra_args: Mapping[str, Any], run: Run) -> dict[str, Any]:
+    """Return a sampler's extra arguments whose model options know the run."""
+    options = extra_args.get("model_options", {})
+    transformer_options = {**options.get("transformer_options", {}), RUN: run}
+    return {**extra_args, "model_options": {**options, "transformer_options": transformer_options}}
+
+
+@contextmanager
+def of_one_width(run: Run, seam: int) -> Iterator[None]:
+    """Raise ValueError if another node's tensor of the panorama's own width meets the widened one."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        if seam and _two_widths(str(error), run, seam):
+            raise ValueError(
+                f"Another node or the sampler holds a picture of the panorama's own width ({run.width} latent columns) "
+                f"and meets the one that OmniX has widened by {seam}: set seam_columns to 0, on Apply OmniX Adapters "
+                "and on OmniX Flow Shift."
+            ) from error
+        raise
+
+
+def _two_widths(message: str, run: Run, seam: int) -> bool:
+    """Tell whether a message names both widths, in latent columns, pixels, tokens or tokens of the whole picture."""
+    numbers = {int(number) for number in re.findall(r"\d+", message)}
+    own, wide = run.width, run.width + seam
+    units = (
+        lambda w: w,
+        lambda w: w * PIXELS_PER_LATENT,
+        lambda w: -(-w // 2),
+        lambda w: -(-w // 2) * -(-run.height // 2),
+    )
+    return any({unit(own), unit(wide)} <= numbers for unit in units)
+
+
+def with_wide_masks(conds: Conds, seam: int) -> Conds:
+    """Return conditionings whose masks [b, h, W], which say where each one acts, go on past the seam."""
+    return {
+        name: [{**cond, "mask": widen(cond["mask"], seam)} if "mask" in cond else cond for cond in each]
+        for name, each in conds.items()
+    }
+
+
+def closed(x: Tensor, seam: int) -> Tensor:
+    """Blend the seam columns into the first and crop: once as after every step, and once more as the reference does."""
+    return crop(blend_seam(blend_seam(x, seam), seam), seam)
+
+
+def closing(callback: Callable[..., None] | None, seam: int) -> Callable[..., None] | None:
+    """Return a sampler callback that is shown pictures as they come out: as wide as the result, the seam closed."""
+    if callback is None:
+        return None
+
+    def show(step: int, denoised: Tensor, x: Tensor, total: int) -> None:
+        callback(step, closed(denoised, seam), closed(x, seam), total)
+
+    return show
+
+
+def blend_between_steps(seam: int) -> Callable[..., Tensor]:
+    """Return the PREDICT_NOISE wrapper: blend the seam of the sampler's x before every call.
+
+    Before the first this changes nothing, for there the columns are equal.
+    """
+
+    def predict(executor: Any, x: Tensor, timestep: Tensor, model_options: Any = None, *rest: Any, **named: Any) -> Any:
+        options = model_options or {}
+        run = run_of(options.get("transformer_options", {}))
+        blend_seam_(x, seam)
+        if run is None:
+            return executor(x, timestep, options, *rest, **named)
+        asked_anyway = options.get("disable_cfg1_optimization", False)
+        run.cfg = None if asked_anyway else getattr(executor.class_obj, "cfg", None)
+        with run.noise.suspended():
+            return executor(x, timestep, options, *rest, **named)
+
+    return predict

@@ -1,0 +1,286 @@
+"""See in every step that each block joined the streams and that each adapter was added; say who stands in the way.
+
+Other packs replace FLUX's forward, its blocks or its attention. What they leave out would cost the result without a
+word: streams that do not meet, adapters that are not added, or plain FLUX. So the join is handed to each block by the
+block's own hook, whoever calls it and with whatever options, and a block that comes back is asked what it did. Blocks
+that do not run at all, as caches and patches have it, are nobody's fault.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from .streams import Attention
+
+OVERRIDE = "optimized_attention_override"
+"""The host's name for what runs in the place of its attention."""
+OPTIONS = "transformer_options"
+
+_JOIN = "attention"
+_QUERIES = {"double": "img_attn.qkv", "single": "linear1"}
+_MODULATION = {"double": "img_mod", "single": "modulation"}
+
+Blame = Callable[[str, "Block | None"], Exception]
+"""Makes the error of what went wrong, in a block or at large."""
+
+
+class Block(NamedTuple):
+    """One block of FLUX: "double" or "single", its number among so many, and the module."""
+
+    kind: str
+    number: int
+    total: int
+    module: nn.Module
+
+    @property
+    def name(self) -> str:
+        """The block's name in the model."""
+        return f"{self.kind}_blocks.{self.number}"
+
+
+def blocks_of(model: nn.Module) -> Iterator[Block]:
+    """Yield the blocks of a FLUX in ComfyUI's layout, in the order in which they run."""
+    for kind in ("double", "single"):
+        blocks = list(model.get_submodule(f"{kind}_blocks").children())
+        yield from (Block(kind, number, len(blocks), block) for number, block in enumerate(blocks))
+
+
+class Step:
+    """What one call of FLUX has done so far, and the attention that joins its streams."""
+
+    def __init__(
+        self,
+        inner: Attention | None,
+        joining: Callable[[Attention | None], Attention],
+        wanted: Mapping[str, frozenset[str]],
+    ) -> None:
+        """`joining(inner)` makes an override that joins streams round another one; `wanted` is of `wanted_of`."""
+        self._inner, self._make, self._joint = inner, joining, joining(inner)
+        self._wanted = wanted
+        self._seen: set[str] = set()
+        self._block: Block | None = None
+        self._joining = False
+        self._loose = 0
+        self.blocks = 0
+
+    def join(self, attention: Attention, *args: Any, **kwargs: Any) -> Any:
+        """Attend with the streams joined: the override that the host calls."""
+        return self._joined(self._joint, attention, *args, **kwargs)
+
+    def _joined(self, joint: Attention, attention: Attention, *args: Any, **kwargs: Any) -> Any:
+        if self._joining:  # an override round ours asks for what is joined by now
+            return attention(*args, **kwargs) if self._inner is None else self._inner(attention, *args, **kwargs)
+        self._seen.add(_JOIN)
+        self._loose -= self._block is None
+        self._joining = True
+        try:
+            return joint(attention, *args, **kwargs)
+        finally:
+            self._joining = False
+
+    def added(self, layer: str) -> None:
+        """Note that a layer ran with its adapters, inside a block or called by somebody who runs blocks himself."""
+        self._seen.add(layer)
+        if self._block is None and layer.endswith(tuple(_QUERIES.values())):
+            self._loose += 1
+            self.blocks += 1
+
+    def enter(self, block: Block, kwargs: Mapping[str, Any], takes_options: bool) -> dict[str, Any]:
+        """Return what a block is called with: the join is among it, whatever its caller gave."""
+        self._block, self._seen = block, set()
+        self.blocks += 1
+        options = {OPTIONS: self._options(block, kwargs.get(OPTIONS) or {})} if takes_options else {}
+        return {**kwargs, **options}
+
+    def _options(self, block: Block, given: Mapping[str, Any]) -> dict[str, Any]:
+        theirs = given.get(OVERRIDE, self.join)
+        place = {"block_type": block.kind, "block_index": block.number, "total_blocks": block.total}
+        return {**given, **place, OVERRIDE: theirs if theirs == self.join else self._round(theirs)}
+
+    def _round(self, theirs: Attention) -> Attention:
+        joint = self._make(theirs)
+
+        def attend(attention: Attention, *args: Any, **kwargs: Any) -> Any:
+            return self._joined(joint, attention, *args, **kwargs)
+
+        return attend
+
+    def computes(self) -> None:
+        """Note that the block computes, and is not skipped."""
+        self._seen.add("modulation")
+
+    def leave(self, block: Block, given: Iterable[Any], output: Any) -> str | None:
+        """Name what a block that comes back left out, be it the join or an adapted layer; None if it did all."""
+        seen, self._seen, self._block = self._seen, set(), None
+        missing = (self._wanted.get(block.name) or {_JOIN}) - seen
+        if not missing or not (seen or _computed(given, output)):
+            return None
+        return _JOIN if _JOIN in missing else min(missing)
+
+    def check(self, blame: Blame) -> None:
+        """Raise if blocks were run by other means than a call, and their streams were not joined."""
+        if self._loose > 0:
+            raise blame(_JOIN, None)
+
+
+def _computed(given: Iterable[Any], output: Any) -> bool:
+    """Tell whether a block gave out something else than what it was given: else somebody skips it."""
+    known = {id(each) for each in given}
+    return any(id(each) not in known for each in (output if isinstance(output, tuple) else (output,)))
+
+
+def wanted_of(layers: Iterable[str]) -> dict[str, frozenset[str]]:
+    """Return what each block must do, by the block's name: join the streams, and run the layers that are adapted."""
+    found: dict[str, set[str]] = {}
+    for layer in layers:
+        found.setdefault(".".join(layer.split(".")[:2]), {_JOIN}).add(layer)
+    return {name: frozenset(wanted) for name, wanted in found.items()}
+
+
+def _takes(function: Any, name: str) -> bool:
+    """Tell whether a function takes an argument of this name."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return True
+    named = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    return name in named or bool(code.co_flags & inspect.CO_VARKEYWORDS)
+
+
+_STEP: ContextVar[Step | None] = ContextVar("step", default=None)
+
+
+def eager() -> AbstractContextManager[Any]:
+    """Run compiled modules as they are written: a graph would not see hooks that come and go, or be compiled each time.
+
+    Before torch 2.6 there is no way to say so.
+    """
+    stance = getattr(torch.compiler, "set_stance", None)
+    return nullcontext() if stance is None else stance("force_eager")
+
+
+@contextmanager
+def running(step: Step, blame: Blame) -> Iterator[None]:
+    """Tell the hooks of `guarded` what runs while one call of FLUX lasts; raise what `blame` makes if it fell short."""
+    token = _STEP.set(step)
+    try:
+        yield
+    finally:
+        _STEP.reset(token)
+    step.check(blame)
+
+
+@contextmanager
+def guarded(model: nn.Module, blame: Blame, called: Callable[[], None]) -> Iterator[None]:
+    """Join the blocks of a FLUX and see what they do, for as long as a sampling lasts; `called` hears of each call.
+
+    Raises what `blame` makes as soon as a block runs without streams, without joining them or without its adapters.
+    """
+
+    def hear(_module: nn.Module, _args: Sequence[Any]) -> None:
+        if not torch.compiler.is_compiling():
+            called()
+
+    def compute(_module: nn.Module, _args: Sequence[Any]) -> None:
+        if not torch.compiler.is_compiling():
+            _current(blame).computes()
+
+    with ExitStack() as undo:
+        undo.callback(model.register_forward_pre_hook(hear).remove)
+        for block in blocks_of(model):
+            enter, leave = _hooks(block, blame)
+            undo.callback(block.module.register_forward_pre_hook(enter, with_kwargs=True).remove)
+            undo.callback(block.module.register_forward_hook(leave, with_kwargs=True).remove)
+            modulation = getattr(block.module, _MODULATION[block.kind], None)
+            if isinstance(modulation, nn.Module):
+                undo.callback(modulation.register_forward_pre_hook(compute).remove)
+        yield
+
+
+def _hooks(block: Block, blame: Blame) -> tuple[Callable[..., Any], Callable[..., None]]:
+    """Return what happens before and after a block."""
+    takes_options = _takes(unwrapped(block.module).forward, OPTIONS)
+
+    def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if torch.compiler.is_compiling():  # somebody runs it, compiled, without us
+            return None
+        return args, _current(blame).enter(block, kwargs, takes_options)
+
+    def leave(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if not torch.compiler.is_compiling():
+            missing = _current(blame).leave(block, (*args, *kwargs.values()), output)
+            if missing is not None:
+                raise blame(missing, block)
+
+    return enter, leave
+
+
+def _current(blame: Blame) -> Step:
+    """Return the step that runs; raise what `blame` makes if FLUX runs without one, past our wrapper."""
+    step = _STEP.get()
+    if step is None:
+        raise blame("streams", None)
+    return step
+
+
+def unwrapped(module: Any) -> Any:
+    """Look through what torch.compile and parallel runs put round a module."""
+    while isinstance(module, nn.Module):
+        inner = [child for name, child in module.named_children() if name in ("_orig_mod", "module")]
+        if len(inner) != 1 or len(list(module.children())) != 1:
+            break
+        module = inner[0]
+    return module
+
+
+class Place(NamedTuple):
+    """Something that other packs replace: what it is called, what stands there now."""
+
+    name: str
+    function: Any
+
+
+def blaming(places: Callable[[Block | None], Iterable[Place]], own: Sequence[str]) -> Blame:
+    """Return what makes the error for streams that do not meet and adapters that are not added: it names who did it."""
+
+    def blame(what: str, block: Block | None) -> Exception:
+        where = f" in {block.name}" if block is not None else ""
+        told = {_JOIN: f"OmniX's streams did not meet{where}", "streams": "FLUX ran without OmniX's streams"}
+        return accused(told.get(what, f"OmniX's adapter was not added to {what}"), culprit(places(block), own))
+
+    return blame
+
+
+def accused(happened: str, who: str | None) -> ValueError:
+    """Return the error that says what happened and who did it, as far as `culprit` knows."""
+    return ValueError(
+        f"{happened}, so the picture would be wrong: {who or 'a node on the model computes FLUX in its own way'}. "
+        "Remove the node that does this from the model that goes into OmniX's sampler."
+    )
+
+
+def culprit(places: Iterable[Place], own: Sequence[str]) -> str | None:
+    """Name the first place whose function is not of the `own` packages, and whose function it is."""
+    for place in places:
+        if (function := place.function) is None:
+            continue
+        while (inner := getattr(function, "__func__", getattr(function, "func", None))) is not None:  # bound, partial
+            function = inner
+        # A wrapped function bears the names of the one that it wraps, but not its globals.
+        module = getattr(function, "__globals__", {}).get("__name__") or type(function).__module__
+        if not any(module == name or module.startswith(f"{name}.") for name in own):
+            code = getattr(function, "__code__", None)
+            name = getattr(code, "co_name", None) or type(function).__name__
+            return f"{place.name} is replaced by {name} of {pack_of(module)}"
+    return None
+
+
+def pack_of(module: str) -> str:
+    """Name a module as people know its pack: what comes after custom_nodes."""
+    return module.replace("\\", "/").split("custom_nodes")[-1].lstrip("/.") or module
