@@ -1,7 +1,8 @@
 """Write what follows from the nodes' schemas, so that nothing is typed twice:  python lab/pages/descriptions.py
 
 That is the English locale, the list of nodes for the registry, the page docs/nodes.md, and the tables of inputs and
-outputs in the pages of help. COMFYUI_PATH names the host, as `python dev.py setup --json` prints it. Prose and translations are hand-written.
+outputs in the pages of help. COMFYUI_PATH names the host, as `python dev.py setup --json` prints it. Prose and
+translations are hand-written.
 """
 
 from __future__ import annotations
@@ -81,8 +82,8 @@ def with_tables(page: str, schema: Any) -> str:
 
 NODES_PAGE = """# Nodes and blueprints
 
-Written by `python lab/pages/descriptions.py` from the nodes' own words. Each name leads to the node's page of help, which
-ComfyUI also shows: select the node and click **ⓘ** above it.
+Written by `python lab/pages/descriptions.py` from the nodes' own words. Each name leads to the node's page of help,
+which ComfyUI also shows: select the node and click **ⓘ** above it.
 """
 
 
@@ -100,8 +101,8 @@ def nodes_page(schemas: Sequence[Any]) -> str:
     return NODES_PAGE + "".join(f"\n## {title}\n\n{table}" for title, table in tables.items())
 
 
-BLUEPRINTS = """Each is a whole task in one node, made of the nodes above and ComfyUI's own; find it by its name in the list of nodes
-(double click on the canvas), and open it with a click on the arrow in its corner.
+BLUEPRINTS = """Each is a whole task in one node, made of the nodes above and ComfyUI's own; find it by its name in the list of
+nodes (double click on the canvas), and open it with a click on the arrow in its corner.
 
 """
 
