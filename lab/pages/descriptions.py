@@ -101,7 +101,8 @@ def nodes_page(schemas: Sequence[Any]) -> str:
     return NODES_PAGE + "".join(f"\n## {title}\n\n{table}" for title, table in tables.items())
 
 
-BLUEPRINTS = """Each is a whole task in one node, made of the nodes above and ComfyUI's own; find it by its name in the list of
+BLUEPRINTS = """\
+Each is a whole task in one node, made of the nodes above and ComfyUI's own; find it by its name in the list of
 nodes (double click on the canvas), and open it with a click on the arrow in its corner.
 
 """
