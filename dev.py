@@ -55,6 +55,9 @@ TOOLS = (
     "accelerate==1.15.0",
     "playwright==1.65.2",
     "comfy-cli==1.23.0",
+    "setuptools==80.9.0",
+    "build==1.6.1",
+    "twine==7.0.0",
 )
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 

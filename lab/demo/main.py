@@ -44,7 +44,8 @@ def checked(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser().parse_args(arguments)
     absent = [option(name) for name in WEIGHTS if getattr(options, name) is None]
     if 0 < len(absent) < len(WEIGHTS):
-        sys.exit(f"demo: real weights need {', '.join(map(option, WEIGHTS))} together; {', '.join(absent)} missing.")
+        together = ", ".join(map(option, WEIGHTS))
+        sys.exit(f"demo: real weights need {together} together; {', '.join(absent)} missing.")
     for name in (*WEIGHTS, "panorama"):
         path, folder = getattr(options, name), name == "adapters"
         if path and not (path.is_dir() if folder else path.is_file()):
