@@ -1,11 +1,20 @@
 """The pages for people: their links lead somewhere, what they name is there, and they say the same as the code."""
 
+import ast
+import fnmatch
+import inspect
+import os
 import re
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from comfyui_omnix.converters import STREAMS
+from comfyui_omnix.converters.tasks import PUBLISHED_NAME
 from comfyui_omnix.lab.host.server import ROOT
+from comfyui_omnix.lab.workflows import formats, notes
+from huggingface_hub import snapshot_download
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "lab").rglob("README.md"))]
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
@@ -71,3 +80,51 @@ def test_the_map_shows_every_folder() -> None:
     folders |= {f"lab/{one[1]}" for one in parts if one[0] == "lab" and len(one) > 2}
     rows = "".join(line.split("|")[1] for line in read("lab/README.md").split("## ")[0].splitlines() if "|" in line)
     assert [folder for folder in sorted(folders) if f"`{folder}/`" not in rows] == []
+
+
+COMMAND = re.compile(r'(?m)^python -c ".*"$')
+
+
+def test_pages_and_notes_name_the_same_sources() -> None:
+    named = re.compile(r"https://huggingface\.co/[\w./-]*\w")
+    notes_name = set(named.findall(notes.files(("rgb_to_depth",))))
+    assert {url for url, _ in formats.DOWNLOADS.values()} | {notes.ADAPTERS} <= notes_name
+    assert set(named.findall(read("README.md"))) == notes_name
+    folders = re.compile(r"models/(?:\w+/)*\w+")
+    assert {f"models/{folder}" for _, folder in formats.DOWNLOADS.values()} <= set(folders.findall(read("README.md")))
+    line = notes.command(("rgb_to_depth",))
+    for text in (read("README.md"), read("docs/adapters.md"), notes.files(("rgb_to_depth",))):
+        assert COMMAND.findall(text) == [line]
+
+
+def test_every_shell_passes_the_command_on_as_it_is() -> None:
+    """cmd, PowerShell and bash agree on a text in double quotes that has none of their signs."""
+    program, option, code = notes.command(tuple(STREAMS)).split(" ", 2)
+    assert (program, option) == ("python", "-c")
+    assert code[0] == code[-1] == '"' and not set(code[1:-1]) & set('"\\$`%!^&|<>\n')
+
+
+def test_the_command_asks_for_the_task_s_files_and_puts_them_where_they_belong(tmp_path: Path) -> None:
+    (tmp_path / "huggingface_hub.py").write_text("def snapshot_download(*given, **named): print([given, named])\n")
+    shell = ["cmd", "/c"] if sys.platform == "win32" else ["sh", "-c"]
+    line = notes.command(("rgb_to_depth", "rgb_to_pbr"))
+    done = subprocess.run(
+        [*shell, line.replace("python", f'"{sys.executable}"', 1)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    given, named = ast.literal_eval(done.stdout)
+    assert named == {"allow_patterns": ["rgb_to_depth/*", "rgb_to_pbr/*"], "local_dir": "models/loras/OmniX"}
+    inspect.signature(snapshot_download).bind(*given, **named)
+
+
+def test_the_table_of_adapters_counts_the_files_of_each_pattern() -> None:
+    rows = re.findall(r"(?m)^\| .*? \| `([^`]+)` \| (\d+) \| (\d+) \|$", read("docs/adapters.md"))
+    published = [f"{task}/{stream}/{PUBLISHED_NAME}.safetensors" for task in STREAMS for stream in STREAMS[task]]
+    assert len(rows) == len(STREAMS) + 2
+    for pattern, files, size in rows:
+        assert len(fnmatch.filter(published, pattern)) == int(files)
+        assert int(files) * FULL_ADAPTER_MB == int(size)
