@@ -67,9 +67,8 @@ def load_all(folder: Path) -> None:
                 patched = load(model, None, state, 1.0, 0.0)[0]
             layers = len(patched.patches) if name == "merged" else bypassed_layers(patched)
             seconds = time.perf_counter() - started
-            print(
-                f"{short(path)}: {name}: {layers} of {len(state) // 2} layers, {warnings.count} warnings, {seconds:.2f} s"
-            )
+            told = f"{layers} of {len(state) // 2} layers, {warnings.count} warnings, {seconds:.2f} s"
+            print(f"{short(path)}: {name}: {told}")
 
 
 def full_flux() -> Any:

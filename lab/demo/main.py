@@ -40,7 +40,7 @@ def main() -> int:
 
 
 def checked(arguments: Sequence[str]) -> argparse.Namespace:
-    """Read the options.  Ends the program with one sentence where one cannot be right; the standard library suffices."""
+    """Read the options.  Ends the program with one sentence where one cannot be right; needs no package."""
     options = parser().parse_args(arguments)
     absent = [option(name) for name in WEIGHTS if getattr(options, name) is None]
     if 0 < len(absent) < len(WEIGHTS):

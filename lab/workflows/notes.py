@@ -22,14 +22,14 @@ FILES = f"""## Files
 ```
 {{tree}}
 ```
-One line for this graph's files, in ComfyUI's folder, in cmd, PowerShell or bash (Windows portable: in its inner folder \
-`ComfyUI`, with `..\\python_embeded\\python.exe` for `python`):
+One line for this graph's files, in ComfyUI's folder, in cmd, PowerShell or bash (Windows portable: in its inner \
+folder `ComfyUI`, with `..\\python_embeded\\python.exe` for `python`):
 ```
 {{command}}
 ```
 Then press **R** and choose the folder *OmniX* in **Load OmniX Adapters**.
 """
-# One line that every shell passes on as it is: nothing in it but letters, brackets and single quotes within double ones.
+# One line that every shell passes on as it is: within double quotes it has none of their signs.
 COMMAND = """python -c "from huggingface_hub import snapshot_download as get; \
 get('KevinHuang/OmniX', allow_patterns=[{patterns}], local_dir='models/loras/OmniX')\""""
 HINTS = {
