@@ -7,7 +7,6 @@ that `converters` works on its own. On a ComfyUI that is too old, one sentence i
 import importlib.util
 import logging
 import re
-from pathlib import Path
 
 OLDEST = (0, 16, 3)  # tested; pyproject.toml says the same to ComfyUI's registry
 WEB_DIRECTORY = "./web"
@@ -26,8 +25,7 @@ def host_version() -> str:
     return comfyui_version.__version__
 
 
-# Installed by pip it is the command lines alone: it has no nodes, though a ComfyUI may be near.
-if (Path(__file__).parent / "graph").is_dir() and importlib.util.find_spec("comfy_api") is not None:
+if importlib.util.find_spec("comfy_api") is not None:
     if too_old(host_version()):
         _needed = ".".join(map(str, OLDEST))
         logging.error("OmniX needs ComfyUI %s or newer, this is %s; update ComfyUI.", _needed, host_version())

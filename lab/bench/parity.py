@@ -1,4 +1,4 @@
-"""Measure how far the graph's result is from the reference pipeline's, and print the README's table.
+"""Measure how far the graph's result is from the reference pipeline's, and print the table of docs/exactness.md.
 
     python lab/bench/parity.py        with the python and, as COMFYUI_PATH, the comfyui of `python dev.py setup --json`
 

@@ -16,6 +16,7 @@ import torch
 from ...converters import STREAMS, find_adapters
 from ..host import tiny
 from ..host.pack import ROOT
+from .paths import short
 
 TASKS = ("rgb_to_depth", "rgb_to_normal")
 
@@ -26,9 +27,9 @@ def show(output: Path) -> None:
     print("== 1. Full-size adapters, made-up numbers (456 tensors each, rank 64, bfloat16)")
     make_tree(source)
     print("\n== 2. omnix-convert: Diffusers layout -> ComfyUI's fused layers")
-    cli(str(source), str(result), "--force")
+    cli(source, result, "--force")
     print("\n== 3. omnix-convert --verify: the deltas of source and result")
-    cli("--verify", str(source), str(result))
+    cli("--verify", source, result)
     print("\n== 4. Into a full-size FLUX.1 (11.9 billion parameters, meta device) by the host's own loaders")
     load_all(result)
 
@@ -40,12 +41,14 @@ def make_tree(folder: Path) -> None:
         path = folder / task / stream / "pytorch_lora_weights.safetensors"
         if not path.is_file():
             tiny.save(tiny.full_adapter(seed), path)
-        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+        print(f"{short(path)}: {path.stat().st_size / 1e6:.1f} MB")
 
 
-def cli(*arguments: str) -> None:
+def cli(*arguments: str | Path) -> None:
     """Run the command line as a person would, from the clone.  Raises SystemExit if it fails."""
-    if subprocess.call([sys.executable, "-m", "converters", *arguments], cwd=ROOT):
+    paths = [one.resolve() if isinstance(one, Path) else one for one in arguments]
+    told = [short(one) if isinstance(one, Path) and Path.cwd() == ROOT else one for one in paths]
+    if subprocess.call([sys.executable, "-m", "converters", *map(str, told)], cwd=ROOT):
         sys.exit("demo: the conversion failed; see the message above.")
 
 
@@ -64,7 +67,8 @@ def load_all(folder: Path) -> None:
                 patched = load(model, None, state, 1.0, 0.0)[0]
             layers = len(patched.patches) if name == "merged" else bypassed_layers(patched)
             seconds = time.perf_counter() - started
-            print(f"{path}: {name}: {layers} of {len(state) // 2} layers, {warnings.count} warnings, {seconds:.2f} s")
+            told = f"{layers} of {len(state) // 2} layers, {warnings.count} warnings, {seconds:.2f} s"
+            print(f"{short(path)}: {name}: {told}")
 
 
 def full_flux() -> Any:

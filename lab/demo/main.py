@@ -12,30 +12,76 @@ from __future__ import annotations
 import argparse
 import runpy
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+WEIGHTS = ("flux", "vae", "clip_l", "t5", "adapters")
+LEAST_HEIGHT, HEIGHT_STEP = 64, 8
 
 
 def main() -> int:
     """Run the demo; return the exit status."""
-    options = parser().parse_args()
-    given = [options.flux, options.vae, options.clip_l, options.t5, options.adapters]
-    if any(given) and not all(given):
-        sys.exit(
-            "demo: real weights need --flux, --vae, --clip-l, --t5 and --adapters together; name the missing ones."
-        )
-    missing = [path for path in (*given, options.panorama) if path and not path.exists()]
-    if missing:
-        sys.exit(f"demo: {missing[0]} does not exist; check the path.")
+    options = checked(sys.argv[1:])
+    if options.panorama:
+        check_panorama(options.panorama)
     runpy.run_path(str(ROOT / "lab" / "host" / "pack.py"))["enter"]("demo")
     from comfyui_omnix.lab.demo import conversion, perception
 
+    try:
+        perception.check(options)
+    except ValueError as error:
+        sys.exit(f"demo: {error}")
     options.output.mkdir(parents=True, exist_ok=True)
-    if not any(given):
+    if options.flux is None:
         conversion.show(options.output)
     perception.show(options)
     return 0
+
+
+def checked(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the options.  Ends the program with one sentence where one cannot be right; needs no package."""
+    options = parser().parse_args(arguments)
+    absent = [option(name) for name in WEIGHTS if getattr(options, name) is None]
+    if 0 < len(absent) < len(WEIGHTS):
+        together = ", ".join(map(option, WEIGHTS))
+        sys.exit(f"demo: real weights need {together} together; {', '.join(absent)} missing.")
+    for name in (*WEIGHTS, "panorama"):
+        path, folder = getattr(options, name), name == "adapters"
+        if path and not (path.is_dir() if folder else path.is_file()):
+            wanted = "a folder" if folder else "a file"
+            sys.exit(f"demo: {option(name)} {path}: expected {wanted}, {kind(path)}; check the path.")
+    if options.output.exists() and not options.output.is_dir():
+        sys.exit(f"demo: --output {options.output}: expected a folder, {kind(options.output)}; name another one.")
+    if options.height is not None and (options.height < LEAST_HEIGHT or options.height % HEIGHT_STEP):
+        sys.exit(f"demo: --height {options.height}: expected a multiple of {HEIGHT_STEP}, {LEAST_HEIGHT} or more.")
+    if options.steps is not None and options.steps < 1:
+        sys.exit(f"demo: --steps {options.steps}: expected 1 or more.")
+    return options
+
+
+def check_panorama(path: Path) -> None:
+    """End the program with one sentence if the file is no picture twice as wide as high; the host isn't loaded yet."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+    except (OSError, SyntaxError) as error:
+        sys.exit(f"demo: --panorama {path}: expected a picture ({error}); choose another file.")
+    width, height = picture.size
+    if width != 2 * height:
+        sys.exit(f"demo: --panorama {path}: expected a picture twice as wide as high, got {width}x{height}; resize it.")
+
+
+def option(name: str) -> str:
+    """Return an option as it is written."""
+    return f"--{name.replace('_', '-')}"
+
+
+def kind(path: Path) -> str:
+    """Say what stands at a path."""
+    return "this is a folder" if path.is_dir() else "this is a file" if path.exists() else "it does not exist"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,7 +97,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--panorama", type=Path, help="a panorama of your own, twice as wide as high")
     made.add_argument("--height", type=int, help="height in pixels to work at (default 128, with real weights 720)")
     made.add_argument("--steps", type=int, help="sampling steps (default 4, with real weights 28)")
-    made.add_argument("--output", type=Path, default=ROOT / "demo-output", help="where the results go")
+    made.add_argument(
+        "--output", type=Path, default=ROOT / "demo-output", help="where the results go (default demo-output)"
+    )
     return made
 
 

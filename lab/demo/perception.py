@@ -7,6 +7,8 @@ import io
 import os
 import shutil
 import tempfile
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +17,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from tqdm import tqdm
 
 from ...converters import STREAMS, convert, find_adapters, jobs
 from ...omnix.sheet import contact_sheet
 from ..host import tiny
-from ..host.graphs import graph_of, pointed
+from ..host.graphs import graph_of, of_type, pointed
+from ..host.progress import heard
 from ..host.server import PACK, ROOT, Server
 from ..host.tiny_models import DOUBLES, ModelNames, write_models
 from ..rooms import room
+from .paths import short
 
 TASKS = ("rgb_to_depth", "rgb_to_normal", "rgb_to_pbr")
+HOURS = 6  # 28 steps of the real model on a processor
 MEANINGLESS = "The weights of this demo are random, so these maps mean nothing: they show that the graphs run. "
 REAL = "Real weights: python dev.py demo --flux F --vae V --clip-l C --t5 T --adapters A --panorama P"
 
@@ -38,6 +44,15 @@ class Setting:
     width: int
     height: int
     steps: int
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise ValueError, before anything is made, if an adapter is missing."""
+    if options.adapters:
+        wanted = {(task, stream) for task in TASKS for stream in STREAMS[task]}
+        missing = sorted("/".join(slot) for slot in wanted - find_adapters(options.adapters).keys())
+        if missing:
+            raise ValueError(f"--adapters {options.adapters}: no file for {', '.join(missing)}; download them first.")
 
 
 def show(options: argparse.Namespace) -> None:
@@ -62,7 +77,7 @@ def prepared_panorama(options: argparse.Namespace, height: int) -> Path:
     path = options.output / "panorama.png"
     if options.panorama:
         shutil.copyfile(options.panorama, path)
-        print(f"{path}: yours")
+        print(f"{short(path)}: yours")
         return path
     truth = room.render(2 * max(height, 256), max(height, 256))
     save_picture(path, truth.rgb)
@@ -74,7 +89,7 @@ def prepared_panorama(options: argparse.Namespace, height: int) -> Path:
         roughness=truth.roughness,
         metallic=truth.metallic,
     )
-    print(f"{path}: a rendered room; its true distance, normals, albedo and materials are in panorama_truth.npz")
+    print(f"{short(path)}: a rendered room; its true distance, normals, albedo and materials are in panorama_truth.npz")
     return path
 
 
@@ -127,7 +142,8 @@ def perceive(server: Server, setting: Setting, panorama: Path, output: Path) -> 
     image = server.upload(panorama)
     for task in TASKS:
         graph = pointed(graph_of(task), changes(setting, image))
-        result = server.run(graph, timeout=3600)
+        with shown_progress(server, task, of_type(graph, "KSampler"), setting.steps):
+            result = server.run(graph, timeout=HOURS * 3600)
         for node in graph:
             for file in result.files(node):
                 if file["type"] == "output" and file["filename"].endswith((".png", ".exr")):
@@ -135,9 +151,22 @@ def perceive(server: Server, setting: Setting, panorama: Path, output: Path) -> 
         print(f"{task}: {setting.width}x{setting.height}, {setting.steps} steps, {result.seconds:.1f} s")
     sheet = contact_sheet(pictures, columns=2, note=(MEANINGLESS + REAL) if setting.made_up else "")
     save_picture(output / "contact_sheet.png", sheet[0].numpy())
-    print(f"{output / 'contact_sheet.png'}: everything on one sheet")
+    print(f"{short(output / 'contact_sheet.png')}: everything on one sheet")
     if setting.made_up:
         print(f"\n{MEANINGLESS}{REAL}")
+
+
+@contextmanager
+def shown_progress(server: Server, task: str, samplers: Container[str], steps: int) -> Iterator[None]:
+    """Show a bar of the sampler's steps on stderr while entered."""
+    with tqdm(total=steps, desc=task, unit="step", leave=False) as bar:
+
+        def hear(node: str, value: int, _total: int) -> None:
+            if node in samplers:
+                bar.update(value - bar.n)
+
+        with heard(server.url, hear):
+            yield
 
 
 def changes(setting: Setting, image: str) -> dict[str, dict[str, Any]]:
@@ -164,7 +193,7 @@ def save_output(
     data = server.fetch(file)
     path = output / f"{task}_{file['filename']}"
     path.write_bytes(data)
-    print(f"{path}: {len(data) / 1e3:.0f} kB")
+    print(f"{short(path)}: {len(data) / 1e3:.0f} kB")
     if path.suffix == ".png":
         pictures.append((Path(file["filename"]).stem.rstrip("_0123456789"), read_image(data)))
 

@@ -111,6 +111,11 @@ class Workbench:
     def close(self) -> None:
         self.page.context.close()
 
+    def set(self, setting: str, value: object) -> None:
+        """Change a setting of the frontend, as its dialog does."""
+        self.page.evaluate("([id, value]) => window.app.extensionManager.setting.set(id, value)", [setting, value])
+        self.settle()
+
     def wait(self, condition: str, argument: object = None) -> None:
         """Wait until a JavaScript function returns something true."""
         self.page.wait_for_function(condition, arg=argument)

@@ -1,7 +1,8 @@
 """Write what follows from the nodes' schemas, so that nothing is typed twice:  python lab/pages/descriptions.py
 
-That is the English locale, the list of nodes for the registry, and the tables of inputs and outputs in the pages of
-help. COMFYUI_PATH names the host, as `python dev.py setup --json` prints it. Prose and translations are hand-written.
+That is the English locale, the list of nodes for the registry, the page docs/nodes.md, and the tables of inputs and
+outputs in the pages of help. COMFYUI_PATH names the host, as `python dev.py setup --json` prints it. Prose and
+translations are hand-written.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import json
 import re
 import runpy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def files(schemas: Sequence[Any]) -> Iterator[tuple[str, str]]:
     """Yield every file as (path below the repository, text)."""
     yield "locales/en/nodeDefs.json", text({schema.node_id: definition(schema) for schema in schemas})
     yield "node_list.json", text({schema.node_id: schema.description for schema in schemas})
+    yield "docs/nodes.md", nodes_page(schemas)
     for schema in schemas:
         page = DOCS / f"{schema.node_id}.md"
         if page.is_file():
@@ -78,6 +80,46 @@ def with_tables(page: str, schema: Any) -> str:
     return page
 
 
+NODES_PAGE = """# Nodes and blueprints
+
+Written by `python lab/pages/descriptions.py` from the nodes' own words. Each name leads to the node's page of help,
+which ComfyUI also shows: select the node and click **ⓘ** above it.
+"""
+
+
+def nodes_page(schemas: Sequence[Any]) -> str:
+    """Return docs/nodes.md: a table of the nodes of each category, then the blueprints."""
+    categories = dict.fromkeys(schema.category for schema in schemas)
+    tables = {
+        category.replace("/", " / "): _table(
+            ["node", "what it does", "inputs", "outputs"],
+            [_node_row(schema) for schema in schemas if schema.category == category],
+        )
+        for category in categories
+    }
+    tables["Blueprints"] = BLUEPRINTS + _table(["blueprint", "what it does"], _blueprint_rows())
+    return NODES_PAGE + "".join(f"\n## {title}\n\n{table}" for title, table in tables.items())
+
+
+BLUEPRINTS = """\
+Each is a whole task in one node, made of the nodes above and ComfyUI's own; find it by its name in the list of
+nodes (double click on the canvas), and open it with a click on the arrow in its corner.
+
+"""
+
+
+def _node_row(schema: Any) -> list[str]:
+    inputs = ", ".join(f"`{each.id}`" for each in schema.inputs)
+    outputs = ", ".join(f"`{each.display_name}`" for each in schema.outputs)
+    return [f"[{schema.display_name}](../web/docs/{schema.node_id}.md)", schema.description, inputs, outputs]
+
+
+def _blueprint_rows() -> Iterator[list[str]]:
+    for path in sorted((ROOT / "subgraphs").glob("*.json")):
+        (form,) = json.loads(path.read_text("utf-8"))["definitions"]["subgraphs"]
+        yield [path.stem, form["description"]]
+
+
 def _input_row(each: Any) -> list[str]:
     default = getattr(each, "default", None)
     shown = "" if default in (None, "") else f"`{json.dumps(default) if isinstance(default, bool) else default}`"
@@ -91,7 +133,7 @@ def _limits(each: Any) -> str:
     return "" if low is None or high is None else f" From {low:g} to {high:g}."
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
+def _table(head: list[str], rows: Iterable[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 

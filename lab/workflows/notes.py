@@ -22,13 +22,16 @@ FILES = f"""## Files
 ```
 {{tree}}
 ```
-One command for this graph's files:
+One line for this graph's files, in ComfyUI's folder, in cmd, PowerShell or bash (Windows portable: in its inner \
+folder `ComfyUI`, with `..\\python_embeded\\python.exe` for `python`):
 ```
-hf download KevinHuang/OmniX --include {{include}} \\
-  --local-dir models/loras/OmniX
+{{command}}
 ```
 Then press **R** and choose the folder *OmniX* in **Load OmniX Adapters**.
 """
+# One line that every shell passes on as it is: within double quotes it has none of their signs.
+COMMAND = """python -c "from huggingface_hub import snapshot_download as get; \
+get('KevinHuang/OmniX', allow_patterns=[{patterns}], local_dir='models/loras/OmniX')\""""
 HINTS = {
     "rgb_to_depth": "Depth is the relative distance along each ray. The EXR file holds it in 32-bit floats; the PNG is "
     "a coloured view for people.",
@@ -61,7 +64,12 @@ OmniX Prompt, CLIP Text Encode and FluxGuidance can go, and T5 is never loaded a
 def files(tasks: tuple[str, ...]) -> str:
     """Say which files the tasks need and how to get them."""
     rows = [f"models/loras/OmniX/{t}/{s}/pytorch_lora_weights.safetensors" for t in tasks for s in STREAMS[t]]
-    return FILES.format(tree="\n".join(rows), include=" ".join(f'"{task}/*"' for task in tasks))
+    return FILES.format(tree="\n".join(rows), command=command(tasks))
+
+
+def command(tasks: tuple[str, ...]) -> str:
+    """Return the line that downloads the adapters of the tasks, run in ComfyUI's folder with its Python."""
+    return COMMAND.format(patterns=", ".join(f"'{task}/*'" for task in tasks))
 
 
 def perception_notes(task: str, what: str) -> tuple[Note, ...]:

@@ -1,5 +1,6 @@
 """The panorama viewer in a real browser, on the real server and frontend, in both renderers."""
 
+import itertools
 import json
 import math
 import re
@@ -190,3 +191,61 @@ def test_it_can_be_used_without_eyes_or_mouse(viewer: ViewerOnPage) -> None:
     names = viewer.root.locator("button").evaluate_all("all => all.map(one => one.ariaLabel && one.title)")
     assert len(names) >= 9 and all(names)
     assert viewer.root.get_attribute("tabindex") == "0" and viewer.root.get_attribute("aria-label")
+
+
+def drawn(viewer: ViewerOnPage) -> tuple[float, float]:
+    """Return the viewer's size on the screen once the graph has been drawn anew."""
+    for _ in range(3):
+        viewer.bench.page.evaluate("() => window.app.canvas.draw(true, true)")
+        viewer.bench.settle()
+    box = viewer.root.bounding_box()
+    assert box is not None
+    return box["width"], box["height"]
+
+
+@pytest.mark.since("0.26.0")  # the panel and its settings came with that frontend
+def test_the_side_panel_leaves_the_viewer_its_size_and_shows_no_empty_parameter(viewer: ViewerOnPage) -> None:
+    bench, before = viewer.bench, drawn(viewer)
+    bench.page.evaluate("() => window.app.canvas.selectNode(window.app.graph.getNodeById(3))")
+    bench.set("Comfy.RightSidePanel.IsOpen", True)
+    panel = bench.page.get_by_test_id("properties-panel")
+    panel.get_by_test_id("panel-tab-parameters").wait_for()
+    lines = panel.inner_text().splitlines()
+    assert "Panorama Viewer (360)" in lines and not {"panorama", "view"} & {*lines}
+    drawn(viewer)
+    bench.set("Comfy.RightSidePanel.IsOpen", False)
+    panel.wait_for(state="detached")
+    assert drawn(viewer) == pytest.approx(before, abs=1)
+
+
+def test_the_wheel_over_the_viewer_never_moves_the_graph(viewer: ViewerOnPage) -> None:
+    """Nodes 2.0 takes the wheel over what has no focus, and sideways and with Ctrl over everything."""
+    page, where = viewer.bench.page, "() => [window.app.canvas.ds.scale, ...window.app.canvas.ds.offset]"
+    before, turned = page.evaluate(where), 0
+    page.mouse.move(*viewer.middle()[:2])
+    for focused, key, (across, down) in itertools.product((False, True), ("", "Control"), ((0, -120), (150, -20))):
+        page.evaluate("focused => document.querySelector('.omnix-panorama')[focused ? 'focus' : 'blur']()", focused)
+        if key:
+            page.keyboard.down(key)
+        page.mouse.wheel(across, down)
+        turned += down
+        viewer.bench.settle()
+        if key:
+            page.keyboard.up(key)
+        assert page.evaluate(where) == before
+    sees(viewer, 0, 0, 90 * math.exp(turned * 0.001))
+
+
+def test_a_screen_reader_hears_whole_degrees(viewer: ViewerOnPage) -> None:
+    def heard() -> str:
+        viewer.bench.settle()
+        return str(viewer.canvas.get_attribute("aria-label"))
+
+    assert heard() == "Panorama image, looking 0° to the right and 0° up"
+    viewer.press("ArrowRight", 3)
+    viewer.press("ArrowDown")
+    assert heard() == "Panorama image, looking 23° to the right and 8° down"
+    viewer.press("m")
+    viewer.press("ArrowLeft", 5)
+    viewer.press("ArrowUp", 2)
+    assert heard() == "Panorama normal, looking 15° to the left and 8° up"

@@ -118,6 +118,24 @@ def test_undo_and_redo_keep_the_viewer(bench: Workbench, pictures: object, edit:
     sees(viewer, 8 * KEY_STEP, 0)
 
 
+def test_the_viewer_speaks_chinese_where_the_frontend_does(bench: Workbench, pictures: object) -> None:
+    bench.set("Comfy.Locale", "zh")
+    try:
+        bench.open()
+        bench.load(graph("rays", "swapped"))
+        root = bench.page.locator(".omnix-panorama")
+        assert root.locator(".omnix-message").inner_text() == "运行工作流后，即可在全景图中环视。"
+        assert root.locator(".omnix-tools > button").all_inner_texts() == ["复位", "全屏", "捕获", "保存", "复制"]
+        bench.run()
+        bench.wait(
+            "() => document.querySelector('.omnix-panorama canvas').ariaLabel === '全景图图像，向右 0°，向上 0°'"
+        )
+        assert root.locator(".omnix-maps button").all_inner_texts() == ["图像", "法线"]
+    finally:
+        bench.set("Comfy.Locale", "en")
+        bench.open()
+
+
 EDIT_ANOTHER = """() => {
     const { canvas, graph } = window.app;
     canvas.emitBeforeChange();

@@ -151,7 +151,7 @@ def test_foreign_files_are_answered(key: str, tmp_path: Path) -> None:
 def test_layout_is_the_printed_table(tmp_path: Path) -> None:
     done = cli(tmp_path, "--layout")
     assert (done.returncode, done.stdout) == (0, layout.table() + "\n")
-    assert done.stdout in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert done.stdout in (ROOT / "docs" / "converter.md").read_text(encoding="utf-8")
 
 
 def test_dry_run_writes_nothing(tree: Path, tmp_path: Path) -> None:

@@ -112,3 +112,17 @@ def test_the_host_serves_both(server: Server) -> None:
     for language in LANGUAGES:
         for node, entry in locale(language).items():
             assert served[language]["nodeDefs"][node] == entry
+
+
+def test_the_viewer_says_everything_in_chinese() -> None:
+    """Every English sentence that its scripts say is a key of its table, and every key is said somewhere."""
+    folder = ROOT / "web" / "panorama"
+    table = (folder / "words.js").read_text(encoding="utf-8").split("export function")[0]
+    chinese = dict(re.findall(r'"([^"]+)":\s+"([^"]+)"', table))
+    scripts = "\n".join(path.read_text(encoding="utf-8") for path in folder.glob("*.js") if path.name != "words.js")
+    assert len(chinese) > 30 and all(re.search(r"[\u4e00-\u9fff]", text) for text in chinese.values())
+    said = {text for text in re.findall(r'"((?:[^"\\]|\\.)*)"', scripts) if re.search(r"[A-Z].* |\{0\}", text)}
+    code = {text for text in said if re.match(r"The panorama viewer's shader", text)}
+    assert said - code <= chinese.keys()
+    maps = {"image", "depth", "normal", "albedo", "roughness", "metallic", "semantic"}
+    assert [text for text in chinese if f'"{text}"' not in scripts and text not in maps] == []

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from PIL import Image
 
 
 @pytest.fixture
@@ -74,3 +75,49 @@ def test_existing_host_must_be_one(dev: ModuleType, tmp_path: Path, monkeypatch:
 def test_cache_can_be_moved(dev: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMNIX_CACHE", str(tmp_path))
     assert dev.cache_folder() == tmp_path
+
+
+def demo(root: Path, cache: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run the demo where nothing is set up; what is said must be said before that."""
+    command = [os.environ["OMNIX_BASE_PYTHON"], str(root / "dev.py"), "demo", *options]
+    environment = os.environ | {"OMNIX_CACHE": str(cache), "COLUMNS": "120"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=30)
+    assert not cache.exists() and "Traceback" not in done.stderr
+    return done
+
+
+def test_the_demo_tells_its_own_options_before_any_set_up(root: Path, tmp_path: Path) -> None:
+    done = demo(root, tmp_path / "cache", "--help")
+    assert done.returncode == 0
+    assert all(option in done.stdout for option in ("--panorama", "--adapters", "--steps", "--output"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--panorama", "nope.png"], "demo: --panorama nope.png: expected a file, it does not exist; check the path."),
+        (["--panorama", "."], "demo: --panorama .: expected a file, this is a folder; check the path."),
+        (["--adapters", "dev.py"], "--flux, --vae, --clip-l, --t5 missing"),
+        (["--output", __file__], "expected a folder, this is a file; name another one."),
+        (["--height", "130"], "demo: --height 130: expected a multiple of 8, 64 or more."),
+        (["--steps", "0"], "demo: --steps 0: expected 1 or more."),
+        (["--panorma", "x"], "unrecognized arguments: --panorma x"),
+    ],
+)
+def test_a_wrong_option_of_the_demo_is_told_at_once(root: Path, tmp_path: Path, options: list[str], said: str) -> None:
+    done = demo(root, tmp_path / "cache", *options)
+    assert done.returncode != 0 and said in done.stderr
+
+
+def test_a_wrong_panorama_is_told_before_the_host_is_loaded(root: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.png"
+    Image.new("RGB", (64, 48)).save(wrong)
+    command = [sys.executable, str(root / "lab" / "demo" / "main.py"), "--panorama", str(wrong)]
+    without_host = {name: value for name, value in os.environ.items() if name != "COMFYUI_PATH"}
+    done = subprocess.run(command, capture_output=True, text=True, env=without_host, timeout=30)
+    assert done.stderr == (
+        f"demo: --panorama {wrong}: expected a picture twice as wide as high, got 64x48; resize it.\n"
+    )
+    wrong.write_text("no picture")
+    done = subprocess.run(command, capture_output=True, text=True, env=without_host, timeout=30)
+    assert done.stderr.startswith(f"demo: --panorama {wrong}: expected a picture (")

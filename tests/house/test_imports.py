@@ -2,7 +2,6 @@
 
 import ast
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,14 +129,3 @@ def test_pack_imports_without_a_host(tmp_path: Path) -> None:
     )
     command = [os.environ["OMNIX_BASE_PYTHON"], "-I", "-c", code]
     subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, text=True)
-
-
-def test_installed_by_pip_it_is_the_converter_alone(tmp_path: Path, comfyui: Path) -> None:
-    """There are no nodes in it, so none are looked for, though a ComfyUI can be imported."""
-    package = tmp_path / "comfyui_omnix"
-    shutil.copytree(ROOT / "converters", package / "converters")
-    for file in ROOT.glob("*.py"):  # what setuptools takes along with the package's root
-        shutil.copy(file, package)
-    command = [os.environ["OMNIX_BASE_PYTHON"], "-m", "comfyui_omnix.converters", "--version"]
-    search = os.pathsep.join((str(tmp_path), str(comfyui)))
-    subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, env=os.environ | {"PYTHONPATH": search})

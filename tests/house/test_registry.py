@@ -30,7 +30,7 @@ else:
 SYSTEMS = {"OS Independent", "Microsoft :: Windows", "POSIX :: Linux", "MacOS"}
 ACCELERATORS = {"NVIDIA CUDA", "AMD ROCm", "Intel Arc", "Apple Metal"}
 SEMVER = r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)"
-DEVELOPMENT = {".ci", ".github", ".gitignore", ".comfyignore", "lab", "dev.py", "tests"}
+DEVELOPMENT = {".ci", ".github", ".gitignore", ".comfyignore", "MANIFEST.in", "lab", "dev.py", "tests"}
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,9 @@ export function listen(viewer, { root, canvas }, signal) {
     on(root, name, (event) => event.stopPropagation()),
   );
   on(canvas, "dblclick", () => viewer.fullScreen());
-  on(root, "wheel", (event) => wheeled(viewer, event));
+  // Nodes 2.0 takes the wheel on its way down to the nodes, unless what it is over has the focus: be there first.
+  const capture = { signal, passive: false, capture: true };
+  window.addEventListener("wheel", (event) => root.contains(event.target) && wheeled(viewer, event), capture);
   listenToPointer(viewer, root, canvas, on);
 }
 
@@ -76,7 +78,7 @@ function dragged(viewer, canvas, x, y) {
 
 function wheeled(viewer, event) {
   event.preventDefault();
-  event.stopPropagation();
+  event.stopImmediatePropagation();
   viewer.camera = zoomed(viewer.camera, Math.exp(event.deltaY * WHEEL_UNIT[event.deltaMode] * 0.001));
 }
 

@@ -23,16 +23,23 @@ export function button(text, title, onclick) {
 const group = (className, label, ...children) =>
   element("div", { className, attributes: { role: "group", "aria-label": label } }, ...children);
 
-/** Build the viewer; `on` maps the names of TOOLS and "earlier"/"later" to what their buttons do. */
-export function frame(on) {
-  const canvas = element("canvas", { attributes: { role: "img", "aria-label": "Panorama" } });
+/**
+ * Build the viewer; `on` maps the names of TOOLS and "earlier"/"later" to what their buttons do, and `say` puts
+ * English into the frontend's language.
+ */
+export function frame(on, say) {
+  const canvas = element("canvas", { attributes: { role: "img", "aria-label": say("Panorama") } });
   const message = element("div", { className: "omnix-message", attributes: { role: "status" } });
   const readout = element("output", { className: "omnix-readout", hidden: true });
-  const maps = group("omnix-bar omnix-maps", "Maps");
+  const maps = group("omnix-bar omnix-maps", say("Maps"));
   const count = element("span");
-  const batch = group("omnix-batch", "Picture of the batch");
-  batch.append(button("<", "Previous picture (Shift+B)", on.earlier), count, button(">", "Next picture (B)", on.later));
-  const tools = TOOLS.map(([name, text, title]) => button(text, title, on[name]));
+  const batch = group("omnix-batch", say("Picture of the batch"));
+  batch.append(
+    button("<", say("Previous picture (Shift+B)"), on.earlier),
+    count,
+    button(">", say("Next picture (B)"), on.later),
+  );
+  const tools = TOOLS.map(([name, text, title]) => button(say(text), say(title), on[name]));
   const root = element(
     "div",
     {
@@ -40,13 +47,15 @@ export function frame(on) {
       tabIndex: 0,
       attributes: {
         role: "application",
-        "aria-label": "Panorama viewer: drag or arrow keys to look, wheel or + and - to zoom, M for the next map",
+        "aria-label": say(
+          "Panorama viewer: drag or arrow keys to look, wheel or + and - to zoom, M for the next map",
+        ),
         "data-capture-wheel": "true",
       },
     },
     maps,
     element("div", { className: "omnix-stage" }, canvas, readout, message),
-    group("omnix-bar omnix-tools", "View", ...tools, batch),
+    group("omnix-bar omnix-tools", say("View"), ...tools, batch),
   );
   return { root, canvas, message, readout, maps, batch, count };
 }

@@ -20,8 +20,8 @@ export class Viewer {
   #listening = new AbortController();
 
   /**
-   * `host` is what surrounds the viewer: fetchBlob(file) -> Promise<Blob>, keep(view) stores a captured view and
-   * moved(view) hears of every change. A view is {yaw, pitch, fov, map, batch, aspect}, map being a label.
+   * `host` is what surrounds the viewer: fetchBlob(file) -> Promise<Blob>, keep(view) stores a captured view,
+   * moved(view) hears of every change and say(english, ..) puts it into the frontend's language. A view is {yaw, pitch, fov, map, batch, aspect}, map being a label.
    */
   constructor(host) {
     this.host = host;
@@ -34,7 +34,7 @@ export class Viewer {
       copy: bound("copy"),
       earlier: bound("nextInBatch", -1),
       later: bound("nextInBatch", 1),
-    });
+    }, host.say);
     this.resizing = new ResizeObserver(() => this.requestDraw());
     this.#arrange();
     this.#start();
@@ -47,6 +47,7 @@ export class Viewer {
   #start() {
     const { canvas } = this.parts;
     const { signal } = this.#listening;
+    listen(this, this.parts, signal);
     try {
       this.renderer = new Renderer(canvas);
     } catch (error) {
@@ -55,7 +56,6 @@ export class Viewer {
     }
     this.pictures = new Pictures(this.renderer, this.host.fetchBlob);
     this.say(INVITATION);
-    listen(this, this.parts, signal);
     canvas.addEventListener("webglcontextlost", (event) => this.#lose(event), { signal });
     canvas.addEventListener("webglcontextrestored", () => this.#restore(), { signal });
     document.addEventListener("fullscreenchange", () => this.requestDraw(), { signal });
@@ -109,7 +109,9 @@ export class Viewer {
   #arrange() {
     const { maps, batch, count } = this.parts;
     const choices = this.#maps.map(({ label }, i) => {
-      const choice = button(label, i < 9 ? `Show ${label} (${i + 1})` : `Show ${label}`, () => this.chooseMap(i));
+      const name = this.host.say(label);
+      const title = i < 9 ? this.host.say("Show {0} ({1})", name, i + 1) : this.host.say("Show {0}", name);
+      const choice = button(name, title, () => this.chooseMap(i));
       choice.setAttribute("aria-pressed", String(i === this.#map));
       return choice;
     });
@@ -145,8 +147,8 @@ export class Viewer {
     this.say(message);
   }
 
-  say(text) {
-    this.parts.message.textContent = text;
+  say(english) {
+    this.parts.message.textContent = english && this.host.say(english);
   }
 
   // --- drawing ---------------------------------------------------------------------------------------------------
@@ -164,8 +166,16 @@ export class Viewer {
     if (!this.#shown || this.renderer.lost) return;
     this.renderer.draw(this.#shown, this.#camera);
     this.#read();
+    this.parts.canvas.setAttribute("aria-label", this.#told());
+  }
+
+  /** Say what is seen and where, in whole degrees. */
+  #told() {
+    const { say } = this.host;
     const { yaw, pitch, map } = this.view;
-    this.parts.canvas.setAttribute("aria-label", `Panorama ${map}, looking ${yaw}° to the right and ${pitch}° up`);
+    const across = say(yaw < -0.5 ? "{0}° to the left" : "{0}° to the right", Math.round(Math.abs(yaw)));
+    const above = say(pitch < -0.5 ? "{0}° down" : "{0}° up", Math.round(Math.abs(pitch)));
+    return say("Panorama {0}, looking {1} and {2}", say(map), across, above);
   }
 
   /** Remember where the pointer is (null: nowhere), for the readout. */
@@ -235,7 +245,7 @@ export class Viewer {
     const { map, yaw, pitch } = this.view;
     const link = document.createElement("a");
     link.href = URL.createObjectURL(blob);
-    link.download = `${map} yaw ${yaw} pitch ${pitch}.png`;
+    link.download = `${map} yaw ${Math.round(yaw)} pitch ${Math.round(pitch)}.png`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   }

@@ -1,0 +1,178 @@
+"""What people put beside OmniX on one MODEL: core nodes as they are, and doubles of packs that do what those do to it.
+
+A row is data: `put` returns the MODEL with the companion on it, `run` holds what KSampler is told besides. A double
+does what its pack does to the model, and no more.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+import torch
+from comfy.ldm.flux.layers import timestep_embedding
+from comfy.ldm.flux.model import Flux
+from einops import rearrange
+from torch import Tensor
+
+Model = Any
+GUIDED = {"cfg": 2.0}
+"""Where guidance is what a node is about, the negative is another text with the same reference latents."""
+
+
+@dataclass(frozen=True)
+class Companion:
+    """One thing that was tried, and what KSampler is told with it; a `neutral` one computes what FLUX computes."""
+
+    name: str
+    source: str
+    put: Callable[[Model], Model]
+    run: Mapping[str, Any] = field(default_factory=dict)
+    steps: int = 4
+    neutral: bool = False
+
+
+def core(module: str, node: str, *values: object) -> Callable[[Model], Model]:
+    """Put on a core node with these settings."""
+
+    def put(model: Model) -> Model:
+        made = getattr(__import__(f"comfy_extras.{module}", fromlist=[node]), node)
+        if hasattr(made, "execute"):
+            given = made.execute(model, *values)
+            return getattr(given, "result", given)[0]
+        return getattr(made(), made.FUNCTION)(model, *values)[0]
+
+    return put
+
+
+def detail_daemon(model: Model) -> Model:
+    """Tell the model less noise than there is in the middle of a run."""
+    own = model.clone()
+
+    def wrapper(apply: Callable[..., Any], given: Mapping[str, Any]) -> Any:
+        noise = given["timestep"]
+        return apply(given["input"], noise * (1 - 0.1 * torch.sin(noise * torch.pi)), **given["c"])
+
+    own.set_model_unet_function_wrapper(wrapper)
+    return own
+
+
+def blocks_without_options(
+    self: Flux,
+    img: Tensor,
+    img_ids: Tensor,
+    txt: Tensor,
+    txt_ids: Tensor,
+    timesteps: Tensor,
+    y: Tensor,
+    guidance: Tensor,
+    *_: Any,
+    **__: Any,
+) -> Tensor:
+    """FLUX as it was when these packs copied it: its blocks are called without transformer_options."""
+    img, txt = self.img_in(img), self.txt_in(txt)
+    vec = self.time_in(timestep_embedding(timesteps, 256).to(img.dtype))
+    vec = vec + self.guidance_in(timestep_embedding(guidance, 256).to(img.dtype)) + self.vector_in(y)
+    pe = self.pe_embedder(torch.cat((txt_ids, img_ids), dim=1))
+    for block in self.double_blocks:
+        img, txt = block(img=img, txt=txt, vec=vec, pe=pe)
+    img = torch.cat((txt, img), 1)
+    for block in self.single_blocks:
+        img = block(img, vec=vec, pe=pe)
+    return self.final_layer(img[:, txt.shape[1] :], vec)
+
+
+def replaced_forward_orig(model: Model) -> Model:
+    """Put another forward_orig in, for the time of a step."""
+    own = model.clone()
+    flux = own.get_model_object("diffusion_model")
+
+    def wrapper(apply: Callable[..., Any], given: Mapping[str, Any]) -> Any:
+        with mock.patch.object(flux, "forward_orig", types.MethodType(blocks_without_options, flux)):
+            return apply(given["input"], given["timestep"], **given["c"])
+
+    own.set_model_unet_function_wrapper(wrapper)
+    return own
+
+
+class OtherFlux(Flux):
+    """A FLUX whose forward runs none of the host's wrappers."""
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: Tensor, timestep: Tensor, context: Tensor, y: Tensor, guidance: Tensor, **_: Any
+    ) -> Tensor:
+        """Predict the velocity of [b, c, h, w]."""
+        img, places = self.process_img(x)
+        nowhere = torch.zeros(x.shape[0], context.shape[1], 3)
+        out = blocks_without_options(self, img, places, context, nowhere, timestep, y, guidance)
+        return rearrange(out, "b (h w) (c p q) -> b c (h p) (w q)", h=x.shape[-2] // 2, p=2, q=2)
+
+
+def replaced_forward(model: Model) -> Model:
+    """Make the FLUX another class."""
+    own = model.clone()
+    own.add_object_patch("diffusion_model.__class__", OtherFlux)
+    return own
+
+
+def tiled(model: Model) -> Model:
+    """Show the model one half of the picture after the other."""
+    own = model.clone()
+
+    def wrapper(apply: Callable[..., Any], given: Mapping[str, Any]) -> Any:
+        halves = given["input"].chunk(2, dim=-1)
+        return torch.cat([apply(half, given["timestep"], **given["c"]) for half in halves], dim=-1)
+
+    own.set_model_unet_function_wrapper(wrapper)
+    return own
+
+
+def patched_blocks(model: Model) -> Model:
+    """Put a patch round every double block that changes nothing."""
+    own = model.clone()
+    for number in range(len(model.model.diffusion_model.double_blocks)):
+
+        def around(args: Mapping[str, Any], extra: Mapping[str, Any]) -> Any:
+            return extra["original_block"](args)
+
+        own.set_model_patch_replace(around, "dit", "double_block", number)
+    return own
+
+
+CORE = (
+    Companion("EasyCache", "core", core("nodes_easycache", "EasyCacheNode", 0.2, 0.15, 0.95, False), steps=8),
+    Companion(
+        "EasyCache, made to reuse steps",
+        "core",
+        core("nodes_easycache", "EasyCacheNode", 0.9, 0.1, 1.0, False),
+        steps=8,
+    ),
+    Companion("LazyCache", "core", core("nodes_easycache", "LazyCacheNode", 0.2, 0.15, 0.95, False), steps=8),
+    Companion("HyperTile", "core", core("nodes_hypertile", "HyperTile", 256, 2, 0, False)),
+    Companion("SkipLayerGuidanceDiT", "core", core("nodes_slg", "SkipLayerGuidanceDiT", 3.0, 0.0, 1.0, "1", "0")),
+    Companion("APG", "core", core("nodes_apg", "APG", 1.0, 5.0, 0.0), GUIDED),
+    Companion("CFGNorm", "core", core("nodes_cfg", "CFGNorm", 1.0), GUIDED),
+    Companion("CFGZeroStar", "core", core("nodes_cfg", "CFGZeroStar"), GUIDED),
+    Companion("Mahiro", "core", core("nodes_mahiro", "Mahiro"), GUIDED),
+    Companion("TCFG", "core", core("nodes_tcfg", "TCFG"), GUIDED),
+    Companion("NAGuidance", "core", core("nodes_nag", "NAGuidance", 5.0, 0.5, 1.5)),
+    Companion("PerturbedAttentionGuidance", "core", core("nodes_pag", "PerturbedAttentionGuidance", 3.0)),
+    Companion("FreeU_V2", "core", core("nodes_freelunch", "FreeU_V2", 1.3, 1.4, 0.9, 0.2)),
+    Companion("TomePatchModel", "core", core("nodes_tomesd", "TomePatchModel", 0.3)),
+    Companion("Epsilon Scaling", "core", core("nodes_eps", "EpsilonScaling", 1.005)),
+)
+DOUBLES = (
+    Companion("Detail Daemon", "double", detail_daemon),
+    Companion("a patch round every block", "double", patched_blocks, neutral=True),
+    Companion(
+        "forward_orig replaced (TeaCache, WaveSpeed, FluxForwardOverrider)",
+        "double",
+        replaced_forward_orig,
+        neutral=True,
+    ),
+    Companion("forward replaced (Fluxtapoz, ReFlux)", "double", replaced_forward, neutral=True),
+    Companion("tiles (TiledDiffusion)", "double", tiled),
+)

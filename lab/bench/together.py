@@ -1,0 +1,167 @@
+"""Try other nodes and packs beside OmniX on one MODEL, and write docs/together.md.
+
+    python lab/bench/together.py      with the python and, as COMFYUI_PATH, the comfyui of `python dev.py setup --json`
+
+Each companion is put on before Apply OmniX Adapters and after it, and KSampler is run on a tiny random FLUX.1. The same
+companion on a model whose FLUX is the tests' oracle (Diffusers and PEFT, one whole model a stream) tells what is right.
+"""
+
+from __future__ import annotations
+
+import functools
+import runpy
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "together.md"
+TASK = "rgb_to_depth"
+EXACT = 1e-5
+ORDERS = ("before", "after")
+HEAD = """# Together with other nodes and packs
+
+Written by `python lab/bench/together.py`: each companion on a tiny random FLUX.1, before **Apply OmniX Adapters** and
+after it, on ComfyUI {version}. The figure is the relative error (L2, float32) of KSampler's latent against the same
+companion on an independent computation (Diffusers and PEFT); under 1e-5 is right. A companion that this kind of model
+ignores counts as right too. Packs are doubles: they do to the model what the pack does, and are not the pack itself.
+
+| companion | what was tried | verdict | error before Apply | error after Apply |
+|---|---|---|---|---|
+"""
+TAIL = """
+Refused, in the words that are said:
+
+{sentences}
+
+What has not been tried is not in the table. If another node changes the size of what is sampled, set `seam_columns` to
+0 in **Apply OmniX Adapters** and **OmniX Flow Shift**.
+"""
+
+
+def main() -> None:
+    """Write the page."""
+    runpy.run_path(str(ROOT / "lab" / "host" / "pack.py"))["enter"]("lab/bench/together.py")
+    sys.path.insert(0, str(ROOT / "tests" / "omnix"))
+    from comfyui_version import __version__
+    from companions import CORE, DOUBLES
+
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Trial(Path(folder))
+        results = [(one, trial.outcomes(one)) for one in (*CORE, *DOUBLES)]
+    rows = "".join(row(one, outcomes) for one, outcomes in results)
+    told = [f"- {one.name}: *{said}*" for one, outcomes in results for said in sentences(outcomes)]
+    page = HEAD.format(version=__version__) + rows + TAIL.format(sentences="\n".join(told))
+    PAGE.write_text(page, encoding="utf-8", newline="\n")
+
+
+class Trial:
+    """One task's case, our way to run it and the oracle's."""
+
+    def __init__(self, folder: Path) -> None:
+        import oracle
+        import rig
+
+        self.rig = rig
+        self.case = rig.make_case(folder, TASK)
+        self.streams = functools.cache(lambda skipped: skipping(oracle, self.case, skipped))
+
+    def outcomes(self, one: Any) -> dict[str, float | str]:
+        """Return for each order the relative error, or the sentence of a refusal; nothing if FLUX fails with it."""
+        if not self.runs_on_flux(one):
+            return {}
+        expected = self.sample(self.reference((lambda model: model) if one.neutral else one.put), one)
+        return {order: self.outcome(one, order, expected) for order in ORDERS}
+
+    def runs_on_flux(self, one: Any) -> bool:
+        """Tell whether the companion runs on FLUX without OmniX."""
+        model = self.rig.load_flux(self.case.flux)
+        try:
+            self.rig.ksample(one.put(model), self.case, 2, self.rig.conditioning(model, self.case, ()))
+        except (TypeError, KeyError, AttributeError):
+            return False
+        return True
+
+    def outcome(self, one: Any, order: str, expected: Any) -> float | str:
+        """Run one order.  Only ValueError is a refusal; anything else is a fault and ends the trial."""
+        model = self.rig.load_flux(self.case.flux)
+        apply = functools.partial(self.rig.patched, case=self.case, seam=0)
+        try:
+            got = self.sample(apply(one.put(model)) if order == "before" else one.put(apply(model)), one)
+        except ValueError as error:
+            return " ".join(str(error).split())
+        return float((got - expected).norm() / expected.norm())
+
+    def sample(self, model: Any, one: Any) -> Any:
+        """Run KSampler; where guidance is tried, the negative is another text with the same reference latents."""
+        changes = dict(one.run)
+        if "cfg" in changes:
+            other = replace(self.case, text=self.case.text.flip(1), pooled=self.case.pooled.flip(1))
+            changes["negative"] = self.rig.conditioning(model, other)
+        return self.rig.ksample(model, self.case, one.steps, **changes)
+
+    def reference(self, put: Callable[[Any], Any]) -> Any:
+        """Return a model with the companion whose FLUX is the oracle, with OmniX Flow Shift."""
+        from comfy.patcher_extension import WrappersMP
+
+        height, width = self.case.noise.shape[-2:]
+        plain = self.rig.load_flux(self.case.flux)
+        shifted = self.rig.patch.with_flow_shift(plain, self.rig.flow_shift(height, width, 0))
+        own = put(shifted).clone()
+        own.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "oracle", self.velocity)
+        return own
+
+    def velocity(
+        self, _: Any, x: Any, timestep: Any, context: Any, y: Any, guidance: Any, *given: Any, **more: Any
+    ) -> Any:
+        """Predict the target's velocity with the oracle, without the blocks that a guidance of skipped layers names."""
+        options = more.get("transformer_options") or next((one for one in given if isinstance(one, dict)), {})
+        patches = options.get("patches_replace", {}).get("dit", {})
+        skipped = frozenset(place for place, patch in patches.items() if patch.__name__ == "skip")
+        conditions = [one.expand(x.shape[0], -1, -1, -1) for one in self.case.conditions]
+        return self.streams(skipped).predict([*conditions, x], float(timestep[0]), context, y, float(guidance[0]))[-1]
+
+
+def skipping(oracle: Any, case: Any, skipped: frozenset[tuple[str, int]]) -> Any:
+    """Return the oracle's streams, whose models leave out the blocks ("double_block" or "single_block", number)."""
+    streams = oracle.Streams(case.flux, case.states)
+    for model in streams.models:
+        for kind, number in skipped:
+            blocks = model.transformer_blocks if kind == "double_block" else model.single_transformer_blocks
+            blocks[number].forward = lambda hidden_states, encoder_hidden_states, **_: (
+                encoder_hidden_states,
+                hidden_states,
+            )
+    return streams
+
+
+def row(companion: Any, outcomes: dict[str, float | str]) -> str:
+    """Return a row of the table."""
+    told = [outcomes.get(order) for order in ORDERS]
+    shown = ["" if one is None else f"{one:.1e}" if isinstance(one, float) else "refused" for one in told]
+    return f"| {companion.name} | {companion.source} | {verdict(outcomes)} | {' | '.join(shown)} |\n"
+
+
+def verdict(outcomes: dict[str, float | str]) -> str:
+    """Say what the two orders come to."""
+    if not outcomes:
+        return "fails on FLUX without OmniX too"
+    right = [order for order, outcome in outcomes.items() if isinstance(outcome, float) and outcome <= EXACT]
+    wrong = [order for order, outcome in outcomes.items() if isinstance(outcome, float) and not outcome <= EXACT]
+    if len(right) == len(outcomes):
+        return "right"
+    if right:
+        return f"order matters: put it {right[0]} Apply OmniX Adapters"
+    return "**wrong**" if wrong else "refused"
+
+
+def sentences(outcomes: dict[str, float | str]) -> list[str]:
+    """Return what was said, each sentence once."""
+    return list(dict.fromkeys(said for said in outcomes.values() if isinstance(said, str)))
+
+
+if __name__ == "__main__":
+    main()
