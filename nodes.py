@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import folder_paths
@@ -14,9 +15,11 @@ from .graph.loaders import OmniXConvertAdapter, OmniXLoadAdapters, OmniXLoadDiff
 from .graph.maps import OmniXDepth, OmniXMaterial, OmniXMogeGeometry, OmniXNormal, OmniXPackORM
 from .graph.model import OmniXApplyAdapters, OmniXFlowShift
 from .graph.older import OmniXOlderGraph, register_replacements
+from .graph.pictures import OmniXLoadPanorama, OmniXSavePanorama, put_samples_into_input
 from .graph.viewing import OmniXColourDepth, OmniXContactSheet, OmniXPanoramaViewer
 
 NODES: list[type[io.ComfyNode]] = [
+    OmniXLoadPanorama,
     OmniXLoadAdapters,
     OmniXApplyAdapters,
     OmniXFlowShift,
@@ -35,6 +38,7 @@ NODES: list[type[io.ComfyNode]] = [
     OmniXColourDepth,
     OmniXContactSheet,
     OmniXPanoramaViewer,
+    OmniXSavePanorama,
     OmniXConvertAdapter,
     OmniXOlderGraph,
 ]
@@ -48,6 +52,8 @@ class OmniXExtension(ComfyExtension):
         for root in (folder_paths.models_dir, folder_paths.get_output_directory()):
             folder_paths.add_model_folder_path(CONDITIONING_FOLDER, str(Path(root, CONDITIONING_FOLDER)))
         folder_paths.folder_names_and_paths[CONDITIONING_FOLDER][1].add(".safetensors")
+        with contextlib.suppress(OSError):  # a read-only folder: samples load from the pack, without a preview
+            put_samples_into_input()
         await register_replacements()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:

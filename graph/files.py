@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -28,6 +29,13 @@ def allowed(check: Callable[[], object]) -> bool | str:
     except ValueError as error:
         return str(error)
     return True
+
+
+def say(text: str, node: str | None) -> None:
+    """Show a line of text in a node while its graph runs, where a server and a browser are there to show it."""
+    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    if server is not None and node is not None:
+        server.send_progress_text(text, node)
 
 
 def inside(root: Path, name: str) -> Path:

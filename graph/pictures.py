@@ -1,0 +1,211 @@
+"""Nodes that load and save panoramas."""
+
+from __future__ import annotations
+
+import functools
+import glob
+import itertools
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from comfy.cli_args import args
+from comfy_api.latest import io
+from einops import rearrange
+
+from ..omnix import picture, save
+from ..omnix.adapter import fingerprint
+from ..omnix.panorama import check_panorama
+from .files import allowed, inside, say
+
+SAMPLES = Path(__file__).resolve().parents[1] / "sample"
+# Kinds that the host's own list of pictures may lack.
+LINEAR = (".exr", ".hdr")
+
+
+def samples() -> list[str]:
+    """List the pictures that ship with the pack: the rendered room, then its true maps."""
+    return sorted((path.name for path in SAMPLES.glob("*.png")), key=lambda name: (len(name.split("_")), name))
+
+
+def pictures() -> list[str]:
+    """List what can be loaded: the room, the pictures of the input folder, the room's true maps."""
+    with os.scandir(folder_paths.get_input_directory()) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_file())
+    room, *truth = samples()
+    known = {*folder_paths.filter_files_content_types(names, ["image"])} - {room, *truth}
+    return [room, *(name for name in names if name in known or name.lower().endswith(LINEAR)), *truth]
+
+
+def put_samples_into_input() -> None:
+    """Copy the samples to where the browser looks for the picture of a loader, but for those that are there."""
+    for name in samples():
+        target = Path(folder_paths.get_input_directory(), name)
+        if not target.exists():
+            target.write_bytes((SAMPLES / name).read_bytes())
+
+
+class OmniXLoadPanorama(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OmniXLoadPanorama",
+            display_name="Load Panorama",
+            category="OmniX/loaders",
+            description="Load a 360-degree panorama in a size that OmniX works at. What is no panorama is refused "
+            "before anything runs.",
+            search_aliases=["omnix", "load image", "360", "equirectangular", "upload", "HDRI", "EXR", "skybox"],
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                io.Combo.Input(
+                    "image",
+                    options=pictures(),
+                    upload=io.UploadType.image,
+                    tooltip="A picture in the input folder, twice as wide as high, or the sample that ships with OmniX.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=720,
+                    min=16,
+                    max=8192,
+                    step=8,
+                    tooltip="Most rows to work at; the width is twice that. OmniX perceives at up to 720. A smaller "
+                    "picture keeps its size, at the nearest step of 8.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="panorama", tooltip="The whole panorama, resized, never cropped."),
+                io.Mask.Output(display_name="mask", tooltip="1 where the file is transparent."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image: str, height: int) -> io.NodeOutput:
+        shown, (rows, columns) = picture.load_panorama(cls.file(image), height)
+        say(f"{columns}x{rows} in the file, {shown.colours.shape[1]}x{shown.colours.shape[0]} here", cls.hidden.unique_id)
+        colours, clear = rearrange(shown.colours, "h w c -> 1 h w c"), rearrange(1 - shown.opacity, "h w -> 1 h w")
+        return io.NodeOutput(colours, clear)
+
+    @classmethod
+    def validate_inputs(cls, image: str | None) -> bool | str:
+        return image is None or allowed(lambda: cls.check(image))
+
+    @classmethod
+    def fingerprint_inputs(cls, image: str, height: int) -> str:
+        return fingerprint([cls.file(image)])
+
+    @classmethod
+    def check(cls, name: str) -> None:
+        path = cls.file(name)
+        try:
+            picture.check_picture(name, *size_of(path, fingerprint([path])))
+        except OSError as error:
+            raise ValueError(f"{name}: the file cannot be read ({error.strerror}); choose another one.") from error
+
+    @staticmethod
+    def file(name: str) -> Path:
+        plain, base = folder_paths.annotated_filepath(name)
+        root = Path(base or folder_paths.get_input_directory())
+        path = inside(root, plain)
+        if path.is_file():
+            return path
+        if base is None and plain in samples():
+            return SAMPLES / plain
+        raise ValueError(f"{name}: no such file in the {root.name} folder; upload a panorama, or choose another one.")
+
+
+@functools.lru_cache(maxsize=64)
+def size_of(path: Path, _facts: str) -> tuple[int, int]:
+    """Return (height, width) of a picture file that could be read to its end; `_facts` change when the file does."""
+    height, width = picture.read_picture(path).opacity.shape
+    return height, width
+
+
+class OmniXSavePanorama(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OmniXSavePanorama",
+            display_name="Save Panorama",
+            category="OmniX/image",
+            description="Save a panorama or a map as PNG that photo viewers open as 360 degrees, and with it, under the "
+            "same number, the exact values if you ask for them.",
+            search_aliases=["omnix", "save image", "360", "GPano", "XMP", "EXR", "16-bit", "save depth"],
+            is_output_node=True,
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            inputs=[
+                io.Image.Input("images", tooltip="Panoramas or maps, twice as wide as high."),
+                io.String.Input(
+                    "filename_prefix", default="OmniX/panorama", tooltip="Name below the output folder."
+                ),
+                io.Boolean.Input(
+                    "values",
+                    default=False,
+                    tooltip="Save the values too: EXR with 32-bit floats, unchanged, and PNG with 16 bits, grey if the "
+                    "channels are equal.",
+                ),
+                io.Image.Input(
+                    "view",
+                    optional=True,
+                    tooltip="A view for people, such as coloured depth: saved as the picture in place of the image.",
+                ),
+            ],
+            outputs=[],
+        )
+
+    @classmethod
+    def execute(cls, images: Any, filename_prefix: str, values: bool, view: Any = None) -> io.NodeOutput:
+        check_panorama(*images.shape[1:3])
+        if view is not None and view.shape[:3] != images.shape[:3]:
+            raise ValueError(
+                f"The view is {list(view.shape[:3])} (batch, height, width), the images are {list(images.shape[:3])}; "
+                "connect the view of the same map."
+            )
+        names = stems(filename_prefix, images.shape[2], images.shape[1])
+        texts = posted(cls.hidden.prompt, cls.hidden.extra_pnginfo) | {save.XMP: save.gpano(*images.shape[2:0:-1])}
+        saved, precise = [], []
+        for index, (stem, subfolder) in zip(range(images.shape[0]), names):
+            shown = images[index] if view is None else view[index]
+            ending = ".png" if view is None else "view.png"
+            files = {ending: save.with_texts(save.encoded(shown, save.PNG8), texts)}
+            if values:
+                files["16bit.png"] = save.with_texts(save.encoded(images[index], save.PNG16), texts)
+                files["float.exr"] = save.encoded(images[index], save.EXR)
+            for part, data in files.items():
+                write_whole(stem.with_name(f"{stem.name}{part}"), data)
+                file = {"filename": f"{stem.name}{part}", "subfolder": subfolder, "type": "output"}
+                (saved if part == ending else precise).append(file)
+        # The browser shows what stands under "images"; it cannot show EXR.
+        return io.NodeOutput(ui={"images": saved, "omnix_values": precise})
+
+
+def stems(prefix: str, width: int, height: int) -> Iterator[tuple[Path, str]]:
+    """Yield (path without ending, subfolder) of the next numbers that no file has yet: name_00001_, name_00002_ .."""
+    root = folder_paths.get_output_directory()
+    inside(Path(root), prefix)  # ComfyUI before 0.30 follows links that lead out of the folder
+    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, root, width, height)
+    for number in itertools.count(counter):
+        stem = Path(folder, f"{name}_{number:05}_")
+        if not any(stem.parent.glob(f"{glob.escape(stem.name)}*")):
+            yield stem, subfolder
+
+
+def posted(prompt: Any, extra: Any) -> dict[str, str]:
+    """Return the texts from which the browser opens a picture's graph again, as the host's own savers write them."""
+    if args.disable_metadata:
+        return {}
+    graph = {} if prompt is None else {"prompt": json.dumps(prompt)}
+    return graph | {name: json.dumps(value) for name, value in (extra or {}).items()}
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that it is there as a whole or not at all.  Raises OSError."""
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    try:
+        unfinished.write_bytes(data)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
