@@ -7,21 +7,25 @@ import glob
 import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import folder_paths
 from comfy.cli_args import args
 from comfy_api.latest import io
-from einops import rearrange
+from einops import rearrange, reduce
 
 from ..omnix import picture, save
 from ..omnix.adapter import fingerprint
+from ..omnix.colour import colour_view
 from ..omnix.panorama import check_panorama
 from .files import allowed, inside, say
+from .viewing import MAPS
 
 SAMPLES = Path(__file__).resolve().parents[1] / "sample"
+# What can be saved as values, by what the node calls it.
+VALUES = {"depth": ("depth",), "every map": MAPS, "none": ()}
 # Kinds that the host's own list of pictures may lack.
 LINEAR = (".exr", ".hdr")
 
@@ -129,61 +133,82 @@ class OmniXSavePanorama(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="OmniXSavePanorama",
-            display_name="Save Panorama",
+            display_name="Save Panorama and Maps",
             category="OmniX/image",
-            description="Save a panorama or a map as PNG that photo viewers open as 360 degrees, and with it, under the "
-            "same number, the exact values if you ask for them.",
-            search_aliases=["omnix", "save image", "360", "GPano", "XMP", "EXR", "16-bit", "save depth"],
+            description="Save a panorama and its maps under one number, as PNG that photo viewers open as 360 degrees; "
+            "depth also as exact values, with a coloured view for people.",
+            search_aliases=["omnix", "save image", "360", "GPano", "XMP", "EXR", "16-bit", "save depth", "save maps"],
             is_output_node=True,
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             inputs=[
-                io.Image.Input("images", tooltip="Panoramas or maps, twice as wide as high."),
+                io.Image.Input("panorama", optional=True, tooltip="The panorama itself, if it is to be saved."),
+                *(io.Image.Input(name, optional=True, tooltip=f"The {name} map.") for name in MAPS),
                 io.String.Input(
-                    "filename_prefix", default="OmniX/panorama", tooltip="Name below the output folder."
+                    "filename_prefix",
+                    default="OmniX/room",
+                    tooltip="Name below the output folder; a number and what the file holds are added.",
                 ),
-                io.Boolean.Input(
+                io.Combo.Input(
                     "values",
-                    default=False,
-                    tooltip="Save the values too: EXR with 32-bit floats, unchanged, and PNG with 16 bits, grey if the "
-                    "channels are equal.",
-                ),
-                io.Image.Input(
-                    "view",
-                    optional=True,
-                    tooltip="A view for people, such as coloured depth: saved as the picture in place of the image.",
+                    options=list(VALUES),
+                    default="depth",
+                    tooltip="Which maps are saved as values too: EXR with 32-bit floats, unchanged, and PNG with 16 "
+                    "bits, grey if the channels are equal.",
                 ),
             ],
             outputs=[],
         )
 
     @classmethod
-    def execute(cls, images: Any, filename_prefix: str, values: bool, view: Any = None) -> io.NodeOutput:
-        check_panorama(*images.shape[1:3])
-        if view is not None and view.shape[:3] != images.shape[:3]:
-            raise ValueError(
-                f"The view is {list(view.shape[:3])} (batch, height, width), the images are {list(images.shape[:3])}; "
-                "connect the view of the same map."
-            )
-        names = stems(filename_prefix, images.shape[2], images.shape[1])
-        texts = posted(cls.hidden.prompt, cls.hidden.extra_pnginfo) | {save.XMP: save.gpano(*images.shape[2:0:-1])}
-        saved, precise = [], []
-        for index, (stem, subfolder) in zip(range(images.shape[0]), names):
-            shown = images[index] if view is None else view[index]
-            ending = ".png" if view is None else "view.png"
-            files = {ending: save.with_texts(save.encoded(shown, save.PNG8), texts)}
-            if values:
-                files["16bit.png"] = save.with_texts(save.encoded(images[index], save.PNG16), texts)
-                files["float.exr"] = save.encoded(images[index], save.EXR)
-            for part, data in files.items():
-                write_whole(stem.with_name(f"{stem.name}{part}"), data)
-                file = {"filename": f"{stem.name}{part}", "subfolder": subfolder, "type": "output"}
-                (saved if part == ending else precise).append(file)
+    def execute(cls, filename_prefix: str, values: str, **images: Any) -> io.NodeOutput:
+        given = {name: images[name] for name in ("panorama", *MAPS) if images.get(name) is not None}
+        height, width, batch = _common_size(given)
+        texts = posted(cls.hidden.prompt, cls.hidden.extra_pnginfo) | {save.XMP: save.gpano(width, height)}
+        shown: list[dict[str, str]] = []
+        precise: list[dict[str, str]] = []
+        for index, (stem, subfolder) in zip(range(batch), stems(filename_prefix, width, height)):
+            for name, pictures in given.items():
+                for part, data in encodings(name, pictures[index], name in VALUES[values], texts):
+                    write_whole(stem.with_name(f"{stem.name}{part}"), data)
+                    file = {"filename": f"{stem.name}{part}", "subfolder": subfolder, "type": "output"}
+                    (precise if part.endswith(EXACT) else shown).append(file)
         # The browser shows what stands under "images"; it cannot show EXR.
-        return io.NodeOutput(ui={"images": saved, "omnix_values": precise})
+        return io.NodeOutput(ui={"images": shown, "omnix_values": precise})
+
+
+EXACT = ("_16bit.png", "_float.exr")
+
+
+def encodings(name: str, image: Any, exact: bool, texts: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
+    """Yield the files (ending, content) of one picture or map [H, W, C]."""
+    if name == "depth":
+        view = colour_view(reduce(image[None, ..., :3].float(), "b h w c -> b h w", "mean"))[0]
+        yield "depth_view.png", save.with_texts(save.encoded(view, save.PNG8), texts)
+    else:
+        yield f"{name}.png", save.with_texts(save.encoded(image, save.PNG8), texts)
+    if exact:
+        yield f"{name}{EXACT[0]}", save.with_texts(save.encoded(image, save.PNG16), texts)
+        yield f"{name}{EXACT[1]}", save.encoded(image, save.EXR)
+
+
+def _common_size(given: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Return (height, width, batch) of pictures that belong together.  Raises ValueError."""
+    if not given:
+        raise ValueError("There is nothing to save; connect a panorama or one of its maps.")
+    first, (batch, height, width) = next((name, tuple(images.shape[:3])) for name, images in given.items())
+    check_panorama(height, width)
+    for name, images in given.items():
+        if tuple(images.shape[:3]) != (batch, height, width):
+            raise ValueError(
+                f"{name} is {images.shape[2]}x{images.shape[1]} (batch {images.shape[0]}) but {first} is "
+                f"{width}x{height} (batch {batch}); save maps of one panorama together, and others with a node of "
+                "their own."
+            )
+    return height, width, batch
 
 
 def stems(prefix: str, width: int, height: int) -> Iterator[tuple[Path, str]]:
-    """Yield (path without ending, subfolder) of the next numbers that no file has yet: name_00001_, name_00002_ .."""
+    """Yield (path without ending, subfolder) of the next numbers that no file has yet: name_00001_, name_00002_ and on."""
     root = folder_paths.get_output_directory()
     inside(Path(root), prefix)  # ComfyUI before 0.30 follows links that lead out of the folder
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, root, width, height)

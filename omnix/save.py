@@ -59,6 +59,8 @@ def _written(frame: av.VideoFrame, name: str, kind: str) -> bytes:
     codec.width, codec.height, codec.pix_fmt, codec.time_base = frame.width, frame.height, kind, Fraction(1, 1)
     if frame.format.name != kind:
         frame = frame.reformat(format=kind)
+    if name == "exr":
+        codec.options = {"compression": "zip16"}
     frame.pts = 0
     return b"".join(bytes(packet) for packet in [*codec.encode(frame), *codec.encode(None)])
 

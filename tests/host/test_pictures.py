@@ -14,7 +14,7 @@ SAMPLE = "omnix_sample_room.png"
 
 
 def graph(name: str, height: int = 720, **saved: Any) -> dict[str, dict[str, Any]]:
-    inputs = {"images": ["load", 0], "filename_prefix": "OmniX/loaded", "values": False, **saved}
+    inputs = {"panorama": ["load", 0], "filename_prefix": "OmniX/loaded", "values": "depth", **saved}
     return {
         "load": {"class_type": "OmniXLoadPanorama", "inputs": {"image": name, "height": height}},
         "save": {"class_type": "OmniXSavePanorama", "inputs": inputs},
@@ -93,29 +93,40 @@ def test_one_run_writes_one_number(server: Server) -> None:
     output = server.base / "output" / "OmniX"
     name = put(server, "numbered.png", 16, 32)
     for run, expected in enumerate(("00001", "00002", "00004")):
-        posted = graph(name, filename_prefix="OmniX/numbered", values=True)
-        posted["view"] = {"class_type": "ImageInvert", "inputs": {"image": ["load", 0]}}
-        posted["save"]["inputs"]["view"] = ["view", 0]
-        posted["load"]["inputs"]["height"] = 16 + 8 * run  # another graph, or the server has it all
+        posted = graph(name, 16 + 8 * run, filename_prefix="OmniX/numbered", depth=["load", 0], normal=["load", 0])
         result = server.run(posted)
-        (shown,) = result.files("save")
-        assert shown["filename"] == f"numbered_{expected}_view.png"
+        shown = [file["filename"] for file in result.files("save")]
+        assert shown == [f"numbered_{expected}_{part}.png" for part in ("panorama", "depth_view", "normal")]
         written = sorted(path.name.split("_", 2)[2] for path in output.glob(f"numbered_{expected}_*"))
-        assert written == ["16bit.png", "float.exr", "view.png"]
+        exact = ["depth_16bit.png", "depth_float.exr"]
+        assert written == sorted([*exact, "depth_view.png", "normal.png", "panorama.png"])
+        assert [file["filename"].split("_", 2)[2] for file in result.files("save", "omnix_values")] == exact
         if run == 1:
-            (output / "numbered_00002_view.png").unlink()
-            (output / "numbered_00003_16bit.png").write_bytes(b"")
+            (output / "numbered_00002_normal.png").unlink()
+            (output / "numbered_00003_depth_16bit.png").write_bytes(b"")
+
+
+@pytest.mark.parametrize(("values", "count"), [("every map", 3), ("none", 1)])
+def test_the_values_that_are_asked_for(server: Server, values: str, count: int) -> None:
+    name = put(server, "asked.png", 16, 32)
+    posted = graph(name, filename_prefix=f"OmniX/asked {values}", values=values, normal=["load", 0])
+    del posted["save"]["inputs"]["panorama"]
+    result = server.run(posted)
+    assert len(result.files("save")) + len(result.files("save", "omnix_values")) == count
 
 
 def test_a_batch_and_another_shape(server: Server) -> None:
     name = put(server, "batch.png", 16, 32)
     posted = graph(name, filename_prefix="OmniX/batch")
     posted["two"] = {"class_type": "RepeatImageBatch", "inputs": {"image": ["load", 0], "amount": 2}}
-    posted["save"]["inputs"]["images"] = ["two", 0]
+    posted["save"]["inputs"]["panorama"] = ["two", 0]
     files = server.run(posted).files("save")
-    assert [file["filename"] for file in files] == ["batch_00001_.png", "batch_00002_.png"]
-    posted["save"]["inputs"]["view"] = ["load", 0]
-    with pytest.raises(GraphError, match="connect the view of the same map"):
+    assert [file["filename"] for file in files] == ["batch_00001_panorama.png", "batch_00002_panorama.png"]
+    posted["save"]["inputs"]["normal"] = ["load", 0]
+    with pytest.raises(GraphError, match="save maps of one panorama together"):
+        server.run(posted)
+    del posted["save"]["inputs"]["normal"], posted["save"]["inputs"]["panorama"]
+    with pytest.raises(GraphError, match="There is nothing to save"):
         server.run(posted)
 
 
