@@ -134,13 +134,17 @@ COMMANDS = {"setup": setup, "demo": demo, "test": test, "lint": lint}
 def environment(host: Host) -> dict[str, str]:
     """Return the variables of a child process: where the host is, nothing cached in the checkout, no telemetry."""
     frontend = {"OMNIX_FRONTEND": str(host.frontend)} if host.frontend else {}
-    return os.environ | frontend | {
-        "COMFYUI_PATH": str(host.comfyui),
-        "OMNIX_BASE_PYTHON": sys.executable,
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "HF_HUB_OFFLINE": "1",
-        "DO_NOT_TRACK": "1",
-    }
+    return (
+        os.environ
+        | frontend
+        | {
+            "COMFYUI_PATH": str(host.comfyui),
+            "OMNIX_BASE_PYTHON": sys.executable,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "HF_HUB_OFFLINE": "1",
+            "DO_NOT_TRACK": "1",
+        }
+    )
 
 
 def set_up(version: str) -> Host:

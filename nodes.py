@@ -9,7 +9,7 @@ import folder_paths
 from comfy_api.latest import ComfyExtension, io
 
 from .graph.conditioning import OmniXLoadConditioning, OmniXPrompt, OmniXSaveConditioning
-from .graph.files import CONDITIONING_FOLDER
+from .graph.files import CONDITIONING_FOLDER, remember_posted_graphs
 from .graph.images import OmniXCameraRays, OmniXDecodePanorama, OmniXPlaceOnPanorama
 from .graph.loaders import OmniXConvertAdapter, OmniXLoadAdapters, OmniXLoadDiffusersFlux
 from .graph.maps import OmniXDepth, OmniXMaterial, OmniXMogeGeometry, OmniXNormal, OmniXPackORM
@@ -54,6 +54,7 @@ class OmniXExtension(ComfyExtension):
         folder_paths.folder_names_and_paths[CONDITIONING_FOLDER][1].add(".safetensors")
         with contextlib.suppress(OSError):  # a read-only folder: samples load from the pack, without a preview
             put_samples_into_input()
+        remember_posted_graphs()
         await register_replacements()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:

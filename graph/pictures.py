@@ -89,7 +89,10 @@ class OmniXLoadPanorama(io.ComfyNode):
     @classmethod
     def execute(cls, image: str, height: int) -> io.NodeOutput:
         shown, (rows, columns) = picture.load_panorama(cls.file(image), height)
-        say(f"{columns}x{rows} in the file, {shown.colours.shape[1]}x{shown.colours.shape[0]} here", cls.hidden.unique_id)
+        say(
+            f"{columns}x{rows} in the file, {shown.colours.shape[1]}x{shown.colours.shape[0]} here",
+            cls.hidden.unique_id,
+        )
         colours, clear = rearrange(shown.colours, "h w c -> 1 h w c"), rearrange(1 - shown.opacity, "h w -> 1 h w")
         return io.NodeOutput(colours, clear)
 

@@ -62,7 +62,9 @@ def _decoded_by_pillow(path: Path) -> Picture:
     """Read what PyAV does not know, such as TIFF with alpha; 8 bits."""
     try:
         with Image.open(path) as image:
-            values = torch.from_numpy(np.asarray(ImageOps.exif_transpose(image).convert("RGBA"), dtype=np.float32)) / 255
+            values = (
+                torch.from_numpy(np.asarray(ImageOps.exif_transpose(image).convert("RGBA"), dtype=np.float32)) / 255
+            )
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise

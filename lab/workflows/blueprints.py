@@ -21,7 +21,9 @@ def workflow_form(graph: Graph, describe: Describe) -> dict[str, Any]:
     known = with_boxes(describe)
     used = dict.fromkeys(node.type for node in graph.nodes() if node.type in BOXES)
     form = ui_form(graph, known)
-    return form | ({"definitions": {"subgraphs": [definition_form(BOXES[name], known) for name in used]}} if used else {})
+    return form | (
+        {"definitions": {"subgraphs": [definition_form(BOXES[name], known) for name in used]}} if used else {}
+    )
 
 
 def blueprint_form(blueprint: Blueprint, describe: Describe) -> dict[str, Any]:

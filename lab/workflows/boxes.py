@@ -106,9 +106,7 @@ class _Outside(Link):
     """A link from outside of the box that its node is in."""
 
 
-def _link(
-    value: Any, box: str, boxes: Mapping[str, Node], same: Mapping[tuple[str, str], tuple[str, str]]
-) -> Any:
+def _link(value: Any, box: str, boxes: Mapping[str, Node], same: Mapping[tuple[str, str], tuple[str, str]]) -> Any:
     """Return a link to the node "box/name" that does the work, for a link as it stands inside of a box or outside."""
     if not isinstance(value, Link):
         return value

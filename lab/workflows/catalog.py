@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .graph import App, Graph, Group, Link, Node, Note, Value
+from .graph import App, Graph, Group, Link, Node, Value
 from .notes import generation_notes, maps_notes, perception_notes, prompt_notes
 from .parts import ROOM, models, saved, text
 from .shelf import FLUX, PICTURE_PROMPT, SETTINGS
@@ -50,9 +50,7 @@ def image_to_pano() -> Graph:
     picture = Node("picture", "LoadImage", {"image": "example.png"}, "Your picture")
     own: Inputs = {"image": Link("picture"), **LOADED}
     shown = ("prompt", "fov_x", "yaw", "pitch", "width", "height", "steps", "seed")
-    return generation(
-        "image_to_pano", "OmniX 1 - Image to panorama", (picture,), own, (("picture", "image"),), shown
-    )
+    return generation("image_to_pano", "OmniX 1 - Image to panorama", (picture,), own, (("picture", "image"),), shown)
 
 
 def text_to_pano() -> Graph:

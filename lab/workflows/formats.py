@@ -192,7 +192,11 @@ def properties(node: Node, definition: Mapping[str, Any]) -> dict[str, Any]:
 def fields_inside(blueprint: Blueprint, definition: Mapping[str, Any]) -> list[list[str]]:
     """List the fields that a box shows, as [number of the node inside, name of its field]."""
     numbers = {node.name: str(number) for number, node in enumerate(blueprint.nodes(), 1)}
-    fields = [label for label, spec in definition["input"]["required"].items() if Slot(label, spec[0], False, spec[1]).is_widget]
+    fields = [
+        label
+        for label, spec in definition["input"]["required"].items()
+        if Slot(label, spec[0], False, spec[1]).is_widget
+    ]
     ends = (blueprint.inputs[label][0] for label in fields)
     return [[numbers[name], field] for name, field in ends]
 

@@ -47,7 +47,12 @@ def test_the_sample_is_offered_first_and_shown(server: Server) -> None:
 
 @pytest.mark.parametrize(
     ("size", "height", "expected"),
-    [((250, 500), 720, (248, 496)), ((500, 1000), 720, (496, 992)), ((100, 200), 40, (40, 80)), ((51, 101), 50, (48, 96))],
+    [
+        ((250, 500), 720, (248, 496)),
+        ((500, 1000), 720, (496, 992)),
+        ((100, 200), 40, (40, 80)),
+        ((51, 101), 50, (48, 96)),
+    ],
 )
 def test_sizes_that_work(
     server: Server, size: tuple[int, int], height: int, expected: tuple[int, int], tmp_path: Path

@@ -1,13 +1,16 @@
 """The shipped graphs on a real server, as they are but for files and sizes: each finishes and saves its maps."""
 
 import io
+import json
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
 from comfyui_omnix.converters import STREAMS
 from comfyui_omnix.lab.host import tiny
-from comfyui_omnix.lab.host.server import GraphError, Server
+from comfyui_omnix.lab.host.server import Server
 from comfyui_omnix.lab.host.tiny_models import ModelNames
 from graph_files import API, Graph, by_host, read
 from PIL import Image
@@ -108,8 +111,26 @@ def test_saved_prompt_replaces_the_text_encoders(server: Server) -> None:
 
 
 @pytest.mark.usefixtures("files")
-def test_missing_adapters_are_told_before_anything_runs(server: Server) -> None:
+def test_missing_adapters_are_told_once_at_the_folder(server: Server) -> None:
+    """Before anything runs: the folders there are, or every file that is missing in the one that was chosen."""
     graph = small(read(API["rgb_to_albedo"]))
     graph["adapters"]["inputs"]["folder"] = "Elsewhere"
-    with pytest.raises(GraphError, match=r"Elsewhere: rgb, albedo: expected a file for each stream of rgb_to_albedo"):
-        server.submit(graph)
+    assert told(server, graph) == [("folder", "Elsewhere: no such folder below models/loras; folders with OmniX"[:60])]
+    tiny.save(tiny.adapter(), server.base / "models" / "loras" / "Part" / "rgb_to_depth" / "rgb.safetensors")
+    graph["adapters"]["inputs"]["folder"] = "Part"
+    assert told(server, graph) == [
+        ("folder", "Part: rgb, albedo: expected a file for each stream of rgb_to_albedo"[:60])
+    ]
+    graph["panorama"]["inputs"]["image"] = "gone.png"
+    assert [name for name, _ in told(server, graph, "panorama")] == ["image"]
+
+
+def told(server: Server, graph: Graph, node: str = "adapters") -> list[tuple[str, str]]:
+    """Return (input, start of the sentence) of every error that the host reports for a node."""
+    request = urllib.request.Request(
+        f"{server.url}/prompt", json.dumps({"prompt": graph}).encode(), {"Content-Type": "application/json"}
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30)
+    errors = json.loads(refused.value.read())["node_errors"][node]["errors"]
+    return [(error["extra_info"]["input_name"], error["details"].partition(" - ")[2][:60]) for error in errors]

@@ -68,7 +68,9 @@ def posted(form: Mapping[str, Any], describe: Any) -> dict[str, dict[str, Any]]:
     for node in form["nodes"]:
         if node["type"] in definitions:
             for number, inner in inside(definitions[node["type"]], describe).items():
-                inputs = {field: outer(node, form, given, links, definitions) for field, given in inner["inputs"].items()}
+                inputs = {
+                    field: outer(node, form, given, links, definitions) for field, given in inner["inputs"].items()
+                }
                 inputs = {field: given for field, given in inputs.items() if given is not UNSET}
                 found[f"{node['id']}:{number}"] = {**inner, "inputs": {**inner["own"], **inputs}}
         elif node["type"] != "MarkdownNote":
