@@ -68,7 +68,8 @@ class OmniXLoadPanorama(io.ComfyNode):
                     "image",
                     options=pictures(),
                     upload=io.UploadType.image,
-                    tooltip="A picture in the input folder, twice as wide as high, or the sample that ships with OmniX.",
+                    tooltip="A picture in the input folder, twice as wide as high, or the sample that ships with "
+                    "OmniX.",
                 ),
                 io.Int.Input(
                     "height",
@@ -211,7 +212,7 @@ def _common_size(given: Mapping[str, Any]) -> tuple[int, int, int]:
 
 
 def stems(prefix: str, width: int, height: int) -> Iterator[tuple[Path, str]]:
-    """Yield (path without ending, subfolder) of the next numbers that no file has yet: name_00001_, name_00002_ and on."""
+    """Yield (path without ending, subfolder) of the next numbers that no file has yet: name_00001_ and on."""
     root = folder_paths.get_output_directory()
     inside(Path(root), prefix)  # ComfyUI before 0.30 follows links that lead out of the folder
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, root, width, height)

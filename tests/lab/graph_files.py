@@ -61,7 +61,7 @@ def described(definition: Definition, chosen: Mapping[str, Any]) -> Iterator[tup
 
 
 def posted(form: Mapping[str, Any], describe: Any) -> dict[str, dict[str, Any]]:
-    """Turn the browser's form of a workflow into the posted one as the browser does: boxes opened, "box:node" as names."""
+    """Turn the browser's form of a workflow into the posted one as the browser does, its boxes opened ("box:node")."""
     definitions = {graph["id"]: graph for graph in form.get("definitions", {}).get("subgraphs", [])}
     links = {link[0]: (link[1], link[2]) for link in form["links"]}
     found: dict[str, dict[str, Any]] = {}
