@@ -6,6 +6,8 @@
     python dev.py lint                  ruff and the type checker
 
 `--host VERSION` picks another ComfyUI of the table below; COMFYUI_PATH uses an existing checkout instead.
+`--frontend VERSION` has the test servers show another comfyui-frontend-package than the host's own; `newest` is pinned
+below, too.
 Environments and hosts live in a per-user cache folder, keyed by what is pinned here, so that fresh clones share
 them; OMNIX_CACHE moves it. A folder is valid only once its stamp is written, which is the last thing done to it.
 """
@@ -43,6 +45,9 @@ HOSTS = {
 }
 NEWEST = next(iter(HOSTS))
 
+# The newest frontend on the package index; hosts ask for older ones by version.
+NEWEST_FRONTEND = "1.58.1"
+
 # torch goes first: installed later, kornia and spandrel pull a newer one that torchaudio refuses.
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 TOOLS = (
@@ -70,6 +75,7 @@ class Host(NamedTuple):
     python: Path
     comfyui: Path
     version: str
+    frontend: Path | None = None
 
 
 def main() -> int:
@@ -81,6 +87,7 @@ def main() -> int:
     )
     parser.add_argument("command", choices=("setup", "demo", "test", "lint"))
     parser.add_argument("--host", choices=tuple(HOSTS), default=NEWEST, help="ComfyUI version (default %(default)s)")
+    parser.add_argument("--frontend", metavar="VERSION", help="frontend of the test servers: a version, or newest")
     parser.add_argument("--json", action="store_true", help="setup: print where things are as the last line")
     arguments, rest = parser.parse_known_args()
     if arguments.command == "setup" and rest:
@@ -90,6 +97,8 @@ def main() -> int:
         runpy.run_path(str(DEMO))["checked"](rest)
     try:
         host = set_up(arguments.host)
+        if arguments.frontend:
+            host = host._replace(frontend=downloaded_frontend(cache_folder(), arguments.frontend, host.python))
         return COMMANDS[arguments.command](host, rest, arguments.json)
     except SetupError as error:
         print(f"dev.py: {error}", file=sys.stderr)
@@ -138,13 +147,18 @@ COMMANDS = {"setup": setup, "demo": demo, "test": test, "lint": lint}
 
 def environment(host: Host) -> dict[str, str]:
     """Return the variables of a child process: where the host is, nothing cached in the checkout, no telemetry."""
-    return os.environ | {
-        "COMFYUI_PATH": str(host.comfyui),
-        "OMNIX_BASE_PYTHON": sys.executable,
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "HF_HUB_OFFLINE": "1",
-        "DO_NOT_TRACK": "1",
-    }
+    frontend = {"OMNIX_FRONTEND": str(host.frontend)} if host.frontend else {}
+    return (
+        os.environ
+        | frontend
+        | {
+            "COMFYUI_PATH": str(host.comfyui),
+            "OMNIX_BASE_PYTHON": sys.executable,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "HF_HUB_OFFLINE": "1",
+            "DO_NOT_TRACK": "1",
+        }
+    )
 
 
 def set_up(version: str) -> Host:
@@ -230,6 +244,20 @@ def download(python: Path, requirement: str, folder: Path) -> Path:
     options = ["--ignore-requires-python", "--no-deps", "--no-binary", name, "-d", str(folder)]
     run([str(python), "-m", "pip", "download", "-qq", *options, requirement])
     return next(folder.glob("*.tar.gz"))
+
+
+def downloaded_frontend(cache: Path, version: str, python: Path) -> Path:
+    """Return the folder of a frontend's files, downloaded on first use."""
+    number = NEWEST_FRONTEND if version == "newest" else version
+    target = cache / f"frontend-{number}"
+
+    def build() -> None:
+        say(f"getting the frontend {number}")
+        package = f"comfyui-frontend-package=={number}"
+        run([str(python), "-m", "pip", "install", "-qq", "--no-deps", "--target", str(target), package])
+
+    ensure(target, (target / STAMP).is_file, build)
+    return target / "comfyui_frontend_package" / "static"
 
 
 def unpack(archive: Path, inner: str, target: Path) -> None:

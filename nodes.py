@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import ComfyExtension, io
 
 from .graph.conditioning import OmniXLoadConditioning, OmniXPrompt, OmniXSaveConditioning
-from .graph.files import CONDITIONING_FOLDER
+from .graph.files import CONDITIONING_FOLDER, remember_posted_graphs
 from .graph.images import OmniXCameraRays, OmniXDecodePanorama, OmniXPlaceOnPanorama
 from .graph.loaders import OmniXConvertAdapter, OmniXLoadAdapters, OmniXLoadDiffusersFlux
 from .graph.maps import OmniXDepth, OmniXMaterial, OmniXMogeGeometry, OmniXNormal, OmniXPackORM
 from .graph.measuring import OmniXCompareMaps
 from .graph.model import OmniXApplyAdapters, OmniXFlowShift
 from .graph.older import OmniXOlderGraph, register_replacements
+from .graph.pictures import OmniXLoadPanorama, OmniXSavePanorama, put_samples_into_input
 from .graph.viewing import OmniXColourDepth, OmniXContactSheet, OmniXPanoramaViewer
 
 NODES: list[type[io.ComfyNode]] = [
+    OmniXLoadPanorama,
     OmniXLoadAdapters,
     OmniXApplyAdapters,
     OmniXFlowShift,
@@ -37,6 +40,7 @@ NODES: list[type[io.ComfyNode]] = [
     OmniXContactSheet,
     OmniXCompareMaps,
     OmniXPanoramaViewer,
+    OmniXSavePanorama,
     OmniXConvertAdapter,
     OmniXOlderGraph,
 ]
@@ -50,6 +54,9 @@ class OmniXExtension(ComfyExtension):
         for root in (folder_paths.models_dir, folder_paths.get_output_directory()):
             folder_paths.add_model_folder_path(CONDITIONING_FOLDER, str(Path(root, CONDITIONING_FOLDER)))
         folder_paths.folder_names_and_paths[CONDITIONING_FOLDER][1].add(".safetensors")
+        with contextlib.suppress(OSError):  # a read-only folder: samples load from the pack, without a preview
+            put_samples_into_input()
+        remember_posted_graphs()
         await register_replacements()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:

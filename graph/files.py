@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import folder_paths
 
@@ -28,6 +32,42 @@ def allowed(check: Callable[[], object]) -> bool | str:
     except ValueError as error:
         return str(error)
     return True
+
+
+_POSTED: ContextVar[Mapping[str, Any]] = ContextVar("the graph that is being checked", default=MappingProxyType({}))
+
+
+def remember_posted_graphs() -> None:
+    """Have the host's server note each graph that is posted, for the checks of the same request and nobody else."""
+    server = _server()
+    if server is not None:
+        server.add_on_prompt_handler(note_posted)
+
+
+def note_posted(message: dict[str, Any]) -> dict[str, Any]:
+    """Keep what /prompt was sent for the checks of this request; return it as it is."""
+    graph = message.get("prompt")
+    _POSTED.set(graph if isinstance(graph, dict) else {})
+    return message
+
+
+def posted_input(node: str | None, name: str) -> Any:
+    """Return what a posted graph gives to an input of a node; None if that is a link, or nothing was posted."""
+    given = _POSTED.get().get(str(node))
+    inputs = given.get("inputs") if isinstance(given, dict) else None
+    value = inputs.get(name) if isinstance(inputs, dict) else None
+    return None if isinstance(value, list) else value
+
+
+def _server() -> Any:
+    return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+
+
+def say(text: str, node: str | None) -> None:
+    """Show a line of text in a node while its graph runs, where a server and a browser are there to show it."""
+    server = _server()
+    if server is not None and node is not None:
+        server.send_progress_text(text, node)
 
 
 def inside(root: Path, name: str) -> Path:

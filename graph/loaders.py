@@ -12,7 +12,7 @@ from .. import converters
 from ..omnix import patch
 from ..omnix.adapter import fingerprint, folders_with_tasks, task_files
 from ..omnix.tasks import TASKS
-from .files import allowed, choices, inside, located
+from .files import allowed, choices, inside, located, posted_input
 from .model import Adapters
 
 
@@ -40,6 +40,7 @@ class OmniXLoadAdapters(io.ComfyNode):
                 ),
             ],
             outputs=[Adapters.Output(display_name="adapters", tooltip="For Apply OmniX Adapters.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -47,9 +48,11 @@ class OmniXLoadAdapters(io.ComfyNode):
         return io.NodeOutput(patch.load_adapters(cls.files(task, folder), TASKS[task]))
 
     @classmethod
-    def validate_inputs(cls, task: str | None, folder: str | None) -> bool | str:
-        # Values that come by a link are None here. The host's own check of lists would only say what is not in them.
-        return task is None or folder is None or allowed(lambda: cls.files(task, folder))
+    def validate_inputs(cls, folder: str | None) -> bool | str:
+        # The host marks every input that this function names: only the folder, which is where the files are missing.
+        # The task is looked up; one that comes by a link, or that no list holds, is not ours to judge here.
+        task = posted_input(getattr(cls.hidden, "unique_id", None), "task")
+        return folder is None or task not in TASKS or allowed(lambda: cls.files(task, folder))
 
     @classmethod
     def fingerprint_inputs(cls, task: str, folder: str) -> str:
@@ -60,10 +63,15 @@ class OmniXLoadAdapters(io.ComfyNode):
         if task not in TASKS:
             raise ValueError(f"There is no task {task}; choose one of {', '.join(TASKS)}.")
         names = [name.replace("\\", "/") for name in folder_paths.get_filename_list("loras")]
-        if not any(name.startswith(f"{folder}/") for name in names) and not folders_with_tasks(names):
+        there = folders_with_tasks(names)
+        if folder not in there and not any(name.startswith(f"{folder}/") for name in names):
+            if not there:
+                raise ValueError(
+                    "No folder below models/loras holds the adapters of an OmniX task; download them from "
+                    "huggingface.co/KevinHuang/OmniX into models/loras/OmniX, then press R."
+                )
             raise ValueError(
-                "No folder below models/loras holds the adapters of an OmniX task; download them from "
-                "huggingface.co/KevinHuang/OmniX into models/loras/OmniX, then press R."
+                f"{folder}: no such folder below models/loras; folders with OmniX adapters are {', '.join(there)}."
             )
         return task_files(located("loras"), folder, TASKS[task])
 

@@ -24,7 +24,7 @@ class OmniXContactSheet(io.ComfyNode):
             description="All maps of a panorama on one labelled sheet.",
             search_aliases=["omnix", "grid", "overview", "labels"],
             inputs=[
-                io.Image.Input("panorama", tooltip="The panorama itself."),
+                io.Image.Input("panorama", optional=True, tooltip="The panorama itself."),
                 *(io.Image.Input(name, optional=True, tooltip=f"The {name} map.") for name in MAPS),
                 io.Int.Input("columns", default=2, min=1, max=8, tooltip="Pictures in a row."),
             ],
@@ -32,8 +32,8 @@ class OmniXContactSheet(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, panorama: Any, columns: int, **images: Any) -> io.NodeOutput:
-        given = [("panorama", panorama), *((name, images[name]) for name in MAPS if images.get(name) is not None)]
+    def execute(cls, columns: int, **images: Any) -> io.NodeOutput:
+        given = [(name, images[name]) for name in ("panorama", *MAPS) if images.get(name) is not None]
         return io.NodeOutput(contact_sheet(given, columns))
 
 

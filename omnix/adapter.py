@@ -82,10 +82,10 @@ def task_files(locate: Callable[[str], str | None], folder: str, task: Task) -> 
     files = {stream: _first_file(locate, folder, task.name, stream) for stream in task.streams}
     missing = [stream for stream, file in files.items() if file is None]
     if missing:
-        ways = " or ".join(layout.format(task=task.name, stream=missing[0]) for layout in _LAYOUTS)
+        paths = ", ".join(_LAYOUTS[1].format(task=task.name, stream=stream) for stream in missing)
         raise AdapterError(
             f"{folder}: {', '.join(missing)}: expected a file for each stream of {task.name} "
-            f"({', '.join(task.streams)}), got none for {missing[0]}; put it into that folder as {ways}."
+            f"({', '.join(task.streams)}); missing in that folder: {paths}."
         )
     return tuple(file for file in files.values() if file is not None)
 

@@ -145,7 +145,7 @@ def perceive(server: Server, setting: Setting, panorama: Path, output: Path) -> 
         with shown_progress(server, task, of_type(graph, "KSampler"), setting.steps):
             result = server.run(graph, timeout=HOURS * 3600)
         for node in graph:
-            for file in result.files(node):
+            for file in (*result.files(node), *result.files(node, "omnix_values")):
                 if file["type"] == "output" and file["filename"].endswith((".png", ".exr")):
                     save_output(server, file, task, output, pictures)
         print(f"{task}: {setting.width}x{setting.height}, {setting.steps} steps, {result.seconds:.1f} s")
@@ -171,18 +171,12 @@ def shown_progress(server: Server, task: str, samplers: Container[str], steps: i
 
 def changes(setting: Setting, image: str) -> dict[str, dict[str, Any]]:
     """Return which inputs of which node types the demo sets."""
-    size = {"width": setting.width, "height": setting.height}
-    resized = {f"resize_type.{name}": value for name, value in size.items()}
     return {
         "UNETLoader": {"unet_name": setting.names.flux},
         "VAELoader": {"vae_name": setting.names.vae},
         "DualCLIPLoader": {"clip_name1": setting.names.clip_l, "clip_name2": setting.names.t5},
-        "LoadImage": {"image": image},
+        "OmniXLoadPanorama": {"image": image, "height": setting.height},
         "KSampler": {"steps": setting.steps},
-        "ImageScale": size,
-        "ResizeImageMaskNode": resized,
-        "EmptySD3LatentImage": size,
-        "OmniXCameraRays": size,
     }
 
 
@@ -194,8 +188,8 @@ def save_output(
     path = output / f"{task}_{file['filename']}"
     path.write_bytes(data)
     print(f"{short(path)}: {len(data) / 1e3:.0f} kB")
-    if path.suffix == ".png":
-        pictures.append((Path(file["filename"]).stem.rstrip("_0123456789"), read_image(data)))
+    if path.suffix == ".png" and not path.stem.endswith("_16bit"):
+        pictures.append((path.stem.removesuffix("_view").rpartition("_")[2], read_image(data)))
 
 
 def read_image(data: bytes) -> torch.Tensor:

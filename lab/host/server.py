@@ -65,6 +65,7 @@ class Server:
 
     `base` is a fresh folder that gets models/, input/, output/ and custom_nodes/. `packs` maps folder names under
     custom_nodes to the packs that are copied there (default: this one). `options` are further options of main.py.
+    OMNIX_FRONTEND names the folder of another frontend than the host's own.
     """
 
     def __init__(
@@ -79,7 +80,12 @@ class Server:
         self.comfyui = comfyui
         self.base = base
         self.packs = {PACK: ROOT} if packs is None else dict(packs)
-        self.options = (*(["--cpu"] if cpu else []), *options)
+        frontend = os.environ.get("OMNIX_FRONTEND")
+        self.options = (
+            *(["--cpu"] if cpu else []),
+            *(["--front-end-root", frontend] if frontend else []),
+            *options,
+        )
         self.python = python
         self.log = base / "server.log"
         self.port = 0

@@ -18,7 +18,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "web" / "docs"
 # Combos whose options are names of files: they differ from machine to machine, so there is nothing to translate.
-FILES = {"folder", "name", "source"}
+FILES = {"folder", "name", "source", "image"}
 
 
 async def schemas() -> list[Any]:

@@ -30,6 +30,8 @@ IN_WORKFLOWS = {
     "OmniXFlowShift": DEPTH,
     "OmniXPrompt": DEPTH,
     "OmniXDecodePanorama": DEPTH,
+    "OmniXLoadPanorama": DEPTH,
+    "OmniXSavePanorama": DEPTH,
     "OmniXSaveConditioning": "OmniX extra - Save the prompt once",
 }
 ALONE = ("OmniXLoadConditioning", "OmniXLoadDiffusersFlux", "OmniXConvertAdapter", "OmniXOlderGraph")
@@ -37,9 +39,15 @@ MAPS = ("depth", "normal", "albedo", "roughness", "metallic")
 # Pixels of the surroundings that are shown round a node.
 MARGIN = 45
 HIGHEST = 460
+# Go inside the box that holds a node of this type.
+OPEN_BOX = """(type) => {
+    const { canvas, rootGraph } = window.app;
+    const box = rootGraph.nodes.find((one) => one.subgraph?.nodes.some((inner) => inner.type === type));
+    canvas.openSubgraph(box.subgraph, box);
+}"""
 CENTRE = """([type, highest]) => {
-    const { graph, canvas } = window.app;
-    const node = graph.nodes.find((one) => one.type === type);
+    const { canvas } = window.app;
+    const node = canvas.graph.nodes.find((one) => one.type === type);
     const frame = canvas.canvas.getBoundingClientRect();
     canvas.deselectAll?.();
     canvas.ds.scale = Math.min(1, highest / node.size[1]);
@@ -55,7 +63,10 @@ def photograph(folder: Path) -> None:
     """Write {node}.jpg for every node of the tables above."""
     with tempfile.TemporaryDirectory(prefix="omnix-help-") as made, workbench(Path(made)) as bench:
         for node, workflow in IN_WORKFLOWS.items():
-            bench.open_workflow(json.loads((ROOT / "workflows" / f"{workflow}.json").read_text(encoding="utf-8")))
+            form = json.loads((ROOT / "workflows" / f"{workflow}.json").read_text(encoding="utf-8"))
+            bench.open_workflow(form)
+            if node not in [one["type"] for one in form["nodes"]]:
+                bench.page.evaluate(OPEN_BOX, node)
             shoot(bench, node, folder)
         for node in ALONE:
             bench.load({"3": {"class_type": node, "inputs": {}}})

@@ -1,139 +1,68 @@
-"""Blueprints: a whole graph as one node, in the form that the browser's node library reads (schema of subgraphs: 1)."""
+"""Blueprints as files: a box as the browser's node library reads it, and the definitions that a workflow carries."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from .catalog import GRAPHS
-from .definitions import Describe, Slot, output_slot
-from .formats import PACK, PACK_VERSION, Wire, Wiring, identity, ui_node
-from .graph import Graph, Group, Link, Node
+from .boxes import BOXES, end_slot, output_type, with_boxes
+from .definitions import Describe, output_slot
+from .formats import PACK, PACK_VERSION, Wire, Wiring, fields_inside, identity, ui_form, ui_node
+from .graph import Blueprint, Graph
 from .layout import place
 
 CATEGORY = "OmniX"
 ENTRY, EXIT = -10, -20
-MODEL_FIELDS = (
-    ("flux", "unet_name", "unet_name"),
-    ("clip", "clip_name1", "clip_name1"),
-    ("clip", "clip_name2", "clip_name2"),
-    ("vae", "vae_name", "vae_name"),
-    ("adapters", "folder", "adapters_folder"),
-)
-SAMPLER_FIELDS = (("sampler", "seed", "seed"), ("sampler", "steps", "steps"))
 
 
-@dataclass(frozen=True)
-class Blueprint:
-    """A graph as one node: `inputs` are (node, input, label) of sockets and fields, `outputs` map names to links."""
-
-    name: str
-    description: str
-    aliases: tuple[str, ...]
-    graph: Graph
-    inputs: tuple[tuple[str, str, str], ...]
-    outputs: Mapping[str, Link]
-
-    def inner(self) -> list[Node]:
-        """List the nodes inside: those that the outputs need, without the user's own input."""
-        opened = {(node, name) for node, name, _ in self.inputs}
-        sources = {
-            value
-            for node in self.graph.nodes()
-            for name, value in node.inputs.items()
-            if isinstance(value, Link) and (node.name, name) in opened
-        }
-        return self.graph.needed({link.node for link in self.outputs.values()}, sources)
-
-
-def _perceiver(slug: str, what: str, words: str, aliases: tuple[str, ...], outputs: Mapping[str, Link]) -> Blueprint:
-    graph = next(graph for graph in GRAPHS if graph.slug == slug)
-    own = (("panorama", "input", "panorama"), ("panorama", "resize_type.width", "width"))
-    return Blueprint(
-        f"Panorama to {what} (OmniX)",
-        f"{words} of a 360-degree panorama, with OmniX on FLUX.1-dev.",
-        ("360", "equirectangular", *aliases),
-        graph,
-        own + SAMPLER_FIELDS + MODEL_FIELDS,
-        {**outputs, "panorama": Link("panorama")},
-    )
-
-
-def blueprints() -> tuple[Blueprint, ...]:
-    """Return all blueprints."""
-    graph = next(graph for graph in GRAPHS if graph.slug == "image_to_pano")
-    own = (("placed", "image", "image"), ("prompt", "prompt", "prompt"))
-    sizes = tuple(("placed", name, name) for name in ("width", "height", "fov_x", "yaw", "pitch"))
-    depth = {"depth": Link("depth", "depth"), "mask": Link("depth", "mask")}
-    material = {name: Link("material", name) for name in ("roughness", "metallic")}
-    return (
-        _perceiver("rgb_to_depth", "depth", "Relative distance", ("depth map", "distance"), depth),
-        _perceiver("rgb_to_normal", "normal", "World-space normals", ("normal map",), {"normal": Link("normal")}),
-        _perceiver("rgb_to_albedo", "albedo", "Albedo", ("intrinsic", "base color"), {"albedo": Link("decoded")}),
-        _perceiver("rgb_to_pbr", "roughness and metallic", "Roughness and metallic", ("pbr", "material"), material),
-        _perceiver("rgb_to_semantic", "semantic", "Semantics", ("segmentation",), {"semantic": Link("decoded")}),
-        Blueprint(
-            "Image to panorama (OmniX)",
-            "Complete a picture to a seamless 360-degree panorama, with OmniX on FLUX.1-dev.",
-            ("360", "equirectangular", "outpaint", "skybox"),
-            graph,
-            own + sizes + SAMPLER_FIELDS + MODEL_FIELDS,
-            {"panorama": Link("decoded")},
-        ),
+def workflow_form(graph: Graph, describe: Describe) -> dict[str, Any]:
+    """Return a graph as the browser opens it, with the definitions of its boxes."""
+    known = with_boxes(describe)
+    used = dict.fromkeys(node.type for node in graph.nodes() if node.type in BOXES)
+    form = ui_form(graph, known)
+    return form | (
+        {"definitions": {"subgraphs": [definition_form(BOXES[name], known) for name in used]}} if used else {}
     )
 
 
 def blueprint_form(blueprint: Blueprint, describe: Describe) -> dict[str, Any]:
-    """Return a workflow whose one node is the blueprint's subgraph."""
-    inner = blueprint.inner()
-    entries = list(_entries(blueprint, inner, describe))
-    key, number = identity(blueprint.name), len(inner) + 1
+    """Return a workflow whose one node is the blueprint's box."""
+    known = with_boxes(describe)
+    number = len(list(blueprint.nodes())) + 1
     return {
         "id": identity(f"{blueprint.name} blueprint"),
         "revision": 0,
         "last_node_id": number,
         "last_link_id": 0,
-        "nodes": [_outer(blueprint, key, number, entries, inner, describe)],
+        "nodes": [_outer(blueprint, number, known)],
         "links": [],
         "version": 0.4,
-        "definitions": {"subgraphs": [_definition(blueprint, key, inner, entries, describe)]},
+        "definitions": {"subgraphs": [definition_form(blueprint, known)]},
         "extra": {"BlueprintSearchAliases": list(blueprint.aliases)},
     }
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One input of the subgraph: the slot that it leads to, and its label."""
+    """One input of a box: its label, its type, and whether it is a field."""
 
-    node: Node
-    slot: Slot
     label: str
     type: str
+    is_field: bool
 
 
-def _entries(blueprint: Blueprint, inner: list[Node], describe: Describe) -> Iterator[Entry]:
-    wiring = Wiring([replace(node, inputs=_unlinked(node)) for node in inner], describe)
-    for name, field, label in blueprint.inputs:
-        node = next(node for node in inner if node.name == name)
-        slot = next(slot for slot in wiring.inputs(node) if slot.name == field)
-        yield Entry(node, slot, label, slot.type if slot.is_widget else "IMAGE")
+def _entries(blueprint: Blueprint, describe: Describe) -> list[Entry]:
+    slots = [end_slot(blueprint, label, describe) for label in blueprint.inputs]
+    return [Entry(slot.name, slot.type, slot.is_widget) for slot in slots]
 
 
-def _unlinked(node: Node) -> dict[str, Any]:
-    return {name: value for name, value in node.inputs.items() if not isinstance(value, Link)}
-
-
-def _outer(
-    blueprint: Blueprint, key: str, number: int, entries: list[Entry], inner: list[Node], describe: Describe
-) -> dict[str, Any]:
-    numbers = {node.name: str(position) for position, node in enumerate(inner, 1)}
-    fields = [entry for entry in entries if entry.slot.is_widget]
-    shown = [[numbers[entry.node.name], entry.slot.name] for entry in fields]
-    kinds = _output_types(blueprint, inner, entries, describe)
+def _outer(blueprint: Blueprint, number: int, describe: Describe) -> dict[str, Any]:
+    entries = _entries(blueprint, describe)
+    kinds = _output_types(blueprint, describe)
     return {
         "id": number,
-        "type": key,
+        "type": identity(blueprint.name),
         "pos": [0, 0],
         "size": [400, 120 + 30 * len(entries)],
         "flags": {},
@@ -142,7 +71,7 @@ def _outer(
         "inputs": [_outer_input(entry) for entry in entries],
         "outputs": [{"name": name, "type": kind, "links": []} for name, kind in kinds.items()],
         "properties": {
-            "proxyWidgets": shown,
+            "proxyWidgets": fields_inside(blueprint, describe(blueprint.name)),
             "cnr_id": PACK,
             "ver": PACK_VERSION,
         },
@@ -153,35 +82,25 @@ def _outer(
 
 def _outer_input(entry: Entry) -> dict[str, Any]:
     written: dict[str, Any] = {"name": entry.label, "type": entry.type, "link": None}
-    return {**written, "widget": {"name": entry.label}} if entry.slot.is_widget else written
+    return {**written, "widget": {"name": entry.label}} if entry.is_field else written
 
 
-def _wiring(inner: list[Node], entries: list[Entry], describe: Describe) -> Wiring:
-    outside = {(entry.node.name, entry.slot.name): (i, entry.type) for i, entry in enumerate(entries)}
-    return Wiring(inner, describe, outside)
+def _output_types(blueprint: Blueprint, describe: Describe) -> dict[str, str]:
+    return {name: output_type(blueprint, link, describe) for name, link in blueprint.outputs.items()}
 
 
-def _output_types(blueprint: Blueprint, inner: list[Node], entries: list[Entry], describe: Describe) -> dict[str, str]:
-    wiring = _wiring(inner, entries, describe)
-    return {
-        name: wiring.output_types(link.node)[output_slot(describe(wiring.types[link.node]), link)]
-        for name, link in blueprint.outputs.items()
-    }
-
-
-def _definition(
-    blueprint: Blueprint, key: str, inner: list[Node], entries: list[Entry], describe: Describe
-) -> dict[str, Any]:
-    wiring = _wiring(inner, entries, describe)
-    kinds = _output_types(blueprint, inner, entries, describe)
+def definition_form(blueprint: Blueprint, describe: Describe) -> dict[str, Any]:
+    """Return the definition of a subgraph, as workflows and blueprints carry it."""
+    entries, inner = _entries(blueprint, describe), list(blueprint.nodes())
+    ends = enumerate(zip(entries, blueprint.inputs.values()))
+    wiring = Wiring(inner, describe, {end: (i, entry.type) for i, (entry, led) in ends for end in led})
+    kinds = _output_types(blueprint, describe)
     leaving = list(_leaving(blueprint, wiring, kinds))
-    names = {node.name for node in inner}
-    groups = [Group(g.title, g.column, tuple(n for n in g.nodes if n.name in names)) for g in blueprint.graph.groups]
-    boxes, frames = place([group for group in groups if group.nodes], describe)
+    boxes, frames = place(blueprint.groups, describe)
     right = max(box.at[0] + box.size[0] for box in boxes.values()) + 120
     wires = [*wiring.wires, *leaving]
     return {
-        "id": key,
+        "id": identity(blueprint.name),
         "version": 1,
         "state": {"lastGroupId": len(frames), "lastNodeId": len(inner), "lastLinkId": len(wires), "lastRerouteId": 0},
         "revision": 0,

@@ -30,9 +30,9 @@ def files(describe: Describe) -> Iterator[tuple[str, str]]:
     formats = import_module(".formats", PACKAGE)
     blueprints = import_module(".blueprints", PACKAGE)
     for graph in import_module(".catalog", PACKAGE).GRAPHS:
-        yield f"workflows/{graph.name}.json", text(formats.ui_form(graph, describe))
+        yield f"workflows/{graph.name}.json", text(blueprints.workflow_form(graph, describe))
         yield f"workflows/api/{graph.slug}.json", text(formats.api_form(graph, describe))
-    for blueprint in blueprints.blueprints():
+    for blueprint in import_module(".shelf", PACKAGE).BLUEPRINTS:
         yield f"subgraphs/{blueprint.name}.json", text(blueprints.blueprint_form(blueprint, describe))
 
 

@@ -2,165 +2,167 @@
 
 from __future__ import annotations
 
-from .graph import Graph, Group, Link, Node, Value
+from collections.abc import Mapping
+
+from .graph import App, Graph, Group, Link, Node, Value
 from .notes import generation_notes, maps_notes, perception_notes, prompt_notes
-from .parts import (
-    GUIDANCE,
-    PANORAMA_HEIGHT,
-    PANORAMA_WIDTH,
-    canvas,
-    condition,
-    models,
-    panorama_input,
-    reading,
-    sampler,
-    saved,
-    savers,
-    streams,
-    text,
-    viewer,
-)
+from .parts import ROOM, models, saved, text
+from .shelf import FLUX, PICTURE_PROMPT, SETTINGS
 
-PICTURE_PROMPT = "a sunlit living room with a grey sofa, wooden floor and large windows"
+__all__ = ["GRAPHS", "PICTURE_PROMPT"]
+Inputs = dict[str, Value | Link]
+LOADED: Mapping[str, Value | Link] = {n: Link("models", n) for n in ("model", "clip", "vae")}
+PANORAMA = Node("panorama", "OmniXLoadPanorama", {"image": ROOM, "height": 720})
+MODELS = Node("models", FLUX)
 
 
-def perception(slug: str, name: str, what: str, target: str, rays: bool = False) -> Graph:
+def looking(image: Link, maps: Mapping[str, Link]) -> tuple[Group, Group]:
+    """Look around in a panorama and its maps, and see the captured view beside."""
+    viewer = Node("viewer", "OmniXPanoramaViewer", {"image": image, **maps})
+    kept: Inputs = {"images": Link("viewer"), "filename_prefix": "OmniX/view"}
+    return Group("", 2, (viewer,)), Group("", 3, (Node("view", "PreviewImage", {"images": kept["images"]}, VIEW),))
+
+
+VIEW = "The captured view"
+
+
+def perception(slug: str, name: str, what: str, box: str, maps: tuple[str, ...]) -> Graph:
     """Turn a panorama into the maps of one task."""
-    words = (*text(), *condition("rgb", "panorama", "guided"))
-    conditioned = "rgb_condition"
-    if rays:
-        size: dict[str, Value | Link] = {n: Link("size", n) for n in ("width", "height")}
-        words += (Node("rays", "OmniXCameraRays", size), *condition("camray", "rays", conditioned))
-        conditioned = "camray_condition"
-    read = reading(target)
+    found = {each: Link("maps", each) for each in maps}
+    viewer, view = looking(Link("panorama"), found)
+    saver = Node("save", "OmniXSavePanorama", {**found, "filename_prefix": f"OmniX/{'_'.join(maps)}"[:40]})
     return Graph(
         slug,
         name,
         (
-            panorama_input(),
-            models(),
-            Group("Prompt and condition streams", 1, words),
-            canvas("panorama", conditioned),
-            Group("OmniX", 3, streams(slug, conditioned)),
-            Group("Maps", 4, (*read.nodes, *savers(read.maps))),
-            Group("Look around", 5, (viewer("panorama", read.maps),)),
+            Group("", 0, (PANORAMA, MODELS)),
+            Group("", 1, (Node("maps", f"Panorama to {box} (OmniX)", {"panorama": Link("panorama"), **LOADED}),)),
+            Group("", 2, (*viewer.nodes, saver)),
+            view,
         ),
         perception_notes(slug, what),
-    )
-
-
-def completion(slug: str, name: str, before: tuple[Group, ...], prompt: Value | Link, column: int) -> Graph:
-    """Complete a perspective picture, the output `picture` of `before`, to a panorama."""
-    placed: dict[str, Value | Link] = {
-        "image": Link("picture"),
-        "width": PANORAMA_WIDTH,
-        "height": PANORAMA_HEIGHT,
-        "fov_x": 90.0,
-    }
-    laid = Node("placed", "OmniXPlaceOnPanorama", placed)
-    words = (*text(prompt), laid, *condition("masked_rgb", "placed", "guided"))
-    shared = canvas("placed", "masked_rgb_condition")
-    return Graph(
-        slug,
-        name,
-        (
-            *before,
-            Group("Prompt and condition stream", column, words),
-            Group(shared.title, column + 1, shared.nodes),
-            Group("OmniX", column + 2, streams("image_to_pano", "masked_rgb_condition", after="randomize")),
-            Group("Panorama", column + 3, (saved("panorama", Link("decoded")), viewer("decoded", {}))),
-        ),
-        generation_notes(slug),
+        App((("panorama", "image"), ("panorama", "height"), ("maps", "steps"), ("maps", "seed")), ("save",)),
     )
 
 
 def image_to_pano() -> Graph:
     """Complete the user's picture to a panorama."""
-    picture = Group("Your picture", 0, (Node("picture", "LoadImage", {"image": "example.png"}),))
-    return completion("image_to_pano", "OmniX 1 - Image to panorama", (picture, models()), "", 1)
+    picture = Node("picture", "LoadImage", {"image": "example.png"}, "Your picture")
+    own: Inputs = {"image": Link("picture"), **LOADED}
+    shown = ("prompt", "fov_x", "yaw", "pitch", "width", "height", "steps", "seed")
+    return generation("image_to_pano", "OmniX 1 - Image to panorama", (picture,), own, (("picture", "image"),), shown)
 
 
 def text_to_pano() -> Graph:
     """Paint a square picture with FLUX alone and complete it to a panorama."""
-    square: dict[str, Value | Link] = {"width": PANORAMA_HEIGHT, "height": PANORAMA_HEIGHT}
-    words: dict[str, Value | Link] = {"clip": Link("clip"), "text": Link("words")}
-    painting = (
-        Node("picture_text", "CLIPTextEncode", words),
-        Node("picture_guided", "FluxGuidance", {"conditioning": Link("picture_text"), "guidance": GUIDANCE}),
-        Node("picture_negative", "ConditioningZeroOut", {"conditioning": Link("picture_text")}),
-        Node("picture_empty", "EmptySD3LatentImage", square),
-        Node("picture_shift", "ModelSamplingFlux", {"model": Link("flux"), **square}),
-        sampler(
-            "picture_sampler", "picture_shift", "picture_guided", "picture_negative", "picture_empty", after="randomize"
+    shown = ("prompt", "width", "height", "steps", "seed")
+    return generation("text_to_pano", "OmniX 2 - Text to panorama", (), dict(LOADED), (), shown)
+
+
+def generation(
+    slug: str,
+    name: str,
+    given: tuple[Node, ...],
+    inputs: Inputs,
+    asked: tuple[tuple[str, str], ...],
+    shown: tuple[str, ...],
+) -> Graph:
+    """Make a panorama with the box of that name."""
+    box = Node("made", f"{name.partition(' - ')[2]} (OmniX)", inputs)
+    viewer, view = looking(Link("made"), {})
+    saver = Node("save", "OmniXSavePanorama", {"panorama": Link("made"), "filename_prefix": "OmniX/generated"})
+    return Graph(
+        slug,
+        name,
+        (
+            Group("", 0, (*given, MODELS)),
+            Group("", 1, (box,)),
+            Group("", 2, (*viewer.nodes, saver)),
+            view,
         ),
-        Node("picture", "VAEDecode", {"samples": Link("picture_sampler"), "vae": Link("vae")}),
+        generation_notes(slug),
+        App((*asked, *(("made", field) for field in shown)), ("save",)),
     )
-    prompt = Node("words", "PrimitiveStringMultiline", {"value": PICTURE_PROMPT}, "What the panorama shows")
-    before = (Group("Your prompt", 0, (prompt,)), models(), Group("A square picture with FLUX alone", 1, painting))
-    return completion("text_to_pano", "OmniX 2 - Text to panorama", before, Link("words"), 2)
+
+
+# Name of the box, what it gives by name, and how the saver, the viewer and the sheet call it.
+ALL = {
+    "depth": ("depth",),
+    "normal": ("normal",),
+    "albedo": ("albedo",),
+    "roughness and metallic": ("roughness", "metallic"),
+    "semantic": ("semantic",),
+}
 
 
 def all_maps() -> Graph:
-    """Turn a panorama into all maps, with one model and one encoded panorama."""
-    tasks: list[Group] = []
-    maps: dict[str, Link] = {}
-    for column, (target, title) in enumerate(TARGETS.items(), 3):
-        tail = f"_{target}"
-        read = reading(target, tail)
-        nodes = (*streams(f"rgb_to_{target}", "rgb_condition", tail), *read.nodes, *savers(read.maps))
-        tasks.append(Group(title, column, nodes))
-        maps |= read.maps
-    sheet = {**maps, "depth": Link("depth_view"), "panorama": Link("panorama"), "columns": 2}
-    overview = (Node("sheet", "OmniXContactSheet", sheet), saved("sheet", Link("sheet")))
-    last = 3 + len(tasks)
+    """Turn a panorama into all maps, with one model, one number of steps and one seed."""
+    shared: Inputs = {"panorama": Link("panorama"), **LOADED, **{n: Link("settings", n) for n in ("steps", "seed")}}
+    boxes = tuple(Node(what.split()[0], f"Panorama to {what} (OmniX)", shared) for what in ALL)
+    maps = {each: Link(what.split()[0], each) for what, given in ALL.items() for each in given}
+    viewer, view = looking(Link("panorama"), maps)
+    sheet = Node("sheet", "OmniXContactSheet", {**maps, "depth": Link("depth", "view"), "columns": 2})
+    saver = Node("save", "OmniXSavePanorama", {**maps, "filename_prefix": "OmniX/room"})
     return Graph(
         "all_maps",
         "OmniX 9 - Panorama to all maps",
         (
-            panorama_input(),
-            models(),
-            Group("Prompt and condition stream", 1, (*text(), *condition("rgb", "panorama", "guided"))),
-            canvas("panorama", "rgb_condition"),
-            *tasks,
-            Group("Overview", last, overview),
-            Group("Look around", last + 1, (viewer("panorama", maps),)),
+            Group("", 0, (PANORAMA, MODELS, Node("settings", SETTINGS))),
+            Group("", 1, boxes),
+            Group("", 2, (*viewer.nodes, saver, sheet)),
+            Group("", 3, (*view.nodes, saved("sheet", Link("sheet")))),
         ),
         maps_notes(),
+        App(
+            (("panorama", "image"), ("panorama", "height"), ("settings", "steps"), ("settings", "seed")),
+            ("save", "save_sheet"),
+        ),
     )
 
 
 def save_prompt() -> Graph:
     """Encode the constant prompt of perception once, for good."""
-    written: dict[str, Value | Link] = {"conditioning": Link("guided"), "filename_prefix": "conditioning/OmniX"}
+    written: Inputs = {"conditioning": Link("guided"), "filename_prefix": "conditioning/OmniX"}
     clip = Node("clip", "DualCLIPLoader", models().nodes[1].inputs)
+    words = tuple(node if node.name != "text" else _encoded(node) for node in text())
     return Graph(
         "save_prompt",
         "OmniX extra - Save the prompt once",
         (
-            Group("Text encoders", 0, (clip,)),
-            Group("Prompt", 1, text()),
-            Group("Save", 2, (Node("save", "OmniXSaveConditioning", written),)),
+            Group("", 0, (clip, words[0])),
+            Group("", 1, (words[1],)),
+            Group("", 2, (words[2],)),
+            Group("", 3, (Node("save", "OmniXSaveConditioning", written),)),
         ),
         prompt_notes(),
     )
 
 
-TARGETS = {
-    "depth": "Depth",
-    "normal": "Normal",
-    "albedo": "Albedo",
-    "pbr": "Roughness and metallic",
-    "semantic": "Semantic",
-}
+def _encoded(node: Node) -> Node:
+    return Node(node.name, node.type, {**node.inputs, "clip": Link("clip")})
+
+
 GRAPHS = (
     image_to_pano(),
     text_to_pano(),
-    perception("rgb_to_depth", "OmniX 3 - Panorama to depth", "depth", "depth"),
-    perception("rgb_to_normal", "OmniX 4 - Panorama to normal", "normals", "normal"),
-    perception("rgb_camray_to_normal", "OmniX 5 - Panorama to normal with camera rays", "normals", "normal", rays=True),
-    perception("rgb_to_albedo", "OmniX 6 - Panorama to albedo", "albedo", "albedo"),
-    perception("rgb_to_pbr", "OmniX 7 - Panorama to roughness and metallic", "roughness and metallic", "pbr"),
-    perception("rgb_to_semantic", "OmniX 8 - Panorama to semantic", "semantics", "semantic"),
+    perception("rgb_to_depth", "OmniX 3 - Panorama to depth", "depth", "depth", ("depth",)),
+    perception("rgb_to_normal", "OmniX 4 - Panorama to normal", "normals", "normal", ("normal",)),
+    perception(
+        "rgb_camray_to_normal",
+        "OmniX 5 - Panorama to normal with camera rays",
+        "normals",
+        "normal with camera rays",
+        ("normal",),
+    ),
+    perception("rgb_to_albedo", "OmniX 6 - Panorama to albedo", "albedo", "albedo", ("albedo",)),
+    perception(
+        "rgb_to_pbr",
+        "OmniX 7 - Panorama to roughness and metallic",
+        "roughness and metallic",
+        "roughness and metallic",
+        ("roughness", "metallic"),
+    ),
+    perception("rgb_to_semantic", "OmniX 8 - Panorama to semantic", "semantics", "semantic", ("semantic",)),
     all_maps(),
     save_prompt(),
 )

@@ -31,8 +31,12 @@ class Slot:
 
     def followers(self, after: str) -> list[str]:
         """List the values of the fields that the frontend adds behind this one."""
-        seed = [after] if self.options.get("control_after_generate") else []
-        return seed + (["image"] if self.options.get("image_upload") else [])
+        return [after] if self.options.get("control_after_generate") else []
+
+    @property
+    def ending(self) -> list[str]:
+        """List the values of the fields that the frontend adds behind all others: its button for uploads."""
+        return ["image"] if self.options.get("image_upload") else []
 
 
 def slots(definition: Definition, node: Node) -> list[Slot]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...converters.version import VERSION
+from .boxes import BOXES, opened
 from .definitions import MATCHED, Describe, Slot, output_slot, slots, value
-from .graph import Graph, Link, Node
+from .graph import Blueprint, Graph, Link, Node
 from .layout import Placed, note_boxes, place
 
 PACK, PACK_VERSION = "omnix-panorama", VERSION
@@ -17,6 +18,8 @@ CORE, CORE_VERSION = "comfy-core", "0.23.0"
 FLUX_1 = "https://huggingface.co/Comfy-Org/flux1-dev/resolve/main"
 TEXT = "https://huggingface.co/comfyanonymous/flux_text_encoders/resolve/main"
 AE = "https://huggingface.co/Comfy-Org/Lumina_Image_2.0_Repackaged/resolve/main/split_files/vae/ae.safetensors"
+# What a screen of 1920x1080 leaves for the graph, and where, in pixels; the height of a node's title.
+SCREEN, SCREEN_AT, TITLES = (1780, 930), (90, 70), 40
 # Files that the browser offers to download, by name: where from, where to.
 DOWNLOADS = {
     "flux1-dev.safetensors": (f"{FLUX_1}/flux1-dev.safetensors", "diffusion_models"),
@@ -27,9 +30,10 @@ DOWNLOADS = {
 
 
 def api_form(graph: Graph, describe: Describe) -> dict[str, dict[str, Any]]:
-    """Return the graph as /prompt takes it, keyed by our names, every input written out."""
-    types = {node.name: node.type for node in graph.nodes()}
-    return {node.name: _api_node(node, types, describe) for node in graph.nodes()}
+    """Return the graph as /prompt takes it, with its boxes opened, keyed by our names, every input written out."""
+    nodes = opened(graph)
+    types = {node.name: node.type for node in nodes}
+    return {node.name: _api_node(node, types, describe) for node in nodes}
 
 
 def _api_node(node: Node, types: Mapping[str, str], describe: Describe) -> dict[str, Any]:
@@ -135,7 +139,7 @@ def ui_node(node: Node, wiring: Wiring, placed: Placed, extra_links: Mapping[int
     number = wiring.numbers[node.name]
     written: dict[str, Any] = {
         "id": number,
-        "type": node.type,
+        "type": identity(node.type) if node.type in BOXES else node.type,
         "pos": list(placed.at),
         "size": list(placed.size),
         "flags": {},
@@ -147,9 +151,10 @@ def ui_node(node: Node, wiring: Wiring, placed: Placed, extra_links: Mapping[int
             for i, (name, kind) in enumerate(zip(definition["output_name"], wiring.output_types(node.name)))
         ],
         "properties": properties(node, definition),
-        "widgets_values": widget_values(node, wiring.describe),
+        "widgets_values": [] if node.type in BOXES else widget_values(node, wiring.describe),
     }
-    return {**written, "title": node.title} if node.title else written
+    title = node.title or (node.type.removesuffix(" (OmniX)") if node.type in BOXES else "")
+    return {**written, "title": title} if title else written
 
 
 def _ui_input(slot: Slot, link: int | None) -> dict[str, Any]:
@@ -164,17 +169,17 @@ def _ui_input(slot: Slot, link: int | None) -> dict[str, Any]:
 
 def widget_values(node: Node, describe: Describe) -> list[Any]:
     """List what the fields of a node show, in their order, with those that the frontend adds."""
-    shown: list[Any] = []
-    for slot in slots(describe(node.type), node):
-        if slot.is_widget:
-            shown += [value(slot, node), *slot.followers(node.after)]
-    return shown
+    fields = [slot for slot in slots(describe(node.type), node) if slot.is_widget]
+    shown = [each for slot in fields for each in (value(slot, node), *slot.followers(node.after))]
+    return shown + [each for slot in fields for each in slot.ending]
 
 
 def properties(node: Node, definition: Mapping[str, Any]) -> dict[str, Any]:
     """Return where a node comes from and which files it wants, so that the browser can offer what is missing."""
     ours = str(definition["python_module"]).startswith("custom_nodes.")
     pack, version = (PACK, PACK_VERSION) if ours else (CORE, CORE_VERSION)
+    if node.type in BOXES:
+        return {"proxyWidgets": fields_inside(BOXES[node.type], definition), "cnr_id": pack, "ver": version}
     written: dict[str, Any] = {"cnr_id": pack, "ver": version, "Node name for S&R": node.type}
     files = [v for v in node.inputs.values() if isinstance(v, str) and v in DOWNLOADS]
     if files:
@@ -184,8 +189,20 @@ def properties(node: Node, definition: Mapping[str, Any]) -> dict[str, Any]:
     return written
 
 
+def fields_inside(blueprint: Blueprint, definition: Mapping[str, Any]) -> list[list[str]]:
+    """List the fields that a box shows, as [number of the node inside, name of its field]."""
+    numbers = {node.name: str(number) for number, node in enumerate(blueprint.nodes(), 1)}
+    fields = [
+        label
+        for label, spec in definition["input"]["required"].items()
+        if Slot(label, spec[0], False, spec[1]).is_widget
+    ]
+    ends = (blueprint.inputs[label][0] for label in fields)
+    return [[numbers[name], field] for name, field in ends]
+
+
 def ui_form(graph: Graph, describe: Describe) -> dict[str, Any]:
-    """Return the graph as the browser opens it."""
+    """Return the graph as the browser opens it, but for the definitions of its boxes; `describe` knows those."""
     wiring = Wiring(list(graph.nodes()), describe)
     boxes, frames = place(graph.groups, describe)
     nodes = [ui_node(node, wiring, boxes[node.name], {}) for node in graph.nodes()]
@@ -201,9 +218,25 @@ def ui_form(graph: Graph, describe: Describe) -> dict[str, Any]:
         "links": [wire.listed() for wire in wiring.wires],
         "groups": frames,
         "config": {},
-        "extra": {"ds": {"scale": 0.75, "offset": [680, 140]}},
+        "extra": {"ds": _view([*boxes.values(), *(box for _, box in note_boxes(graph.notes))]), **_app(graph, wiring)},
         "version": 0.4,
     }
+
+
+def _view(boxes: list[Placed]) -> dict[str, Any]:
+    """Return the view on opening that shows all boxes on a screen of 1920x1080."""
+    left, top = (min(box.at[axis] for box in boxes) for axis in (0, 1))
+    right, bottom = (max(box.at[axis] + box.size[axis] for box in boxes) for axis in (0, 1))
+    scale = min(SCREEN[0] / (right - left), SCREEN[1] / (bottom - top + TITLES), 1.0)
+    offset = [round(SCREEN_AT[0] / scale - left), round(SCREEN_AT[1] / scale - top + TITLES)]
+    return {"scale": round(scale, 3), "offset": offset}
+
+
+def _app(graph: Graph, wiring: Wiring) -> dict[str, Any]:
+    """Return what the app mode of newer frontends shows, in their own words."""
+    inputs = [[wiring.numbers[node], field] for node, field in graph.app.inputs]
+    outputs = [wiring.numbers[node] for node in graph.app.outputs]
+    return {"linearData": {"inputs": inputs, "outputs": outputs}} if outputs else {}
 
 
 def _ui_note(order: int, box: Placed, title: str, text: str) -> dict[str, Any]:

@@ -48,6 +48,14 @@ class Note:
 
 
 @dataclass(frozen=True)
+class App:
+    """What the app mode of newer frontends shows: inputs as (node, field), and the nodes whose pictures come out."""
+
+    inputs: tuple[tuple[str, str], ...] = ()
+    outputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Graph:
     """One graph: `slug` names its posted form, `name` the form that people open."""
 
@@ -55,20 +63,29 @@ class Graph:
     name: str
     groups: tuple[Group, ...]
     notes: tuple[Note, ...] = ()
+    app: App = App()
 
     def nodes(self) -> Iterator[Node]:
         """Yield the nodes in the order of the groups."""
         for group in self.groups:
             yield from group.nodes
 
-    def needed(self, wanted: set[str], given: set[Link]) -> list[Node]:
-        """List the nodes that `wanted` nodes need, themselves included, if the outputs `given` come from elsewhere."""
-        by_name = {node.name: node for node in self.nodes()}
-        found: set[str] = set()
-        open_names = set(wanted)
-        while open_names:
-            name = open_names.pop()
-            found.add(name)
-            sources = {v.node for v in by_name[name].inputs.values() if isinstance(v, Link) and v not in given}
-            open_names |= sources - found
-        return [node for node in self.nodes() if node.name in found]
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A graph as one box: `inputs` map labels to the (node, input) ends inside, `outputs` names to links inside.
+
+    A box stands in a graph as a node whose type is the blueprint's name.
+    """
+
+    name: str
+    description: str
+    aliases: tuple[str, ...]
+    groups: tuple[Group, ...]
+    inputs: Mapping[str, tuple[tuple[str, str], ...]]
+    outputs: Mapping[str, Link]
+
+    def nodes(self) -> Iterator[Node]:
+        """Yield the nodes inside, each after those that it needs."""
+        for group in self.groups:
+            yield from group.nodes

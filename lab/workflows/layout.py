@@ -9,19 +9,25 @@ from typing import Any
 from .definitions import Describe, slots
 from .graph import Group, Node, Note
 
-WIDTH, GAP, MARGIN, TITLE = 330, 50, 30, 60
-SLOT, FIELD, TEXT_FIELD, HEAD = 22, 28, 110, 40
+WIDTH, GAP, MARGIN, TITLE = 310, 50, 30, 60
+VIEWER = 600
+SLOT, FIELD, TEXT_FIELD, HEAD = 20, 26, 110, 40
 COLUMN_GAP, GROUP_GAP = 70, 60
-NOTE_WIDTH, NOTE_LINE, NOTE_LETTERS = 520, 21, 80
+# Between columns of single boxes, wide enough for wires that go far up or down, and how much lower the second stands:
+# the wire from the first to the third passes above it.
+WIRES, BELOW_WIRES = 90, 60
+NOTE_WIDTH, NOTE_LINE, NOTE_LETTERS = 480, 16, 72
 COLOURS = ("#3f789e", "#8a5f2f", "#3f6e4a", "#6d4a8a", "#88414a")
 # Nodes that show something: (width, height added to what slots and fields need).
 SHOWING = {
     "GetImageSize": (WIDTH, 60),
     "LoadImage": (WIDTH, 260),
+    "OmniXLoadPanorama": (WIDTH, 190),
+    "OmniXSavePanorama": (VIEWER, 60),
     "SaveImage": (WIDTH, 200),
     "SaveImageAdvanced": (WIDTH, 200),
     "PreviewImage": (WIDTH, 200),
-    "OmniXPanoramaViewer": (720, 400),
+    "OmniXPanoramaViewer": (VIEWER, 350),
 }
 
 
@@ -39,29 +45,32 @@ def size_of(node: Node, describe: Describe) -> tuple[int, int]:
     found = slots(definition, node)
     sockets = max(sum(not slot.is_widget for slot in found), len(definition["output"]))
     fields = [slot for slot in found if slot.is_widget]
-    extra = sum(len(slot.followers("fixed")) for slot in fields)
+    extra = sum(len([*slot.followers("fixed"), *slot.ending]) for slot in fields)
     tall = sum(bool(slot.options.get("multiline")) for slot in fields)
     width, shown = SHOWING.get(node.type, (WIDTH, 0))
     return width, HEAD + sockets * SLOT + (len(fields) + extra) * FIELD + tall * TEXT_FIELD + shown
 
 
 def place(groups: Sequence[Group], describe: Describe) -> tuple[dict[str, Placed], list[dict[str, Any]]]:
-    """Return the place of every node by name, and the frames of the groups."""
+    """Return the place of every node by name, and the frames of the groups; one without a title has none."""
     boxes: dict[str, Placed] = {}
     frames: list[dict[str, Any]] = []
     left = 0
     for column in sorted({group.column for group in groups}):
         stacked = [group for group in groups if group.column == column]
+        framed = any(group.title for group in stacked)
+        margin, title = (MARGIN, TITLE) if framed else (0, 0)
         sizes = {node.name: size_of(node, describe) for group in stacked for node in group.nodes}
-        width = max(size[0] for size in sizes.values()) + 2 * MARGIN
-        top = 0
+        width = max(size[0] for size in sizes.values()) + 2 * margin
+        top = BELOW_WIRES if column == 1 and not framed else 0
         for group in stacked:
-            found = dict(_stack(group, sizes, left + MARGIN, top + TITLE))
-            bottom = max(box.at[1] + box.size[1] for box in found.values()) + MARGIN
-            frames.append(_frame(len(frames), group.title, [left, top, width, bottom - top]))
+            found = dict(_stack(group, sizes, left + margin, top + title))
+            bottom = max(box.at[1] + box.size[1] for box in found.values()) + margin
+            if group.title:
+                frames.append(_frame(len(frames), group.title, [left, top, width, bottom - top]))
             boxes |= found
             top = bottom + GROUP_GAP
-        left += width + COLUMN_GAP
+        left += width + (COLUMN_GAP if framed else WIRES)
     return boxes, frames
 
 
@@ -81,6 +90,6 @@ def note_boxes(notes: Sequence[Note]) -> Iterator[tuple[Note, Placed]]:
     top = 0
     for note in notes:
         lines = sum(1 + len(line) // NOTE_LETTERS for line in note.text.splitlines())
-        height = 80 + NOTE_LINE * lines
+        height = 70 + NOTE_LINE * lines
         yield note, Placed((-NOTE_WIDTH - COLUMN_GAP, top), (NOTE_WIDTH, height))
         top += height + GROUP_GAP

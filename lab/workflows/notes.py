@@ -44,20 +44,15 @@ HINTS = {
     "rgb_to_pbr": "Roughness: 0 smooth, 1 rough. Metallic: 0 dielectric, 1 metal. Both are data, not sRGB.",
     "rgb_to_semantic": "Each colour stands for a kind of thing, as OmniX was trained.",
 }
-SIZES = """## Settings
-
-- Steps 28, CFG 1, euler, simple, guidance 3.5: what OmniX was published with. Keep **OmniX Flow Shift**: it sets the \
-shift for the size and makes the steps exact.
-- The panorama has to be twice as wide as high. OmniX perceives at up to 1440x720; change *width* in **Resize the \
-panorama** to 1024 if memory is short.
-- Low on memory: choose `fp8_e4m3fn` as *weight_dtype* in **Load Diffusion Model** (advanced). The adapters are not \
-merged into the weights, so they lose nothing there.
+SETTINGS = """Steps 28, CFG 1, euler, simple, guidance 3.5 are what OmniX was published with. Short of memory? Lower \
+*height* in **Load Panorama** to 512, or choose `fp8_e4m3fn` as *weight_dtype*: the adapters are not merged, so they \
+lose nothing. Double-click a blue box to see what is inside.
 """
 ONCE = """## Without T5
 
-The prompt of perception never changes. Run *OmniX extra - Save the prompt once*, press **R**, then put **Load OmniX \
-Conditioning** in place of **FluxGuidance**: its output goes into the first *Condition stream*. The text encoders, \
-OmniX Prompt, CLIP Text Encode and FluxGuidance can go, and T5 is never loaded again.
+Press **R**. Then open a box such as *Panorama to depth* and put **Load OmniX Conditioning** in place of \
+**FluxGuidance**: its output goes into the first *Condition stream*. OmniX Prompt, CLIP Text Encode and FluxGuidance \
+can go, and T5 is never loaded again.
 """
 
 
@@ -76,56 +71,48 @@ def perception_notes(task: str, what: str) -> tuple[Note, ...]:
     """Describe a graph of one perception task."""
     start = f"""## {what.capitalize()} of a panorama
 
-1. Load a panorama that is twice as wide as high.
-2. Run. The maps are saved to `output/OmniX`.
-3. Look around in **Panorama Viewer (360)**: drag to turn, wheel to zoom.
+1. Run: the sample is loaded. Or choose a panorama of your own, twice as wide as high.
+2. Look around in **Panorama Viewer (360)**: drag to turn, wheel to zoom. *Capture* keeps a view for the next run.
+3. The map is saved to `output/OmniX`.
 
 {HINTS[task]}
 
-OmniX runs FLUX on several streams at once, each with its own adapter: every *Condition stream* holds a clean picture, \
-the sampled one becomes the map.
-"""
-    return Note("Start here", f"{start}\n{SIZES}\n{ONCE}"), Note("Model links", files((task,)))
+{SETTINGS}"""
+    return Note("Start here", start), Note("Model links", files((task,)))
 
 
 def maps_notes() -> tuple[Note, ...]:
     """Describe the graph of all maps."""
-    start = """## All maps of a panorama
+    start = f"""## All maps of a panorama
 
-1. Load a panorama that is twice as wide as high.
-2. Run. Depth, normals, albedo, roughness, metallic and semantics are saved to `output/OmniX`, with one sheet of all.
-3. Look around in **Panorama Viewer (360)** and switch between the maps: they share one camera.
+1. Run: the sample is loaded. Or choose a panorama of your own, twice as wide as high.
+2. Look around in **Panorama Viewer (360)** and switch between the maps: they share one camera.
+3. All maps are saved to `output/OmniX` under one number, and a sheet of them.
 
-Don't need a map? Select its group and delete it: the sheet and the viewer take what is left.
-"""
+Don't need a map? Delete its box: the rest takes what is left.
+
+{SETTINGS}"""
     tasks = tuple(task for task in STREAMS if task.startswith("rgb_to_"))
-    return Note("Start here", f"{start}\n{SIZES}\n{ONCE}"), Note("Model links", files(tasks))
+    return Note("Start here", start), Note("Model links", files(tasks))
 
 
-SIZE = {
-    "image_to_pano": "The size is set in **Place Image on Panorama** and nowhere else.",
-    "text_to_pano": "The size is set in **Place Image on Panorama**. Make the square picture as high as the panorama.",
+FIRST = {
+    "image_to_pano": "Load a picture and say in *prompt* what the whole panorama shows. The picture's field of view is "
+    "*fov_x*: 90 degrees suit a wide lens, 50 a normal one; *yaw* and *pitch* move it.",
+    "text_to_pano": "Say in *prompt* what the panorama shows. FLUX alone paints a square picture of it first.",
 }
 
 
 def generation_notes(slug: str) -> tuple[Note, ...]:
     """Describe a graph that makes a panorama."""
-    first = {
-        "image_to_pano": "1. Load a picture and say in **OmniX Prompt** what the whole panorama shows.",
-        "text_to_pano": "1. Say what the panorama shows. FLUX alone paints a square picture of it first.",
-    }[slug]
     start = f"""## A panorama of 360 degrees
 
-{first}
-2. **Place Image on Panorama** lays the picture on grey. Its field of view is set there: 90 degrees suit a wide \
-lens, 50 a normal one; *yaw* and *pitch* move it.
-3. Run. OmniX fills in the grey; left and right edges meet. The panorama is saved to `output/OmniX`.
+1. {FIRST[slug]}
+2. Run. OmniX fills in the rest; left and right edges meet.
+3. Look around in **Panorama Viewer (360)**. The panorama is saved to `output/OmniX`.
 
-{SIZE[slug]} OmniX generates at 1024x512.
-
-## Settings
-
-Steps 28, CFG 1, euler, simple, guidance 3.5: what OmniX was published with.
+OmniX generates at 1024x512. Steps 28, CFG 1, euler, simple, guidance 3.5 are what it was published with. Double-click \
+a blue box to see what is inside.
 """
     return Note("Start here", start), Note("Model links", files(("image_to_pano",)))
 

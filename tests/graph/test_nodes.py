@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import comfyui_omnix
@@ -13,7 +14,7 @@ import pytest
 import torch
 from comfyui_omnix import nodes
 from comfyui_omnix.converters import AdapterError, open_adapter
-from comfyui_omnix.graph.files import NOTHING_FOUND
+from comfyui_omnix.graph.files import NOTHING_FOUND, note_posted
 from comfyui_omnix.lab.host import tiny
 from comfyui_omnix.omnix.conditioning import load_conditioning, save_conditioning
 from measure import relative_error
@@ -116,18 +117,19 @@ def test_no_adapters_at_all(host_folders: Path) -> None:
         nodes.OmniXLoadAdapters.execute("rgb_to_depth", NOTHING_FOUND)
 
 
-def test_what_a_list_lacks_is_told_by_the_node(host_folders: Path) -> None:
+def test_what_a_list_lacks_is_told_by_the_node(host_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything runs, instead of the host's own words about values that are not in a list."""
-    refused = nodes.OmniXLoadAdapters.validate_inputs("rgb_to_depth", "OmniX")
+    monkeypatch.setattr(nodes.OmniXLoadAdapters, "hidden", SimpleNamespace(unique_id="1"), raising=False)
+    note_posted({"prompt": {"1": {"inputs": {"task": "rgb_to_depth"}}}})
+    refused = nodes.OmniXLoadAdapters.validate_inputs("OmniX")
     assert str(refused).startswith("No folder below models/loras holds the adapters of an OmniX task; download")
     make_case(host_folders / "models" / "loras" / "OmniX")
-    assert nodes.OmniXLoadAdapters.validate_inputs("rgb_to_depth", "OmniX") is True
-    assert nodes.OmniXLoadAdapters.validate_inputs(None, "OmniX") is True
-    for task, words in (
-        ("rgb_to_pbr", "OmniX: rgb, pbr: expected a file for each"),
-        ("x", "There is no task x; choose"),
-    ):
-        assert str(nodes.OmniXLoadAdapters.validate_inputs(task, "OmniX")).startswith(words)
+    assert nodes.OmniXLoadAdapters.validate_inputs("OmniX") is True
+    note_posted({"prompt": {"1": {"inputs": {"task": ["2", 0]}}}})
+    assert nodes.OmniXLoadAdapters.validate_inputs("OmniX") is True
+    note_posted({"prompt": {"1": {"inputs": {"task": "rgb_to_pbr"}}}})
+    assert str(nodes.OmniXLoadAdapters.validate_inputs("OmniX")).startswith("OmniX: rgb, pbr: expected a file for each")
+    note_posted({})
     assert str(nodes.OmniXLoadConditioning.validate_inputs("gone")).startswith("gone: no such file in models/cond")
     assert str(nodes.OmniXLoadDiffusersFlux.validate_inputs("gone")).startswith("gone: expected a snapshot with")
     assert str(nodes.OmniXConvertAdapter.validate_inputs("gone")).startswith("gone: no such file below models/loras")

@@ -1,13 +1,16 @@
 """The shipped graphs on a real server, as they are but for files and sizes: each finishes and saves its maps."""
 
 import io
+import json
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
 from comfyui_omnix.converters import STREAMS
 from comfyui_omnix.lab.host import tiny
-from comfyui_omnix.lab.host.server import GraphError, Server
+from comfyui_omnix.lab.host.server import Server
 from comfyui_omnix.lab.host.tiny_models import ModelNames
 from graph_files import API, Graph, by_host, read
 from PIL import Image
@@ -30,7 +33,7 @@ SAVED = {
 
 @pytest.fixture(scope="module")
 def files(server: Server, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Put tiny adapters for every task, a panorama and a picture where the graphs look for them."""
+    """Put tiny adapters for every task and a picture where the graphs look for them."""
     for task, streams in STREAMS.items():
         for number, stream in enumerate(streams):
             folder = server.base / "models" / "loras" / "OmniX" / task / stream
@@ -38,9 +41,8 @@ def files(server: Server, tmp_path_factory: pytest.TempPathFactory) -> None:
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
     pixels = np.stack([2 * x, 4 * y, 128 + 0 * x], -1).astype(np.uint8)
     folder = tmp_path_factory.mktemp("pictures")
-    for name, shown in (("panorama.png", pixels), ("example.png", pixels[:, :HEIGHT])):
-        Image.fromarray(shown).save(folder / name)
-        assert server.upload(folder / name) == name
+    Image.fromarray(pixels[:, :HEIGHT]).save(folder / "example.png")
+    assert server.upload(folder / "example.png") == "example.png"
 
 
 SMALL = {
@@ -49,9 +51,8 @@ SMALL = {
     "clip_name1": NAMES.clip_l,
     "clip_name2": NAMES.t5,
     "steps": 2,
-    "resize_type.width": WIDTH,
+    "height": HEIGHT,
 }
-PANORAMA = {"image": "panorama.png"}  # what a person loads in place of the host's example.png
 SIZES = {
     "OmniXPlaceOnPanorama": {"width": WIDTH, "height": HEIGHT},
     "EmptySD3LatentImage": {"width": HEIGHT, "height": HEIGHT},
@@ -60,15 +61,17 @@ SIZES = {
 
 
 def small(graph: Graph, seed: int = 0) -> Graph:
-    """Point a shipped graph at the tiny models and sizes; links stay as they are.
+    """Point a shipped graph at the tiny models and sizes; links and pictures stay as they are.
 
     Hosts before 0.30 tell nothing of what another graph has saved already: each gets a seed of its own.
     """
-    own = {} if any(node["class_type"] == "OmniXPlaceOnPanorama" for node in graph.values()) else PANORAMA
     for node in graph.values():
-        for field, given in {**SMALL, **own, "seed": seed, **SIZES.get(node["class_type"], {})}.items():
+        for field, value in {**SMALL, "seed": seed, **SIZES.get(node["class_type"], {})}.items():
             if not isinstance(node["inputs"].get(field, []), list):
-                node["inputs"][field] = given
+                node["inputs"][field] = value
+    for name in ("steps", "seed"):
+        if name in graph:
+            graph[name]["inputs"]["value"] = {"steps": 2, "seed": seed}[name]
     return graph
 
 
@@ -77,17 +80,19 @@ def small(graph: Graph, seed: int = 0) -> Graph:
 def test_graph_runs(slug: str, server: Server) -> None:
     """Posted as it is but for files and size, a graph finishes and saves every map in the panorama's size."""
     result = server.run(small(read(API[slug]), list(SAVED).index(slug)))
-    for name in SAVED[slug]:
-        (data,) = server.images(result, f"save_{name}")
+    shown = {file["filename"].split("_000")[1][3:]: server.fetch(file) for file in result.files("save")}
+    assert set(shown) == {f"{name}_view.png" if name == "depth" else f"{name}.png" for name in SAVED[slug]}
+    for data in shown.values():
         image = np.asarray(Image.open(io.BytesIO(data)))
         assert image.shape == (HEIGHT, WIDTH, 3)
         assert image.std() > 1
-    shown = {entry["label"] for entry in result.outputs["viewer"]["omnix_maps"]}
-    assert shown == {"image"} | (set(SAVED[slug]) - {"panorama"})
+    labels = {entry["label"] for entry in result.outputs["viewer"]["omnix_maps"]}
+    assert labels == {"image"} | (set(SAVED[slug]) - {"panorama"})
+    assert result.files("view"), "the captured view is shown"
     if "depth" in SAVED[slug]:
-        (file,) = result.files("save_depth_exr")
-        assert file["filename"].endswith(".exr")
-        assert server.fetch(file)[:4] == b"\x76\x2f\x31\x01"
+        grey, exr = (server.fetch(file) for file in result.files("save", "omnix_values"))
+        assert Image.open(io.BytesIO(grey)).mode == "I;16"
+        assert exr[:4] == b"\x76\x2f\x31\x01"
 
 
 @pytest.mark.usefixtures("files")
@@ -96,18 +101,34 @@ def test_saved_prompt_replaces_the_text_encoders(server: Server) -> None:
     written = server.run(small(read(API["save_prompt"])))
     name = Path(written.outputs["save"]["text"][0]).name
     graph = small(read(API["rgb_to_albedo"]))
-    (before,) = server.images(server.run(graph), "save_albedo")
+    (before,) = server.images(server.run(graph), "save")
     for encoder in ("clip", "prompt", "text"):
         del graph[encoder]
     graph["guided"] = {"class_type": "OmniXLoadConditioning", "inputs": {"name": name}}
-    (after,) = server.images(server.run(graph), "save_albedo")
+    (after,) = server.images(server.run(graph), "save")
     one, two = (np.asarray(Image.open(io.BytesIO(data))) for data in (before, after))
     assert np.array_equal(one, two)
 
 
 @pytest.mark.usefixtures("files")
-def test_missing_adapters_are_told_before_anything_runs(server: Server) -> None:
+def test_missing_adapters_are_told_once_at_the_folder(server: Server) -> None:
+    """Before anything runs: the folders there are, or every file that is missing in the one that was chosen."""
     graph = small(read(API["rgb_to_albedo"]))
     graph["adapters"]["inputs"]["folder"] = "Elsewhere"
-    with pytest.raises(GraphError, match=r"Elsewhere: rgb, albedo: expected a file for each stream of rgb_to_albedo"):
-        server.submit(graph)
+    assert told(server, graph) == [("folder", "Elsewhere: no such folder below models/loras; folders with OmniX"[:60])]
+    tiny.save(tiny.adapter(), server.base / "models" / "loras" / "Part" / "rgb_to_depth" / "rgb.safetensors")
+    graph["adapters"]["inputs"]["folder"] = "Part"
+    assert told(server, graph) == [("folder", "Part: rgb, albedo: expected a file for each stream of rgb_to")]
+    graph["panorama"]["inputs"]["image"] = "gone.png"
+    assert [name for name, _ in told(server, graph, "panorama")] == ["image"]
+
+
+def told(server: Server, graph: Graph, node: str = "adapters") -> list[tuple[str, str]]:
+    """Return (input, start of the sentence) of every error that the host reports for a node."""
+    request = urllib.request.Request(
+        f"{server.url}/prompt", json.dumps({"prompt": graph}).encode(), {"Content-Type": "application/json"}
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30)
+    errors = json.loads(refused.value.read())["node_errors"][node]["errors"]
+    return [(error["extra_info"]["input_name"], error["details"].partition(" - ")[2][:60]) for error in errors]

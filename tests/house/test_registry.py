@@ -201,13 +201,13 @@ def test_what_is_packed(packed: Path) -> None:
     assert {"__init__.py", "nodes.py", "pyproject.toml", "LICENSE", "README.md", "node_list.json"} <= found
     assert {"web/viewer.js", "locales/zh/nodeDefs.json", "converters/__main__.py", "omnix/patch.py"} <= found
     assert {f"web/docs/{node.__name__}.md" for node in nodes.NODES} <= found
+    assert {"sample/omnix_sample_room.png", "sample/omnix_sample_room_depth.png"} <= found
     assert len([name for name in found if re.fullmatch(r"workflows/[^/]+\.json", name)]) >= 8
     assert not [name for name in found if name.startswith("workflows/") and name.endswith(".py")]
     assert sum(path.stat().st_size for path in packed.rglob("*") if path.is_file()) < 3e6
 
 
 @pytest.mark.server
-@pytest.mark.since("0.23.0")
 def test_the_packed_archive_runs_the_depth_graph(packed: Path, comfyui: Path, tmp_path: Path) -> None:
     names = ModelNames()
     write_models(tmp_path / "models")
@@ -222,8 +222,7 @@ def test_the_packed_archive_runs_the_depth_graph(packed: Path, comfyui: Path, tm
             "UNETLoader": {"unet_name": names.flux},
             "VAELoader": {"vae_name": names.vae},
             "DualCLIPLoader": {"clip_name1": names.clip_l, "clip_name2": names.t5},
-            "LoadImage": {"image": server.upload(picture)},
-            "ResizeImageMaskNode": {"resize_type.width": 256},
+            "OmniXLoadPanorama": {"image": server.upload(picture), "height": 128},
             "KSampler": {"steps": 2},
         }
         result = server.run(pointed(graph_of("rgb_to_depth"), changes))

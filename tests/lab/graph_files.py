@@ -1,5 +1,6 @@
 """The shipped graphs on disk, and how the browser turns its form of a graph into the posted one, told from the host."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,7 +25,7 @@ FORMS = {
     "save_prompt": "OmniX extra - Save the prompt once",
 }
 # Nodes of the graphs that the oldest hosts lack -> the first version that has them.
-SINCE = {"SaveImageAdvanced": "0.23.0"}
+SINCE: dict[str, str] = {}
 FIELDS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
 
 Graph = dict[str, dict[str, Any]]
@@ -59,37 +60,107 @@ def described(definition: Definition, chosen: Mapping[str, Any]) -> Iterator[tup
                     yield f"{name}.{inner}", inner_kind, inner_options, False
 
 
-def posted(nodes: list[Any], links: dict[int, tuple[int, int]], describe: Any) -> dict[int, dict[str, Any]]:
-    """Turn the browser's nodes into the posted form as the browser does; `links` maps a link to where it comes from."""
-    found = {}
-    for node in nodes:
-        if node["type"] == "MarkdownNote":
-            continue
-        values = iter(node["widgets_values"])
-        linked = {slot["name"]: slot["link"] for slot in node["inputs"] if slot.get("link") is not None}
-        inputs: dict[str, Any] = {}
-        for name, kind, options, _ in described(describe(node["type"]), inputs):
-            if kind in FIELDS:
-                inputs[name] = next(values)
-                for extra in ("control_after_generate", "image_upload"):
-                    if options.get(extra):
-                        assert next(values) in ("fixed", "randomize", "image")
-            if name in linked:
-                inputs[name] = list(links[linked.pop(name)])
-        assert next(values, None) is None and not linked
-        found[node["id"]] = {"class_type": node["type"], "inputs": inputs}
+def posted(form: Mapping[str, Any], describe: Any) -> dict[str, dict[str, Any]]:
+    """Turn the browser's form of a workflow into the posted one as the browser does, its boxes opened ("box:node")."""
+    definitions = {graph["id"]: graph for graph in form.get("definitions", {}).get("subgraphs", [])}
+    links = {link[0]: (link[1], link[2]) for link in form["links"]}
+    found: dict[str, dict[str, Any]] = {}
+    for node in form["nodes"]:
+        if node["type"] in definitions:
+            for number, inner in inside(definitions[node["type"]], describe).items():
+                inputs = {
+                    field: outer(node, form, given, links, definitions) for field, given in inner["inputs"].items()
+                }
+                inputs = {field: given for field, given in inputs.items() if given is not UNSET}
+                found[f"{node['id']}:{number}"] = {**inner, "inputs": {**inner["own"], **inputs}}
+        elif node["type"] != "MarkdownNote":
+            plain = fields(node, describe)
+            linked = {
+                slot["name"]: source(form, *links[slot["link"]], definitions)
+                for slot in node["inputs"]
+                if slot.get("link") is not None
+            }
+            found[str(node["id"])] = {"class_type": node["type"], "inputs": {**plain, **linked}}
+    return {name: {"class_type": node["class_type"], "inputs": node["inputs"]} for name, node in found.items()}
+
+
+UNSET = object()
+
+
+def inside(definition: Definition, describe: Any) -> dict[int, dict[str, Any]]:
+    """Return a box's nodes by number: the fields of each, and its links as (number or -10, slot)."""
+    links = {link["id"]: (link["origin_id"], link["origin_slot"]) for link in definition["links"]}
+    return {
+        node["id"]: {
+            "class_type": node["type"],
+            "own": fields(node, describe),
+            "inputs": {slot["name"]: links[slot["link"]] for slot in node["inputs"] if slot.get("link") is not None},
+        }
+        for node in definition["nodes"]
+    }
+
+
+def outer(node: Any, form: Any, given: tuple[int, int], links: Any, definitions: Any) -> Any:
+    """Return what an input inside of a box gets: a link, or UNSET where the field inside counts."""
+    if given[0] != -10:
+        return [f"{node['id']}:{given[0]}", given[1]]
+    link = node["inputs"][given[1]].get("link")
+    return UNSET if link is None else source(form, *links[link], definitions)
+
+
+def source(form: Any, number: int, slot: int, definitions: Any) -> list[Any]:
+    """Return the link to an output, followed into the box that it belongs to."""
+    node = next(node for node in form["nodes"] if node["id"] == number)
+    if node["type"] not in definitions:
+        return [str(number), slot]
+    leaving = [w for w in definitions[node["type"]]["links"] if (w["target_id"], w["target_slot"]) == (-20, slot)]
+    return [f"{number}:{leaving[0]['origin_id']}", leaving[0]["origin_slot"]]
+
+
+def fields(node: Any, describe: Any) -> dict[str, Any]:
+    """Read the values of a node's fields, in the frontend's order: a button for uploads comes last."""
+    values = iter(node["widgets_values"])
+    inputs: dict[str, Any] = {}
+    ending = 0
+    for name, kind, options, _ in described(describe(node["type"]), inputs):
+        if kind in FIELDS and not options.get("forceInput"):
+            inputs[name] = next(values)
+            if options.get("control_after_generate"):
+                assert next(values) in ("fixed", "randomize")
+            ending += bool(options.get("image_upload"))
+    assert list(values) == ["image"] * ending
+    return inputs
+
+
+def merged(graph: Graph) -> Graph:
+    """Put nodes that do the same work together, as the host does when it runs them; names are those of the first."""
+    same: dict[str, str] = {}
+    kept: dict[str, str] = {}
+    found: Graph = {}
+    waiting = dict(graph)
+    while waiting:
+        for name, node in list(waiting.items()):
+            links = [given[0] for given in node["inputs"].values() if isinstance(given, list)]
+            if not all(link in same for link in links):
+                continue
+            inputs = {f: [same[v[0]], v[1]] if isinstance(v, list) else v for f, v in node["inputs"].items()}
+            work = json.dumps([node["class_type"], inputs], sort_keys=True)
+            same[name] = kept.setdefault(work, name)
+            if same[name] == name:
+                found[name] = {"class_type": node["class_type"], "inputs": inputs}
+            del waiting[name]
     return found
 
 
-def relabelled(graph: Mapping[Any, Any], names: Mapping[Any, str]) -> Graph:
-    """Give a graph's nodes other names; titles are left out."""
-    return {
-        names[key]: {
-            "class_type": node["class_type"],
-            "inputs": {
-                field: [names[given[0]], given[1]] if isinstance(given, list) else given
-                for field, given in node["inputs"].items()
-            },
-        }
-        for key, node in graph.items()
-    }
+def shape(graph: Graph) -> list[str]:
+    """Return what every node does, its sources included, without names: equal for equal graphs."""
+    done: dict[str, str] = {}
+
+    def work(name: str) -> str:
+        if name not in done:
+            node = graph[name]
+            given = {f: [work(v[0]), v[1]] if isinstance(v, list) else v for f, v in sorted(node["inputs"].items())}
+            done[name] = hashlib.sha256(json.dumps([node["class_type"], given]).encode()).hexdigest()
+        return done[name]
+
+    return sorted(work(name) for name in graph)

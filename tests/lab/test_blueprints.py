@@ -1,61 +1,39 @@
-"""The blueprints: each is its task's graph as one node, and the host offers it."""
+"""The blueprints: each one is a box of the workflows, whole in itself, and the host offers it."""
 
-import functools
 import json
-from typing import Any
 
 import pytest
 from comfyui_omnix.lab.host.server import Server
-from graph_files import API, BLUEPRINTS, posted, read, relabelled
+from comfyui_omnix.lab.workflows.shelf import BLUEPRINTS as SHELF
+from graph_files import BLUEPRINTS, UI, read
 
 pytestmark = pytest.mark.server
-WHOLE = {
-    "Panorama to depth (OmniX)": "rgb_to_depth",
-    "Panorama to normal (OmniX)": "rgb_to_normal",
-    "Panorama to albedo (OmniX)": "rgb_to_albedo",
-    "Panorama to roughness and metallic (OmniX)": "rgb_to_pbr",
-    "Panorama to semantic (OmniX)": "rgb_to_semantic",
-    "Image to panorama (OmniX)": "image_to_pano",
-}
-OUTSIDE = ("LoadImage", "SaveImage", "SaveImageAdvanced", "OmniXPanoramaViewer", "OmniXColourDepth")
-
-
-@pytest.fixture(scope="module")
-def describe(server: Server) -> Any:
-    return functools.cache(server.node_info)
 
 
 def test_every_blueprint_is_there() -> None:
-    assert sorted(BLUEPRINTS) == sorted(WHOLE)
+    assert sorted(BLUEPRINTS) == sorted(blueprint.name for blueprint in SHELF)
+    assert len(BLUEPRINTS) >= 8
+
+
+def test_every_blueprint_is_a_box_of_a_workflow() -> None:
+    forms = [read(path) for path in UI.values()]
+    used = {graph["name"] for form in forms for graph in form.get("definitions", {}).get("subgraphs", [])}
+    assert used == set(BLUEPRINTS)
 
 
 @pytest.mark.parametrize("name", BLUEPRINTS)
-def test_blueprint_is_its_graph(name: str, describe: Any) -> None:
-    """Unfolded, a blueprint is the task's graph without loading, saving and looking."""
+def test_outside_and_inside_agree(name: str) -> None:
     form = read(BLUEPRINTS[name])
     (outer,), (inner,) = form["nodes"], form["definitions"]["subgraphs"]
     assert outer["type"] == inner["id"] and inner["name"] == name and inner["category"] == "OmniX"
     assert inner["description"] and form["extra"]["BlueprintSearchAliases"]
     assert [(i["name"], i["type"]) for i in outer["inputs"]] == [(i["name"], i["type"]) for i in inner["inputs"]]
     assert [(o["name"], o["type"]) for o in outer["outputs"]] == [(o["name"], o["type"]) for o in inner["outputs"]]
-    whole = read(API[WHOLE[name]])
-    inputs = {-10: [port["name"] for port in inner["inputs"]]}
-    links = {
-        link["id"]: (link["origin_id"], link["origin_slot"]) for link in inner["links"] if link["target_id"] != -20
-    }
-    graph = posted(inner["nodes"], links, describe)
-    for node in graph.values():
-        task = node["inputs"].get("task")
-        assert task in (None, WHOLE[name])
-    kept = [key for key, node in whole.items() if node["class_type"] not in OUTSIDE]
-    assert [whole[key]["class_type"] for key in kept] == [node["class_type"] for node in graph.values()]
-    names = {**dict(zip(graph, kept)), -10: "outside"}
-    for key, node in relabelled(graph, names).items():
-        for field, given in node["inputs"].items():
-            if isinstance(given, list) and given[0] == "outside":
-                assert inputs[-10][given[1]]
-            else:
-                assert given == whole[key]["inputs"][field]
+    nodes = {str(node["id"]): node for node in inner["nodes"]}
+    shown = outer["properties"]["proxyWidgets"]
+    assert len(shown) == sum("widget" in slot for slot in outer["inputs"])
+    for number, field in shown:
+        assert {"name": field} in [slot.get("widget") for slot in nodes[number]["inputs"]]
 
 
 @pytest.mark.parametrize("name", BLUEPRINTS)

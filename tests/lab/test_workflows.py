@@ -22,9 +22,10 @@ from graph_files import (
     Graph,
     by_host,
     described,
+    merged,
     posted,
     read,
-    relabelled,
+    shape,
 )
 from PIL import Image
 
@@ -42,7 +43,6 @@ def test_every_graph_is_there() -> None:
     assert sorted(API) == sorted(FORMS)
 
 
-@pytest.mark.since("0.23.0")
 def test_files_are_up_to_date(describe: Any) -> None:
     """What `python lab/workflows/build.py` writes is what is committed."""
     stale = [path for path, text in build.files(describe) if (ROOT / path).read_text(encoding="utf-8") != text]
@@ -90,10 +90,8 @@ def check_value(given: Any, kind: str, options: Definition, field: str) -> None:
 
 @pytest.mark.parametrize("slug", by_host({slug: API[slug] for slug in FORMS}))
 def test_forms_are_the_same_graph(slug: str, describe: Any) -> None:
-    form, graph = read(UI[FORMS[slug]]), read(API[slug])
-    links = {link[0]: (link[1], link[2]) for link in form["links"]}
-    found = posted(form["nodes"], links, describe)
-    assert relabelled(found, dict(zip(found, graph))) == relabelled(graph, {name: name for name in graph})
+    found, graph = merged(posted(read(UI[FORMS[slug]]), describe)), read(API[slug])
+    assert shape(found) == shape({name: {**node} for name, node in graph.items()})
 
 
 @pytest.mark.parametrize("name", UI)
@@ -119,21 +117,42 @@ def test_nothing_overlaps(name: str) -> None:
         for b in boxes[:i]:
             apart = a[0] + a[2] <= b[0] or b[0] + b[2] <= a[0] or a[1] + a[3] <= b[1] or b[1] + b[3] <= a[1]
             assert apart
-    frames = [group["bounding"] for group in form["groups"]]
-    for node in form["nodes"]:
-        (x, y), (w, h) = node["pos"], node["size"]
-        around = [f for f in frames if f[0] < x and f[1] < y and x + w < f[0] + f[2] and y + h < f[1] + f[3]]
-        assert len(around) == (node["type"] != "MarkdownNote")
+
+
+@pytest.mark.parametrize("name", UI)
+def test_a_workflow_is_few_boxes(name: str) -> None:
+    """What is inside can be looked at; what stands outside is what people change and see."""
+    form = read(UI[name])
+    assert len([node for node in form["nodes"] if node["type"] != "MarkdownNote"]) <= 13
+    boxes = {graph["id"]: graph["name"] for graph in form.get("definitions", {}).get("subgraphs", [])}
+    assert set(boxes.values()) <= set(BLUEPRINTS)
+    for graph in form.get("definitions", {}).get("subgraphs", []):
+        blueprint = read(BLUEPRINTS[graph["name"]])
+        assert graph == blueprint["definitions"]["subgraphs"][0], "a workflow's box is the blueprint of that name"
+    if "Panorama to" in name:
+        assert any(node["type"] == "OmniXLoadPanorama" for node in form["nodes"])
+
+
+@pytest.mark.parametrize("name", UI)
+def test_the_app_shows_fields_and_pictures_that_are_there(name: str) -> None:
+    form = read(UI[name])
+    nodes = {node["id"]: node for node in form["nodes"]}
+    app = form["extra"].get("linearData", {"inputs": [], "outputs": []})
+    for number, field in app["inputs"]:
+        assert {"name": field} in [slot.get("widget") for slot in nodes[number]["inputs"]]
+    assert all(nodes[number]["type"] in ("OmniXSavePanorama", "SaveImage") for number in app["outputs"])
+    assert bool(app["outputs"]) == (name != "OmniX extra - Save the prompt once")
 
 
 @pytest.mark.parametrize("path", [*UI.values(), *BLUEPRINTS.values()], ids=lambda path: path.stem)
 def test_nodes_say_where_they_come_from(path: Path) -> None:
     """The browser offers the missing pack and the missing files from these entries."""
     form = read(path)
-    inner = [node for graph in form.get("definitions", {}).get("subgraphs", []) for node in graph["nodes"]]
+    graphs = form.get("definitions", {}).get("subgraphs", [])
+    boxes = {graph["id"] for graph in graphs}
     loaders = 0
-    for node in inner or form["nodes"]:
-        if node["type"] == "MarkdownNote":
+    for node in [*form["nodes"], *(node for graph in graphs for node in graph["nodes"])]:
+        if node["type"] in ("MarkdownNote", *boxes):
             continue
         ours = node["type"].startswith("OmniX")
         assert node["properties"]["cnr_id"] == ("omnix-panorama" if ours else "comfy-core")
@@ -146,7 +165,8 @@ def test_nodes_say_where_they_come_from(path: Path) -> None:
         for model in models:
             assert model["url"].startswith("https://huggingface.co/") and model["url"].endswith(model["name"])
             assert model["directory"] in ("diffusion_models", "vae", "text_encoders")
-    assert loaders
+    loading = "FLUX.1-dev (OmniX)" in [graph["name"] for graph in graphs] or "extra" in path.stem
+    assert bool(loaders) == loading
 
 
 @pytest.mark.parametrize("slug", FORMS)

@@ -155,7 +155,7 @@ def test_adapters_of_another_size(case: Case, geometry: tiny.Geometry, match: st
 def test_incomplete_set_names_the_missing_file(case: Case) -> None:
     missing = {"rgb_camray_to_normal/camray/pytorch_lora_weights.safetensors"}
     with pytest.raises(
-        AdapterError, match=r"OmniX: camray: expected a file for each stream .* got none for camray; put"
+        AdapterError, match=r"OmniX: camray: expected a file for each stream .* missing in that folder: .*camray"
     ):
         task_files(lambda name: None if name[6:] in missing else case.locate(name[6:]), "OmniX", case.task)
 

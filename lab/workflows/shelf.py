@@ -1,0 +1,188 @@
+"""The blueprints that are shipped: each a part of the graphs, and a node of its own in the browser's node library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .graph import Blueprint, Group, Link, Node, Value
+from .parts import (
+    GUIDANCE,
+    PANORAMA_HEIGHT,
+    PANORAMA_WIDTH,
+    STEPS,
+    canvas,
+    condition,
+    models,
+    reading,
+    sampler,
+    streams,
+    text,
+)
+
+Ends = tuple[tuple[str, str], ...]
+FLUX, SETTINGS = "FLUX.1-dev (OmniX)", "Steps and seed (OmniX)"
+PICTURE_PROMPT = "a sunlit living room with a grey sofa, wooden floor and large windows"
+SAMPLING: Mapping[str, Ends] = {
+    "steps": (("sampler", "steps"),),
+    "seed": (("sampler", "seed"),),
+    "adapters_folder": (("adapters", "folder"),),
+}
+
+
+def encoders(*names: str) -> Ends:
+    """Return where the VAE goes: to the encoders of these streams, and to the decoder."""
+    return (*((f"{name}_latent", "vae") for name in names), ("decoded", "vae"))
+
+
+def perceiver(task: str, what: str, words: str, aliases: tuple[str, ...]) -> Blueprint:
+    """Return the box that turns a panorama into the maps of one task."""
+    rays = task == "rgb_camray_to_normal"
+    target = task.rpartition("_to_")[2]
+    inner = (*text(), *condition("rgb", None, "guided"))
+    conditioned = "rgb_condition"
+    size = canvas(None, conditioned)
+    if rays:
+        measured: dict[str, Value | Link] = {n: Link("size", n) for n in ("width", "height")}
+        inner += (Node("size", "GetImageSize"), Node("rays", "OmniXCameraRays", measured))
+        inner += condition("camray", "rays", conditioned)
+        conditioned = "camray_condition"
+        size = Group(size.title, size.column, canvas(None, conditioned).nodes[:1] + canvas(None, conditioned).nodes[2:])
+    read = reading(target)
+    return Blueprint(
+        f"Panorama to {what} (OmniX)",
+        f"{words} of a 360-degree panorama, with OmniX on FLUX.1-dev.",
+        ("360", "equirectangular", *aliases),
+        (
+            Group("Prompt and condition streams", 0, inner),
+            size,
+            Group("OmniX", 2, streams(task, conditioned)),
+            *((Group("Maps", 3, read.nodes),) if read.nodes else ()),
+        ),
+        {
+            "panorama": (("rgb_latent", "pixels"), ("size", "image")),
+            "model": (("shifted", "model"),),
+            "clip": (("text", "clip"),),
+            "vae": encoders("rgb", *(("camray",) if rays else ())),
+            **SAMPLING,
+        },
+        read.outputs,
+    )
+
+
+def completed(prompt: Value | Link, column: int) -> tuple[Group, ...]:
+    """Complete a perspective picture to a panorama: the groups from `column` on; ends in `decoded`."""
+    placed: dict[str, Value | Link] = {"width": PANORAMA_WIDTH, "height": PANORAMA_HEIGHT, "fov_x": 90.0}
+    if prompt:
+        placed["image"] = Link("picture")
+    laid = Node("placed", "OmniXPlaceOnPanorama", {**placed, "yaw": 0.0, "pitch": 0.0})
+    words = (*text(prompt), laid, *condition("masked_rgb", "placed", "guided"))
+    shared = canvas("placed", "masked_rgb_condition")
+    return (
+        Group("Prompt and condition stream", column, words),
+        Group(shared.title, column + 1, shared.nodes),
+        Group("OmniX", column + 2, streams("image_to_pano", "masked_rgb_condition", after="randomize")),
+    )
+
+
+def image_to_panorama() -> Blueprint:
+    """Return the box that completes a picture."""
+    return Blueprint(
+        "Image to panorama (OmniX)",
+        "Complete a picture to a seamless 360-degree panorama, with OmniX on FLUX.1-dev.",
+        ("360", "equirectangular", "outpaint", "skybox"),
+        completed("", 0),
+        {
+            "image": (("placed", "image"),),
+            "model": (("shifted", "model"),),
+            "clip": (("text", "clip"),),
+            "vae": encoders("masked_rgb"),
+            "prompt": (("prompt", "prompt"),),
+            **{name: (("placed", name),) for name in ("width", "height", "fov_x", "yaw", "pitch")},
+            **SAMPLING,
+        },
+        {"panorama": Link("decoded")},
+    )
+
+
+def text_to_panorama() -> Blueprint:
+    """Return the box that paints a square picture with FLUX alone and completes it."""
+    square: dict[str, Value | Link] = {"width": PANORAMA_HEIGHT, "height": PANORAMA_HEIGHT}
+    words = Node("words", "PrimitiveStringMultiline", {"value": PICTURE_PROMPT}, "What the panorama shows")
+    painting = (
+        words,
+        Node("picture_text", "CLIPTextEncode", {"text": Link("words")}),
+        Node("picture_guided", "FluxGuidance", {"conditioning": Link("picture_text"), "guidance": GUIDANCE}),
+        Node("picture_negative", "ConditioningZeroOut", {"conditioning": Link("picture_text")}),
+        Node("picture_empty", "EmptySD3LatentImage", square),
+        Node("picture_shift", "ModelSamplingFlux", square),
+        sampler(
+            "picture_sampler", "picture_shift", "picture_guided", "picture_negative", "picture_empty", after="randomize"
+        ),
+        Node("picture", "VAEDecode", {"samples": Link("picture_sampler")}),
+    )
+    sides = tuple((name, side) for name in ("picture_empty", "picture_shift") for side in ("width", "height"))
+    return Blueprint(
+        "Text to panorama (OmniX)",
+        "Paint a picture with FLUX.1-dev and complete it to a seamless 360-degree panorama, with OmniX.",
+        ("360", "equirectangular", "text to 360", "skybox", "HDRI"),
+        (Group("A square picture with FLUX alone", 0, painting), *completed(Link("words"), 1)),
+        {
+            "model": (("picture_shift", "model"), ("shifted", "model")),
+            "clip": (("picture_text", "clip"), ("text", "clip")),
+            "vae": (("picture", "vae"), *encoders("masked_rgb")),
+            "prompt": (("words", "value"),),
+            "width": (("placed", "width"),),
+            "height": (("placed", "height"), *sides),
+            "steps": (("sampler", "steps"), ("picture_sampler", "steps")),
+            "seed": (("sampler", "seed"), ("picture_sampler", "seed")),
+            "adapters_folder": SAMPLING["adapters_folder"],
+        },
+        {"panorama": Link("decoded")},
+    )
+
+
+def flux() -> Blueprint:
+    """Return the box that loads what all others need."""
+    fields = {
+        "unet_name": ("flux", "unet_name"),
+        "weight_dtype": ("flux", "weight_dtype"),
+        "clip_name1": ("clip", "clip_name1"),
+        "clip_name2": ("clip", "clip_name2"),
+        "vae_name": ("vae", "vae_name"),
+    }
+    return Blueprint(
+        FLUX,
+        "FLUX.1-dev, its text encoders and its VAE, for the OmniX blueprints. Any other loader of FLUX.1-dev does too.",
+        ("omnix", "flux", "models"),
+        (models(),),
+        {label: (end,) for label, end in fields.items()},
+        {"model": Link("flux"), "clip": Link("clip"), "vae": Link("vae")},
+    )
+
+
+def settings() -> Blueprint:
+    """Return the box that sets steps and seed for several others."""
+    numbers = (Node("steps", "PrimitiveInt", {"value": STEPS}), Node("seed", "PrimitiveInt", {"value": 0}))
+    return Blueprint(
+        SETTINGS,
+        "One place for the steps and the seed of several OmniX blueprints.",
+        ("omnix", "steps", "seed"),
+        (Group("Settings", 0, numbers),),
+        {"steps": (("steps", "value"),), "seed": (("seed", "value"),)},
+        {"steps": Link("steps"), "seed": Link("seed")},
+    )
+
+
+CAMERA_RAYS = "normal with camera rays"
+BLUEPRINTS = (
+    flux(),
+    settings(),
+    perceiver("rgb_to_depth", "depth", "Relative distance", ("depth map", "distance")),
+    perceiver("rgb_to_normal", "normal", "World-space normals", ("normal map",)),
+    perceiver("rgb_camray_to_normal", CAMERA_RAYS, "World-space normals", ("normal map", "camray")),
+    perceiver("rgb_to_albedo", "albedo", "Albedo", ("intrinsic", "base color")),
+    perceiver("rgb_to_pbr", "roughness and metallic", "Roughness and metallic", ("pbr", "material")),
+    perceiver("rgb_to_semantic", "semantic", "Semantics", ("segmentation",)),
+    image_to_panorama(),
+    text_to_panorama(),
+)

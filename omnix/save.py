@@ -1,0 +1,101 @@
+"""Write panoramas and maps as files: PNG of 8 and 16 bits, EXR of 32-bit floats.
+
+PNG files of panoramas say so in XMP, in Google's GPano namespace, so that photo viewers look around in them
+(developers.google.com/streetview/spherical-metadata).
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import NamedTuple
+
+import av
+import numpy as np
+from torch import Tensor
+
+PNG = b"\x89PNG\r\n\x1a\n"
+HEADER_END = 33
+"""Where a PNG's first chunk ends: signature 8, length 4, type 4, IHDR 13, checksum 4."""
+XMP = "XML:com.adobe.xmp"
+
+
+class Encoding(NamedTuple):
+    """How values in [0, 1] are written: codec, largest value (0: floats as they are), PyAV's formats by channels."""
+
+    codec: str
+    largest: int
+    dtype: str
+    given: Mapping[int, str]
+    written: Mapping[int, str]
+
+
+PNG8 = Encoding("png", 255, "u1", {1: "gray", 3: "rgb24"}, {1: "gray", 3: "rgb24"})
+PNG16 = Encoding("png", 65535, "u2", {1: "gray16le", 3: "rgb48le"}, {1: "gray16be", 3: "rgb48be"})
+EXR = Encoding("exr", 0, "f4", {1: "grayf32le", 3: "gbrpf32le"}, {1: "grayf32le", 3: "gbrpf32le"})
+
+
+def encoded(image: Tensor, how: Encoding) -> bytes:
+    """Return an image [H, W, >=1] as a file; three equal channels become one, except in 8 bits, which are for people.
+
+    Integers are rounded to the nearest, values outside [0, 1] end there; floats are written as they are.
+    """
+    values = image.detach().float().cpu().numpy()
+    values = values[..., :3] if values.shape[-1] >= 3 else values[..., :1]
+    if how is not PNG8 and bool((values == values[..., :1]).all()):
+        values = values[..., :1]
+    if how.largest:
+        values = np.rint(np.nan_to_num(values).clip(0, 1) * how.largest)
+    pixels = np.ascontiguousarray(values.astype(how.dtype))
+    channels = pixels.shape[-1]
+    frame = av.VideoFrame.from_ndarray(pixels[..., 0] if channels == 1 else pixels, format=how.given[channels])
+    return _written(frame, how.codec, how.written[channels])
+
+
+def _written(frame: av.VideoFrame, name: str, kind: str) -> bytes:
+    codec = av.CodecContext.create(name, "w")
+    codec.width, codec.height, codec.pix_fmt, codec.time_base = frame.width, frame.height, kind, Fraction(1, 1)
+    if frame.format.name != kind:
+        frame = frame.reformat(format=kind)
+    if name == "exr":
+        codec.options = {"compression": "zip16"}
+    frame.pts = 0
+    return b"".join(bytes(packet) for packet in [*codec.encode(frame), *codec.encode(None)])
+
+
+def with_texts(png: bytes, texts: Mapping[str, str]) -> bytes:
+    """Return a PNG with texts by keyword (iTXt, UTF-8) after its header."""
+    if png[:8] != PNG:
+        raise ValueError("expected a PNG, got another file.")
+    chunks = b"".join(
+        _chunk(b"iTXt", key.encode("latin-1") + b"\0\0\0\0\0" + text.encode()) for key, text in texts.items()
+    )
+    return png[:HEADER_END] + chunks + png[HEADER_END:]
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def gpano(width: int, height: int) -> str:
+    """Return the XMP packet of a whole panorama of this size, in pixels."""
+    facts = {
+        "ProjectionType": "equirectangular",
+        "UsePanoramaViewer": "True",
+        "FullPanoWidthPixels": width,
+        "FullPanoHeightPixels": height,
+        "CroppedAreaImageWidthPixels": width,
+        "CroppedAreaImageHeightPixels": height,
+        "CroppedAreaLeftPixels": 0,
+        "CroppedAreaTopPixels": 0,
+    }
+    attributes = "".join(f'\n   GPano:{name}="{value}"' for name, value in facts.items())
+    return (
+        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n<x:xmpmeta xmlns:x="adobe:ns:meta/">\n'
+        ' <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">\n'
+        '  <rdf:Description rdf:about="" xmlns:GPano="http://ns.google.com/photos/1.0/panorama/"'
+        f"{attributes}/>\n </rdf:RDF>\n</x:xmpmeta>\n"
+        '<?xpacket end="r"?>'
+    )

@@ -1,0 +1,143 @@
+"""Load Panorama and Save Panorama on the real server: the sample, sizes, refusals before the run, numbers and names."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from comfyui_omnix.lab.host.server import GraphError, Server
+from PIL import Image
+
+pytestmark = pytest.mark.server
+SAMPLE = "omnix_sample_room.png"
+
+
+def graph(name: str, height: int = 720, **saved: Any) -> dict[str, dict[str, Any]]:
+    inputs = {"panorama": ["load", 0], "filename_prefix": "OmniX/loaded", "values": "depth", **saved}
+    return {
+        "load": {"class_type": "OmniXLoadPanorama", "inputs": {"image": name, "height": height}},
+        "save": {"class_type": "OmniXSavePanorama", "inputs": inputs},
+    }
+
+
+def loaded(server: Server, name: str, height: int = 720, prefix: str = "OmniX/loaded") -> Any:
+    result = server.run(graph(name, height, filename_prefix=prefix))
+    (data,) = server.images(result, "save")
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+def put(server: Server, name: str, height: int, width: int) -> str:
+    pixels = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(server.base / "input" / name)
+    return name
+
+
+def test_the_sample_is_offered_first_and_shown(server: Server) -> None:
+    spec = server.node_info("OmniXLoadPanorama")["input"]["required"]["image"]
+    options = spec[0] if isinstance(spec[0], list) else spec[1]["options"]
+    assert options[0] == SAMPLE and spec[1]["image_upload"]
+    assert {f"omnix_sample_room_{name}.png" for name in ("depth", "normal", "albedo", "semantic")} <= set(options)
+    shown = server.fetch({"filename": SAMPLE, "type": "input", "subfolder": ""})
+    assert Image.open(io.BytesIO(shown)).size == (1024, 512)
+    (server.base / "input" / SAMPLE).unlink()
+    assert loaded(server, SAMPLE, prefix="OmniX/sample").shape == (512, 1024, 3)
+    (server.base / "input" / SAMPLE).write_bytes(shown)
+
+
+@pytest.mark.parametrize(
+    ("size", "height", "expected"),
+    [
+        ((250, 500), 720, (248, 496)),
+        ((500, 1000), 720, (496, 992)),
+        ((100, 200), 40, (40, 80)),
+        ((51, 101), 50, (48, 96)),
+    ],
+)
+def test_sizes_that_work(
+    server: Server, size: tuple[int, int], height: int, expected: tuple[int, int], tmp_path: Path
+) -> None:
+    name = put(server, f"sized {size[0]}.png", *size)
+    assert loaded(server, name, height).shape == (*expected, 3)
+
+
+@pytest.mark.parametrize(
+    ("size", "says"),
+    [((480, 640), "expected a panorama, twice as wide as high, got 640x480"), ((8, 16), "of at least 32x16")],
+)
+def test_no_panorama_is_refused_once_at_the_picture(server: Server, size: tuple[int, int], says: str) -> None:
+    name = put(server, f"refused {size[0]}.png", *size)
+    refused(server, name, f"{name}: expected a panorama", says)
+
+
+def test_other_files_are_refused_before_the_run(server: Server) -> None:
+    inputs = server.base / "input"
+    (inputs / "half.png").write_bytes((inputs / SAMPLE).read_bytes()[:50_000])
+    (inputs / "text.png").write_text("no picture")
+    refused(server, "half.png", "half.png: expected a whole picture")
+    refused(server, "text.png", "text.png: expected a whole picture")
+    refused(server, "gone.png", "gone.png: no such file in the input folder")
+    refused(server, "../server.log", "leads elsewhere")
+
+
+def refused(server: Server, name: str, *says: str) -> None:
+    with pytest.raises(GraphError) as told:
+        server.submit(graph(name))
+    assert told.value.node == "load" and all(part in told.value.message for part in says)
+
+
+def test_a_replaced_file_is_noticed(server: Server) -> None:
+    name = put(server, "replaced.png", 16, 32)
+    before = loaded(server, name)
+    Image.fromarray(255 - before).save(server.base / "input" / name)
+    assert np.array_equal(loaded(server, name), 255 - before)
+
+
+def test_one_run_writes_one_number(server: Server) -> None:
+    """Also where a file of the last run is gone, or one of another kind lies in the way."""
+    output = server.base / "output" / "OmniX"
+    name = put(server, "numbered.png", 16, 32)
+    for run, expected in enumerate(("00001", "00002", "00004")):
+        posted = graph(name, 16 + 8 * run, filename_prefix="OmniX/numbered", depth=["load", 0], normal=["load", 0])
+        result = server.run(posted)
+        shown = [file["filename"] for file in result.files("save")]
+        assert shown == [f"numbered_{expected}_{part}.png" for part in ("panorama", "depth_view", "normal")]
+        written = sorted(path.name.split("_", 2)[2] for path in output.glob(f"numbered_{expected}_*"))
+        exact = ["depth_16bit.png", "depth_float.exr"]
+        assert written == sorted([*exact, "depth_view.png", "normal.png", "panorama.png"])
+        assert [file["filename"].split("_", 2)[2] for file in result.files("save", "omnix_values")] == exact
+        if run == 1:
+            (output / "numbered_00002_normal.png").unlink()
+            (output / "numbered_00003_depth_16bit.png").write_bytes(b"")
+
+
+@pytest.mark.parametrize(("values", "count"), [("every map", 3), ("none", 1)])
+def test_the_values_that_are_asked_for(server: Server, values: str, count: int) -> None:
+    name = put(server, "asked.png", 16, 32)
+    posted = graph(name, filename_prefix=f"OmniX/asked {values}", values=values, normal=["load", 0])
+    del posted["save"]["inputs"]["panorama"]
+    result = server.run(posted)
+    assert len(result.files("save")) + len(result.files("save", "omnix_values")) == count
+
+
+def test_a_batch_and_another_shape(server: Server) -> None:
+    name = put(server, "batch.png", 16, 32)
+    posted = graph(name, filename_prefix="OmniX/batch")
+    posted["two"] = {"class_type": "RepeatImageBatch", "inputs": {"image": ["load", 0], "amount": 2}}
+    posted["save"]["inputs"]["panorama"] = ["two", 0]
+    files = server.run(posted).files("save")
+    assert [file["filename"] for file in files] == ["batch_00001_panorama.png", "batch_00002_panorama.png"]
+    posted["save"]["inputs"]["normal"] = ["load", 0]
+    with pytest.raises(GraphError, match="save maps of one panorama together"):
+        server.run(posted)
+    del posted["save"]["inputs"]["normal"], posted["save"]["inputs"]["panorama"]
+    with pytest.raises(GraphError, match="There is nothing to save"):
+        server.run(posted)
+
+
+def test_the_picture_says_that_it_is_a_panorama_and_holds_its_graph(server: Server) -> None:
+    result = server.run(graph(put(server, "told.png", 24, 48), filename_prefix="OmniX/told"))
+    (data,) = server.images(result, "save")
+    with Image.open(io.BytesIO(data)) as image:
+        assert 'GPano:ProjectionType="equirectangular"' in image.info["XML:com.adobe.xmp"]
+        assert "OmniXLoadPanorama" in image.info["prompt"]
