@@ -64,11 +64,15 @@ def judged(geometry: Geometry, blocks: Blocks) -> Verdict:
     fit = [row.name for row in rows if double <= row.double and single <= row.single and not row.alike]
     if geometry.hidden != FLUX_1.hidden:
         same = [row.name for row in ARCHITECTURES if beyond and _is_whole(row, blocks)]
-        return Verdict(foreign=" or ".join(fit or same)) if fit or same else Verdict(note=_unknown(geometry, bool(rows)))
+        return (
+            Verdict(foreign=" or ".join(fit or same)) if fit or same else Verdict(note=_unknown(geometry, bool(rows)))
+        )
     mlp = geometry.mlp / geometry.hidden
     if mlp != MLP:
         known = [row.name for row in rows if row.mlp != MLP and row.name in fit]
-        return Verdict(foreign=known[0] if known else f"another model's, with an MLP {mlp:g} times as wide as its layers")
+        return Verdict(
+            foreign=known[0] if known else f"another model's, with an MLP {mlp:g} times as wide as its layers"
+        )
     if beyond:
         return Verdict(foreign=" or ".join(fit) or f"another model's, with {double} double and {single} single blocks")
     whole = next((row for row in rows if _is_whole(row, blocks)), None)

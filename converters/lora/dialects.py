@@ -181,9 +181,7 @@ def is_comfy(module: str) -> bool:
 
 # The suffixes that the host's loader looks for (comfy/weight_adapter/lora.py), behind names that are whole layers.
 _HOST_ENDS = tuple(
-    end
-    for a, b in (("lora_down", "lora_up"), ("lora_A", "lora_B"))
-    for end in (f".{a}.weight", f".{b}.weight")
+    end for a, b in (("lora_down", "lora_up"), ("lora_A", "lora_B")) for end in (f".{a}.weight", f".{b}.weight")
 ) + (
     *("_lora.down.weight", "_lora.up.weight", ".lora.down.weight", ".lora.up.weight", ".lora_A", ".lora_B"),
     *(".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"),

