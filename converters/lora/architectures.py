@@ -1,4 +1,4 @@
-"""Other models whose layers are named like FLUX.1's, told by the width of their layers and by their numbers of blocks."""
+"""Other models whose layers are named like FLUX.1's, told by the width of their layers and their numbers of blocks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Architecture(NamedTuple):
 
 
 # From the models' config.json (transformer/ in their Diffusers repositories), the defaults and conversion scripts of
-# Diffusers (src/diffusers/models/transformers, scripts/convert_*_to_diffusers.py) and ComfyUI's comfy/model_detection.py.
+# Diffusers (src/diffusers/models/transformers, scripts/convert_*_to_diffusers.py) and ComfyUI's model_detection.py.
 # Chroma has FLUX.1's sizes: `formats` tells it by layers that FLUX.1 lacks.
 ARCHITECTURES = (
     Architecture("Stable Diffusion 3 or 3.5 Medium", 1536, 24, 0),

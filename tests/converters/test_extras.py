@@ -4,8 +4,6 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import comfy.lora
-import comfy.lora_convert
 import pytest
 import torch
 from comfyui_omnix.converters import AdapterError, convert, convert_state_dict, split, verify
