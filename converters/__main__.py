@@ -26,6 +26,7 @@ from .tree import Job, Outcome, jobs, listed, run, sentence
 from .verify import verify
 from .version import VERSION
 
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     # File names may hold what the terminal's encoding does not.

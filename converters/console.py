@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import textwrap
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from .version import VERSION
 
 def fitted(text: str, stream: TextIO) -> str:
     """Return a text in lines no wider than the terminal; as it is where it goes to a file or another program."""
-    if not (stream.isatty() or os.environ.get("COLUMNS")):
+    if not stream.isatty():
         return text
     width = max(20, shutil.get_terminal_size().columns)
     lines = (textwrap.wrap(line, width, subsequent_indent="  ", break_on_hyphens=False) for line in text.split("\n"))

@@ -172,7 +172,9 @@ def _verified_kept(result: Path, name: str, kept: Kept, entry: Entry, read: Read
         name,
     )
     if kept.data and check(whole) != kept.data:
-        raise AdapterError(f"{result}: {name}: expected the number that the source tells, got another one; convert it again.")
+        raise AdapterError(
+            f"{result}: {name}: expected the number that the source tells, got another one; convert it again."
+        )
     taken, exact = [], True
     for piece in kept.pieces:
         rows = sum(slab.rows for slab in piece.slabs)

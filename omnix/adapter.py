@@ -119,8 +119,8 @@ def read_layers(path: Path) -> dict[str, LowRank]:
     adapter = open_adapter(path)
     if adapter.kept:
         raise AdapterError(
-            f"{path}: {next(iter(adapter.kept))}: expected nothing but LoRA pairs of FLUX.1's layers, got {len(adapter.kept)} "
-            "tensors of another kind; is this an OmniX adapter?"
+            f"{path}: {next(iter(adapter.kept))}: expected nothing but LoRA pairs of FLUX.1's layers, got "
+            f"{len(adapter.kept)} tensors of another kind; is this an OmniX adapter?"
         )
     with open(path, "rb", buffering=0) as file:
         return {name: _read_layer(file.fileno(), adapter, name, layer) for name, layer in adapter.layers.items()}

@@ -107,7 +107,11 @@ _SAVE = "save it as safetensors"
 _BEGINNINGS: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
     (re.compile(pattern, re.DOTALL | re.IGNORECASE), name, advice)
     for pattern, name, advice in (
-        (rb"version https?://git-lfs|version https?://hawser", "a Git LFS pointer, which only names it", "run git lfs pull"),
+        (
+            rb"version https?://git-lfs|version https?://hawser",
+            "a Git LFS pointer, which only names it",
+            "run git lfs pull",
+        ),
         (rb"(\xef\xbb\xbf)?\s*<(!doctype\s+html|html|head|body)", "a web page", _AGAIN + ", not its page"),
         (rb"(\xef\xbb\xbf)?\s*<(\?xml|!--|[a-z])", "an XML text, as servers answer with", _AGAIN),
         (rb"PK\x03\x04.{0,300}(data\.pkl|\.data/|/version|byteorder)", "a pickle of PyTorch (.pt, .bin, .ckpt)", _SAVE),

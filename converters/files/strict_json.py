@@ -7,7 +7,7 @@ length. So a long text of few values is read, and a short one of many is not.
 from __future__ import annotations
 
 import json
-from json.decoder import scanstring
+from json.decoder import scanstring  # pyright: ignore[reportAttributeAccessIssue]
 from typing import Any
 
 _MOST_VALUES = 200_000
@@ -31,7 +31,7 @@ def _values(text: str) -> int:
     values = sum(map(text.count, ",[{"))
     if values <= _MOST_VALUES:
         return values
-    values = end = strings = 0
+    values = end = start = strings = 0
     while values <= _MOST_VALUES and strings <= 2 * _MOST_VALUES and (start := text.find('"', end)) >= 0:
         values += sum(text.count(mark, end, start) for mark in ",[{")
         _, end = scanstring(text, start + 1)

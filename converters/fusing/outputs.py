@@ -186,7 +186,10 @@ def _split_kept(adapter: AdapterFile, record: Record) -> Iterator[tuple[str, Out
             slabs = own.halves_swapped() if source.swapped else (own,)
             dtype = source.dtype if source.dtype in FLOATS and slab.dtype in FLOATS else slab.dtype
             change = change_due(slabs, dtype, source.scale, True)
-            yield source.key, Output(Entry(dtype, source.shape), (Piece(0, columns * DTYPE_BYTES[dtype], slabs, change),))
+            yield (
+                source.key,
+                Output(Entry(dtype, source.shape), (Piece(0, columns * DTYPE_BYTES[dtype], slabs, change),)),
+            )
 
 
 def _diffusers_order(block: Block) -> tuple[Slab, ...]:

@@ -1,4 +1,4 @@
-"""Other models whose layers are named like FLUX.1's, told by the width of their layers and by their numbers of blocks."""
+"""Other models whose layers are named like FLUX.1's, told by the width of their layers and their numbers of blocks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Architecture(NamedTuple):
 
 
 # From the models' config.json (transformer/ in their Diffusers repositories), the defaults and conversion scripts of
-# Diffusers (src/diffusers/models/transformers, scripts/convert_*_to_diffusers.py) and ComfyUI's comfy/model_detection.py.
+# Diffusers (src/diffusers/models/transformers, scripts/convert_*_to_diffusers.py) and ComfyUI's model_detection.py.
 # Chroma has FLUX.1's sizes: `formats` tells it by layers that FLUX.1 lacks.
 ARCHITECTURES = (
     Architecture("Stable Diffusion 3 or 3.5 Medium", 1536, 24, 0),
@@ -64,11 +64,15 @@ def judged(geometry: Geometry, blocks: Blocks) -> Verdict:
     fit = [row.name for row in rows if double <= row.double and single <= row.single and not row.alike]
     if geometry.hidden != FLUX_1.hidden:
         same = [row.name for row in ARCHITECTURES if beyond and _is_whole(row, blocks)]
-        return Verdict(foreign=" or ".join(fit or same)) if fit or same else Verdict(note=_unknown(geometry, bool(rows)))
+        return (
+            Verdict(foreign=" or ".join(fit or same)) if fit or same else Verdict(note=_unknown(geometry, bool(rows)))
+        )
     mlp = geometry.mlp / geometry.hidden
     if mlp != MLP:
         known = [row.name for row in rows if row.mlp != MLP and row.name in fit]
-        return Verdict(foreign=known[0] if known else f"another model's, with an MLP {mlp:g} times as wide as its layers")
+        return Verdict(
+            foreign=known[0] if known else f"another model's, with an MLP {mlp:g} times as wide as its layers"
+        )
     if beyond:
         return Verdict(foreign=" or ".join(fit) or f"another model's, with {double} double and {single} single blocks")
     whole = next((row for row in rows if _is_whole(row, blocks)), None)

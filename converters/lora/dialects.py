@@ -180,12 +180,9 @@ def is_comfy(module: str) -> bool:
 
 
 # The suffixes that the host's loader looks for (comfy/weight_adapter/lora.py), behind names that are whole layers.
-_HOST_ENDS = tuple(
-    end
-    for a, b in (("lora_down", "lora_up"), ("lora_A", "lora_B"))
-    for end in (f".{a}.weight", f".{b}.weight")
-) + (
-    *("_lora.down.weight", "_lora.up.weight", ".lora.down.weight", ".lora.up.weight", ".lora_A", ".lora_B"),
+_HOST_ENDS = (
+    *(".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight", ".lora_A", ".lora_B"),
+    *("_lora.down.weight", "_lora.up.weight", ".lora.down.weight", ".lora.up.weight"),
     *(".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"),
     *(".lora_A.default.weight", ".lora_B.default.weight", ".alpha"),
 )

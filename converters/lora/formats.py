@@ -48,8 +48,10 @@ _DESCENDANTS = (
         r"|(double|single)_stream_modulation)",
         "a FLUX.2 LoRA",
     ),
-    _other(r".*joint_transformer_blocks[._]|.*single_transformer_blocks[._]\d+[._](ff[._]|attn[._]to_out[._]0)",
-           "an AuraFlow LoRA"),
+    _other(
+        r".*joint_transformer_blocks[._]|.*single_transformer_blocks[._]\d+[._](ff[._]|attn[._]to_out[._]0)",
+        "an AuraFlow LoRA",
+    ),
     _other(r".*distilled_guidance_layer[._]", "a Chroma LoRA"),
     _other(
         r".*token_refiner[._]|.*double_blocks\.\d+\.(img|txt)_attn_(qkv|proj)\."

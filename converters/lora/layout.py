@@ -160,9 +160,7 @@ def _below(name: str) -> tuple[str, str]:
 
 
 _BLOCKS = r"((?:(?:single_)?transformer|double|single)_blocks)"
-_DOTTED, _UNDERSCORED = (
-    re.compile(rf"{_BLOCKS}{dot}(0|[1-9][0-9]{{0,4}}){dot}(.+)", re.ASCII) for dot in (r"\.", "_")
-)
+_DOTTED, _UNDERSCORED = (re.compile(rf"{_BLOCKS}{dot}(0|[1-9][0-9]{{0,4}}){dot}(.+)", re.ASCII) for dot in (r"\.", "_"))
 
 
 def place(module: str) -> Place | None:

@@ -42,9 +42,7 @@ def original_plan(
     _refuse_mutilation(path, unused)
     own = {found.places[module].module: alpha for module, alpha in alphas.items() if module in found.places}
     notes = (*((found.note,) if found.note else ()), *_wide(layers))
-    return AdapterFile(
-        path, found.fused, metadata, geometry, layers, unused, own, scaling[0].source, kept, notes
-    )
+    return AdapterFile(path, found.fused, metadata, geometry, layers, unused, own, scaling[0].source, kept, notes)
 
 
 def _wide(layers: Mapping[str, FusedLayer]) -> tuple[str, ...]:
@@ -80,9 +78,7 @@ def _refuse_mutilation(path: Path, unused: tuple[str, ...]) -> None:
             )
 
 
-def _checked_geometry(
-    path: Path, entries: Mapping[str, Entry], found: Recognised, pairs: names.Pairs
-) -> Geometry:
+def _checked_geometry(path: Path, entries: Mapping[str, Entry], found: Recognised, pairs: names.Pairs) -> Geometry:
     """Return the model's sizes.  Raises AdapterError if no matrix tells them."""
     if found.geometry is not None:
         return found.geometry

@@ -101,9 +101,7 @@ class Adapted(NamedTuple):
     ranks: Mapping[str, int]
 
 
-def read_scaling(
-    path: Path, metadata: Mapping[str, str], alphas: Mapping[str, float], adapted: Adapted
-) -> Scaling:
+def read_scaling(path: Path, metadata: Mapping[str, str], alphas: Mapping[str, float], adapted: Adapted) -> Scaling:
     """Collect what an adapter file, its header and its neighbour say about alpha.  Raises AdapterError."""
     scaling = header_scaling(path, metadata, alphas, adapted)
     neighbour = path.parent / NEIGHBOUR

@@ -100,7 +100,9 @@ def _ends(module: str, name: str) -> bool:
 _MOST_STEPS = 250_000
 _LONGEST_NAME = 300
 _LONGEST_TABLE = 100_000
-_TOKEN = re.compile(r"\((?:\?(?:[:=!]|<[=!]|P<\w+>))?|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{\d*,?\d*\}|[()|*+?]|.", re.DOTALL)
+_TOKEN = re.compile(
+    r"\((?:\?(?:[:=!]|<[=!]|P<\w+>))?|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{\d*,?\d*\}|[()|*+?]|.", re.DOTALL
+)
 
 
 def are_quick(patterns: Iterable[str]) -> bool:
@@ -161,4 +163,3 @@ _ENDLESS = _MOST_STEPS + 1
 
 def _bounded(number: int) -> int:
     return min(number, _ENDLESS)
-

@@ -1,6 +1,9 @@
 """Bad input: one clear sentence that names file, key, what was expected, what was found and what to do."""
 
+import io
+import pickle
 import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -242,3 +245,65 @@ def test_the_source_is_never_the_destination(good: Path, tmp_path: Path) -> None
     with pytest.raises(AdapterError, match="expected the name of a file, got a folder"):
         convert(good, tmp_path / "folder", force=True)
     assert good.read_bytes() == before
+
+
+def zipped(name: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(name, b"x" * 100)
+    return buffer.getvalue()
+
+
+def torch_saved(new: bool) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(small(), buffer, _use_new_zipfile_serialization=new)
+    return buffer.getvalue()
+
+
+OTHER_KINDS: dict[str, tuple[bytes, str]] = {
+    "a pickle": (pickle.dumps({"a": [1.0] * 50}), "a pickle of PyTorch"),
+    "an old pickle": (pickle.dumps({"a": [1.0] * 50}, protocol=2), "a pickle of PyTorch"),
+    "PyTorch's archive": (torch_saved(True), "a pickle of PyTorch"),
+    "PyTorch's older file": (torch_saved(False), "a pickle of PyTorch"),
+    "an archive": (zipped("readme.txt"), "a zip archive; unpack it"),
+    "a pointer": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 224194520\n",
+        "a Git LFS pointer, which only names it; run git lfs pull",
+    ),
+    "a page": (b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>", "a web page"),
+    "a page without a type": (b"\n  <HTML lang=en><body>Too many requests</body></HTML>", "a web page"),
+    "an answer in XML": (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "an XML text"),
+    "an answer in JSON": (b'{"error": "Repository not found, or you are not signed in"}', "a JSON text"),
+    "an answer": (b"Invalid username or password.", "a text"),
+    "another answer": (b"Entry not found", "a text"),
+    "GGUF": (b"GGUF\x03\0\0\0" + bytes(100), "a GGUF file"),
+    "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(100), "a file of another kind"),
+    "compressed": (b"\x1f\x8b\x08\x08\x12\x34\x56\x78" + bytes(100), "a compressed archive"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_KINDS)
+def test_files_of_other_kinds_are_called_what_they_are(name: str, tmp_path: Path) -> None:
+    content, words = OTHER_KINDS[name]
+    (tmp_path / "a.safetensors").write_bytes(content)
+    for function in (open_adapter, inspect):
+        with pytest.raises(
+            AdapterError, match=f"a.safetensors: file: expected a safetensors file, got {words}"
+        ) as caught:
+            function(tmp_path / "a.safetensors")
+        assert "damaged" not in str(caught.value)
+
+
+def test_a_shard_is_called_one(tmp_path: Path) -> None:
+    path = tiny.save(small(), tmp_path / "pytorch_lora_weights-00002-of-00003.safetensors")
+    with pytest.raises(AdapterError, match="expected a whole adapter, got part 2 of 3; merge the parts into one file"):
+        open_adapter(path)
+    open_adapter(tiny.save(small(), tmp_path / "whole-00001-of-00001.safetensors"))
+
+
+def test_long_headers_of_few_values_are_read(tmp_path: Path) -> None:
+    """Trainers keep their captions in it: five million letters, half a million commas."""
+    metadata = {"ss_tag_frequency": ", ".join(f'"tag {i}": {i}' for i in range(300_000)), "more": "x" * 2_000_000}
+    source = tiny.save(small(), tmp_path / "a.safetensors", metadata)
+    assert convert(source, tmp_path / "b.safetensors").moved > 0
+    assert inspect(tmp_path / "b.safetensors")["format"] == "converted by omnix-convert"

@@ -235,7 +235,9 @@ def test_state_dicts_are_checked(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="already converted"):
         convert_state_dict(fused.state, fused.metadata)
     again = convert_state_dict(fused.state).state
-    assert all(torch.equal(again[name], tensor) for name, tensor in fused.state.items()) and set(again) == set(fused.state)
+    assert all(torch.equal(again[name], tensor) for name, tensor in fused.state.items()) and set(again) == set(
+        fused.state
+    )
 
 
 def test_trees_keep_task_and_stream(tmp_path: Path) -> None:

@@ -74,7 +74,10 @@ COMFY: dict[str, tuple[Callable[[str], str], tuple[str, str]]] = {
     "BFL": (dotted("diffusion_model."), PEFT),
     "BFL, bare": (dotted(""), PEFT),
     "fal": (dotted("base_model.model."), PEFT),
-    "nested": (dotted("base_model.model.diffusion_model._orig_mod."), (".lora_A.default.weight", ".lora_B.default.weight")),
+    "nested": (
+        dotted("base_model.model.diffusion_model._orig_mod."),
+        (".lora_A.default.weight", ".lora_B.default.weight"),
+    ),
 }
 DIFFUSERS: dict[str, tuple[Callable[[str], str], tuple[str, str]]] = {
     "OneTrainer": (underscored("lora_transformer_"), KOHYA),
@@ -145,7 +148,9 @@ def read_by_diffusers(state: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tenso
     """Return {layer: (down, up, 1)} from Diffusers' names."""
     ends = (".lora_A.weight", ".lora_B.weight")
     layers = [key.removesuffix(ends[0]) for key in state if key.endswith(ends[0])]
-    return {layer.removeprefix("transformer."): (state[layer + ends[0]], state[layer + ends[1]], 1.0) for layer in layers}
+    return {
+        layer.removeprefix("transformer."): (state[layer + ends[0]], state[layer + ends[1]], 1.0) for layer in layers
+    }
 
 
 def check_against_diffusers(state: dict[str, Tensor], converted: Mapping[str, Tensor], reader: Any) -> None:
@@ -187,7 +192,12 @@ def flux_keys() -> dict[str, Any]:
 
 
 HOST_SUFFIXES = (
-    *(KOHYA, PEFT, (".lora_A.default.weight", ".lora_B.default.weight"), (".lora_A.mine.weight", ".lora_B.mine.weight")),
+    *(
+        KOHYA,
+        PEFT,
+        (".lora_A.default.weight", ".lora_B.default.weight"),
+        (".lora_A.mine.weight", ".lora_B.mine.weight"),
+    ),
     *((".lora.down.weight", ".lora.up.weight"), ("_lora.down.weight", "_lora.up.weight"), (".lora_A", ".lora_B")),
     (".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"),
 )
@@ -263,7 +273,9 @@ def test_text_encoders_are_kept_as_the_host_takes_them(
     table = TEXT if encoder == "clip" else T5
     form, dashed, ends = table.get(name, table["ComfyUI"])
     parts = CLIP_LAYERS if encoder == "clip" else T5_LAYERS
-    host = ("clip_l.transformer.text_model.encoder.layers.3.", "t5xxl.transformer.encoder.block.2.layer.")[encoder == "t5"]
+    host = ("clip_l.transformer.text_model.encoder.layers.3.", "t5xxl.transformer.encoder.block.2.layer.")[
+        encoder == "t5"
+    ]
     pairs, spell = {}, {}
     for seed, part in enumerate(parts):
         rows, columns = shapes[f"{host}{part}.weight"]

@@ -4,8 +4,6 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import comfy.lora
-import comfy.lora_convert
 import pytest
 import torch
 from comfyui_omnix.converters import AdapterError, convert, convert_state_dict, split, verify
@@ -28,7 +26,9 @@ def bfl_control() -> dict[str, Tensor]:
     state |= {f"{name}.lora_B.bias": drawn((up.shape[0],), 94 + i) for i, (name, (_, up)) in enumerate(pairs.items())}
     for i in range(2):
         for norm in ("img_attn.norm", "txt_attn.norm"):
-            state |= {f"double_blocks.{i}.{norm}.{end}.scale": drawn((128,), 5 + i) for end in ("query_norm", "key_norm")}
+            state |= {
+                f"double_blocks.{i}.{norm}.{end}.scale": drawn((128,), 5 + i) for end in ("query_norm", "key_norm")
+            }
         state |= {f"single_blocks.{i}.norm.{end}.scale": drawn((128,), 7 + i) for end in ("query_norm", "key_norm")}
     return state
 
@@ -85,7 +85,9 @@ def test_diffusers_control_lora(scale: float, tmp_path: Path) -> None:
     norm = state["transformer.transformer_blocks.0.attn.norm_q.weight"]
     assert torch.equal(lora["diffusion_model.double_blocks.0.img_attn.norm.query_norm.set_weight"], norm)
     after, before = merged(lora), load(STATE).model.diffusion_model.state_dict()
-    assert torch.allclose(after["double_blocks.0.img_attn.qkv.bias"] - before["double_blocks.0.img_attn.qkv.bias"], bias, atol=1e-6)
+    assert torch.allclose(
+        after["double_blocks.0.img_attn.qkv.bias"] - before["double_blocks.0.img_attn.qkv.bias"], bias, atol=1e-6
+    )
     assert torch.equal(after["double_blocks.0.img_attn.norm.query_norm.weight"], norm)
     assert after["img_in.weight"].shape == (H, WIDE)
     report = split(tmp_path / "b.safetensors", tmp_path / "c.safetensors")

@@ -100,10 +100,10 @@ def test_cut_data_is_named_by_its_tensor(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("length", [1 << 63, (1 << 64) - 1, 100_000_001, 4_000_001, 20_000])
+@pytest.mark.parametrize("length", [1 << 63, (1 << 64) - 1, 100_000_001, 20_000])
 def test_a_header_longer_than_the_file_or_the_limit(length: int, tmp_path: Path) -> None:
     path = write_raw(tmp_path / "a.safetensors", b"{}", length=length)
-    if length == 4_000_001:
+    if length == 100_000_001:
         os.truncate(path, 5_000_000)
     with pytest.raises(AdapterError, match=f"header: expected at most .* got a length of {length};"):
         open_adapter(path)

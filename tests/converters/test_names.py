@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 from comfyui_omnix.converters import STREAMS, AdapterError, find_adapters, slot_of_name
-from comfyui_omnix.converters.lora.formats import foreign_format
 from comfyui_omnix.converters.lora.dialects import parse
+from comfyui_omnix.converters.lora.formats import foreign_format
 from comfyui_omnix.converters.lora.names import fused_keys, original_keys, pair_up
 from comfyui_omnix.converters.tasks import is_plain, slot_of
 

@@ -173,7 +173,9 @@ def test_two_that_disagree_are_both_named(one: str, other: str, tmp_path: Path) 
     path = write(tmp_path / "adapter_model.safetensors", adapter() | given.get("tensors", {}), header)
     if "beside" in given:
         (tmp_path / "adapter_config.json").write_text(json.dumps(given["beside"]))
-    with pytest.raises(AdapterError, match=rf"{TO_Q}: expected one scale, got .* from {one} and .* from {other}; remove"):
+    with pytest.raises(
+        AdapterError, match=rf"{TO_Q}: expected one scale, got .* from {one} and .* from {other}; remove"
+    ):
         open_adapter(path)
 
 
@@ -213,7 +215,10 @@ PLAIN = [
     {"task_type": None, "lora_dropout": 0.1, "base_model_name_or_path": "x", "megatron_core": "megatron.core"},
 ]
 OTHER = [
-    *({"init_lora_weights": value} for value in ("pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga", "new")),
+    *(
+        {"init_lora_weights": value}
+        for value in ("pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga", "new")
+    ),
     *({"peft_type": value} for value in ("LOHA", "LOKR", "OFT", "VERA", "ADALORA", "IA3")),
     *({"fan_in_fan_out": True}, {"lora_bias": True}, {"bias": "all"}, {"bias": "lora_only"}, {"use_qalora": True}),
     *({"layer_replication": [[0, 4]]}, {"modules_to_save": ["proj_out"]}, {"trainable_token_indices": [1]}),
@@ -229,7 +234,9 @@ def test_settings_of_plain_lora(config: dict[str, Any], place: str, tmp_path: Pa
 
 @pytest.mark.parametrize("place", ["beside", "header"])
 @pytest.mark.parametrize("config", OTHER, ids=str)
-def test_settings_with_which_the_factors_mean_something_else(config: dict[str, Any], place: str, tmp_path: Path) -> None:
+def test_settings_with_which_the_factors_mean_something_else(
+    config: dict[str, Any], place: str, tmp_path: Path
+) -> None:
     (setting,) = config
     with pytest.raises(AdapterError, match=rf": {setting}: expected .*, got .*; \w+"):
         open_adapter(place_config(place, tmp_path, {"lora_alpha": 4, **config}))

@@ -272,3 +272,26 @@ def test_inspect_describes_files(tmp_path: Path) -> None:
     assert kohya["format"] == "a kohya/sd-scripts FLUX LoRA"
     assert kohya["advice"].endswith("; ComfyUI's LoRA loaders also take it as it is, merged and bypassed")
     assert kohya["layers"]["double_blocks.0.img_attn.qkv"]["parts"][0]["down"] == f"{key}.lora_down.weight"
+
+
+def test_suffixes_in_capitals_are_found(tmp_path: Path) -> None:
+    source = fill(tmp_path / "in", "STYLE.SAFETENSORS", "rgb_to_depth/rgb/pytorch_lora_weights.SafeTensors")
+    outcomes = convert_tree(source, tmp_path / "out")
+    assert [outcome.error for outcome in outcomes] == [None, None]
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*.*")) == ["STYLE.safetensors", "rgb.safetensors"]
+    (job,) = jobs(source / "STYLE.SAFETENSORS", tmp_path / "B.SAFETENSORS")
+    assert job.destination == tmp_path / "B.SAFETENSORS"
+
+
+def test_a_tree_converted_into_itself_can_be_used_again(tmp_path: Path) -> None:
+    """What an earlier run made beside its originals is no second original; it counts as the result that it is."""
+    names = ("rgb_to_depth/rgb/pytorch_lora_weights.safetensors", "rgb_to_depth_depth.safetensors")
+    fill(tmp_path / "in", *names)
+    assert not [outcome.error for outcome in convert_tree(tmp_path / "in", tmp_path / "in") if outcome.error]
+    found = find_adapters(tmp_path / "in")
+    assert {path.name for path in found.values()} == {"rgb.safetensors", "depth.safetensors"}
+    again = convert_tree(tmp_path / "in", tmp_path / "out")
+    assert len(again) == 2 and not [outcome.error for outcome in again if outcome.error]
+    back = jobs(tmp_path / "in", tmp_path / "back", split=True)
+    assert [job.problem for job in back] == [None, None]
+    assert {job.source.name for job in back} == {"rgb.safetensors", "depth.safetensors"}
