@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seed", type=_at_least(0), default=0, help="seed of the first room (0); the next has the next"
     )
-    parser.add_argument("--fast", action="store_true", help="coarser light, for training: about five times as fast")
+    parser.add_argument("--fast", action="store_true", help="coarser light, for training: about half of the time")
     parser.add_argument("--jobs", type=_at_least(1), default=os.cpu_count() or 1, help="processes (one a core)")
     return parser
 

@@ -105,6 +105,13 @@ class Hits(NamedTuple):
     point: Array
 
 
+class Pairs(NamedTuple):
+    """Rays [P] and the numbers of shapes that they may meet [P]; the backdrop is in none."""
+
+    rows: Rows
+    numbers: NDArray[np.int32]
+
+
 @dataclass(frozen=True)
 class Alike:
     """Shapes of one kind: their numbers [n], centres [3, n], axes [3, 3, n] (None: the world's) and sizes [.., n]."""
@@ -118,7 +125,7 @@ class Alike:
     def reach(self, which: Rows, origins: Array, directions: Array) -> Array:
         """Return the distance along each ray [N] to the shape of its own, `which` [N]; infinite where it misses."""
         if not self.sizes:
-            return self.model.reach(np.broadcast_to(origins, directions.shape), directions)
+            return self.model.reach(origins, directions)
         centre, axes = self.centres[:, which], None if self.axes is None else self.axes[:, :, which]
         ahead = dot(centre - origins, directions)
         start = origins + ahead * directions - centre
@@ -153,12 +160,15 @@ def group(members: Sequence[Shape | Group]) -> Group:
     return Group(tuple(members), (float(middle[0]), float(middle[1]), float(middle[2])), reach)
 
 
-def nearest(scene: Scene, origins: Array, directions: Array) -> Hits:
-    """Return the first thing that each ray meets, at least the backdrop; rays may share one origin [3, 1]."""
+def nearest(scene: Scene, origins: Array, directions: Array, likely: Pairs | None = None) -> Hits:
+    """Return the first thing that each ray meets, at least the backdrop; rays may share one origin [3, 1].
+
+    Where it is known what rays are likely to meet, only that is tried.
+    """
     count = directions.shape[1]
     distance = np.full(count, np.inf, dtype=np.float32)
     shape = np.full(count, len(scene.shapes) - 1, dtype=np.int32)
-    for rows, numbers, t in _meetings(scene, origins, directions, None):
+    for rows, numbers, t in _meetings(scene, origins, directions, likely or _pairs(scene, origins, directions, None)):
         np.minimum.at(distance, rows, t)
         first = np.flatnonzero((t == distance[rows]) & (t < np.inf))
         shape[rows[first]] = numbers[first]
@@ -171,7 +181,9 @@ def nearest(scene: Scene, origins: Array, directions: Array) -> Hits:
 def blocked(scene: Scene, origins: Array, directions: Array, limits: Array) -> NDArray[np.bool_]:
     """Return whether something stands on each ray before its limit [N]; the backdrop never does."""
     found = np.zeros(directions.shape[1], dtype=bool)
-    for rows, _, t in _meetings(scene, origins, directions, limits.astype(np.float32)):
+    for rows, _, t in _meetings(
+        scene, origins, directions, _pairs(scene, origins, directions, limits.astype(np.float32))
+    ):
         found[rows[t < limits[rows] - SKIN]] = True
     return found
 
@@ -238,10 +250,10 @@ def _sets(shapes: Sequence[Shape]) -> Iterator[Alike]:
 
 
 def _meetings(
-    scene: Scene, origins: Array, directions: Array, limits: Array | None
+    scene: Scene, origins: Array, directions: Array, pairs: Pairs
 ) -> Iterator[tuple[Rows, NDArray[np.int32], Array]]:
     """Yield rays [P], the shapes that they may meet [P] and where [P], infinite where they miss after all."""
-    rows, numbers = _pairs(scene, origins, directions, limits)
+    rows, numbers = pairs
     which, place = scene.kind_of
     for kind, members in by_value(which[numbers]):
         for start in range(0, members.size, CHUNK):
@@ -251,8 +263,8 @@ def _meetings(
             yield ray, number, t
 
 
-def _pairs(scene: Scene, origins: Array, directions: Array, limits: Array | None) -> tuple[Rows, NDArray[np.int32]]:
-    """Return the rays and shapes [P] whose balls the rays pass through before their limits."""
+def _pairs(scene: Scene, origins: Array, directions: Array, limits: Array | None) -> Pairs:
+    """Return the rays and shapes whose balls the rays pass through before their limits."""
     rays: list[Rows] = [np.zeros(0, dtype=np.intp)]
     numbers: list[NDArray[np.int32]] = [np.zeros(0, dtype=np.int32)]
     pending: list[_Task] = [_Task(scene.root, np.arange(directions.shape[1]), origins, directions, limits)]
@@ -267,7 +279,7 @@ def _pairs(scene: Scene, origins: Array, directions: Array, limits: Array | None
             member, ray = np.nonzero(_through(part, balls.centres, balls.radii))
             rays.append(part.rows[ray])
             numbers.append(balls.numbers[member])
-    return np.concatenate(rays), np.concatenate(numbers)
+    return Pairs(np.concatenate(rays), np.concatenate(numbers))
 
 
 class _Task(NamedTuple):

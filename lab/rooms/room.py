@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .lighting import PICTURE, Light, Quality, light_room
+from .raycast import Pairs, Rows
 from .shapes import Array, dot
 from .stage import Stage, showroom
 from .view import ORIGIN, Grid, View, look
@@ -82,8 +83,10 @@ def _antialias(stage: Stage, view: View, light: Light, grid: Grid, quality: Qual
     edge = np.flatnonzero(_edges(view, grid))
     total = np.zeros((3, edge.size), dtype=np.float32)
     for down, right in quality.edges:
-        near = look(stage.scene, ORIGIN, grid.rays(down, right)[:, edge])
-        source = _alike(view, near, edge, grid, 1 if down > 0 else -1, 1 if right > 0 else -1)
+        around = _around(edge, grid, 1 if down > 0 else -1, 1 if right > 0 else -1)
+        likely = _likely(stage, view.hits.shape[around]) if quality.beside else None
+        near = look(stage.scene, ORIGIN, grid.rays(down, right).take(edge, axis=1), likely)
+        source = _alike(view, near, around)
         total += np.minimum(_shade(near, light.matt[:, source], light.gloss[:, source]), 2.0)
     picture[:, edge] = total / len(quality.edges)
     return picture
@@ -101,14 +104,28 @@ def _edges(view: View, grid: Grid) -> NDArray[np.bool_]:
     return edge.reshape(-1)
 
 
-def _alike(view: View, near: View, pixels: NDArray[np.intp], grid: Grid, down: int, right: int) -> NDArray[np.intp]:
-    """Return, for rays beside their pixels, the neighbour that shows most nearly the same surface."""
+def _around(pixels: Rows, grid: Grid, down: int, right: int) -> Rows:
+    """Return pixels themselves and their neighbours beside, below (or above) and across, [4, N]."""
     i, j = np.divmod(pixels, grid.width)
-    best, score = pixels, np.full(pixels.size, -np.inf, dtype=np.float32)
-    for di, dj in ((0, 0), (0, right), (down, 0), (down, right)):
-        other = (i + di).clip(0, grid.height - 1) * grid.width + (j + dj) % grid.width
+    row, beside = (i + down).clip(0, grid.height - 1) * grid.width, (j + right) % grid.width
+    return np.stack([pixels, i * grid.width + beside, row + j, row + beside])
+
+
+def _likely(stage: Stage, shapes: NDArray[np.int32]) -> Pairs:
+    """Return each ray with the shapes [4, N] that the pixels around it show, each but once."""
+    once = shapes != len(stage.scene.shapes) - 1
+    for k in range(1, 4):
+        once[k] &= (shapes[:k] != shapes[k]).all(axis=0)
+    which, rows = np.nonzero(once)
+    return Pairs(rows, shapes[which, rows])
+
+
+def _alike(view: View, near: View, around: Rows) -> Rows:
+    """Return, for rays beside their pixels, which of the pixels around [4, N] shows most nearly the same surface."""
+    best, score = around[0], np.full(around.shape[1], -np.inf, dtype=np.float32)
+    for other in around:
         same = (view.hits.shape[other] == near.hits.shape).astype(np.float32)
-        found = 2 * same + dot(view.normal[:, other], near.normal)
+        found = 2 * same + dot(view.normal.take(other, axis=1), near.normal)
         better = found > score + 1e-3
         best, score = np.where(better, other, best), np.where(better, found, score)
     return best

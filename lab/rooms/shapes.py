@@ -270,21 +270,30 @@ class Wall(Shape):
     def half_box(self) -> Vector:
         return self.half
 
-    def _local_reach(self, o: Array, d: Array, least: Array) -> Array:
-        along = d[self.axis]
-        t = -o[self.axis] / np.where(np.abs(along) < 1e-9, np.float32(1e-9), along)
-        p = o + t * d
-        hit = (t > least) & (along * self.facing < 0)
-        for other in {0, 1, 2} - {self.axis}:
-            hit &= np.abs(p[other]) <= self.half[other]
-        return np.where(hit & ~self._in_hole(p), t, np.float32(np.inf))
+    def reach(self, origins: Array, directions: Array) -> Array:
+        """Return the distance along each ray to the wall, [N], infinite where it misses."""
+        along = directions[self.axis]
+        facing = np.flatnonzero(along * self.facing < -1e-9)
+        start, d = origins if origins.shape[1] == 1 else origins.take(facing, axis=1), directions.take(facing, axis=1)
+        t = (np.float32(self.centre[self.axis]) - start[self.axis]) / d[self.axis]
+        found = np.full(along.shape, np.inf, dtype=np.float32)
+        found[facing] = np.where((t > SKIN) & self._holds(start, d, t), t, np.float32(np.inf))
+        return found
 
-    def _in_hole(self, p: Array) -> NDArray[np.bool_]:
-        if self.hole is None:
-            return np.zeros(p.shape[1], dtype=bool)
-        low, high = (column(corner) - column(self.centre) for corner in self.hole)
-        inside = (p > low) & (p < high)
-        return inside[self.axis - 2] & inside[self.axis - 1]
+    def _holds(self, start: Array, d: Array, t: Array) -> NDArray[np.bool_]:
+        """Tell which rays meet the plane within the rectangle and beside the hole."""
+        others = [axis for axis in range(3) if axis != self.axis]
+        places = [start[axis] + t * d[axis] for axis in others]
+        held = np.ones(t.shape, dtype=bool)
+        for axis, place in zip(others, places):
+            held &= np.abs(place - np.float32(self.centre[axis])) <= np.float32(self.half[axis])
+        if self.hole is not None:
+            low, high = self.hole
+            held &= ~np.all([(p > low[axis]) & (p < high[axis]) for axis, p in zip(others, places)], axis=0)
+        return held
+
+    def _local_reach(self, o: Array, d: Array, least: Array) -> Array:
+        raise NotImplementedError("A wall stands along the axes, so rays meet it without being turned.")
 
     def _local_normal(self, p: Array) -> Array:
         return np.broadcast_to(column(np.eye(3)[self.axis] * self.facing), p.shape)
