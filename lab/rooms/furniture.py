@@ -55,9 +55,9 @@ def shell() -> list[Shape | Group]:
     ]
 
 
-def window() -> Group:
-    """Build reveal, sill, frame, glazing bars, rail and curtains."""
-    (x0, y0, z), (x1, y1, _) = WINDOW_LOW, WINDOW_HIGH
+def window(low: Vector = WINDOW_LOW, high: Vector = WINDOW_HIGH) -> Group:
+    """Build reveal, sill, frame, glazing bars, rail and curtains of an opening in a wall that faces -Z."""
+    (x0, y0, z), (x1, y1, _) = low, high
     x, y = (x0 + x1) / 2, (y0 + y1) / 2
     plaster = Surface("wall", plain("efeae0"), 0.9)
     frame = Surface("window", plain("f3f1ec"), 0.4)
@@ -73,14 +73,15 @@ def window() -> Group:
         Box(frame, (x, y + 0.3, z + 0.14), half=(x1 - x, 0.02, 0.02)),
     ]
     sill = Box(WHITE, (x, y0 - 0.02, z - 0.05), half=(x1 - x + 0.12, 0.02, 0.09))
-    rail = Cone(BRASS, (x, y1 + 0.12, z - 0.1), lean=90.0, bottom=0.018, top=0.018, tall=1.75)
-    return group([*sides, *bars, sill, rail, curtain(x0 - 0.22), curtain(x1 + 0.22)])
+    rail = Cone(BRASS, (x, y1 + 0.12, z - 0.1), lean=90.0, bottom=0.018, top=0.018, tall=(x1 - x0) / 2 + 0.55)
+    return group([*sides, *bars, sill, rail, *(curtain(side, y1 - 0.07, z - 0.1) for side in (x0 - 0.22, x1 + 0.22))])
 
 
-def curtain(x: float) -> Group:
-    """Build one drawn curtain out of upright folds."""
+def curtain(x: float, top: float, z: float) -> Group:
+    """Build one drawn curtain out of upright folds, from just above the floor to `top`."""
+    middle, tall = (top + FLOOR + 0.02) / 2, (top - FLOOR - 0.02) / 2
     folds = [
-        Cone(CREAM, (x + k * 0.055, -0.35, LEFT - 0.1 + 0.022 * (-1) ** k), bottom=0.042, top=0.036, tall=1.13)
+        Cone(CREAM, (x + k * 0.055, middle, z + 0.022 * (-1) ** k), bottom=0.042, top=0.036, tall=tall)
         for k in range(-3, 4)
     ]
     return group(folds)
@@ -241,38 +242,49 @@ def plant() -> Group:
     return group([pot, trunk, group(leaves)])
 
 
-def back_wall() -> Group:
-    """Build the door, across the panorama's seam, and a poster beside it."""
+def door() -> Group:
+    """Build the door in the back wall, across the panorama's seam."""
     wood, panel = Surface("door", plain("7d8f95"), 0.5), Surface("door", plain("738489"), 0.5)
     x, z = BACK, -0.15
     tall = 1.02
     parts: list[Shape] = [Box(wood, (x + 0.02, FLOOR + tall, z), half=(0.02, tall, 0.43))]
     parts += [Box(panel, (x + 0.045, FLOOR + h, z), half=(0.006, 0.34, 0.28)) for h in (0.55, 1.45)]
-    parts += [Box(WHITE, (x + 0.025, FLOOR + tall, z + s * 0.47), half=(0.03, tall + 0.04, 0.04)) for s in (-1, 1)]
-    parts.append(Box(WHITE, (x + 0.025, FLOOR + 2 * tall + 0.04, z), half=(0.03, 0.04, 0.51)))
+    parts += [Box(WHITE, (x + 0.03, FLOOR + tall, z + s * 0.47), half=(0.03, tall, 0.04)) for s in (-1, 1)]
+    parts.append(Box(WHITE, (x + 0.03, FLOOR + 2 * tall + 0.04, z), half=(0.03, 0.04, 0.51)))
     parts.append(Ball(BRASS, (x + 0.09, FLOOR + 1.0, z + 0.34), half=(0.035, 0.035, 0.035)))
     return group(parts)
 
 
-def pictures() -> Group:
-    """Build the painting over the sofa and the mirror on the right wall."""
-    frame = Surface("picture", plain("2c2a28"), 0.4)
-    canvas = Surface("picture", painting, 0.8)
-    glass = Surface("mirror", plain("e6eaec"), 0.01, metallic=1.0)
-    gilt = Surface("mirror", plain("b08a4a"), 0.35, metallic=1.0)
+def hung_painting() -> Group:
+    """Build the painting over the sofa."""
+    frame, canvas = Surface("picture", plain("2c2a28"), 0.4), Surface("picture", painting, 0.8)
     return group(
         [
             Box(frame, (FRONT - 0.02, 0.25, 0.05), half=(0.02, 0.37, 0.62)),
             Box(canvas, (FRONT - 0.035, 0.25, 0.05), half=(0.01, 0.34, 0.59)),
+        ]
+    )
+
+
+def mirror() -> Group:
+    """Build the mirror on the right wall."""
+    glass = Surface("mirror", plain("e6eaec"), 0.01, metallic=1.0)
+    gilt = Surface("mirror", plain("b08a4a"), 0.35, metallic=1.0)
+    return group(
+        [
             Box(gilt, (-0.6, 0.1, RIGHT + 0.02), half=(0.4, 0.55, 0.02)),
             Box(glass, (-0.6, 0.1, RIGHT + 0.032), half=(0.35, 0.5, 0.012)),
         ]
     )
 
 
+def carpet() -> Shape:
+    """Build the rug under the coffee table."""
+    return Box(Surface("rug", rug, 1.0), (1.7, FLOOR + 0.006, 0.02), half=(1.0, 0.006, 1.3))
+
+
 def scene() -> Scene:
     """Build the whole room."""
-    carpet = Box(Surface("rug", rug, 1.0), (1.7, FLOOR + 0.006, 0.02), half=(1.0, 0.006, 1.3))
     things = [
         window(),
         sofa(),
@@ -282,10 +294,10 @@ def scene() -> Scene:
         dining_table(),
         pendant(),
         plant(),
-        back_wall(),
+        door(),
     ]
     chairs = [chair(PENDANT[0] + 0.1, PENDANT[2] - 0.62, 80.0), chair(PENDANT[0] + 0.95, PENDANT[2] + 0.1, 170.0)]
     backdrop = Dome(
         Surface("outside", scenery, 1.0, glow=(1.0, 1.0, 1.0)), (0.0, FLOOR - 0.6, 0.0), half=(14.0, 14.0, 14.0)
     )
-    return Scene(group([*shell(), *things, *chairs, carpet, pictures()]), backdrop)
+    return Scene(group([*shell(), *things, *chairs, carpet(), hung_painting(), mirror()]), backdrop)

@@ -1,4 +1,4 @@
-"""Light the demo room: sun and sky through the window, two lamps, what the surfaces pass on, and reflections.
+"""Light a room: sun and sky through its openings, lamps, what the surfaces pass on, and reflections.
 
 Light is irradiance / pi, so that a matt surface sends out albedo * light. Soft light is sampled by chance and then
 smoothed over neighbouring pixels of the same surface. What a ray meets after its first hit is looked up in the panorama
@@ -8,19 +8,16 @@ itself, which sees nearly every surface of the room.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .furniture import LAMP, LEFT, PENDANT, WINDOW_HIGH, WINDOW_LOW
-from .raycast import Hits, Scene, blocked, nearest
+from .raycast import Rows, Scene, blocked
 from .shapes import Array, Vector, column, dot, unit
+from .smoothing import Enlarger, Smoother
+from .view import Grid, Met, View, meet
 
-SUN: Vector = (-0.42, 0.78, 0.9)
-SUNLIGHT: Vector = (4.4, 3.8, 3.0)
-SKYLIGHT: Vector = (2.6, 3.0, 3.6)
-# What reaches places that the panorama can't see.
-AMBIENT: Vector = (0.12, 0.115, 0.105)
 # Rougher surfaces than this reflect too dimly to be worth a ray.
 GLOSSY = 0.36
 MIRROR = 0.1
@@ -36,28 +33,62 @@ class Lamp:
     clear: float
 
 
-LAMPS = (
-    Lamp(LAMP, (0.85, 0.58, 0.32), radius=0.12, clear=0.32),
-    Lamp((PENDANT[0], PENDANT[1] - 0.12, PENDANT[2]), (0.55, 0.42, 0.27), radius=0.03, clear=0.0),
-)
+@dataclass(frozen=True)
+class Opening:
+    """A rectangle across `axis` between two corners, through which the sky shines; outside is `outward` (+1, -1)."""
+
+    low: Vector
+    high: Vector
+    axis: int
+    outward: int
+
+    def beyond(self, points: Array) -> NDArray[np.bool_]:
+        """Tell which points lie outside."""
+        return (points[self.axis] - self.low[self.axis]) * self.outward > 0
+
+    def crossed(self, points: Array, towards: Array) -> NDArray[np.bool_]:
+        """Tell which rays leave through the opening, or start outside."""
+        along = np.where(towards[self.axis] * self.outward > 1e-6, towards[self.axis], np.float32(np.inf))
+        t = np.where(np.isinf(along), np.float32(np.nan), (self.low[self.axis] - points[self.axis]) / along)
+        found = self.beyond(points)
+        inside = t >= 0
+        for other in {0, 1, 2} - {self.axis}:
+            place = points[other] + towards[other] * t
+            inside &= (place > self.low[other]) & (place < self.high[other])
+        return found | inside
 
 
 @dataclass(frozen=True)
-class View:
-    """What one set of N rays meets. normal, albedo (linear) and glow are [3, N], the others [N]."""
+class Lights:
+    """What lights a room. sun is the direction towards it; ambient reaches places that the panorama can't see."""
 
-    hits: Hits
-    normal: Array
-    albedo: Array
-    glow: Array
-    roughness: Array
-    metallic: Array
+    openings: tuple[Opening, ...]
+    lamps: tuple[Lamp, ...]
+    sun: Vector = (0.0, 1.0, 0.0)
+    sunlight: Vector = (0.0, 0.0, 0.0)
+    skylight: Vector = (0.0, 0.0, 0.0)
+    ambient: Vector = (0.12, 0.115, 0.105)
 
-    def at(self, rows: NDArray[np.intp]) -> View:
-        """Return what the rays with these numbers meet."""
-        hits = Hits(self.hits.distance[rows], self.hits.shape[rows], self.hits.point[:, rows])
-        normal, albedo, glow = (values[:, rows] for values in (self.normal, self.albedo, self.glow))
-        return View(hits, normal, albedo, glow, self.roughness[rows], self.metallic[rows])
+
+class Quality(NamedTuple):
+    """How much is spent on a picture; the maps are exact in any."""
+
+    step: int
+    """Soft light and reflections are worked out at every step-th pixel across and down."""
+    suns: int
+    """Rays to the sun from each pixel."""
+    bounces: int
+    """How often surfaces pass light on."""
+    edges: tuple[tuple[float, float], ...]
+    """Rays, as parts of a pixel down and right, whose mean a pixel on an edge is."""
+    beside: bool
+    """Whether those rays look only for what the pixels around show."""
+
+
+PICTURE = Quality(1, 4, 2, ((-0.25, -0.25), (-0.25, 0.25), (0.25, -0.25), (0.25, 0.25)), False)
+"""For people to look at."""
+FAST = Quality(2, 1, 1, ((-0.25, -0.25), (0.25, 0.25)), True)
+"""For training: about half of the time."""
 
 
 @dataclass(frozen=True)
@@ -68,70 +99,122 @@ class Light:
     gloss: Array
 
 
-def look(room: Scene, origins: Array, directions: Array) -> View:
-    """Follow rays to what they meet and read its surface there."""
-    hits = nearest(room, origins, directions)
-    count = directions.shape[1]
-    normal, albedo, glow = (np.empty((3, count), dtype=np.float32) for _ in range(3))
-    roughness, metallic = np.empty(count, dtype=np.float32), np.empty(count, dtype=np.float32)
-    for number in np.unique(hits.shape):
-        shape, rows = room.shapes[number], np.flatnonzero(hits.shape == number)
-        points = hits.point[:, rows]
-        normal[:, rows] = shape.normal(points)
-        albedo[:, rows] = shape.surface.paint(shape.local(points))
-        glow[:, rows] = column(shape.surface.glow) * albedo[:, rows]
-        roughness[rows], metallic[rows] = shape.surface.roughness, shape.surface.metallic
-    return View(hits, normal, albedo, glow, roughness, metallic)
+def light_room(room: Scene, lights: Lights, view: View, grid: Grid, quality: Quality, seed: int) -> Light:
+    """Return the light on a panorama of `grid` whose pixels show `view`; the seed gives the chance."""
+    random = np.random.default_rng(seed)
+    small, rows = grid.every(quality.step)
+    part = view if quality.step == 1 else view.at(rows)
+    sun = _sun(room, lights, view, random, quality.suns)
+    sampled = _Sampled(room, lights, part, small, random, quality)
+    if quality.step == 1:
+        return sampled.light(sampled.smooth(sun, passes=1))
+    light, enlarge = sampled.light(sun[:, rows]), Enlarger(view, grid, quality.step)
+    # The sun's light has edges, so it is worked out at every pixel.
+    return Light(sun + enlarge(light.matt - sun[:, rows]), enlarge(light.gloss))
 
 
-def light_room(room: Scene, view: View, rays: Array, grid: tuple[int, int], random: np.random.Generator) -> Light:
-    """Return the light on a panorama of `grid` (height, width) pixels whose rays [3, H * W] show `view`."""
-    # All passes together reach an eighth of the height, 22 degrees, whatever the size.
-    passes = max(1, round(np.log2(grid[0] / 8)))
-    smooth = Smoother(view, grid, passes)
-    part = view.at(smooth.sampled)
-    soft = _sky(room, part, random)
-    for lamp in LAMPS:
-        soft += _lamp(room, part, lamp, random)
-    direct = smooth(_sun(room, view, random), passes=1) + smooth.spread(soft, max(1, passes - 1))
-    once = smooth.spread(_bounce(room, part, view, direct, grid, random), passes)
-    matt = direct + smooth.spread(_bounce(room, part, view, direct + once, grid, random), passes)
-    return Light(matt, _gloss(room, view, rays, matt, smooth, random))
+class _Sampled:
+    """The lighting of one view at some of its pixels, from which it is spread to all."""
+
+    def __init__(
+        self, room: Scene, lights: Lights, view: View, grid: Grid, random: np.random.Generator, quality: Quality
+    ) -> None:
+        self.room, self.lights, self.view, self.grid, self.random = room, lights, view, grid, random
+        # All passes together reach an eighth of the height, 22 degrees, whatever the size.
+        self.passes = max(1, round(np.log2(grid.height / 8)))
+        self.bounces = quality.bounces
+        self.smooth = Smoother(view, grid, self.passes)
+        # Every other pixel, as on a chess board, where every pixel is worked out; else all of the few.
+        board = (np.arange(grid.height)[:, None] + np.arange(grid.width)) % 2 == 0
+        self.rows = np.flatnonzero(board) if quality.step == 1 else np.arange(board.size)
+
+    def light(self, sun: Array) -> Light:
+        """Return the light on all pixels, given the sun's [3, N]."""
+        part = self.view.at(self.rows)
+        soft = np.zeros_like(part.normal)
+        for opening in self.lights.openings:
+            soft += _sky(self.room, part, opening, self.lights.skylight, self.random)
+        for lamp in self.lights.lamps:
+            soft += _lamp(self.room, part, lamp, self.random)
+        matt = direct = sun + self._spread(soft, max(1, self.passes - 1))
+        for _ in range(self.bounces):
+            matt = direct + self._spread(self._bounce(part, matt), self.passes)
+        return Light(matt, self._gloss(matt))
+
+    def _spread(self, values: Array, passes: int) -> Array:
+        return self.smooth.spread(self.rows, values, passes, self.lights.ambient)
+
+    def _bounce(self, part: View, light: Array) -> Array:
+        """Return the light that other surfaces pass on to the pixels of `part`, given the light on the whole view."""
+        start = part.hits.point + part.normal * np.float32(2e-3)
+        # A unit vector added to the normal is spread as the cosine, so the mean of what it meets is the light.
+        towards = unit(part.normal * np.float32(1.001) + unit(_scatter(start.shape, self.random)))
+        met = meet(self.room, start, towards)
+        # Lamps and the sky are lights of their own already, but in a window's reveal only chance finds the sky.
+        dark = met.glow.sum(axis=0) == 0
+        outside = np.any([opening.beyond(start) for opening in self.lights.openings] or [False], axis=0)
+        return met.albedo * self._lookup(light, met) * dark + met.glow * (outside & ~dark)
+
+    def _lookup(self, light: Array, met: Met) -> Array:
+        """Return the light on points that rays met, from the panorama's own pixels where it sees them."""
+        x, y, z = met.hits.point
+        far, pixel = np.sqrt(x * x + y * y + z * z), self.grid.pixel(met.hits.point)
+        seen = np.abs(self.view.hits.distance[pixel] - far) < 0.05 * far
+        return np.where(seen, light[:, pixel], column(self.lights.ambient))
+
+    def _gloss(self, light: Array) -> Array:
+        """Return what glossy surfaces reflect: sharp on mirrors, smoothed on rougher ones."""
+        view, gloss = self.view, np.zeros_like(light)
+        rows = np.flatnonzero((view.roughness < GLOSSY) & (view.glow.sum(axis=0) == 0))
+        normal, along = view.normal[:, rows], unit(view.hits.point[:, rows])
+        spread = (view.roughness[rows] * (view.roughness[rows] > MIRROR) * 0.25)[None]
+        scattered = unit(normal + _scatter(normal.shape, self.random) * spread)
+        towards = unit(along - 2 * dot(along, scattered) * scattered)
+        met = meet(self.room, view.hits.point[:, rows] + normal * np.float32(2e-3), towards)
+        base = np.where(view.metallic[rows] > 0, view.albedo[:, rows], np.float32(0.04))
+        fresnel = base + (1 - base) * np.clip(1 + dot(along, normal), 0, 1) ** 5
+        glow = np.minimum(met.glow, 1.5)
+        gloss[:, rows] = fresnel * (1 - view.roughness[rows]) * (met.albedo * self._lookup(light, met) + glow)
+        return np.where(view.roughness > MIRROR, self.smooth(gloss, passes=3), gloss)
 
 
-def _lit(room: Scene, view: View, rows: NDArray[np.intp], towards: Array, limits: Array) -> Array:
+def _lit(room: Scene, view: View, rows: Rows, towards: Array, limits: Array) -> Array:
     """Return 1 where nothing stands between a pixel's point and the light, else 0."""
     start = view.hits.point[:, rows] + view.normal[:, rows] * np.float32(2e-3)
     return (~blocked(room, start, towards, limits)).astype(np.float32)
 
 
-def _sun(room: Scene, view: View, random: np.random.Generator, samples: int = 4) -> Array:
-    """Return the sun's light; its rays can only come through the window."""
+def _sun(room: Scene, lights: Lights, view: View, random: np.random.Generator, samples: int) -> Array:
+    """Return the sun's light; its rays can only come through the openings."""
     light = np.zeros_like(view.normal)
-    point, (low, high) = view.hits.point, (column(WINDOW_LOW), column(WINDOW_HIGH))
+    if max(lights.sunlight) == 0:
+        return light
+    point = view.hits.point
     for _ in range(samples):
-        towards = unit(column(SUN) + np.float32(0.012) * _scatter(point.shape, random))
-        crossing = point + towards * ((LEFT - point[2]) / towards[2])
-        through = ((crossing > low) & (crossing < high))[:2].all(axis=0) | (point[2] > LEFT)
+        # The rim of a shadow is soft where its rays are many, and sharp where there is but one.
+        scatter = _scatter(point.shape, random) if samples > 1 else np.zeros_like(point)
+        towards = unit(column(lights.sun) + np.float32(0.012) * scatter)
+        through = np.any([opening.crossed(point, towards) for opening in lights.openings] or [False], axis=0)
         facing = dot(view.normal, towards)
         rows = np.flatnonzero(through & (facing > 0))
         lit = _lit(room, view, rows, towards[:, rows], np.full(rows.size, 30.0, dtype=np.float32))
-        light[:, rows] += column(SUNLIGHT) * (facing[rows] * lit / samples)
+        light[:, rows] += column(lights.sunlight) * (facing[rows] * lit / samples)
     return light
 
 
-def _sky(room: Scene, view: View, random: np.random.Generator) -> Array:
-    """Return the light of the sky, from one point in the window for each pixel."""
-    low, size = column(WINDOW_LOW), column(WINDOW_HIGH) - column(WINDOW_LOW)
+def _sky(room: Scene, view: View, opening: Opening, skylight: Vector, random: np.random.Generator) -> Array:
+    """Return the light of the sky, from one point in an opening for each pixel."""
+    low, size = column(opening.low), column(opening.high) - column(opening.low)
     towards = low + size * random.random(view.normal.shape, dtype=np.float32) - view.hits.point
-    far = np.sqrt(dot(towards, towards))
+    far = np.sqrt(np.maximum(dot(towards, towards), 1e-6))
     towards = towards / far
-    facing = dot(view.normal, towards)
-    rows = np.flatnonzero((facing > 0) & (towards[2] > 0))
+    facing, out = dot(view.normal, towards), towards[opening.axis] * opening.outward
+    rows = np.flatnonzero((facing > 0) & (out > 0))
     lit = _lit(room, view, rows, towards[:, rows], far[rows])
-    share = facing[rows] * towards[2][rows] / np.maximum(far[rows], 0.2) ** 2 * lit
+    share = facing[rows] * out[rows] / np.maximum(far[rows], 0.2) ** 2 * lit
+    area = np.prod(np.delete(size, opening.axis))
     light = np.zeros_like(view.normal)
-    light[:, rows] = column(SKYLIGHT) * share * (size[0] * size[1] / np.pi)
+    light[:, rows] = column(skylight) * share * np.float32(area / np.pi)
     return light
 
 
@@ -149,100 +232,5 @@ def _lamp(room: Scene, view: View, lamp: Lamp, random: np.random.Generator) -> A
     return light
 
 
-def _bounce(
-    room: Scene, part: View, view: View, light: Array, grid: tuple[int, int], random: np.random.Generator
-) -> Array:
-    """Return the light that comes to the pixels of `part` from other surfaces, given the light on the whole view."""
-    start = part.hits.point + part.normal * np.float32(2e-3)
-    # A unit vector added to the normal is spread as the cosine, so the mean of what it meets is the light.
-    towards = unit(part.normal * np.float32(1.001) + unit(_scatter(start.shape, random)))
-    met = look(room, start, towards)
-    # Lamps and the sky are lights of their own already, but in the window's reveal only chance finds the sky.
-    dark, outside = met.glow.sum(axis=0) == 0, start[2] > LEFT
-    return met.albedo * _lookup(view, light, met, grid) * dark + met.glow * (outside & ~dark)
-
-
 def _scatter(shape: tuple[int, ...], random: np.random.Generator) -> Array:
     return random.standard_normal(size=shape, dtype=np.float32)
-
-
-def _lookup(view: View, light: Array, met: View, grid: tuple[int, int]) -> Array:
-    """Return the light on points that rays met, from the panorama's own pixels where it sees them."""
-    height, width = grid
-    x, y, z = met.hits.point
-    far = np.sqrt(x * x + y * y + z * z)
-    i = ((0.5 - np.arcsin(np.clip(y / far, -1, 1)) / np.pi) * height).astype(np.int64).clip(0, height - 1)
-    j = ((0.5 - np.arctan2(z, x) / (2 * np.pi)) * width).astype(np.int64) % width
-    pixel = i * width + j
-    seen = np.abs(view.hits.distance[pixel] - far) < 0.05 * far
-    return np.where(seen, light[:, pixel], column(AMBIENT))
-
-
-def _gloss(room: Scene, view: View, rays: Array, light: Array, smooth: Smoother, random: np.random.Generator) -> Array:
-    """Return what glossy surfaces reflect: sharp on mirrors, smoothed on rougher ones."""
-    gloss = np.zeros_like(light)
-    rows = np.flatnonzero((view.roughness < GLOSSY) & (view.glow.sum(axis=0) == 0))
-    normal, along = view.normal[:, rows], rays[:, rows]
-    spread = (view.roughness[rows] * (view.roughness[rows] > MIRROR) * 0.25)[None]
-    scattered = unit(normal + _scatter(normal.shape, random) * spread)
-    towards = unit(along - 2 * dot(along, scattered) * scattered)
-    met = look(room, view.hits.point[:, rows] + normal * np.float32(2e-3), towards)
-    base = np.where(view.metallic[rows] > 0, view.albedo[:, rows], np.float32(0.04))
-    fresnel = base + (1 - base) * np.clip(1 + dot(along, normal), 0, 1) ** 5
-    glow = np.minimum(met.glow, 1.5)
-    gloss[:, rows] = fresnel * (1 - view.roughness[rows]) * (met.albedo * _lookup(view, light, met, smooth.grid) + glow)
-    return np.where(view.roughness > MIRROR, smooth(gloss, passes=3), gloss)
-
-
-class Smoother:
-    """Average light over neighbours on the same flat surface; each pass looks twice as far as the one before.
-
-    An edge-avoiding a-trous filter (Dammertz et al., 2010). Neighbours count by how little they lie off the tangent
-    plane and how alike their normals are; that depends on the view alone, so it is worked out once.
-    """
-
-    def __init__(self, view: View, grid: tuple[int, int], passes: int) -> None:
-        self.grid = grid
-        normal, point = self._planes(view.normal), self._planes(view.hits.point)
-        self.weights = [self._weights(normal, point, 1 << k) for k in range(passes)]
-        # Every other pixel, as on a chess board: soft light is sampled there and spread to the rest.
-        self.sampled = np.flatnonzero((np.arange(grid[0])[:, None] + np.arange(grid[1])) % 2 == 0)
-
-    def __call__(self, light: Array, passes: int) -> Array:
-        """Return light [3, H * W] smoothed with the first passes."""
-        planes = self._planes(light)
-        for k, weights in enumerate(self.weights[:passes]):
-            total = planes * weights[0]
-            for weight, step in zip(weights[1:], _neighbours(1 << k)):
-                total += weight * self._moved(planes, *step)
-            planes = total
-        return planes.reshape(light.shape)
-
-    def spread(self, sampled: Array, passes: int) -> Array:
-        """Return light known at the sampled pixels [3, n], smoothed over all, [3, H * W]."""
-        light = np.zeros((4, self.grid[0] * self.grid[1]), dtype=np.float32)
-        light[:3, self.sampled], light[3, self.sampled] = sampled, 1.0
-        smoothed = self(light, passes)
-        return np.where(smoothed[3] > 1e-3, smoothed[:3] / np.maximum(smoothed[3], 1e-3), column(AMBIENT))
-
-    def _weights(self, normal: Array, point: Array, step: int) -> list[Array]:
-        """Return the shares of a pixel itself and of its eight neighbours at `step`, which add up to 1."""
-        weights: list[Array] = [np.ones(self.grid, dtype=np.float32)]
-        for down, right in _neighbours(step):
-            off_plane = np.abs(dot(self._moved(point, down, right) - point, normal))
-            alike = np.maximum(dot(self._moved(normal, down, right), normal), 0) ** 16
-            weights.append(alike * np.exp(off_plane / -0.02) * ((0.5 if down else 1.0) * (0.5 if right else 1.0)))
-        total = np.sum(weights, axis=0)
-        return [weight / total for weight in weights]
-
-    def _planes(self, values: Array) -> Array:
-        return values.reshape(-1, *self.grid)
-
-    def _moved(self, planes: Array, down: int, right: int) -> Array:
-        """Return the planes so that every pixel holds the one further down and right; columns go round, rows end."""
-        rows = (np.arange(self.grid[0]) + down).clip(0, self.grid[0] - 1)
-        return np.roll(planes.take(rows, axis=1), -right, axis=2)
-
-
-def _neighbours(step: int) -> list[tuple[int, int]]:
-    return [(i, j) for i in (-step, 0, step) for j in (-step, 0, step) if i or j]

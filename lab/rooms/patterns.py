@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 
-from .shapes import Array
+from .shapes import Array, Vector, column
 
 Paint: TypeAlias = Callable[[Array], Array]
 
 # The ranges of hills in the painting: waves per metre, phase, height in metres.
 HILLS = ((7.0, 0.0, 0.0), (9.0, 1.7, -0.1), (6.0, 3.9, -0.2))
+# Where patterns begin within their period: flat faces, at round numbers, must not lie on a border.
+CORNER = 0.3711
 # How high the eye stands above the middle of the backdrop.
 HORIZON = 2.1
 
@@ -30,16 +33,58 @@ def noise(*seeds: Array) -> Array:
     return (np.sin(mixed) * 43758.5453 % 1.0).astype(np.float32)
 
 
-def plain(code: str) -> Paint:
+@dataclass(frozen=True)
+class Plain:
+    """A paint of one linear colour."""
+
+    colour: Vector
+
+    def __call__(self, p: Array) -> Array:
+        return np.broadcast_to(column(self.colour), p.shape)
+
+
+def plain(code: str) -> Plain:
     """Paint in one colour."""
-    colour = srgb(code)
-    return lambda p: np.broadcast_to(colour, p.shape)
+    red, green, blue = srgb(code)[:, 0]
+    return Plain((float(red), float(green), float(blue)))
 
 
 def mixed(first: str, second: str, share: Callable[[Array], Array]) -> Paint:
     """Paint between two colours; share [N] in [0, 1] is how much of the second."""
     a, b = srgb(first), srgb(second)
     return lambda p: a + (b - a) * share(p)
+
+
+def stripes(first: str, second: str, width: float, axis: int) -> Paint:
+    """Paint stripes across one of the local axes."""
+    return mixed(first, second, lambda p: np.floor(p[axis] / width + CORNER) % 2)
+
+
+def checks(first: str, second: str, size: float) -> Paint:
+    """Paint a chequered pattern of cubes."""
+    return mixed(first, second, lambda p: np.floor(p / size + CORNER).sum(axis=0) % 2)
+
+
+def mottled(first: str, second: str) -> Paint:
+    """Paint soft spots, in the first colour for the most part."""
+    return mixed(
+        first, second, lambda p: (np.sin(p[0] * 31 + 2 * np.sin(p[2] * 17)) * np.sin(p[1] * 27 + p[2] * 23) + 1) / 5
+    )
+
+
+def tiles(tile: str, joint: str, size: tuple[float, float, float], gap: float) -> Paint:
+    """Paint blocks of a size with joints between them, each of a tone of its own."""
+    a, b, edge = srgb(tile), srgb(joint), np.array(size, dtype=np.float32)[:, None]
+
+    def paint(p: Array) -> Array:
+        place = p / edge + CORNER
+        block = np.floor(place)
+        inside = np.minimum(place - block, block + 1 - place) * edge
+        # A plane lies at one depth of its own axis, so a joint is never all of it.
+        joints = (inside < gap / 2).any(axis=0)
+        return np.where(joints, b, a * (0.75 + 0.25 * noise(*block)))
+
+    return paint
 
 
 def planks(p: Array) -> Array:

@@ -1,18 +1,27 @@
-"""A small ray caster: the nearest hit of many rays in a tree of shapes, and whether something is in the way."""
+"""A small ray caster: the nearest hit of many rays in a tree of shapes, and whether something is in the way.
+
+Rays are first sorted out by the balls around groups and shapes. What is left are pairs of a ray and a shape that it may
+meet, and all pairs with shapes of one kind are worked out together, whichever shapes they are.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .shapes import SKIN, Array, Shape, Vector, column, dot
+from .patterns import Plain
+from .shapes import SKIN, Array, Ball, Box, Cone, Cushion, Shape, Vector, column, dot, unit
 
 Rows: TypeAlias = NDArray[np.intp]
+ALIKE = (Box, Cushion, Ball, Cone)
+"""The kinds whose sizes may differ from ray to ray; of others, every shape is worked out by itself."""
+CHUNK = 8192
+"""Pairs that are worked out at a time: what they need stays in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +31,23 @@ class Group:
     members: tuple[Shape | Group, ...]
     centre: Vector
     radius: float
+
+
+class Balls(NamedTuple):
+    """The balls around the shapes that stand directly in a group: numbers [M], centres [3, M, 1], radii [M, 1]."""
+
+    numbers: NDArray[np.int32]
+    centres: Array
+    radii: Array
+
+
+class Materials(NamedTuple):
+    """Surfaces of n shapes: colour (linear albedo, NaN for a pattern) and glow [3, n], roughness and metallic [n]."""
+
+    colour: Array
+    glow: Array
+    roughness: Array
+    metallic: Array
 
 
 @dataclass(frozen=True)
@@ -34,12 +60,41 @@ class Scene:
     @cached_property
     def shapes(self) -> tuple[Shape, ...]:
         """All shapes, numbered as `Hits.shape` numbers them; the backdrop is the last."""
-        return (*_leaves(self.root), self.backdrop)
+        return (*leaves(self.root), self.backdrop)
 
     @cached_property
     def numbers(self) -> dict[int, int]:
         """The number of each shape by its id()."""
         return {id(shape): number for number, shape in enumerate(self.shapes)}
+
+    @cached_property
+    def materials(self) -> Materials:
+        """What the shapes are made of, by their numbers."""
+        surfaces = [shape.surface for shape in self.shapes]
+        colours = [surface.paint.colour if isinstance(surface.paint, Plain) else (np.nan,) * 3 for surface in surfaces]
+        colour, glow = (
+            np.array(rows, dtype=np.float32).T for rows in (colours, [surface.glow for surface in surfaces])
+        )
+        roughness = np.array([surface.roughness for surface in surfaces], dtype=np.float32)
+        return Materials(colour, glow, roughness, np.array([s.metallic for s in surfaces], dtype=np.float32))
+
+    @cached_property
+    def balls(self) -> dict[int, Balls]:
+        """What a group's own shapes are sorted out by, by the group's id()."""
+        return {id(node): _balls(node, self.numbers) for node in _groups(self.root)}
+
+    @cached_property
+    def kinds(self) -> tuple[Alike, ...]:
+        """All shapes but the backdrop, in sets of one kind."""
+        return tuple(_sets(self.shapes[:-1]))
+
+    @cached_property
+    def kind_of(self) -> tuple[NDArray[np.int32], Rows]:
+        """For each shape's number, the set that it is in and its place there."""
+        which, place = np.zeros(len(self.shapes), dtype=np.int32), np.zeros(len(self.shapes), dtype=np.intp)
+        for number, kind in enumerate(self.kinds):
+            which[kind.numbers], place[kind.numbers] = number, np.arange(kind.numbers.size)
+        return which, place
 
 
 class Hits(NamedTuple):
@@ -50,6 +105,53 @@ class Hits(NamedTuple):
     point: Array
 
 
+class Pairs(NamedTuple):
+    """Rays [P] and the numbers of shapes that they may meet [P]; the backdrop is in none."""
+
+    rows: Rows
+    numbers: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Shapes of one kind: their numbers [n], centres [3, n], axes [3, 3, n] (None: the world's) and sizes [.., n]."""
+
+    model: Shape
+    numbers: Rows
+    centres: Array
+    axes: Array | None
+    sizes: dict[str, Array]
+
+    def reach(self, which: Rows, origins: Array, directions: Array) -> Array:
+        """Return the distance along each ray [N] to the shape of its own, `which` [N]; infinite where it misses."""
+        if not self.sizes:
+            return self.model.reach(origins, directions)
+        centre, axes = self.centres[:, which], None if self.axes is None else self.axes[:, :, which]
+        ahead = dot(centre - origins, directions)
+        start = origins + ahead * directions - centre
+        shape = self._sized(which)
+        return ahead + shape._local_reach(_into(axes, start), _into(axes, directions), SKIN - ahead)
+
+    def normal(self, which: Rows, points: Array) -> Array:
+        """Return the outward unit normals at points [3, N], each on the shape of its own, `which` [N]."""
+        if not self.sizes:
+            return self.model.normal(points)
+        axes = None if self.axes is None else self.axes[:, :, which]
+        normals = unit(self._sized(which)._local_normal(_into(axes, points - self.centres[:, which])))
+        return normals if axes is None else _into(axes.transpose(1, 0, 2), normals)
+
+    def _sized(self, which: Rows) -> Shape:
+        kind: Any = type(self.model)
+        return kind(
+            self.model.surface, (0.0, 0.0, 0.0), **{name: size[..., which] for name, size in self.sizes.items()}
+        )
+
+
+def _into(axes: Array | None, vectors: Array) -> Array:
+    """Return vectors [3, N] in the frames whose axes are the rows of [3, 3, N]."""
+    return vectors if axes is None else np.stack([dot(row, vectors) for row in axes])
+
+
 def group(members: Sequence[Shape | Group]) -> Group:
     """Return the members with the ball around them (about the middle of their centres' box)."""
     centres = np.array([member.centre for member in members])
@@ -58,65 +160,161 @@ def group(members: Sequence[Shape | Group]) -> Group:
     return Group(tuple(members), (float(middle[0]), float(middle[1]), float(middle[2])), reach)
 
 
-def nearest(scene: Scene, origins: Array, directions: Array) -> Hits:
-    """Return the first thing that each ray meets; every ray meets at least the backdrop."""
-    count = origins.shape[1]
+def nearest(scene: Scene, origins: Array, directions: Array, likely: Pairs | None = None) -> Hits:
+    """Return the first thing that each ray meets, at least the backdrop; rays may share one origin [3, 1].
+
+    Where it is known what rays are likely to meet, only that is tried.
+    """
+    count = directions.shape[1]
     distance = np.full(count, np.inf, dtype=np.float32)
     shape = np.full(count, len(scene.shapes) - 1, dtype=np.int32)
-    pending: list[_Task] = [_Task(scene.root, np.arange(count), origins, directions)]
-    while pending:
-        task = _narrow(pending.pop(), distance)
-        if isinstance(task.node, Group):
-            pending += [task._replace(node=member) for member in task.node.members if task.rows.size]
-        elif task.rows.size:
-            t = task.node.reach(task.origins, task.directions)
-            closer = np.flatnonzero(t < distance[task.rows])
-            distance[task.rows[closer]] = t[closer]
-            shape[task.rows[closer]] = scene.numbers[id(task.node)]
+    for rows, numbers, t in _meetings(scene, origins, directions, likely or _pairs(scene, origins, directions, None)):
+        np.minimum.at(distance, rows, t)
+        first = np.flatnonzero((t == distance[rows]) & (t < np.inf))
+        shape[rows[first]] = numbers[first]
     beyond = np.flatnonzero(np.isinf(distance))
-    distance[beyond] = scene.backdrop.reach(origins.take(beyond, axis=1), directions.take(beyond, axis=1))
+    starts = np.broadcast_to(origins, directions.shape)
+    distance[beyond] = scene.backdrop.reach(starts.take(beyond, axis=1), directions.take(beyond, axis=1))
     return Hits(distance, shape, origins + distance * directions)
 
 
 def blocked(scene: Scene, origins: Array, directions: Array, limits: Array) -> NDArray[np.bool_]:
     """Return whether something stands on each ray before its limit [N]; the backdrop never does."""
-    left = limits.astype(np.float32)
-    pending: list[_Task] = [_Task(scene.root, np.arange(left.size), origins, directions)]
+    found = np.zeros(directions.shape[1], dtype=bool)
+    for rows, _, t in _meetings(
+        scene, origins, directions, _pairs(scene, origins, directions, limits.astype(np.float32))
+    ):
+        found[rows[t < limits[rows] - SKIN]] = True
+    return found
+
+
+def normals(scene: Scene, shape: NDArray[np.int32], points: Array) -> Array:
+    """Return the outward normals [3, N] at points on the shapes with these numbers [N]."""
+    which, place = scene.kind_of
+    found = np.empty(points.shape, dtype=np.float32)
+    sets = np.where(shape == len(scene.shapes) - 1, len(scene.kinds), which[shape])
+    for number, rows in by_value(sets):
+        if number == len(scene.kinds):
+            found[:, rows] = scene.backdrop.normal(points[:, rows])
+        else:
+            found[:, rows] = scene.kinds[number].normal(place[shape[rows]], points[:, rows])
+    return found
+
+
+def by_value(values: NDArray[Any]) -> Iterator[tuple[int, Rows]]:
+    """Yield each value of [N] that occurs, and the rows where it does."""
+    order = np.argsort(values, kind="stable")
+    edges = np.flatnonzero(np.diff(values[order])) + 1
+    for rows in np.split(order, edges) if values.size else ():
+        yield int(values[rows[0]]), rows
+
+
+def leaves(node: Shape | Group) -> Iterator[Shape]:
+    """Yield the shapes of a tree, in order."""
+    if isinstance(node, Group):
+        for member in node.members:
+            yield from leaves(member)
+    else:
+        yield node
+
+
+def _groups(node: Group) -> Iterator[Group]:
+    yield node
+    for member in node.members:
+        if isinstance(member, Group):
+            yield from _groups(member)
+
+
+def _balls(node: Group, numbers: dict[int, int]) -> Balls:
+    own = [member for member in node.members if isinstance(member, Shape)]
+    centres = np.array([shape.centre for shape in own], dtype=np.float32).reshape(-1, 3)
+    radii = np.array([shape.radius for shape in own], dtype=np.float32)
+    which = np.array([numbers[id(shape)] for shape in own], dtype=np.int32)
+    return Balls(which, centres.T[:, :, None], radii[:, None])
+
+
+def _sets(shapes: Sequence[Shape]) -> Iterator[Alike]:
+    """Yield the sets of like shapes; those that stand straight, for which no ray is turned, are sets of their own."""
+    sets: dict[tuple[Any, ...], list[int]] = {}
+    for number, shape in enumerate(shapes):
+        key = (type(shape), shape.turned) if type(shape) in ALIKE else (number,)
+        sets.setdefault(key, []).append(number)
+    common = {field.name for field in fields(Shape)}
+    for numbers in sets.values():
+        model, members = shapes[numbers[0]], [shapes[number] for number in numbers]
+        names = [field.name for field in fields(model) if field.name not in common] if type(model) in ALIKE else []
+        sizes = {name: np.array([getattr(s, name) for s in members], dtype=np.float32).T for name in names}
+        axes = np.stack([shape.axes for shape in members], axis=-1) if model.turned else None
+        centres = np.array([shape.centre for shape in members], dtype=np.float32).T
+        yield Alike(model, np.array(numbers), centres, axes, sizes)
+
+
+def _meetings(
+    scene: Scene, origins: Array, directions: Array, pairs: Pairs
+) -> Iterator[tuple[Rows, NDArray[np.int32], Array]]:
+    """Yield rays [P], the shapes that they may meet [P] and where [P], infinite where they miss after all."""
+    rows, numbers = pairs
+    which, place = scene.kind_of
+    for kind, members in by_value(which[numbers]):
+        for start in range(0, members.size, CHUNK):
+            some = members[start : start + CHUNK]
+            ray, number = rows[some], numbers[some]
+            t = scene.kinds[kind].reach(place[number], _some(origins, ray), directions.take(ray, axis=1))
+            yield ray, number, t
+
+
+def _pairs(scene: Scene, origins: Array, directions: Array, limits: Array | None) -> Pairs:
+    """Return the rays and shapes whose balls the rays pass through before their limits."""
+    rays: list[Rows] = [np.zeros(0, dtype=np.intp)]
+    numbers: list[NDArray[np.int32]] = [np.zeros(0, dtype=np.int32)]
+    pending: list[_Task] = [_Task(scene.root, np.arange(directions.shape[1]), origins, directions, limits)]
     while pending:
-        task = _narrow(pending.pop(), left)
-        if isinstance(task.node, Group):
-            pending += [task._replace(node=member) for member in task.node.members if task.rows.size]
-        elif task.rows.size:
-            hit = task.node.reach(task.origins, task.directions) < left[task.rows] - SKIN
-            # What is blocked needs no further test: a limit of -inf takes it out of every ball.
-            left[task.rows[hit]] = -np.inf
-    return np.isinf(left)
+        task = _narrow(pending.pop())
+        if task.rows.size == 0:
+            continue
+        pending += [task._replace(node=member) for member in task.node.members if isinstance(member, Group)]
+        balls = scene.balls[id(task.node)]
+        for start in range(0, task.rows.size, CHUNK):
+            part = task.at(np.arange(start, min(start + CHUNK, task.rows.size)))
+            member, ray = np.nonzero(_through(part, balls.centres, balls.radii))
+            rays.append(part.rows[ray])
+            numbers.append(balls.numbers[member])
+    return Pairs(np.concatenate(rays), np.concatenate(numbers))
 
 
 class _Task(NamedTuple):
-    """A node of the tree, and the rays that may meet it: their numbers, origins and directions."""
+    """A group of the tree, and the rays that may meet it: their numbers, origins, directions and limits."""
 
-    node: Shape | Group
+    node: Group
     rows: Rows
     origins: Array
     directions: Array
+    limits: Array | None
+
+    def at(self, keep: Rows) -> _Task:
+        """Keep the rays at these places."""
+        if keep.size == self.rows.size:
+            return self
+        limits = None if self.limits is None else self.limits[keep]
+        return _Task(self.node, self.rows[keep], _some(self.origins, keep), self.directions.take(keep, axis=1), limits)
 
 
-def _narrow(task: _Task, limits: Array) -> _Task:
-    """Keep the rays that pass through the ball of the task's node before their limits."""
-    to_centre = column(task.node.centre) - task.origins
-    along = dot(to_centre, task.directions)
-    beside = dot(to_centre, to_centre) - along * along
-    radius = np.float32(task.node.radius)
-    keep = np.flatnonzero((beside <= radius * radius) & (along > -radius) & (along - radius < limits[task.rows]))
-    if keep.size == task.rows.size:
-        return task
-    return _Task(task.node, task.rows[keep], task.origins.take(keep, axis=1), task.directions.take(keep, axis=1))
+def _some(origins: Array, rows: Rows) -> Array:
+    """Return the origins of some rays; one for all stays as it is."""
+    return origins if origins.shape[1] == 1 else origins.take(rows, axis=1)
 
 
-def _leaves(node: Group) -> Iterator[Shape]:
-    for member in node.members:
-        if isinstance(member, Group):
-            yield from _leaves(member)
-        else:
-            yield member
+def _narrow(task: _Task) -> _Task:
+    """Keep the rays that pass through the ball of the task's group before their limits."""
+    return task.at(np.flatnonzero(_through(task, column(task.node.centre), np.float32(task.node.radius))))
+
+
+def _through(task: _Task, centres: Array, radii: Array | np.float32) -> NDArray[np.bool_]:
+    """Tell which rays pass through balls before their limits: [N], or [M, N] for M balls of centres [3, M, 1]."""
+    origins, directions = (
+        values if centres.ndim == 2 else values[:, None] for values in (task.origins, task.directions)
+    )
+    to_centre = centres - origins
+    along = dot(to_centre, directions)
+    through = (dot(to_centre, to_centre) - along * along <= radii * radii) & (along > -radii)
+    return through if task.limits is None else through & (along - radii < task.limits)

@@ -6,7 +6,7 @@ Arrays of points and directions are [3, N] float32, in metres. Axes: front +X, u
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -32,9 +32,9 @@ class Surface:
     glow: Vector = (0.0, 0.0, 0.0)
 
 
-def column(vector: Iterable[float]) -> Array:
-    """Return a vector as [3, 1]."""
-    return np.array([*vector], dtype=np.float32)[:, None]
+def column(vector: Vector | Array) -> Array:
+    """Return a vector as [3, 1]; vectors [3, N], one for each ray, stay as they are."""
+    return np.asarray(vector, dtype=np.float32).reshape(3, -1)
 
 
 def dot(a: Array, b: Array) -> Array:
@@ -57,24 +57,29 @@ class Shape(ABC):
     lean: float = 0.0
 
     @cached_property
-    def _axes(self) -> Array:
+    def axes(self) -> Array:
         """The local X, Y and Z axes in the world, as rows."""
         y, a = np.radians(self.yaw), np.radians(self.lean)
         turn = np.array([[np.cos(y), 0, np.sin(y)], [0, 1, 0], [-np.sin(y), 0, np.cos(y)]])
         tip = np.array([[np.cos(a), np.sin(a), 0], [-np.sin(a), np.cos(a), 0], [0, 0, 1]])
         return (tip @ turn).astype(np.float32)
 
+    @property
+    def turned(self) -> bool:
+        """Whether the shape's own axes are not the world's."""
+        return not self.yaw == self.lean == 0
+
     def local(self, points: Array) -> Array:
         """Return world points in the shape's own frame."""
         return self._into(points - column(self.centre))
 
     def _into(self, vectors: Array) -> Array:
-        return vectors if self.yaw == self.lean == 0 else self._axes @ vectors
+        return self.axes @ vectors if self.turned else vectors
 
     def normal(self, points: Array) -> Array:
         """Return the outward unit normals at world points on the surface."""
         normals = unit(self._local_normal(self.local(points)))
-        return normals if self.yaw == self.lean == 0 else self._axes.T @ normals
+        return self.axes.T @ normals if self.turned else normals
 
     def reach(self, origins: Array, directions: Array) -> Array:
         """Return the distance along each ray to the surface, [N], infinite where it misses."""
@@ -84,8 +89,13 @@ class Shape(ABC):
 
     @property
     @abstractmethod
+    def half_box(self) -> Vector:
+        """The half sizes of a box along the shape's own axes that holds it."""
+
+    @property
     def radius(self) -> float:
         """The radius of a ball about the centre that holds the shape."""
+        return float(np.linalg.norm(self.half_box))
 
     @abstractmethod
     def _local_normal(self, p: Array) -> Array:
@@ -118,8 +128,8 @@ class Box(Shape):
     half: Vector = (1.0, 1.0, 1.0)
 
     @property
-    def radius(self) -> float:
-        return float(np.linalg.norm(self.half))
+    def half_box(self) -> Vector:
+        return self.half
 
     def _local_reach(self, o: Array, d: Array, least: Array) -> Array:
         enter, leave = _slabs(column(self.half), o, d)
@@ -137,27 +147,42 @@ class Cushion(Shape):
     rounding: float = 0.05
 
     @property
-    def radius(self) -> float:
-        return float(np.linalg.norm(self.half))
-
-    def _beyond(self, p: Array) -> Array:
-        """The vector to p from the inner box that the rounding is wrapped around, zero inside it."""
-        return np.maximum(np.abs(p) - (column(self.half) - np.float32(self.rounding)), 0) * np.sign(p)
+    def half_box(self) -> Vector:
+        return self.half
 
     def _local_reach(self, o: Array, d: Array, least: Array) -> Array:
         enter, leave = _slabs(column(self.half), o, d)
-        t, gap = enter, np.zeros_like(enter)
+        rows = np.flatnonzero((enter <= leave) & (enter > least))
+        found = np.full_like(enter, np.inf)
+        found[rows] = self._first_touch(rows, o[:, rows], d[:, rows], enter[rows])
+        return found
+
+    def _first_touch(self, rows: NDArray[np.intp], o: Array, d: Array, t: Array) -> Array:
+        """Walk from the box that some rays enter to the rounded surface; infinite where they miss it."""
+        inner, rounding = column(self.half) - self._round, self._round
+        inner = inner if inner.shape[1] == 1 else inner[:, rows]
+        rounding = rounding if rounding.ndim == 0 else rounding[rows]
+        gap, slope = np.zeros_like(t), np.full_like(t, -1)
         # The distance to the surface is convex along a ray, so Newton's steps from outside never pass the first hit.
         for _ in range(12):
-            past = self._beyond(o + t * d)
+            p = o + t * d
+            past = np.maximum(np.abs(p) - inner, 0) * np.sign(p)
             length = np.sqrt(dot(past, past))
-            gap, slope = length - np.float32(self.rounding), dot(past, d)
-            t = np.where((gap > 0) & (slope < 0), t - gap * length / np.minimum(slope, -1e-9), t)
-        hit = (enter <= leave) & (enter > least) & (gap < 1e-4)
-        return np.where(hit, t, np.float32(np.inf))
+            gap, slope = length - rounding, dot(past, d)
+            nearer = (gap > 1e-6) & (slope < 0)
+            if not nearer.any():
+                break
+            t = np.where(nearer, t - gap * length / np.minimum(slope, -1e-9), t)
+        # A ray that is on its way out again has only passed by.
+        return np.where((gap < 1e-4) & (slope < 0), t, np.float32(np.inf))
+
+    @property
+    def _round(self) -> Array:
+        return np.asarray(self.rounding, dtype=np.float32)
 
     def _local_normal(self, p: Array) -> Array:
-        past = self._beyond(p)
+        """The vector from the inner box that the rounding is wrapped around; on flat faces, that of the face."""
+        past = np.maximum(np.abs(p) - (column(self.half) - self._round), 0) * np.sign(p)
         return np.where(dot(past, past) > 1e-12, past, _flat_normal(column(self.half), p))
 
 
@@ -166,6 +191,10 @@ class Ball(Shape):
     """A sphere or ellipsoid of half axes `half`."""
 
     half: Vector = (1.0, 1.0, 1.0)
+
+    @property
+    def half_box(self) -> Vector:
+        return self.half
 
     @property
     def radius(self) -> float:
@@ -189,6 +218,10 @@ class Cone(Shape):
     bottom: float = 1.0
     top: float = 1.0
     tall: float = 1.0
+
+    @property
+    def half_box(self) -> Vector:
+        return (max(self.bottom, self.top), self.tall, max(self.bottom, self.top))
 
     @property
     def radius(self) -> float:
@@ -234,27 +267,36 @@ class Wall(Shape):
     hole: tuple[Vector, Vector] | None = None
 
     @property
-    def radius(self) -> float:
-        return float(np.linalg.norm(self.half))
+    def half_box(self) -> Vector:
+        return self.half
+
+    def reach(self, origins: Array, directions: Array) -> Array:
+        """Return the distance along each ray to the wall, [N], infinite where it misses."""
+        along = directions[self.axis]
+        facing = np.flatnonzero(along * self.facing < -1e-9)
+        start, d = origins if origins.shape[1] == 1 else origins.take(facing, axis=1), directions.take(facing, axis=1)
+        t = (np.float32(self.centre[self.axis]) - start[self.axis]) / d[self.axis]
+        found = np.full(along.shape, np.inf, dtype=np.float32)
+        found[facing] = np.where((t > SKIN) & self._holds(start, d, t), t, np.float32(np.inf))
+        return found
+
+    def _holds(self, start: Array, d: Array, t: Array) -> NDArray[np.bool_]:
+        """Tell which rays meet the plane within the rectangle and beside the hole."""
+        others = [axis for axis in range(3) if axis != self.axis]
+        places = [start[axis] + t * d[axis] for axis in others]
+        held = np.ones(t.shape, dtype=bool)
+        for axis, place in zip(others, places):
+            held &= np.abs(place - np.float32(self.centre[axis])) <= np.float32(self.half[axis])
+        if self.hole is not None:
+            low, high = self.hole
+            held &= ~np.all([(p > low[axis]) & (p < high[axis]) for axis, p in zip(others, places)], axis=0)
+        return held
 
     def _local_reach(self, o: Array, d: Array, least: Array) -> Array:
-        along = d[self.axis]
-        t = -o[self.axis] / np.where(np.abs(along) < 1e-9, np.float32(1e-9), along)
-        p = o + t * d
-        hit = (t > least) & (along * self.facing < 0)
-        for other in {0, 1, 2} - {self.axis}:
-            hit &= np.abs(p[other]) <= self.half[other]
-        return np.where(hit & ~self._in_hole(p), t, np.float32(np.inf))
-
-    def _in_hole(self, p: Array) -> NDArray[np.bool_]:
-        if self.hole is None:
-            return np.zeros(p.shape[1], dtype=bool)
-        low, high = (column(corner) - column(self.centre) for corner in self.hole)
-        inside = (p > low) & (p < high)
-        return inside[self.axis - 2] & inside[self.axis - 1]
+        raise NotImplementedError("A wall stands along the axes, so rays meet it without being turned.")
 
     def _local_normal(self, p: Array) -> Array:
-        return np.broadcast_to(column(self.facing * (self.axis == k) for k in range(3)), p.shape)
+        return np.broadcast_to(column(np.eye(3)[self.axis] * self.facing), p.shape)
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ SHIPPED: dict[str, set[str]] = {
 """A room of the house -> the rooms that it may import; `converters.errors`, which all of them raise, is free to all."""
 _PACK = {*SHIPPED}
 UNSHIPPED: dict[str, set[str]] = {
-    "lab.rooms": set(),
     "lab.host": _PACK,
+    "lab.rooms": {"evaluation", "lab.host"},
     "lab.workflows": {*_PACK, "lab.host"},
     "lab.pages": {*_PACK, "lab.host", "lab.workflows", "lab.rooms"},
     "lab.demo": {*_PACK, "lab.host", "lab.workflows", "lab.rooms"},

@@ -1,0 +1,81 @@
+"""Make rooms with their true maps, for training and for judging.
+
+    python -m lab.rooms DESTINATION --count N [--size WxH] [--seed S] [--fast]
+
+DESTINATION/rgb/000001.png, depth/000001.exr, normal/, albedo/, roughness/, metallic/, semantic/ (see
+evaluation/layout.py) and manifest.jsonl: first the recipe, then for each room its stem, seed, part ("train",
+"validation" or "test", by the seed) and the SHA-256 of its files. The same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from ..host.pack import load_pack
+
+
+def main() -> int:
+    """Make the rooms; return the exit status."""
+    options = _parser().parse_args()
+    load_pack()
+    from comfyui_omnix.evaluation.errors import MapError
+    from comfyui_omnix.lab.rooms.dataset import MANIFEST, Order, make
+
+    order = Order(options.destination, options.seed, options.count, options.size[1], options.fast)
+    try:
+        made = make(order, options.jobs, load_pack)
+    except BrokenProcessPool:
+        print("rooms: a worker was ended from outside (out of memory?); try again with fewer --jobs.", file=sys.stderr)
+        return 1
+    except (MapError, OSError) as error:
+        print(f"rooms: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("rooms: stopped; the same command goes on from here.", file=sys.stderr)
+        return 130
+    print(f"{options.destination}: {made} rooms made, {options.count} in all; see {MANIFEST}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m lab.rooms", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("destination", type=Path, help="the folder to fill")
+    parser.add_argument("--count", type=_at_least(1), required=True, help="how many rooms there shall be")
+    parser.add_argument("--size", type=_size, default=(1024, 512), help="pixels, width twice the height (1024x512)")
+    parser.add_argument(
+        "--seed", type=_at_least(0), default=0, help="seed of the first room (0); the next has the next"
+    )
+    parser.add_argument("--fast", action="store_true", help="coarser light, for training: about half of the time")
+    parser.add_argument("--jobs", type=_at_least(1), default=os.cpu_count() or 1, help="processes (one a core)")
+    return parser
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not re.fullmatch(r"-?\d+", text):
+            raise argparse.ArgumentTypeError(f"expected a whole number, got {text}")
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected {least} or more, got {text}")
+        return int(text)
+
+    return number
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    width, height = map(int, match.groups()) if match else (0, 0)
+    if height < 8 or width != 2 * height:
+        raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT, twice as wide as high and at least 16x8, got {text}")
+    return width, height
+
+
+if __name__ == "__main__":
+    sys.exit(main())

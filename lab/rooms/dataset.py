@@ -1,0 +1,150 @@
+"""Make rooms by the thousand: the folders that trainers and `omnix-evaluate` read, and a manifest of what is in them.
+
+Room number n is the room of seed `seed + n`, whatever the count, so a longer run goes on where a shorter one ended. A
+room is in the manifest once all of its maps are on the disk; what is in it is not made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from tqdm import tqdm
+
+from ...evaluation import layout
+from ...evaluation.errors import MapError
+from .labels import COLOURS
+from .lighting import FAST, PICTURE
+from .random_room import random_room
+from .room import Room, render
+
+MANIFEST = "manifest.jsonl"
+HELD_BACK = {"test": 16, "validation": 16}
+"""One room in so many belongs to each of these parts; which one says the seed alone."""
+
+Record: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be made: the folder, its first seed, how many rooms, and how they are rendered."""
+
+    folder: Path
+    seed: int
+    count: int
+    height: int
+    fast: bool
+
+    @property
+    def recipe(self) -> Record:
+        """What all rooms of one folder have in common."""
+        return {"seed": self.seed, "width": 2 * self.height, "height": self.height, "fast": self.fast}
+
+
+def split_of(seed: int) -> str:
+    """Return the part that the room of a seed belongs to, "train", "validation" or "test", in every data set alike."""
+    place = int.from_bytes(hashlib.sha256(f"room {seed}".encode()).digest()[:8], "big") / 2**64
+    for part, share in HELD_BACK.items():
+        if place < 1 / share:
+            return part
+        place -= 1 / share
+    return "train"
+
+
+def make(order: Order, jobs: int, prepare: Callable[[], Any] | None = None) -> int:
+    """Make the rooms that are missing, on `jobs` processes that call `prepare` first; return how many were made."""
+    done = _begun(order)
+    missing = [number for number in range(order.count) if f"{number + 1:06d}" not in done]
+    progress = tqdm(total=order.count, initial=order.count - len(missing), unit="room", disable=None)
+    # Every core has a worker of its own; started afresh, as a fork of a process with threads may hang.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    spawn = multiprocessing.get_context("spawn")
+    manifest = open(order.folder / MANIFEST, "a", encoding="utf-8")  # noqa: SIM115 (the next line closes it)
+    with manifest, progress, ProcessPoolExecutor(jobs, spawn, prepare) as pool:
+        for record in _results(pool, order, missing, 4 * jobs):
+            manifest.write(json.dumps(record) + "\n")
+            manifest.flush()
+            progress.update()
+    return len(missing)
+
+
+def _results(pool: ProcessPoolExecutor, order: Order, numbers: list[int], ahead: int) -> Iterator[Record]:
+    """Yield the rooms' records as they are done; only a few are asked for ahead, so that Ctrl-C ends soon."""
+    waiting: set[Future[Record]] = set()
+    for number in numbers:
+        waiting.add(pool.submit(make_one, order, number))
+        if len(waiting) >= ahead:
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in done)
+    done, _ = wait(waiting)
+    yield from (future.result() for future in done)
+
+
+def make_one(order: Order, number: int) -> Record:
+    """Render one room and write its maps; return its record for the manifest."""
+    seed, stem = order.seed + number, f"{number + 1:06d}"
+    quality = FAST if order.fast else PICTURE
+    room = render(2 * order.height, order.height, stage=random_room(seed), quality=quality)
+    sums = {}
+    for kind, values in maps(room).items():
+        path = layout.place(order.folder, kind, stem)
+        layout.write(path, kind, values)
+        sums[path.relative_to(order.folder).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return {"stem": stem, "seed": seed, "split": split_of(seed), "sha256": sums}
+
+
+def maps(room: Room) -> dict[str, np.ndarray[Any, Any]]:
+    """Return a room's maps by kind, as the layout holds them in memory."""
+    colours = np.array([COLOURS[label] for label in room.labels], dtype=np.uint8)
+    return {
+        "rgb": room.rgb,
+        "depth": room.distance,
+        "normal": room.normal,
+        "albedo": room.albedo,
+        "roughness": room.roughness,
+        "metallic": room.metallic,
+        "semantic": colours[room.semantic],
+    }
+
+
+def records(folder: Path) -> list[Record]:
+    """Return the records of a folder's rooms, without the recipe; a last line that was cut off is none."""
+    found = []
+    for line in _lines(folder)[1:]:
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return found
+
+
+def _lines(folder: Path) -> list[str]:
+    path = folder / MANIFEST
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def _begun(order: Order) -> set[str]:
+    """Return the stems that are done; begin the manifest, or check that it is of the same rooms."""
+    order.folder.mkdir(parents=True, exist_ok=True)
+    path, first = order.folder / MANIFEST, json.dumps({"recipe": order.recipe})
+    lines = _lines(order.folder)
+    if not lines:
+        if any(layout.kinds(order.folder)):
+            raise MapError(f"{order.folder}: there are maps but no {MANIFEST}; choose an empty folder.")
+        path.write_text(first + "\n", encoding="utf-8")
+        return set()
+    if lines[0] != first:
+        raise MapError(f"{path}: begun as {lines[0]}, asked for {first}; choose another folder or the same options.")
+    # A run that was killed may have left half a line: it is ended, so that the next record has a line of its own.
+    if not path.read_text(encoding="utf-8").endswith("\n"):
+        with open(path, "a", encoding="utf-8") as manifest:
+            manifest.write("\n")
+    return {record["stem"] for record in records(order.folder)}
