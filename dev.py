@@ -65,6 +65,7 @@ TOOLS = (
     "setuptools==80.9.0",
     "build==1.6.1",
     "twine==7.0.0",
+    "prodigyopt==1.1.2",
 )
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 

@@ -11,6 +11,7 @@ from .errors import AdapterError  # first, so that every module below can raise 
 
 from .lora.adapter import open_adapter  # isort: skip
 from .convert import Report, convert, split
+from .files.header import read_metadata
 from .files.slab import Slab
 from .files.write import remove_stale, write_bytes
 from .inspect import inspect
@@ -61,6 +62,7 @@ __all__ = [
     "inspect_state_dict",
     "jobs",
     "open_adapter",
+    "read_metadata",
     "remove_stale",
     "run",
     "slot_of_name",

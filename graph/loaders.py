@@ -10,8 +10,8 @@ from comfy_api.latest import io
 
 from .. import converters
 from ..omnix import patch
-from ..omnix.adapter import fingerprint, folders_with_tasks, task_files
-from ..omnix.tasks import TASKS
+from ..omnix.adapter import fingerprint, folders_with_tasks, known_tasks, task_files, task_in
+from ..omnix.tasks import Task
 from .files import allowed, choices, inside, located, posted_input
 from .model import Adapters
 
@@ -19,7 +19,9 @@ from .model import Adapters
 class OmniXLoadAdapters(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        folders = choices(folders_with_tasks(folder_paths.get_filename_list("loras")))
+        names = folder_paths.get_filename_list("loras")
+        tasks = cls.known()
+        folders = choices(folders_with_tasks(names, tasks))
         return io.Schema(
             node_id="OmniXLoadAdapters",
             display_name="Load OmniX Adapters",
@@ -31,7 +33,7 @@ class OmniXLoadAdapters(io.ComfyNode):
                 *("depth", "normal", "albedo", "PBR", "semantic", "segmentation"),
             ],
             inputs=[
-                io.Combo.Input("task", options=list(TASKS), tooltip="What the adapters do. Each task has its own set."),
+                io.Combo.Input("task", options=list(tasks), tooltip="What the adapters do. Each task has its own set."),
                 io.Combo.Input(
                     "folder",
                     options=folders,
@@ -45,25 +47,24 @@ class OmniXLoadAdapters(io.ComfyNode):
 
     @classmethod
     def execute(cls, task: str, folder: str) -> io.NodeOutput:
-        return io.NodeOutput(patch.load_adapters(cls.files(task, folder), TASKS[task]))
+        return io.NodeOutput(patch.load_adapters(cls.files(task, folder), cls.chosen(task, folder)))
 
     @classmethod
     def validate_inputs(cls, folder: str | None) -> bool | str:
         # The host marks every input that this function names: only the folder, which is where the files are missing.
         # The task is looked up; one that comes by a link, or that no list holds, is not ours to judge here.
         task = posted_input(getattr(cls.hidden, "unique_id", None), "task")
-        return folder is None or task not in TASKS or allowed(lambda: cls.files(task, folder))
+        return folder is None or task not in cls.known() or allowed(lambda: cls.files(task, folder))
 
     @classmethod
     def fingerprint_inputs(cls, task: str, folder: str) -> str:
         return fingerprint(cls.files(task, folder))
 
-    @staticmethod
-    def files(task: str, folder: str) -> tuple[Path, ...]:
-        if task not in TASKS:
-            raise ValueError(f"There is no task {task}; choose one of {', '.join(TASKS)}.")
+    @classmethod
+    def files(cls, task: str, folder: str) -> tuple[Path, ...]:
+        chosen = cls.chosen(task, folder)
         names = [name.replace("\\", "/") for name in folder_paths.get_filename_list("loras")]
-        there = folders_with_tasks(names)
+        there = folders_with_tasks(names, cls.known())
         if folder not in there and not any(name.startswith(f"{folder}/") for name in names):
             if not there:
                 raise ValueError(
@@ -73,7 +74,17 @@ class OmniXLoadAdapters(io.ComfyNode):
             raise ValueError(
                 f"{folder}: no such folder below models/loras; folders with OmniX adapters are {', '.join(there)}."
             )
-        return task_files(located("loras"), folder, TASKS[task])
+        return task_files(located("loras"), folder, chosen)
+
+    @staticmethod
+    def chosen(task: str, folder: str) -> Task:
+        """Return a task by name, with its streams as the files of the folder tell them."""
+        return task_in(folder, task, OmniXLoadAdapters.known(), located("loras"))
+
+    @staticmethod
+    def known() -> dict[str, Task]:
+        """Return OmniX's tasks and those that adapters below models/loras tell of themselves."""
+        return known_tasks(folder_paths.get_filename_list("loras"), located("loras"))
 
 
 class OmniXLoadDiffusersFlux(io.ComfyNode):

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 import torch
 from torch import Tensor, nn
 
-from ..converters import AdapterError, AdapterFile, FusedLayer, Slab, open_adapter
+from ..converters import AdapterError, AdapterFile, FusedLayer, Slab, open_adapter, read_metadata
 from ..converters.fusing.arithmetic import DTYPES
 from .streams import LowRank, Rows
-from .tasks import TASKS, Task
+from .tasks import HEADER_KEY, TASKS, Task, told_task
+
+Find = Callable[[str], str | None]
+"""Turns the relative name of an adapter's file into its path, or None."""
 
 # Where a stream's file may lie below a folder; a converted file comes before an original.
 _LAYOUTS = (
@@ -47,16 +51,49 @@ class TaskAdapters:
         return tuple(weights.by_name() for weights in self.weights if isinstance(weights, AdapterWeights))
 
 
-def folders_with_tasks(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+def known_tasks(names: Iterable[str], find: Find) -> dict[str, Task]:
+    """Return OmniX's tasks, then those that the headers of adapter files tell, by name.
+
+    A header counts where its file lies in a place for that task and stream. Of two that tell a task differently, and of
+    one that tells another task of OmniX's name, the first in order and OmniX's own stand.
+    """
+    told: dict[str, Task] = {}
+    for name in sorted(names):
+        place = PurePosixPath(name.replace("\\", "/"))
+        if len(place.parts) < 2 and "_to_" not in place.stem:
+            continue  # in no place for a task
+        found = _told_by(find(name))
+        if found and any(True for _ in _slots(place, {found[0].name: found[0]})):
+            told.setdefault(found[0].name, found[0])
+    return TASKS | {name: told[name] for name in sorted(told) if name not in TASKS}
+
+
+def _told_by(path: str | None) -> tuple[Task, str] | None:
+    try:
+        return _told(*_facts(Path(path))) if path else None
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=4096)
+def _told(path: str, *_facts: int) -> tuple[Task, str] | None:
+    """Read what a file's header tells of its task; the facts stand for its contents, so it is read once."""
+    try:
+        return told_task(read_metadata(Path(path), HEADER_KEY))
+    except (AdapterError, OSError):
+        return None  # who loads it is told why
+
+
+def folders_with_tasks(names: Iterable[str], tasks: Mapping[str, Task] = TASKS) -> dict[str, tuple[str, ...]]:
     """Map folders to the tasks for which they hold every stream's file; names are relative paths of adapter files.
 
     "." is the folder that the names are relative to.
     """
     found: dict[str, set[tuple[str, str]]] = {}
     for name in names:
-        for folder, slot in _slots(PurePosixPath(name.replace("\\", "/"))):
+        for folder, slot in _slots(PurePosixPath(name.replace("\\", "/")), tasks):
             found.setdefault(folder, set()).add(slot)
-    complete = {folder: tuple(t.name for t in TASKS.values() if _has_all(t, slots)) for folder, slots in found.items()}
+    complete = {folder: tuple(t.name for t in tasks.values() if _has_all(t, slots)) for folder, slots in found.items()}
     return {folder: complete[folder] for folder in sorted(complete) if complete[folder]}
 
 
@@ -64,9 +101,9 @@ def _has_all(task: Task, slots: set[tuple[str, str]]) -> bool:
     return all((task.name, stream) in slots for stream in task.streams)
 
 
-def _slots(path: PurePosixPath) -> Iterator[tuple[str, tuple[str, str]]]:
+def _slots(path: PurePosixPath, tasks: Mapping[str, Task]) -> Iterator[tuple[str, tuple[str, str]]]:
     """Yield the (folder, (task, stream)) that a file's relative path can stand for."""
-    for task in TASKS.values():
+    for task in tasks.values():
         for stream in task.streams:
             for layout in _LAYOUTS:
                 ending = PurePosixPath(layout.format(task=task.name, stream=stream))
@@ -74,7 +111,23 @@ def _slots(path: PurePosixPath) -> Iterator[tuple[str, tuple[str, str]]]:
                     yield str(PurePosixPath(*path.parts[: -len(ending.parts)])), (task.name, stream)
 
 
-def task_files(locate: Callable[[str], str | None], folder: str, task: Task) -> tuple[Path, ...]:
+def task_in(folder: str, name: str, tasks: Mapping[str, Task], find: Find) -> Task:
+    """Return the task of that name as the files of a folder tell it, else as it is known.  Raises ValueError.
+
+    Two trainings of one name may differ in their streams; each folder's own header counts.
+    """
+    if name not in tasks:
+        raise ValueError(f"There is no task {name}; choose one of {', '.join(tasks)}.")
+    if name in TASKS:
+        return TASKS[name]
+    for stream in tasks[name].streams:
+        file = _first_file(find, folder, name, stream)
+        if file and (found := _told_by(str(file))) and found[0].name == name:
+            return found[0]
+    return tasks[name]
+
+
+def task_files(locate: Find, folder: str, task: Task) -> tuple[Path, ...]:
     """Return the task's files in stream order; `locate` turns a relative name into a path, or None.
 
     Raises AdapterError naming the streams whose files are missing.
@@ -90,7 +143,7 @@ def task_files(locate: Callable[[str], str | None], folder: str, task: Task) -> 
     return tuple(file for file in files.values() if file is not None)
 
 
-def _first_file(locate: Callable[[str], str | None], folder: str, task: str, stream: str) -> Path | None:
+def _first_file(locate: Find, folder: str, task: str, stream: str) -> Path | None:
     names = (str(PurePosixPath(folder, layout.format(task=task, stream=stream))) for layout in _LAYOUTS)
     return next((Path(path) for name in names if (path := locate(name))), None)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange, repeat
@@ -68,6 +68,19 @@ class LowRank(nn.Module):
             target = output[:, rows.start : rows.start + rows.size]
             target.addmm_(part, up.to(x).t(), alpha=strength * rows.scale)
             start += up.shape[1]
+
+    def gradients(self, grad: Tensor, x: Tensor, strength: float) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the gradients of x [n, in] and of the factors (down, *ups), given that of the output [n, rows].
+
+        With G_i the rows of block i times its scale and the strength, and h_i = down_i x: up_i gets G_i^T h_i,
+        down_i gets (G_i up_i)^T x, and x gets the sum of G_i up_i down_i.
+        """
+        down = self.down.to(x)
+        blocks = [grad[:, rows.start : rows.start + rows.size] * (strength * rows.scale) for rows in self.rows]
+        hidden = linear(x, down).split([up.shape[1] for up in self.ups], dim=1)
+        inner = torch.cat([block @ up.to(x) for block, up in zip(blocks, self.ups)], dim=1)
+        ups = tuple(block.t() @ part for block, part in zip(blocks, hidden))
+        return inner @ down, (inner.t() @ x, *ups)
 
 
 class Stream(NamedTuple):
@@ -125,19 +138,60 @@ def text_layers(model: nn.Module) -> Iterator[nn.Module]:
             yield block.get_submodule(name)
 
 
-def _delta_hook(
-    layers: Sequence[tuple[int, LowRank, float]], streams: int, added: Callable[[], None]
-) -> Callable[..., Tensor]:
+Deltaed = Sequence[tuple[int, LowRank, float]]
+"""The deltas of one layer: each with the number of its stream and its strength."""
+
+
+def _delta_hook(layers: Deltaed, streams: int, added: Callable[[], None]) -> Callable[..., Tensor]:
+    factors = [factor for _, layer, _ in layers for factor in layer.parameters()]
+
     def add_deltas(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         output = output.contiguous()
-        x, y = (rearrange(rows, "bs ... d -> bs (...) d") for rows in (args[0], output))
-        for stream, layer, strength in layers:
-            for row in range(stream, y.shape[0], streams):
-                layer.add_to(y[row], x[row], strength)
+        if torch.is_grad_enabled() and any(part.requires_grad for part in (args[0], output, *factors)):
+            output = _Differentiable.apply(output, args[0], layers, streams, *factors)
+        else:
+            _add_deltas(output, args[0], layers, streams)
         added()
         return output
 
     return add_deltas
+
+
+def _add_deltas(output: Tensor, x: Tensor, layers: Deltaed, streams: int) -> None:
+    """Add each stream's delta to its rows of a layer's `output` [(b s), ..., rows], in place."""
+    x, y = (rearrange(rows, "bs ... d -> bs (...) d") for rows in (x, output))
+    for stream, layer, strength in layers:
+        for row in range(stream, y.shape[0], streams):
+            layer.add_to(y[row], x[row], strength)
+
+
+class _Differentiable(torch.autograd.Function):
+    """`_add_deltas` for training: the same arithmetic in place, and its gradient in closed form.
+
+    Recorded operation by operation, every addition to some rows would copy the gradient of the whole layer. Under
+    autocast the factors follow the layer's output, as the layer's own weight does.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, x: Tensor, layers: Deltaed, streams: int, *factors: Tensor) -> Tensor:
+        x = x.to(output)
+        with torch.autocast(output.device.type, enabled=False):
+            _add_deltas(output, x, layers, streams)
+        ctx.mark_dirty(output)
+        ctx.save_for_backward(x, *factors)
+        ctx.layers, ctx.streams = layers, streams
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,), (x, *_) = grads, ctx.saved_tensors
+        grad_x, factors = torch.zeros_like(x), []
+        for stream, layer, strength in ctx.layers:
+            part, rows = (rearrange(whole[stream :: ctx.streams], "b ... d -> (b ...) d") for whole in (x, grad))
+            inner, own = layer.gradients(rows, part, strength)
+            grad_x[stream :: ctx.streams].copy_(inner.view_as(grad_x[stream :: ctx.streams]))
+            factors += own
+        return grad, grad_x, None, None, *factors
 
 
 def _run_on_part(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..converters import STREAMS
+from ..converters.tasks import is_plain
 
 PROMPT_TAG = "[EQUIRECTANGULAR]"
 SEAM_COLUMNS = 6
@@ -32,6 +35,29 @@ class Task:
 
 
 TASKS = {name: Task(name, tuple(streams)) for name, streams in STREAMS.items()}
+"""The tasks of OmniX. Others are told by the headers of their adapters' files."""
+
+HEADER_KEY = "omnix_streams"
+
+
+def task_header(task: Task, stream: str) -> dict[str, str]:
+    """Return the metadata by which an adapter's file says what it is for, whatever becomes of its name and place."""
+    return {HEADER_KEY: json.dumps({"task": task.name, "streams": task.streams, "stream": stream})}
+
+
+def told_task(metadata: Mapping[str, str]) -> tuple[Task, str] | None:
+    """Return the task and the stream that a file's metadata tell; None if they tell none, or nonsense."""
+    try:
+        told = json.loads(metadata[HEADER_KEY])
+        name, streams, stream = told["task"], told["streams"], told["stream"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    words = [name, stream, *streams] if isinstance(streams, list) else []
+    if not words or not all(isinstance(word, str) and is_plain(word) for word in words):
+        return None
+    if not 2 <= len(streams) == len(set(streams)) or stream not in streams:
+        return None
+    return Task(name, tuple(streams)), stream
 
 
 def tagged_prompt(prompt: str) -> str:

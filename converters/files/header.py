@@ -139,6 +139,16 @@ _LONGEST = 100_000_000
 """Longest header that the format allows, in bytes."""
 
 
+def read_metadata(path: Path, key: str) -> dict[str, str]:
+    """Return a file's metadata, or nothing where its header does not mention `key`, which is known without parsing it.
+
+    Raises AdapterError, OSError as `read_header`.
+    """
+    with open(path, "rb") as file:
+        text = _header_bytes(file, path, os.fstat(file.fileno()).st_size)
+    return read_header(path).metadata if key.encode() in text else {}
+
+
 def _header_bytes(file: Any, path: Path, size: int) -> bytes:
     prefix = file.read(8)
     if len(prefix) < 8:

@@ -1,0 +1,265 @@
+"""From a folder to adapters that the loader, the converter and Diffusers take; and what is wrong with folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from comfyui_omnix import converters
+from comfyui_omnix.evaluation import layout
+from comfyui_omnix.evaluation.errors import MapError
+from comfyui_omnix.lab.host import tiny
+from comfyui_omnix.omnix.adapter import known_tasks, task_files
+from comfyui_omnix.omnix.tasks import Task
+from comfyui_omnix.training import data, saving
+from comfyui_omnix.training.config import Config, plans
+from comfyui_omnix.training.errors import TrainingError
+from comfyui_omnix.training.host import HostBase
+from comfyui_omnix.training.record import read
+from comfyui_omnix.training.run import run
+from folders import write_base, write_rooms
+from made_up import SMALL
+from PIL import Image
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).resolve().parents[2]
+Shop = tuple[Path, Config]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """A folder of rooms and a configuration that trains shading on them."""
+    root = tmp_path_factory.mktemp("training")
+    small = Config(
+        data=str(write_rooms(root / "rooms")),
+        output=str(root / "runs"),
+        target=("shading",),
+        size="128x64",
+        rank=4,
+        alpha=8.0,
+        steps=4,
+        batch=2,
+        save_every=2,
+        save_dtype="float32",
+        held_out=1,
+        sample_every=2,
+        sample_steps=2,
+        **write_base(root / "models"),
+    )
+    return root, small
+
+
+@pytest.fixture(scope="module")
+def trained(shop: Shop) -> Path:
+    """The last save of a run."""
+    _, config = shop
+    (result,) = run(config, show=False)
+    assert result.step == 4 and not result.stopped
+    return result.folder
+
+
+def test_a_run_leaves_saves_sheets_curves_and_latents(shop: Shop, trained: Path) -> None:
+    output = trained.parent
+    assert [path.name for path in saving.saves(output)] == ["step-000002", "step-000004"]
+    for step in (2, 4):
+        with Image.open(output / "samples" / f"step-{step:06d}.png") as sheet:
+            assert sheet.width > 3 * 300
+    assert [row["step"] for row in read(output / "loss.csv")] == [1, 2, 3, 4]
+    figures = read(output / "figures.csv")
+    assert [row["step"] for row in figures] == [2, 4] and {"shading psnr", "shading ssim"} <= set(figures[0])
+    assert all("<polyline" in (output / name).read_text() for name in ("loss.svg", "figures.svg"))
+    assert len(list((output / "latents").iterdir())) == 2 * 4 + 1
+
+
+def test_the_vae_is_not_asked_again(shop: Shop, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latents and prompts are on the disk; a changed picture is encoded anew, and the run does not go on with it."""
+    _, config = shop
+    asked: list[tuple[int, ...]] = []
+    encode = HostBase.encode
+    monkeypatch.setattr(HostBase, "encode", lambda base, image: asked.append(image.shape) or encode(base, image))
+    run(config, go_on=True, show=False)
+    assert not asked
+    path = layout.find(Path(config.data), "rgb", "0002")
+    before = path.read_bytes()
+    layout.write(path, "rgb", layout.read(path, "rgb") * 0.5)
+    try:
+        with pytest.raises(TrainingError, match="have changed since this save"):
+            run(replace(config, steps=6), go_on=True, show=False)
+    finally:
+        path.write_bytes(before)
+    assert len(asked) == 1
+
+
+def test_trained_files_load_in_the_loader(trained: Path) -> None:
+    names = [path.relative_to(trained).as_posix() for path in sorted(trained.rglob("*.safetensors"))]
+    known = known_tasks(names, lambda name: str(trained / name))
+    assert known["rgb_to_shading"] == Task("rgb_to_shading", ("rgb", "shading"))
+    found = task_files(lambda name: str(trained / name) if name in names else None, ".", known["rgb_to_shading"])
+    assert [file.name for file in found] == ["rgb.safetensors", "shading.safetensors"]
+
+
+@pytest.mark.parametrize("stream", ["rgb", "shading"])
+def test_trained_files_round_trip_in_the_converter(trained: Path, stream: str, tmp_path: Path) -> None:
+    original = trained / "rgb_to_shading" / stream / saving.PUBLISHED
+    converted = trained / "rgb_to_shading" / f"{stream}.safetensors"
+    report = converters.split(converted, tmp_path / "split.safetensors")
+    assert report.exact and report.identical
+    assert (tmp_path / "split.safetensors").read_bytes() == original.read_bytes()
+    assert all(layer.exact for layer in converters.verify(original, converted))
+    assert len(load_file(original)) == 2 * (6 * SMALL.double + 3 * SMALL.single)
+
+
+def test_trained_files_load_in_diffusers(trained: Path) -> None:
+    """With the very deltas that were trained: alpha is folded, so no reader has to be told of it."""
+    state = load_file(trained / "rgb_to_shading" / "shading" / saving.PUBLISHED)
+    model = oracle.transformer(tiny.flux(SMALL))
+    model.load_lora_adapter(dict(state), prefix="transformer", adapter_name="trained")
+    layer = dict(model.named_modules())["transformer_blocks.0.attn.to_q"]
+    key = "transformer.transformer_blocks.0.attn.to_q"
+    want = state[f"{key}.lora_B.weight"] @ state[f"{key}.lora_A.weight"]
+    assert want.norm() > 0
+    assert torch.allclose(layer.get_delta_weight("trained"), want)
+    factors = load_file(trained / saving.STATE)
+    down, up = (factors[f"factor.1.double_blocks/0/img_attn/qkv.{name}"] for name in ("down", "up_0"))
+    assert torch.allclose(want, 2.0 * up @ down[:4])  # alpha / rank = 8 / 4
+
+
+def test_python_m_training_in_a_clone(shop: Shop, comfyui: Path, tmp_path: Path) -> None:
+    """The command as people call it, with a TOML file; flags win; --dry-run writes nothing."""
+    _, config = shop
+    lines = {name: getattr(config, name) for name in ("data", "target", "size", "rank", "model", "vae", "conditioning")}
+    text = "\n".join(f"{name} = {json.dumps(value)}" for name, value in lines.items())
+    (tmp_path / "run.toml").write_text(f'{text}\noutput = "{tmp_path / "out"}"\nsteps = 50\n')
+    command = [sys.executable, "-m", "training", str(tmp_path / "run.toml"), "--steps", "1", "--held-out", "0"]
+    environment = {**os.environ, "COMFYUI_PATH": str(comfyui)}
+    dry = subprocess.run([*command, "--dry-run"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert "rgb_to_shading: rgb -> shading" in dry.stdout and "4 trained on, 0 held out" in dry.stdout
+    assert "2 x 12 layers of rank 4" in dry.stdout and not (tmp_path / "out").exists()
+    done = subprocess.run([*command, "--device", "cpu"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "done after step 1" in done.stdout and (tmp_path / "out" / "step-000001" / saving.STATE).is_file()
+    again = subprocess.run([*command, "--device", "cpu"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert again.returncode == 1 and again.stderr.strip().endswith("or use another --output.")
+
+
+def test_no_comfyui(shop: Shop, tmp_path: Path) -> None:
+    _, config = shop
+    environment = {name: value for name, value in os.environ.items() if name != "COMFYUI_PATH"}
+    given = ["--data", config.data, "--target", "shading", "--output", str(tmp_path), "--held-out", "0"]
+    command = [sys.executable, "-m", "training", *given]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and "set COMFYUI_PATH or --comfyui to the folder of your ComfyUI" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_several_targets_several_conditions_and_channels(shop: Shop) -> None:
+    _, config = shop
+    given = replace(config, conditions=("rgb", "camray"), target=("depth", "two=shading+shading"))
+    first, second = plans(given)
+    assert first.task == Task("rgb_camray_to_depth", ("rgb", "camray", "depth"))
+    assert second.task.streams == ("rgb", "camray", "two")
+    sources = data.find(given, second)
+    packed = data.picture(given, second.streams[2], sources.files["0001", "two"])
+    assert torch.equal(packed[..., 0], packed[..., 1]) and not packed[..., 2].any()
+    rays = data.picture(given, second.streams[1], sources.files["0001", "camray"])
+    assert rays.shape == (64, 128, 3) and abs(float(rays[32, 64, 0]) - 1) < 0.01
+
+
+def test_depth_is_relative_to_the_farthest(shop: Shop) -> None:
+    _, config = shop
+    given = replace(config, target=("depth",))
+    (plan,) = plans(given)
+    files = data.find(given, plan).files["0001", "depth"]
+    shown, metres = data.picture(given, plan.streams[1], files)[..., 0], layout.read(files[0], "depth")
+    assert torch.allclose(shown, torch.from_numpy(metres / metres.max()), atol=1e-6)
+    ranged = data.picture(replace(given, range=("depth=1:3",)), plan.streams[1], files)[..., 0]
+    assert torch.allclose(ranged, torch.from_numpy(((metres - 1) / 2).clip(0, 1)), atol=1e-6)
+
+
+BAD: dict[str, tuple[Any, str]] = {
+    "missing": (lambda folder: (folder / "shading" / "0001.png").unlink(), r"got none for 1 \(0001\); add them"),
+    "no panorama": (
+        lambda folder: layout.write(folder / "shading" / "0001.png", "roughness", np.zeros((64, 100), np.float32)),
+        "0001.png: expected a panorama twice as wide as high, got 100x64",
+    ),
+    "no folder": (
+        lambda folder: (folder / "shading").rename(folder / "shadow"),
+        "no folder shading, only depth, rgb, shadow",
+    ),
+    "twice": (
+        lambda folder: (folder / "shading" / "0001.webp").write_bytes((folder / "shading" / "0001.png").read_bytes()),
+        "keep one file of a name",
+    ),
+    "out of range": (
+        lambda folder: (
+            layout.write(folder / "shading" / "0001.exr", "depth", np.full((64, 128), 7, np.float32))
+            or (folder / "shading" / "0001.png").unlink()
+        ),
+        "say with --range shading=LOW:HIGH",
+    ),
+    "damaged": (
+        lambda folder: (folder / "shading" / "0001.png").write_bytes(
+            (folder / "shading" / "0001.png").read_bytes()[:99]
+        ),
+        "0001.png: the picture is damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_folders(shop: Shop, tmp_path: Path, name: str) -> None:
+    _, config = shop
+    spoil, words = BAD[name]
+    spoil(write_rooms(tmp_path / "rooms", 2))
+    with pytest.raises((TrainingError, MapError), match=words):
+        run(replace(config, data=str(tmp_path / "rooms"), output=str(tmp_path / "out"), held_out=0), show=False)
+    assert not list((tmp_path / "out").glob("step-*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"size": "1000x512"}, "expected a panorama's width x height"),
+        ({"size": "72x36"}, "multiple of 16"),
+        ({"target": ()}, "Nothing to learn"),
+        ({"target": ("rgb",)}, "must have different names"),
+        ({"task": "rgb_to_depth"}, "OmniX has a task rgb_to_depth"),
+        ({"rank": 0}, "rank is 0; it must be at least 1"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"modules": ("attn.to_x",)}, "it must be some of attn.to_q"),
+        ({"held_out": 4}, "leaves nothing to train on"),
+        ({"range": ("shading=3:1",)}, "expected FOLDER=LOW:HIGH"),
+        ({"model": ""}, "--model is missing"),
+        ({"model": "gone.safetensors"}, "no such file, nor below ComfyUI's models/diffusion_models"),
+        ({"conditioning": ""}, "--clip-l is missing"),
+        ({"prompt": "a room"}, "holds the bare"),
+        ({"optimizer": "adamw8bit"}, "pip install bitsandbytes"),
+        ({"data": "gone"}, "--data gone"),
+        ({"output": ""}, "--output is missing"),
+    ],
+)
+def test_bad_configurations(shop: Shop, tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    _, config = shop
+    changes = {"output": str(tmp_path), "held_out": 0, "data": str(Path(config.data)), **changes}
+    with pytest.raises(TrainingError, match=words):
+        run(replace(config, **changes), show=False)
+
+
+@pytest.mark.parametrize("kind", ["vae", "unet"])
+def test_a_base_that_is_no_flux(shop: Shop, tmp_path: Path, kind: str) -> None:
+    _root, config = shop
+    other = Path(config.vae)
+    if kind == "unet":  # FLUX without its guidance and vector is another model
+        state = {name: tensor for name, tensor in tiny.flux(SMALL).items() if "text_embedder" not in name}
+        other = tiny.save(state, tmp_path / "other.safetensors")
+    with pytest.raises(TrainingError, match=r"FLUX\.1-dev"):
+        run(replace(config, model=str(other), output=str(tmp_path / "out"), held_out=0), show=False)

@@ -1,0 +1,65 @@
+"""The gradient of every factor, against Diffusers + PEFT: plain joint attention, plain loss, nothing of the pack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from comfyui_omnix.omnix.panorama import widen
+from comfyui_omnix.training import adapters as own
+from comfyui_omnix.training.flow import Prompt, loss_of, noisy, predict, recording
+from comfyui_omnix.training.host import differentiable
+from gradient_oracle import gradients
+from rig import Case, load_flux, make_case
+from torch import Tensor
+
+EXACT = 1e-5
+
+
+def own_gradients(case: Case, t: list[float], seam: int, checkpointing: bool) -> tuple[float, list[dict[str, Tensor]]]:
+    """One step of the trainer on the host's FLUX; gradients under the names of the published files."""
+    files = [case.folder / case.task.name / stream / "pytorch_lora_weights.safetensors" for stream in case.task.streams]
+    adapters = [own.from_file(file) for file in files]
+    streams = own.streams_of(adapters)
+    flux = load_flux(case.flux).model.diffusion_model
+    clean = torch.flip(case.conditions[0], (-1,))
+    *conditions, clean, noise = (widen(x, seam) for x in (*case.conditions, clean, case.noise))
+    level = torch.tensor(t)
+    batch = len(t)
+    prompt = Prompt(case.text.expand(batch, -1, -1), case.pooled.expand(batch, -1), case.guidance)
+    with differentiable(), recording(flux, streams):
+        velocity = predict(flux, streams, [*conditions, noisy(clean, noise, level)], level, prompt, checkpointing)
+        loss = loss_of(velocity, clean, noise)
+        loss.backward()
+    for factor in (factor for adapter in adapters for factor in adapter.parameters()):
+        assert factor.grad is not None
+        factor.data = factor.grad
+    return loss.item(), [own.published(adapter, torch.float32) for adapter in adapters]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
+@pytest.mark.parametrize(
+    ("task", "seam", "t"),
+    [("rgb_to_depth", 6, [0.3]), ("rgb_camray_to_normal", 6, [0.7]), ("rgb_to_depth", 0, [0.2, 0.8])],
+)
+def test_gradients_equal_those_of_diffusers_and_peft(
+    tmp_path: Path, task: str, seam: int, t: list[float], checkpointing: bool, measured
+) -> None:
+    case = make_case(tmp_path, task, batch=len(t))
+    clean = torch.flip(case.conditions[0], (-1,))
+    oracle = (case.flux, case.states, [*case.conditions, clean], case.noise, t, case.text, case.pooled, case.guidance)
+    expected_loss, expected = gradients(*oracle, seam, torch.float64)
+    loss, found = own_gradients(case, t, seam, checkpointing)
+    assert loss == pytest.approx(expected_loss, rel=EXACT)
+    worst = 0.0
+    for ours, theirs in zip(found, expected, strict=True):
+        # What other streams' last layers do to nobody has no gradient there and a zero here.
+        assert set(theirs) <= set(ours)
+        scale = max(gradient.norm().item() for gradient in theirs.values())
+        for name, gradient in ours.items():
+            reference = theirs.get(name, torch.zeros_like(gradient))
+            error = (gradient - reference).norm().item() / max(reference.norm().item(), 1e-3 * scale)
+            worst = max(worst, error)
+            assert error <= EXACT, name
+    measured(f"gradients of {task}, seam {seam}, {'again' if checkpointing else 'kept'}: largest error", worst)

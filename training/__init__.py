@@ -1,0 +1,30 @@
+"""Train the adapters of a new task: a folder of panoramas and of a map becomes what Load OmniX Adapters loads.
+
+`run(config)` does what the command line does; `train(...)` is the engine alone, for latents that are there already.
+Nothing is imported before it is used, so that `python -m training` can first load the pack that this folder is part of.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "AdapterError": "..converters",
+    "Base": ".base",
+    "Batch": ".samples",
+    "Config": ".config",
+    "HostBase": ".host",
+    "Latents": ".samples",
+    "TrainingError": ".errors",
+    "run": ".run",
+    "train": ".engine",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    """Import what the package offers on first use."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name], __package__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

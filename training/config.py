@@ -1,0 +1,296 @@
+"""Everything that can be said about a training run, each with its default and the reason for it.
+
+A field of `Config` is a line of the TOML or YAML file and a flag of the command line alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from ..converters import STREAMS
+from ..converters.tasks import is_plain
+from ..omnix.tasks import SEAM_COLUMNS, Task
+from .adapters import KNOWN_MODULES, MODULES
+from .errors import TrainingError
+
+OPTIMIZERS = ("adamw", "adamw8bit", "prodigy")
+TIMES = ("logit_normal", "uniform")
+PRECISIONS = ("auto", "bfloat16", "float32")
+PIXELS_PER_TOKEN = 16
+
+
+def _option(default: Any, words: str) -> Any:
+    return field(default=default, metadata={"help": words})
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run.  Sizes are in pixels, counts of steps are optimiser steps."""
+
+    data: str = _option("", "folder with a folder of pictures for each stream, equal names in each")
+    output: str = _option("", "folder that gets saves, sheets, curves and cached latents")
+    conditions: tuple[str, ...] = _option(("rgb",), "condition streams in order, each NAME or NAME=FOLDER")
+    target: tuple[str, ...] = _option((), "what is learned: NAME, or NAME=A+B for maps A, B as channels of one picture")
+    task: str = _option("", "name of the task; default CONDITIONS_to_TARGET, as OmniX names its own")
+    range: tuple[str, ...] = _option(
+        (), "FOLDER=LOW:HIGH, values that become black and white; FOLDER=max, white is the farthest"
+    )
+    size: str = _option("1024x512", "width x height of the panoramas; larger pictures are reduced to it")
+    model: str = _option("", "FLUX.1-dev: a path, or a name below ComfyUI's models/diffusion_models (or unet)")
+    vae: str = _option("", "FLUX.1's VAE: a path, or a name below models/vae")
+    clip_l: str = _option("", "CLIP-L: a path, or a name below models/text_encoders")
+    t5: str = _option("", "T5: a path, or a name below models/text_encoders")
+    conditioning: str = _option("", "a conditioning of Save OmniX Conditioning instead of the two text encoders")
+    weight_dtype: str = _option("default", "store the base as default, bfloat16, float8_e4m3fn or float8_e5m2")
+    comfyui: str = _option("", "ComfyUI's folder; default COMFYUI_PATH, or the one that the pack lies in")
+    device: str = _option("auto", "auto is what ComfyUI would take; cpu")
+    prompt: str = _option("", "words after the tag [EQUIRECTANGULAR], where a picture has no caption")
+    caption_dropout: float = _option(
+        0.1, "share of steps on the bare tag where captions are given, as in common trainers"
+    )
+    rank: int = _option(64, "rank of every layer (published)")
+    alpha: float = _option(64.0, "scale = alpha / rank (published)")
+    modules: tuple[str, ...] = _option(MODULES, "kinds of layers that are adapted (published: these six, 228 layers)")
+    init: str = _option("", "folder of a task's adapters to start from, instead of fresh ones")
+    steps: int = _option(3000, "optimiser steps; the paper does not tell, 3000 is usual for adapters of this size")
+    batch: int = _option(1, "samples at once (published: 1 on each of 4 accelerators)")
+    accumulate: int = _option(1, "batches whose gradients are added up for one step; 4 is the published sum")
+    optimizer: str = _option("adamw", "adamw (published), adamw8bit (needs bitsandbytes), prodigy (needs prodigyopt)")
+    learning_rate: float = _option(1e-4, "learning rate (published); prodigy finds its own, give it 1")
+    warmup: int = _option(0, "steps over which the learning rate rises from 0")
+    decay: bool = _option(False, "let the learning rate fall to 0 along a cosine")
+    weight_decay: float = _option(0.01, "AdamW's weight decay; the paper does not tell, this is torch's default")
+    clip: float = _option(1.0, "largest norm of the gradient; larger ones are scaled down, 0 lets all pass")
+    ema: float = _option(0.0, "keep a moving average of the weights with this decay and save it; 0 is off, 0.999 usual")
+    times: str = _option("logit_normal", "t before the shift: sigmoid of a normal (as Stable Diffusion 3), or uniform")
+    time_mean: float = _option(0.0, "mean of that normal; above 0 sees more noise")
+    time_deviation: float = _option(1.0, "its standard deviation")
+    shift: bool = _option(True, "shift t for the panorama's size as sampling does, so that both see the same noise")
+    guidance: float = _option(
+        3.5, "what the guidance embedding is told; the graphs sample at 3.5, so it is trained there"
+    )
+    seam_columns: int = _option(SEAM_COLUMNS, "latent columns past the seam, as in sampling")
+    roll: bool = _option(
+        True, "turn all streams of a sample by the same random whole latent columns: a panorama has no front"
+    )
+    precision: str = _option(
+        "auto", "bfloat16 (autocast; factors and optimiser stay float32) or float32; auto is float32 on a CPU"
+    )
+    checkpointing: bool = _option(
+        True, "keep each block's input alone and run it again for its gradient: less memory, more time"
+    )
+    seed: int = _option(0, "seed of the factors, the data's order and all that is drawn")
+    save_every: int = _option(500, "steps between saves")
+    save_dtype: str = _option("bfloat16", "dtype of the adapter files: bfloat16 (published) or float32")
+    held_out: int = _option(4, "pictures that are not trained on, but sampled and measured")
+    sample_every: int = _option(500, "steps between samples of the held-out pictures; 0 is never")
+    sample_steps: int = _option(8, "Euler steps of those samples")
+
+
+def precision_on(config: Config, device: str) -> str:
+    """Return the precision of a run on a kind of device: few CPUs compute in bfloat16, the others are slow at it."""
+    return config.precision if config.precision != "auto" else "float32" if device == "cpu" else "bfloat16"
+
+
+class Stream(NamedTuple):
+    """A stream's name, and the folders that its picture is made of."""
+
+    name: str
+    folders: tuple[str, ...]
+
+
+class Plan(NamedTuple):
+    """One task to be trained: its name and streams, the target last."""
+
+    task: Task
+    streams: tuple[Stream, ...]
+
+
+def plans(config: Config) -> tuple[Plan, ...]:
+    """Return the tasks of a run, one for each target; each has its own adapters.  Raises TrainingError."""
+    if not config.target or not config.conditions:
+        raise TrainingError(
+            "Nothing to learn: name at least one condition and one target, as --conditions rgb --target shading."
+        )
+    if config.task and len(config.target) > 1:
+        raise TrainingError("One name can't stand for several tasks; leave out --task, or train one target.")
+    conditions = [_stream(text) for text in config.conditions]
+    return tuple(_plan(config.task, conditions, _stream(text)) for text in config.target)
+
+
+def _plan(name: str, conditions: Sequence[Stream], target: Stream) -> Plan:
+    streams = (*conditions, target)
+    names = tuple(stream.name for stream in streams)
+    task = name or "_".join((*names[:-1], "to", names[-1]))
+    for word in (task, *names):
+        if not is_plain(word):
+            raise TrainingError(
+                f"{word!r} can't be a folder's name on every system; choose another for the task or stream."
+            )
+    if len(set(names)) < len(names):
+        raise TrainingError(
+            f"The streams {', '.join(names)} must have different names; write NAME=FOLDER to rename one."
+        )
+    if STREAMS.get(task, names) != names:
+        raise TrainingError(
+            f"OmniX has a task {task} with the streams {', '.join(STREAMS[task])}; choose another --task."
+        )
+    return Plan(Task(task, names), streams)
+
+
+def _stream(text: str) -> Stream:
+    name, _, folders = text.partition("=")
+    parts = tuple((folders or name).split("+"))
+    if not all(parts) or len(parts) > 3:
+        raise TrainingError(
+            f"{text}: expected NAME, NAME=FOLDER or up to three folders NAME=A+B+C; mend --conditions or --target."
+        )
+    return Stream(name, parts)
+
+
+def size_of(config: Config) -> tuple[int, int]:
+    """Return (height, width).  Raises TrainingError unless it is a panorama's, in whole tokens."""
+    width, _, height = config.size.partition("x")
+    if (
+        not (width.isdecimal() and height.isdecimal())
+        or int(width) != 2 * int(height)
+        or int(height) < PIXELS_PER_TOKEN
+    ):
+        raise TrainingError(
+            f"--size {config.size}: expected a panorama's width x height, twice as wide as high, as 1024x512."
+        )
+    if int(height) % PIXELS_PER_TOKEN:
+        raise TrainingError(
+            f"--size {config.size}: the height must be a multiple of {PIXELS_PER_TOKEN} pixels, FLUX's token."
+        )
+    return int(height), int(width)
+
+
+# field -> what its value must be, and the test of it
+_LIMITS: tuple[tuple[str, str, Any], ...] = (
+    *(
+        (name, "at least 1", lambda value: value >= 1)
+        for name in ("rank", "steps", "batch", "accumulate", "save_every", "sample_steps")
+    ),
+    *(
+        (name, "0 or more", lambda value: value >= 0)
+        for name in ("held_out", "sample_every", "warmup", "weight_decay", "clip")
+    ),
+    *((name, "above 0", lambda value: value > 0) for name in ("learning_rate", "alpha", "time_deviation")),
+    ("caption_dropout", "between 0 and 1", lambda value: 0 <= value <= 1),
+    ("ema", "from 0 to below 1", lambda value: 0 <= value < 1),
+    ("seam_columns", "an even number of 0 to 64", lambda value: 0 <= value <= 64 and value % 2 == 0),
+    ("optimizer", f"one of {', '.join(OPTIMIZERS)}", OPTIMIZERS.__contains__),
+    ("times", f"one of {', '.join(TIMES)}", TIMES.__contains__),
+    ("precision", f"one of {', '.join(PRECISIONS)}", PRECISIONS.__contains__),
+    ("save_dtype", "bfloat16 or float32", PRECISIONS[1:].__contains__),
+    (
+        "weight_dtype",
+        "default, bfloat16, float8_e4m3fn or float8_e5m2",
+        ("default", "bfloat16", "float8_e4m3fn", "float8_e5m2").__contains__,
+    ),
+    ("device", "auto or cpu", ("auto", "cpu").__contains__),
+    ("modules", f"some of {', '.join(KNOWN_MODULES)}", lambda value: bool(value) and set(value) <= set(KNOWN_MODULES)),
+)
+
+
+def check(config: Config) -> None:
+    """Raise TrainingError for a value that no run can use."""
+    for entry in fields(config):
+        value = getattr(config, entry.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise TrainingError(f"{entry.name} is {value}; set it to a finite number.")
+    for name, wanted, allowed in _LIMITS:
+        if not allowed(value := getattr(config, name)):
+            raise TrainingError(f"{name} is {value}; it must be {wanted}.")
+    _height, width = size_of(config)
+    if config.seam_columns > width // 8:
+        raise TrainingError(
+            f"seam_columns is {config.seam_columns}; a panorama of {config.size} has {width // 8} latent columns."
+        )
+    plans(config)
+
+
+def from_file(path: Path, base: Config = Config()) -> Config:
+    """Read a TOML or YAML file over the values of `base`.  Raises TrainingError, OSError."""
+    return from_mapping(_read(path), str(path), base)
+
+
+def _read(path: Path) -> Any:
+    text = path.read_text("utf-8")
+    try:
+        if path.suffix.lower() in (".yaml", ".yml"):
+            return yaml.safe_load(text)
+        if path.suffix.lower() != ".toml":
+            raise TrainingError(f"{path}: expected a file that ends in .toml, .yaml or .yml; rename it.")
+        if sys.version_info < (3, 11):
+            raise TrainingError(f"{path}: TOML needs Python 3.11 or newer; write the file as YAML.")
+        import tomllib
+
+        return tomllib.loads(text)
+    except (yaml.YAMLError, ValueError) as error:
+        if isinstance(error, TrainingError):
+            raise
+        raise TrainingError(f"{path}: {' '.join(str(error).split())}; mend the file.") from error
+
+
+def from_mapping(values: Any, where: str, base: Config = Config()) -> Config:
+    """Set fields by name, each of the type of its default.  Raises TrainingError."""
+    if not isinstance(values, Mapping):
+        raise TrainingError(f"{where}: expected lines such as rank = 64, got {type(values).__name__}.")
+    defaults = {entry.name: entry.default for entry in fields(Config)}
+    if unknown := [str(name) for name in values if name not in defaults]:
+        raise TrainingError(f"{where}: there is no field {unknown[0]}; the fields are {', '.join(defaults)}.")
+    return replace(base, **{name: _typed(where, name, value, defaults[name]) for name, value in values.items()})
+
+
+def _typed(where: str, name: str, value: Any, default: Any) -> Any:
+    """Return a value of a file in the type of its field."""
+    if isinstance(default, tuple):
+        value = [value] if isinstance(value, str) else value
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+    elif isinstance(default, float) and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    elif type(value) is type(default):
+        return value
+    wanted = {
+        tuple: "a list of words",
+        float: "a number",
+        int: "a whole number",
+        bool: "true or false",
+        str: "text in quotes",
+    }
+    raise TrainingError(f"{where}: {name} is {value!r}; it must be {wanted[type(default)]}.")
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Give a parser one flag for every field; a flag that is not given leaves no trace."""
+    for entry in fields(Config):
+        flag, words = f"--{entry.name.replace('_', '-')}", entry.metadata["help"].replace("%", "%%")
+        shown = " ".join(entry.default) if isinstance(entry.default, tuple) else entry.default
+        described = f"{words} (default {shown})" if shown not in ("", ()) else words
+        if isinstance(entry.default, bool):
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=described)
+        elif isinstance(entry.default, tuple):
+            parser.add_argument(flag, nargs="+", default=argparse.SUPPRESS, help=described, metavar="NAME")
+        else:
+            kind = type(entry.default)
+            parser.add_argument(
+                flag, type=kind, default=argparse.SUPPRESS, help=described, metavar=kind.__name__.upper()
+            )
+
+
+def with_flags(config: Config, given: argparse.Namespace) -> Config:
+    """Return a configuration with the flags that were given."""
+    names = {entry.name for entry in fields(Config)}
+    values = {name: tuple(v) if isinstance(v, list) else v for name, v in vars(given).items() if name in names}
+    return replace(config, **values)

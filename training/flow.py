@@ -1,0 +1,122 @@
+"""One training step's arithmetic: FLUX on all streams, and the flow-matching loss of the target.
+
+The streams are those of sampling: the same deltas, the same joint attention, the same seam columns. Two things that
+the host's blocks do for speed would spoil gradients, and are made safe while a step is recorded: a residual is added in
+place to what a LayerNorm has kept, and the options that name the running block are one dictionary for all blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss, scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
+
+from ..omnix.streams import Stream, adapted, joint_attention, of_target, stack, text_is_shared
+
+
+class Prompt(NamedTuple):
+    """What FLUX is told beside the latents: text [b, tokens, channels], pooled vector [b, channels], guidance."""
+
+    text: Tensor
+    pooled: Tensor
+    guidance: float
+
+
+def predict(
+    flux: nn.Module,
+    streams: Sequence[Stream],
+    latents: Sequence[Tensor],
+    t: Tensor,
+    prompt: Prompt,
+    checkpointing: bool = False,
+) -> Tensor:
+    """Return the target's velocity [b, 16, h, w].
+
+    `latents` are those of all streams, conditions first, each [b, 16, h, w] with its seam columns; t [b] in [0, 1].
+    FLUX runs in the dtype of the prompt's text, or in that of autocast.
+    Call it, and the backward pass through its result, inside `recording(flux, streams)`.
+    """
+    count = len(streams)
+    guidance = torch.full_like(t, prompt.guidance)
+    stacked = [stack(part, count) for part in (t, prompt.text, prompt.pooled, guidance)]
+    whole = rearrange(list(latents), "s b c h w -> (b s) c h w").to(prompt.text.dtype)
+    options = {
+        "optimized_attention_override": joint_attention(
+            _attention, count, prompt.text.shape[1], text_is_shared(streams)
+        ),
+        "patches_replace": {"dit": _checkpointed(flux) if checkpointing else {}},
+    }
+    return of_target(flux(whole, *stacked, None, None, options), count)
+
+
+def loss_of(velocity: Tensor, clean: Tensor, noise: Tensor) -> Tensor:
+    """Return mean((v - (noise - x0))^2) in float32, over the seam columns too: they are sampled as the others."""
+    return mse_loss(velocity.float(), (noise - clean).float())
+
+
+def noisy(clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """Return x_t = (1 - t) x0 + t noise; t [b]."""
+    level = rearrange(t, "b -> b 1 1 1")
+    return torch.lerp(clean, noise, level)
+
+
+@contextmanager
+def recording(flux: nn.Module, streams: Sequence[Stream]) -> Iterator[None]:
+    """Let FLUX run with the streams' adapters, differentiably, while the context lasts."""
+    with ExitStack() as hooks:
+        for blocks in ("double_blocks", "single_blocks"):
+            for module in flux.get_submodule(blocks).modules():
+                if isinstance(module, nn.LayerNorm):
+                    hooks.callback(module.register_forward_pre_hook(_own_input).remove)
+        hooks.enter_context(adapted(flux, streams))
+        yield
+
+
+def _own_input(_norm: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    """Give a LayerNorm a copy, which it keeps for its gradient: the block adds to the original in place."""
+    (x,) = args
+    return (x.clone(),) if torch.is_grad_enabled() and x.requires_grad else None
+
+
+def _attention(_host: object, q: Tensor, k: Tensor, v: Tensor, *_args: object, **_options: object) -> Tensor:
+    """Attend with torch's own kernel, [b, heads, n, d] -> [b, n, (heads d)]: the host's choice may have no gradient."""
+    return rearrange(scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)")
+
+
+Block = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
+
+
+def _checkpointed(flux: nn.Module) -> Mapping[tuple[str, int], Block]:
+    """Return the host's block replacements that keep a block's input alone and run it again for its gradient."""
+    kinds = (("double_block", ("img", "txt")), ("single_block", ("img",)))
+    return {
+        (kind, index): _run_twice(block, states)
+        for kind, states in kinds
+        for index, block in enumerate(flux.get_submodule(f"{kind}s").children())
+    }
+
+
+def _run_twice(block: nn.Module, states: tuple[str, ...]) -> Block:
+    """Checkpoint one block, whose `states` go in and come out.
+
+    By the time it runs again, the host's own closure and its dictionary of options mean another block.
+    """
+
+    def replace(args: dict[str, Any], _extra: dict[str, Any]) -> dict[str, Any]:
+        shared = {name: args[name] for name in ("vec", "pe", "attn_mask") if name in args}
+        options = dict(args["transformer_options"])
+
+        def run(*inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+            own = (x.clone() for x in inputs)  # the block adds to them in place
+            return block(*own, **shared, transformer_options=options)
+
+        out = checkpoint(run, *(args[name] for name in states), use_reentrant=False, preserve_rng_state=False)
+        return dict(zip(states, out if isinstance(out, tuple) else (out,)))
+
+    return replace

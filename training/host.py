@@ -1,0 +1,233 @@
+"""The base model through ComfyUI: the one module of the trainer that knows the host."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import comfy.latent_formats
+import comfy.model_management
+import comfy.sd
+import comfy.utils
+import folder_paths
+import torch
+from torch import Tensor, nn
+
+from ..omnix import patch
+from ..omnix.conditioning import load_conditioning
+from ..omnix.tasks import PROMPT_TAG
+from .config import Config, precision_on
+from .errors import TrainingError
+
+CHANNELS = 16
+
+
+@contextmanager
+def differentiable() -> Iterator[None]:
+    """Let the host compute with operations that have a gradient, instead of its fast kernels, while this lasts."""
+    before = getattr(comfy.model_management, "in_training", None)
+    if before is None:  # a host that has no other kernels
+        yield
+        return
+    comfy.model_management.in_training = True
+    try:
+        yield
+    finally:
+        comfy.model_management.in_training = before
+
+
+class LoadedBase:
+    """A MODEL that the host has loaded already, as a base for the engine."""
+
+    def __init__(self, model: Any, identity: str = "loaded") -> None:
+        self.model, self.identity = model, identity
+        patch.flux_of(model)
+
+    def flux(self) -> nn.Module:
+        """Return the transformer on its device, frozen."""
+        comfy.model_management.load_models_gpu([self.model], force_full_load=True)
+        return patch.flux_of(self.model).requires_grad_(False)
+
+    def dtype(self) -> torch.dtype:
+        """Return the dtype in which the host samples with it."""
+        return self.model.model.get_dtype_inference()
+
+    def differentiable(self) -> Any:
+        """Let the host compute with what has a gradient."""
+        return differentiable()
+
+
+class HostBase(LoadedBase):
+    """FLUX.1-dev, its VAE and its text encoders from files, each in memory only while it is needed."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.files = {kind: located(getattr(config, kind), kind) for kind in _FOLDERS if getattr(config, kind)}
+        for kind in ("model", "vae"):
+            if kind not in self.files:
+                raise TrainingError(
+                    f"--{kind} is missing: name FLUX.1-dev's {kind} as a path, or below ComfyUI's models."
+                )
+        self.identity = checksum(self.files["model"])
+        self.vae_identity = checksum(self.files["vae"])
+        self.text_identity = " ".join(checksum(self.files[kind]) for kind in _TEXT if kind in self.files)
+        self._vae: Any = None
+        self._clip: Any = None
+        self._loaded = False
+
+    def flux(self) -> nn.Module:
+        """Load the transformer, after everything else has left the memory."""
+        self.release()
+        self.model = load_model(self.files["model"], self.config)
+        self._loaded = True
+        return super().flux()
+
+    @torch.no_grad()
+    def encode(self, image: Tensor) -> Tensor:
+        """Turn an image [b, H, W, 3] in [0, 1] into the latent [b, 16, H/8, W/8] that FLUX sees."""
+        latent = self._decoder().encode(image)
+        if latent.ndim != 4 or latent.shape[1] != CHANNELS:
+            raise TrainingError(
+                f"{self.files['vae']}: expected a VAE of {CHANNELS} channels, got {latent.shape[1]}; use FLUX.1's."
+            )
+        return comfy.latent_formats.Flux().process_in(latent.float().cpu())
+
+    @torch.no_grad()
+    def decode(self, latent: Tensor) -> Tensor:
+        """Undo `encode`."""
+        return self._decoder().decode(comfy.latent_formats.Flux().process_out(latent)).float().cpu()
+
+    def _decoder(self) -> Any:
+        if self._vae is None:
+            state = comfy.utils.load_torch_file(str(self.files["vae"]))
+            # Beside FLUX it stays on the CPU: the host would make room for it by moving FLUX away.
+            self._vae = comfy.sd.VAE(sd=state, device=torch.device("cpu") if self._loaded else None)
+            self._vae.throw_exception_if_invalid()
+        return self._vae
+
+    @torch.no_grad()
+    def prompt(self, words: str) -> tuple[Tensor, Tensor]:
+        """Encode a prompt: text [1, tokens, channels], pooled vector [1, channels]."""
+        if "conditioning" in self.files:
+            if words != PROMPT_TAG:
+                raise TrainingError(
+                    f"--conditioning holds the bare {PROMPT_TAG}, but there is {words!r} to encode; name --clip-l and "
+                    "--t5 instead, or do without captions (--caption-dropout 1) and --prompt."
+                )
+            text, options = load_conditioning(self.files["conditioning"])[0]
+            return text.float(), options["pooled_output"].float()
+        if self._clip is None:
+            if missing := [kind for kind in ("clip_l", "t5") if kind not in self.files]:
+                raise TrainingError(
+                    f"--{missing[0].replace('_', '-')} is missing: name both text encoders, or --conditioning."
+                )
+            paths = [str(self.files[kind]) for kind in ("clip_l", "t5")]
+            self._clip = comfy.sd.load_clip(ckpt_paths=paths, clip_type=comfy.sd.CLIPType.FLUX)
+        text, pooled = self._clip.encode_from_tokens(self._clip.tokenize(words), return_pooled=True)
+        return text.float().cpu(), pooled.float().cpu()
+
+    def release(self) -> None:
+        """Take the VAE and the text encoders out of memory."""
+        self._vae = self._clip = None
+        if not self._loaded:
+            comfy.model_management.unload_all_models()
+            comfy.model_management.soft_empty_cache()
+
+
+_FOLDERS = {
+    "model": "diffusion_models",
+    "vae": "vae",
+    "clip_l": "text_encoders",
+    "t5": "text_encoders",
+    "conditioning": "conditioning",
+}
+
+
+_TEXT = ("clip_l", "t5", "conditioning")
+
+
+def located(name: str, kind: str) -> Path:
+    """Return a file by its path, or by its name below the host's models.  Raises TrainingError."""
+    path = Path(name).expanduser()
+    if path.exists():
+        return path.resolve()
+    folder = _FOLDERS[kind]
+    if folder in folder_paths.folder_names_and_paths and (found := folder_paths.get_full_path(folder, name)):
+        return Path(found)
+    raise TrainingError(
+        f"--{kind.replace('_', '-')} {name}: no such file, nor below ComfyUI's models/{folder}; check the name."
+    )
+
+
+def load_model(path: Path, config: Config) -> Any:
+    """Load a FLUX.1 as the host's own loaders do.  Raises TrainingError for another model."""
+    if path.suffix == ".gguf":
+        return _load_gguf(path)
+    wanted = config.weight_dtype
+    if wanted == "default":
+        device = comfy.model_management.get_torch_device().type
+        wanted = "float32" if precision_on(config, device) == "float32" else ""
+    options = {"dtype": getattr(torch, wanted)} if wanted else {}
+    try:
+        if path.is_dir():
+            return _checked(
+                path, patch.load_diffusers_flux([str(shard) for shard in sorted(path.glob("*.safetensors"))])
+            )
+        return _checked(path, comfy.sd.load_diffusion_model(str(path), model_options=options))
+    except (RuntimeError, IndexError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise TrainingError(
+            f"{path}: ComfyUI can't load it as FLUX.1-dev ({reason}); use FLUX.1-dev's own file."
+        ) from error
+
+
+def _checked(path: Path, model: Any) -> Any:
+    try:
+        patch.flux_of(model)
+    except ValueError as error:
+        raise TrainingError(f"{path}: {error}") from error
+    return model
+
+
+def _load_gguf(path: Path) -> Any:
+    """Load a GGUF file with the pack ComfyUI-GGUF, if it is installed."""
+    roots = [Path(root) for root in folder_paths.get_folder_paths("custom_nodes")]
+    folder = next(
+        (found for root in roots for found in sorted(root.glob("*GGUF*")) if (found / "nodes.py").is_file()), None
+    )
+    if folder is None:
+        raise TrainingError(
+            f"{path}: a GGUF file needs the pack ComfyUI-GGUF below custom_nodes; install it, or use another file."
+        )
+    spec = importlib.util.spec_from_file_location(
+        "omnix_gguf", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    if spec is None or spec.loader is None:
+        raise TrainingError(f"{folder}: expected a pack of ComfyUI, got none; install ComfyUI-GGUF again.")
+    pack = importlib.util.module_from_spec(spec)
+    sys.modules["omnix_gguf"] = pack
+    spec.loader.exec_module(pack)
+    # Its loader looks names up below the host's folders.
+    folder_paths.add_model_folder_path("unet_gguf", str(path.parent))
+    return _checked(path, pack.NODE_CLASS_MAPPINGS["UnetLoaderGGUF"]().load_unet(path.name)[0])
+
+
+_END = 1 << 20
+
+
+def checksum(path: Path) -> str:
+    """Return a checksum of a large file's size and of a megabyte at either end, or of a folder's files."""
+    digest = hashlib.sha256()
+    for file in sorted(path.iterdir()) if path.is_dir() else (path,):
+        if file.is_file():
+            size = file.stat().st_size
+            with open(file, "rb") as data:
+                digest.update(f"{file.name if path.is_dir() else ''} {size} ".encode() + data.read(_END))
+                data.seek(max(0, size - _END))
+                digest.update(data.read())
+    return digest.hexdigest()

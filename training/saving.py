@@ -1,0 +1,168 @@
+"""Saves: a folder `step-000500` that is there whole or not at all, and what a run needs to go on from one exactly.
+
+    step-000500/rgb_to_shading/rgb.safetensors                                  converted: fused layers
+    step-000500/rgb_to_shading/rgb/pytorch_lora_weights.safetensors             published: Diffusers layout
+    step-000500/state.safetensors                                               factors, optimiser (newest alone)
+
+The adapters say in their headers which task they are for, its streams in order, and which of them they are.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..converters import convert
+from ..omnix.adapter import AdapterWeights
+from ..omnix.tasks import Task, task_header
+from .adapters import published
+from .config import Config
+from .errors import TrainingError
+from .files import write_tensors
+
+STATE = "state.safetensors"
+PUBLISHED = "pytorch_lora_weights.safetensors"
+RUN_KEY = "omnix_training"
+_FREE = ("data", "output", "comfyui", "device", "model", "vae", "clip_l", "t5", "conditioning", "steps")
+_FREE += ("save_every", "save_dtype", "held_out", "sample_every", "sample_steps", "checkpointing", "target")
+"""Fields that may change when a run goes on; what they do to the data is seen by its checksums."""
+
+
+class State(NamedTuple):
+    """All that a run is at the end of a step."""
+
+    step: int
+    adapters: Sequence[AdapterWeights]
+    averages: Sequence[AdapterWeights] | None
+    optimizer: torch.optim.Optimizer
+
+
+def folder_of(output: Path, step: int) -> Path:
+    """Return the folder of a save."""
+    return output / f"step-{step:06d}"
+
+
+def saves(output: Path) -> list[Path]:
+    """List the whole saves of a folder, oldest first."""
+    found = (path for path in output.glob("step-*") if path.name[5:].isdecimal() and path.is_dir())
+    return sorted(found, key=lambda path: int(path.name[5:]))
+
+
+def save(output: Path, state: State, task: Task, config: Config, identity: str) -> Path:
+    """Write a save and drop the state of older ones.  Raises OSError; then the older saves are as they were."""
+    target = folder_of(output, state.step)
+    work = target.with_name(f".{target.name}.part")
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        for stream, adapter in zip(task.streams, state.averages or state.adapters, strict=True):
+            _write_adapter(work, task, stream, adapter, getattr(torch, config.save_dtype))
+        _write_state(work / STATE, state, task, config, identity)
+        if target.exists():
+            shutil.rmtree(target)
+        work.rename(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    for older in saves(output):
+        if older != target:
+            (older / STATE).unlink(missing_ok=True)
+    return target
+
+
+def _write_adapter(work: Path, task: Task, stream: str, adapter: AdapterWeights, dtype: torch.dtype) -> None:
+    header = {"format": "pt", **task_header(task, stream)}
+    original = work / task.name / stream / PUBLISHED
+    write_tensors(original, published(adapter, dtype), header)
+    convert(original, work / task.name / f"{stream}.safetensors", slot=(task.name, stream))
+
+
+def _write_state(path: Path, state: State, task: Task, config: Config, identity: str) -> None:
+    tensors: dict[str, Tensor] = {}
+    told = {
+        "step": state.step,
+        "task": task.name,
+        "streams": task.streams,
+        "data": identity,
+        "config": asdict(config),
+        "optimizer": _kept(state.optimizer.state_dict(), "optimizer", tensors),
+    }
+    for kind, adapters in (("factor", state.adapters), ("average", state.averages or ())):
+        tensors |= {f"{kind}.{name}": tensor for name, tensor in _factors(adapters)}
+    write_tensors(path, tensors, {RUN_KEY: json.dumps(told)})
+
+
+def _factors(adapters: Sequence[AdapterWeights]) -> Iterator[tuple[str, Tensor]]:
+    for number, adapter in enumerate(adapters):
+        for name, factor in adapter.named_parameters():
+            yield f"{number}.{name}", factor.data
+
+
+def _kept(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    """Return a tree of dictionaries and lists for JSON, its tensors moved into `tensors` and named in their places."""
+    if isinstance(tree, Tensor):
+        tensors[path] = tree
+        return {"tensor": path}
+    if isinstance(tree, Mapping):
+        return {"table": [[key, _kept(value, f"{path}.{key}", tensors)] for key, value in tree.items()]}
+    if isinstance(tree, (list, tuple)):
+        return [_kept(value, f"{path}.{number}", tensors) for number, value in enumerate(tree)]
+    return tree
+
+
+def _restored(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Undo `_kept`."""
+    if isinstance(tree, dict):
+        return tensors[tree["tensor"]] if "tensor" in tree else {k: _restored(v, tensors) for k, v in tree["table"]}
+    return [_restored(value, tensors) for value in tree] if isinstance(tree, list) else tree
+
+
+def resume(folder: Path, state: State, task: Task, config: Config, identity: str) -> int:
+    """Fill a fresh state with a save's; return the steps that are done.
+
+    Raises TrainingError if the save is of another run: other streams, data, or a field that changes what is learned.
+    """
+    path = folder / STATE
+    if not path.is_file():
+        raise TrainingError(f"{folder}: expected {STATE} in the newest save, got none; train into another --output.")
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            told = json.loads((file.metadata() or {})[RUN_KEY])
+        tensors = load_file(path)
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise TrainingError(f"{path}: the save is damaged ({error}); remove its folder to go on from none.") from error
+    _check_same(path, told, task, config, identity)
+    for kind, adapters in (("factor", state.adapters), ("average", state.averages or ())):
+        for name, factor in _factors(adapters):
+            factor.copy_(tensors[f"{kind}.{name}"])
+    state.optimizer.load_state_dict(_restored(told["optimizer"], tensors))
+    return int(told["step"])
+
+
+def _check_same(path: Path, told: Mapping[str, Any], task: Task, config: Config, identity: str) -> None:
+    """Refuse to go on with what would be another run."""
+    now = json.loads(json.dumps(asdict(config)))
+    changed = [name for name, value in now.items() if name not in _FREE and told["config"].get(name) != value]
+    if tuple(told["streams"]) != task.streams or told["task"] != task.name:
+        raise TrainingError(
+            f"{path}: the save is of {told['task']} ({', '.join(told['streams'])}), not {task.name}; "
+            "use another --output."
+        )
+    if changed:
+        name = changed[0]
+        raise TrainingError(
+            f"{path}: {name} was {told['config'].get(name)}, now it is {now[name]}; set it back to go on, or use "
+            "another --output for a new run."
+        )
+    if told["data"] != identity:
+        raise TrainingError(
+            f"{path}: the pictures, their captions or the base's VAE have changed since this save; put them back to go "
+            "on, or use another --output for a new run (--init takes over the adapters)."
+        )
