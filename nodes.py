@@ -15,6 +15,7 @@ from .graph.maps import OmniXDepth, OmniXMaterial, OmniXMogeGeometry, OmniXNorma
 from .graph.measuring import OmniXCompareMaps
 from .graph.model import OmniXApplyAdapters, OmniXFlowShift
 from .graph.older import OmniXOlderGraph, register_replacements
+from .graph.scene import OmniXScene
 from .graph.viewing import OmniXColourDepth, OmniXContactSheet, OmniXPanoramaViewer
 
 NODES: list[type[io.ComfyNode]] = [
@@ -33,6 +34,7 @@ NODES: list[type[io.ComfyNode]] = [
     OmniXMaterial,
     OmniXPackORM,
     OmniXMogeGeometry,
+    OmniXScene,
     OmniXColourDepth,
     OmniXContactSheet,
     OmniXCompareMaps,

@@ -21,7 +21,8 @@ SHIPPED: dict[str, set[str]] = {
     "converters": {"converters.fusing", "converters.lora", "converters.files"},
     "omnix": {"converters", "converters.fusing"},
     "evaluation": set(),
-    "graph": {"omnix", "converters", "evaluation"},
+    "omnix.scene": {"omnix"},
+    "graph": {"omnix", "omnix.scene", "converters", "evaluation"},
     ROOF: {"graph"},
 }
 """A room of the house -> the rooms that it may import; `converters.errors`, which all of them raise, is free to all."""
