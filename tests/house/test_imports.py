@@ -22,8 +22,9 @@ SHIPPED: dict[str, set[str]] = {
     "converters": {"converters.fusing", "converters.lora", "converters.files"},
     "omnix": {"converters", "converters.fusing"},
     "evaluation": set(),
+    "omnix.scene": {"omnix"},
     "training": {"omnix", "converters", "converters.lora", "converters.files", "converters.fusing", "evaluation"},
-    "graph": {"omnix", "converters", "evaluation"},
+    "graph": {"omnix", "omnix.scene", "converters", "evaluation"},
     ROOF: {"graph"},
 }
 """A room of the house -> the rooms that it may import; `converters.errors`, which all of them raise, is free to all."""
