@@ -17,6 +17,7 @@ from .graph.measuring import OmniXCompareMaps
 from .graph.model import OmniXApplyAdapters, OmniXFlowShift
 from .graph.older import OmniXOlderGraph, register_replacements
 from .graph.pictures import OmniXLoadPanorama, OmniXSavePanorama, put_samples_into_input
+from .graph.scene import OmniXScene
 from .graph.viewing import OmniXColourDepth, OmniXContactSheet, OmniXPanoramaViewer
 
 NODES: list[type[io.ComfyNode]] = [
@@ -36,6 +37,7 @@ NODES: list[type[io.ComfyNode]] = [
     OmniXMaterial,
     OmniXPackORM,
     OmniXMogeGeometry,
+    OmniXScene,
     OmniXColourDepth,
     OmniXContactSheet,
     OmniXCompareMaps,

@@ -1,0 +1,151 @@
+"""The node that makes a 3D scene of a panorama and its maps."""
+
+from __future__ import annotations
+
+import inspect
+from io import BytesIO
+from typing import Any
+
+import torch
+from comfy_api.latest import Types, io
+
+from ..omnix.scene import Options, Scene
+from ..omnix.scene.inputs import each_scene
+
+MogeGeometry = io.Custom("MOGE_GEOMETRY")
+MAPS = {
+    "albedo": "Base colour; without it the panorama itself is shown, unlit.",
+    "normal": "World normals, from OmniX Normal (OpenGL).",
+    "roughness": "0 smooth, 1 rough; 1 without it.",
+    "metallic": "0 dielectric, 1 metal; 0 without it.",
+    "occlusion": "Ambient occlusion; 1 without it.",
+}
+
+
+class OmniXScene(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OmniXScene",
+            display_name="Panorama to 3D Scene",
+            category="OmniX/maps",
+            description="Turn a panorama and its depth into a closed, textured mesh as GLB, which Blender, three.js and "
+            "Unreal open: cut where surfaces end, reduced, with the materials that are given.",
+            search_aliases=["omnix", "mesh", "glb", "gltf", "3D", "scene", "360", "export"],
+            inputs=[
+                io.Image.Input("image", tooltip="The panorama, twice as wide as high."),
+                io.Mask.Input(
+                    "depth",
+                    optional=True,
+                    tooltip="The mask output of OmniX Depth: distance along the ray, 0 where there is none.",
+                ),
+                MogeGeometry.Input("moge_geometry", optional=True, tooltip="A panorama's MoGe geometry, without depth."),
+                *(io.Image.Input(name, optional=True, tooltip=text) for name, text in MAPS.items()),
+                *_options(),
+            ],
+            outputs=[
+                io.File3DGLB.Output(
+                    display_name="model_3d", is_output_list=True, tooltip="One GLB file for each panorama of the batch."
+                ),
+                io.Mesh.Output(
+                    display_name="mesh", is_output_list=True, tooltip="The same mesh, for the host's mesh nodes."
+                ),
+                io.String.Output(
+                    display_name="report",
+                    is_output_list=True,
+                    tooltip="What was made, what was cut, and which defaults stand.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, image: Any, depth: Any = None, moge_geometry: Any = None, **more: Any
+    ) -> io.NodeOutput:
+        maps = {name: more.pop(name, None) for name in MAPS}
+        given = {"image": image, **{name: pixels for name, pixels in maps.items() if pixels is not None}}
+        scenes = list(each_scene(given, depth, moge_geometry, Options(**more)))
+        files = [Types.File3D(BytesIO(scene.glb), "glb") for scene in scenes]
+        return io.NodeOutput(files, [host_mesh(scene) for scene in scenes], [scene.report for scene in scenes])
+
+
+def _options() -> list[Any]:
+    """Return the inputs that are no maps; their defaults are those of `Options`."""
+    usual = Options()
+    share = {"min": 0.0, "max": 1.0, "step": 0.001, "optional": True, "advanced": True}
+    return [
+        io.Float.Input(
+            "camera_height",
+            default=usual.camera_height,
+            min=0.0,
+            max=10000.0,
+            step=0.01,
+            optional=True,
+            tooltip="Metres from the viewer straight down; it sets the scale. 0 keeps the depth's own unit.",
+        ),
+        io.Int.Input(
+            "triangles",
+            default=usual.triangles,
+            min=500,
+            max=10_000_000,
+            optional=True,
+            tooltip="At most this many triangles; fewer if they keep max_error.",
+        ),
+        io.Boolean.Input(
+            "cut", default=usual.cut, optional=True, tooltip="Cut where a surface ends in front of another."
+        ),
+        io.Float.Input(
+            "tolerance",
+            default=usual.tolerance,
+            tooltip="A gap counts from here on, as a share of the farther distance.",
+            **share,
+        ),
+        io.Float.Input(
+            "max_error", default=usual.max_error, tooltip="Error of the mesh, as a share of the distance.", **share
+        ),
+        io.Boolean.Input(
+            "unlit", default=usual.unlit, optional=True, tooltip="Show the panorama itself, without lights."
+        ),
+        io.Combo.Input(
+            "textures", options=["PNG", "JPEG"], default=usual.textures, optional=True, tooltip="Exact, or small."
+        ),
+        io.Int.Input(
+            "texture_size",
+            default=usual.texture_size,
+            min=0,
+            max=16384,
+            optional=True,
+            tooltip="Greatest width of a texture in pixels; 0 keeps the maps' own.",
+        ),
+        io.Boolean.Input(
+            "light",
+            default=usual.light,
+            optional=True,
+            advanced=True,
+            tooltip="Add a point light at the viewer (KHR_lights_punctual).",
+        ),
+    ]
+
+
+def host_mesh(scene: Scene) -> Any:
+    """Return the host's MESH, batch 1, with every field that its class has and a scene can fill."""
+    geometry, textures = scene.geometry, scene.textures
+    arrays = {
+        "vertices": geometry.positions,
+        "uvs": geometry.uv,
+        "texture": textures.base_colour,
+        "normals": geometry.normals,
+        "tangents": geometry.tangents,
+        "normal_map": textures.normal,
+        "metallic_roughness": textures.orm,
+    }
+    fields: dict[str, Any] = {
+        name: torch.from_numpy(values).float()[None] for name, values in arrays.items() if values is not None
+    }
+    fields |= {
+        "faces": torch.from_numpy(geometry.faces).long()[None],
+        "unlit": textures.unlit,
+        "occlusion_in_mr": "occlusion" in textures.given,
+    }
+    known = inspect.signature(Types.MESH).parameters
+    return Types.MESH(**{name: value for name, value in fields.items() if name in known})

@@ -1,0 +1,175 @@
+"""Write one textured mesh, a camera and perhaps a light as a glTF 2.0 binary file (Khronos, ISO/IEC 12113:2022).
+
+The caller says what is there; nothing is added but what the format asks for.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAGIC, VERSION, JSON_CHUNK, BINARY_CHUNK = b"glTF", 2, b"JSON", b"BIN\0"
+FLOAT, UNSIGNED_SHORT, UNSIGNED_INT = 5126, 5123, 5125
+VERTICES, INDICES = 34962, 34963
+LINEAR, LINEAR_MIPMAP_LINEAR, REPEAT, CLAMP_TO_EDGE = 9729, 9987, 10497, 33071
+TYPES = {1: "SCALAR", 2: "VEC2", 3: "VEC3", 4: "VEC4"}
+# The length of the whole file is a field of 32 bits.
+LARGEST = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A triangle mesh: positions, normals [V, 3], uv [V, 2], tangents [V, 4] or None, faces [F, 3]."""
+
+    positions: NDArray[np.floating]
+    normals: NDArray[np.floating]
+    uv: NDArray[np.floating]
+    faces: NDArray[np.integer]
+    tangents: NDArray[np.floating] | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An encoded picture: its bytes, and "image/png" or "image/jpeg"."""
+
+    data: bytes
+    kind: str
+
+
+@dataclass(frozen=True)
+class Material:
+    """Base colour (sRGB), tangent-space normals, and occlusion, roughness, metallic in red, green, blue (linear).
+
+    Without `orm` the surface is rough (1) and no metal (0). `occluded` tells whether orm's red says anything.
+    """
+
+    base_colour: Picture
+    normal: Picture | None = None
+    orm: Picture | None = None
+    occluded: bool = False
+    unlit: bool = False
+
+
+@dataclass
+class _File:
+    """The document as it grows: JSON and the binary chunk."""
+
+    document: dict[str, Any]
+    binary: bytearray = field(default_factory=bytearray)
+
+    def add(self, kind: str, entry: Any) -> int:
+        """Append an entry to one of the document's lists and return its index."""
+        entries = self.document.setdefault(kind, [])
+        entries.append(entry)
+        return len(entries) - 1
+
+    def view(self, data: bytes, **more: int) -> int:
+        """Append bytes at a multiple of four and return their buffer view."""
+        self.binary += bytes(-len(self.binary) % 4)
+        place = {"buffer": 0, "byteOffset": len(self.binary), "byteLength": len(data)}
+        self.binary += data
+        return self.add("bufferViews", place | more)
+
+    def accessor(self, values: NDArray[Any], kind: int, target: int, bounds: bool = False) -> int:
+        """Append an array [n] or [n, c] and return its accessor."""
+        entry: dict[str, Any] = {
+            "bufferView": self.view(values.tobytes(), target=target),
+            "componentType": kind,
+            "count": len(values),
+            "type": TYPES[1 if values.ndim == 1 else values.shape[1]],
+        }
+        if bounds:
+            entry |= {"min": values.min(axis=0).tolist(), "max": values.max(axis=0).tolist()}
+        return self.add("accessors", entry)
+
+    def texture(self, picture: Picture) -> dict[str, int]:
+        """Append a picture and return the reference to its texture."""
+        source = self.add("images", {"bufferView": self.view(picture.data), "mimeType": picture.kind})
+        return {"index": self.add("textures", {"sampler": 0, "source": source})}
+
+
+def write_glb(geometry: Geometry, material: Material, light: float = 0.0) -> bytes:
+    """Return the file.  light: candela of a white point light at the origin, 0 = none.  ValueError beyond 4 GiB."""
+    file = _File({"asset": {"version": "2.0", "generator": "OmniX Panorama"}, "scene": 0})
+    file.add("samplers", _sampler())
+    primitive = {"attributes": _attributes(file, geometry), "indices": _indices(file, geometry)}
+    primitive["material"] = file.add("materials", _material(file, material))
+    file.add("meshes", {"name": "Panorama", "primitives": [primitive]})
+    file.add("cameras", {"type": "perspective", "perspective": {"yfov": float(np.pi / 2), "znear": 0.01}})
+    nodes = [{"name": "Panorama", "mesh": 0}, {"name": "Viewer", "camera": 0}]
+    if light > 0:
+        nodes.append(_light(file, light))
+    file.document |= {"nodes": nodes, "scenes": [{"nodes": list(range(len(nodes)))}]}
+    return _packed(file)
+
+
+def _sampler() -> dict[str, int]:
+    # The picture goes on across the seam, and ends at the poles.
+    return {
+        "magFilter": LINEAR,
+        "minFilter": LINEAR_MIPMAP_LINEAR,
+        "wrapS": REPEAT,
+        "wrapT": CLAMP_TO_EDGE,
+    }
+
+
+def _attributes(file: _File, geometry: Geometry) -> dict[str, int]:
+    arrays = {"POSITION": geometry.positions, "NORMAL": geometry.normals, "TEXCOORD_0": geometry.uv}
+    if geometry.tangents is not None:
+        arrays["TANGENT"] = geometry.tangents
+    return {
+        name: file.accessor(values.astype("<f4"), FLOAT, VERTICES, bounds=name == "POSITION")
+        for name, values in arrays.items()
+    }
+
+
+def _indices(file: _File, geometry: Geometry) -> int:
+    # 65535 itself is the restart value of many engines, so it names no vertex.
+    small = len(geometry.positions) < 65535
+    flat = geometry.faces.reshape(-1).astype("<u2" if small else "<u4")
+    return file.accessor(flat, UNSIGNED_SHORT if small else UNSIGNED_INT, INDICES)
+
+
+def _material(file: _File, material: Material) -> dict[str, Any]:
+    shade: dict[str, Any] = {"baseColorTexture": file.texture(material.base_colour), "metallicFactor": 0.0}
+    entry: dict[str, Any] = {"name": "Panorama", "pbrMetallicRoughness": shade}
+    if material.orm is not None:
+        shade["metallicRoughnessTexture"] = file.texture(material.orm)
+        shade["metallicFactor"] = 1.0
+        if material.occluded:
+            entry["occlusionTexture"] = shade["metallicRoughnessTexture"]
+    if material.normal is not None:
+        entry["normalTexture"] = file.texture(material.normal)
+    if material.unlit:
+        entry["extensions"] = {"KHR_materials_unlit": {}}
+        file.add("extensionsUsed", "KHR_materials_unlit")
+    return entry
+
+
+def _light(file: _File, candela: float) -> dict[str, Any]:
+    lights = {"lights": [{"type": "point", "intensity": candela, "color": [1.0, 1.0, 1.0]}]}
+    file.document["extensions"] = {"KHR_lights_punctual": lights}
+    file.add("extensionsUsed", "KHR_lights_punctual")
+    return {"name": "Light", "extensions": {"KHR_lights_punctual": {"light": 0}}}
+
+
+def _packed(file: _File) -> bytes:
+    file.binary += bytes(-len(file.binary) % 4)
+    file.document["buffers"] = [{"byteLength": len(file.binary)}]
+    text = json.dumps(file.document, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 4)
+    length = 12 + 8 + len(text) + 8 + len(file.binary)
+    if length > LARGEST:
+        raise ValueError(f"The file would be {length:,} bytes, more than a GLB can be; set a smaller texture_size.")
+    return b"".join(
+        (
+            struct.pack("<4sII", MAGIC, VERSION, length),
+            struct.pack("<I4s", len(text), JSON_CHUNK) + text,
+            struct.pack("<I4s", len(file.binary), BINARY_CHUNK) + bytes(file.binary),
+        )
+    )

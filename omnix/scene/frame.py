@@ -1,0 +1,39 @@
+"""The one place that knows how our axes lie in glTF's.
+
+Ours (omnix.panorama): front +X, up +Y, left +Z, left-handed. glTF's: right +X, up +Y, and a camera looks along -Z,
+right-handed, in metres. So (x, y, z) = (-left, up, -front), and the panorama's centre lies straight ahead.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.floating]
+
+
+def to_gltf(vectors: Array) -> Array:
+    """Return vectors [.., 3] of our axes (front, up, left) in glTF's."""
+    return np.stack([-vectors[..., 2], vectors[..., 1], -vectors[..., 0]], axis=-1)
+
+
+def directions(v: ArrayLike, u: ArrayLike) -> Array:
+    """Return the unit vectors [.., 3] at v, u in [0, 1] of the panorama, which broadcast, in glTF's axes."""
+    lat, lon = np.broadcast_arrays((0.5 - np.asarray(v)) * np.pi, (0.5 - np.asarray(u)) * 2 * np.pi)
+    return to_gltf(np.stack([np.cos(lat) * np.cos(lon), np.sin(lat), np.cos(lat) * np.sin(lon)], axis=-1))
+
+
+def coordinates(vectors: Array) -> tuple[Array, Array]:
+    """Return (v, u) in [0, 1] of vectors [.., 3] in glTF's axes, the inverse of `directions`."""
+    x, y, z = np.moveaxis(vectors, -1, 0)
+    return 0.5 - np.arctan2(y, np.hypot(x, z)) / np.pi, (0.5 + np.arctan2(x, -z) / (2 * np.pi)) % 1.0
+
+
+def pixel_directions(height: int, width: int) -> Array:
+    """Return the unit vectors through the pixels' centres, [H, W, 3]."""
+    return directions(((np.arange(height) + 0.5) / height)[:, None], ((np.arange(width) + 0.5) / width)[None])
+
+
+def corner_directions(height: int, width: int) -> Array:
+    """Return the unit vectors through the corners of the pixels, [H + 1, W, 3]; column W would be column 0."""
+    return directions((np.arange(height + 1) / height)[:, None], (np.arange(width) / width)[None])

@@ -1,0 +1,60 @@
+"""What a graph hands over, checked and taken apart into single panoramas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..maps import unit_normals
+from .build import Options, Scene, build_scene
+from .frame import Array
+
+
+def each_scene(
+    images: Mapping[str, Tensor], depth: Tensor | None, geometry: Mapping[str, Any] | None, options: Options
+) -> Iterator[Scene]:
+    """Yield a scene for each panorama of a batch.
+
+    images: "image" and maps, [B, H, W, >=3] in [0, 1]; depth [B, H, W], or the host's MOGE_GEOMETRY, one of them.
+    ValueError for what does not go together.
+    """
+    distance = distances(depth, geometry)
+    for name, pixels in images.items():
+        if pixels.shape[:3] != distance.shape:
+            raise ValueError(
+                f"The {name} is {_size(pixels)} but the depth is {_size(distance)}; make size and batch equal."
+            )
+    for index, one in enumerate(distance):
+        maps = {name: _pixels(name, pixels[index : index + 1]) for name, pixels in images.items()}
+        yield build_scene(one.cpu().double().numpy(), maps, options)
+
+
+def distances(depth: Tensor | None, geometry: Mapping[str, Any] | None) -> Tensor:
+    """Return the distance along the ray, [B, H, W], 0 where a MoGe geometry has none."""
+    if (depth is None) == (geometry is None):
+        raise ValueError("A scene needs depth or moge_geometry, one of them; connect the mask output of OmniX Depth.")
+    if depth is not None:
+        return depth
+    assert geometry is not None
+    if "intrinsics" in geometry or "points" not in geometry:
+        raise ValueError(
+            "The MoGe geometry is no panorama's; make it with MoGe Panorama Inference or Depth to MoGe Geometry."
+        )
+    radial = geometry["points"].float().norm(dim=-1)
+    held = torch.isfinite(radial) & geometry.get("mask", torch.ones_like(radial, dtype=torch.bool)).bool()
+    return torch.where(held, radial, torch.zeros_like(radial))
+
+
+def _pixels(name: str, image: Tensor) -> Array:
+    if image.shape[-1] < 3:
+        raise ValueError(f"The {name} has {image.shape[-1]} channels, expected 3; connect a colour picture.")
+    pixels = unit_normals(image) if name == "normal" else image[..., :3]
+    return np.ascontiguousarray(pixels[0].cpu().float().numpy())
+
+
+def _size(image: Tensor) -> str:
+    return f"{image.shape[2]}x{image.shape[1]} (batch {image.shape[0]})" if image.ndim > 2 else f"{list(image.shape)}"
