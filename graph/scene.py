@@ -39,7 +39,9 @@ class OmniXScene(io.ComfyNode):
                     optional=True,
                     tooltip="The mask output of OmniX Depth: distance along the ray, 0 where there is none.",
                 ),
-                MogeGeometry.Input("moge_geometry", optional=True, tooltip="A panorama's MoGe geometry, without depth."),
+                MogeGeometry.Input(
+                    "moge_geometry", optional=True, tooltip="A panorama's MoGe geometry, without depth."
+                ),
                 *(io.Image.Input(name, optional=True, tooltip=text) for name, text in MAPS.items()),
                 *_options(),
             ],
@@ -59,9 +61,7 @@ class OmniXScene(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls, image: Any, depth: Any = None, moge_geometry: Any = None, **more: Any
-    ) -> io.NodeOutput:
+    def execute(cls, image: Any, depth: Any = None, moge_geometry: Any = None, **more: Any) -> io.NodeOutput:
         maps = {name: more.pop(name, None) for name in MAPS}
         given = {"image": image, **{name: pixels for name, pixels in maps.items() if pixels is not None}}
         scenes = list(each_scene(given, depth, moge_geometry, Options(**more)))

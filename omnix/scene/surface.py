@@ -54,9 +54,7 @@ def base_triangles(rows: int) -> int:
     return 4 * (rows // tile_size(rows)) ** 2
 
 
-def resampled(
-    inverse: Array, valid: Flags, normals: Array | None, rows: int
-) -> tuple[Array, Flags, Array | None]:
+def resampled(inverse: Array, valid: Flags, normals: Array | None, rows: int) -> tuple[Array, Flags, Array | None]:
     """Return the maps [M, 2 M] on another number of rows: the nearest pixel, carried on along its own slope.
 
     The slope is the smaller of the two beside a pixel (0 if they differ in sign), so nothing is blended over a jump.

@@ -22,13 +22,9 @@ SHIPPED: dict[str, set[str]] = {
     "converters": {"converters.fusing", "converters.lora", "converters.files"},
     "omnix": {"converters", "converters.fusing"},
     "evaluation": set(),
-<<<<<<< HEAD
     "training": {"omnix", "converters", "converters.lora", "converters.files", "converters.fusing", "evaluation"},
-    "graph": {"omnix", "converters", "evaluation"},
-=======
     "omnix.scene": {"omnix"},
     "graph": {"omnix", "omnix.scene", "converters", "evaluation"},
->>>>>>> d8c2951 (Turn a panorama and its maps into a GLB scene: cuts by planes, a hierarchy of right triangles, one node)
     ROOF: {"graph"},
 }
 """A room of the house -> the rooms that it may import; `converters.errors`, which all of them raise, is free to all."""

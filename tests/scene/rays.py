@@ -1,0 +1,72 @@
+"""Independent readings of a scene: rays against triangles, open edges, and panoramas with a truth in closed form."""
+
+import numpy as np
+from comfyui_omnix.omnix.panorama import camera_rays
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating]
+
+
+def cast(positions: Array, faces: NDArray[np.integer], rays: Array) -> Array:
+    """Return the distance from the origin to the first triangle on each ray [N, 3], by Moeller and Trumbore (1997)."""
+    a, b, c = (positions[faces[:, k]].astype(np.float64) for k in range(3))
+    first, second = b - a, c - a
+    sideways = np.cross(-a, first)
+    found = []
+    for ray in rays:
+        across = np.cross(ray, second)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            inverse = 1 / (across * first).sum(axis=1)
+            u, v = -(across * a).sum(axis=1) * inverse, (sideways @ ray) * inverse
+            t = (second * sideways).sum(axis=1) * inverse
+        held = (u > -1e-9) & (v > -1e-9) & (u + v < 1 + 1e-9) & (t > 0)
+        found.append(t[held].min(initial=np.inf))
+    return np.array(found)
+
+
+def open_edges(positions: Array, faces: NDArray[np.integer]) -> NDArray[np.integer]:
+    """Return the edges that only one triangle has, as pairs of places; vertices at one place count as one."""
+    place = np.unique(positions.astype(np.float32), axis=0, return_inverse=True)[1].ravel()
+    edges = np.sort(place[np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])], axis=1)
+    pairs, count = np.unique(edges, axis=0, return_counts=True)
+    assert count.max() == 2, "more than two triangles meet in an edge"
+    return pairs[count == 1]
+
+
+def rays(height: int) -> Array:
+    """Return the pixels' rays in our axes (front, up, left), [H, 2 H, 3]."""
+    return camera_rays(height, 2 * height).double().numpy()
+
+
+def slabs(height: int, front: float, left: float, above: float, below: float) -> tuple[Array, Array]:
+    """Return distance [H, W] and normals [H, W, 3] (our axes) inside a box; an infinite side is not there."""
+    ray = rays(height)
+    sizes = np.where(ray > 0, [front, above, left], [front, below, left])
+    with np.errstate(divide="ignore"):
+        reach = sizes / np.abs(ray)
+    nearest = reach.argmin(axis=-1)
+    normals = np.zeros_like(ray)
+    np.put_along_axis(normals, nearest[..., None], -np.sign(np.take_along_axis(ray, nearest[..., None], -1)), -1)
+    return reach.min(axis=-1), normals
+
+
+def hall(height: int) -> tuple[Array, Array]:
+    """Return distance and normals of a plain hall of 12 x 16 m, 4 m high."""
+    return slabs(height, 8.0, 6.0, 2.4, 1.6)
+
+
+def street(height: int) -> tuple[Array, Array]:
+    """Return distance and normals of a street of 12 m whose ends and facades go on to a sky of 1 km."""
+    distance, normals = slabs(height, np.inf, 6.0, np.inf, 1.6)
+    sky = distance > 1000
+    return np.where(sky, 1000.0, distance), np.where(sky[..., None], -rays(height), normals)
+
+
+def with_box(height: int) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """Return the hall with a panel 2 m ahead of the viewer, 2 m wide and 1.4 m high, and where it is seen."""
+    distance, normals = hall(height)
+    ray = rays(height)
+    with np.errstate(divide="ignore"):
+        reach = 2.0 / np.where(ray[..., 0] > 0, ray[..., 0], 0.0)
+    seen = (np.abs(reach * ray[..., 1]) < 0.7) & (np.abs(reach * ray[..., 2]) < 1.0)
+    return np.where(seen, reach, distance), np.where(seen[..., None], [-1.0, 0.0, 0.0], normals), seen
