@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..glb import Geometry, write_glb
 from ..panorama import check_panorama
-from .corners import Corners, corners_of, pole
+from .corners import Corners, corners_of
 from .cuts import connected
 from .frame import Array, to_gltf
 from .hierarchy import TooFew, chosen, errors, triangles_of
@@ -25,7 +25,7 @@ LIGHT = 100.0
 
 @dataclass(frozen=True)
 class Options:
-    """What a person chooses.  camera_height in metres, 0 = no scale; tolerance and max_error as shares of the distance."""
+    """What to do.  camera_height in metres, 0 = no scale; tolerance and max_error are shares of the distance."""
 
     camera_height: float = 1.6
     triangles: int = 200_000
@@ -48,7 +48,6 @@ class Shape:
     beside_cuts: float
     flying: float
     missing: float
-    one_surface: bool
     coarser: bool
 
 
@@ -134,8 +133,8 @@ def shape_of(distance: Array, normals: Array | None, options: Options) -> Shape:
     if not len(mesh.faces):
         raise ValueError("Nothing is left of the depth after the cuts; raise tolerance, or set cut off.")
     cut = _beside_cuts(corners)
-    shares = (_solid_angle(part) for part in (cut, flying, ~surface.valid & ~flying))
-    return Shape(mesh, rows, error, *shares, not corners.forced.any(), coarser)
+    beside, gone, missing = (_solid_angle(part) for part in (cut, flying, ~surface.valid & ~flying))
+    return Shape(mesh, rows, error, beside, gone, missing, coarser)
 
 
 def _beside_cuts(corners: Corners) -> NDArray[np.bool_]:

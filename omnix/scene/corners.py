@@ -7,6 +7,7 @@ together have the smallest quadrant among them as their label, so (corner, label
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from .cuts import cuts_at_corners
 from .frame import Array
 from .surface import Flags, Surface, slopes
 
-Ints = NDArray[np.integer]
+Ints = NDArray[Any]
 
 FITS = 2
 # Where the pixel of a quadrant lies as seen from its corner: rows and columns to add, and on from its centre to here.

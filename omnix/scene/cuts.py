@@ -83,7 +83,8 @@ def _predicted(normals: Array, at: Array, towards: Array) -> tuple[Array, Array]
     facing = einsum(normals, at, "... xyz, ... xyz -> ...")
     along = (einsum(normals, towards, "... xyz, ... xyz -> ...") - facing * cosine) / sine
     slant = np.arctan2(along, -facing)
-    return tuple(cosine - np.tan(np.clip(slant + doubt, -STEEPEST, STEEPEST)) * sine for doubt in (DOUBT, -DOUBT))
+    low, high = (cosine - np.tan(np.clip(slant + doubt, -STEEPEST, STEEPEST)) * sine for doubt in (DOUBT, -DOUBT))
+    return low, high
 
 
 def _gap(beyond: tuple[Array, Array], back: tuple[Array, Array], w: Array, beside: Array) -> Array:

@@ -6,10 +6,12 @@ right-handed, in metres. So (x, y, z) = (-left, up, -front), and the panorama's 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Array = NDArray[np.floating]
+Array = NDArray[Any]
 
 
 def to_gltf(vectors: Array) -> Array:

@@ -8,6 +8,8 @@ of triangles is known before it is made. Everything is done for all vertices of 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from einops import rearrange
 from numpy.typing import NDArray
@@ -16,7 +18,7 @@ from .corners import Corners
 from .frame import Array, coordinates, corner_directions
 from .surface import Flags, base_triangles, tile_size
 
-Ints = NDArray[np.integer]
+Ints = NDArray[Any]
 
 # However smooth a scene is, its coarsest mesh goes this often round in rows: 8 x 16 cells.
 LEAST_ROWS = 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from .corners import Corners, inverse_at, label, members, pole
 from .frame import Array, directions
 
-Ints = NDArray[np.integer]
+Ints = NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def resampled(inverse: Array, valid: Flags, normals: Array | None, rows: int) ->
 
     The slope is the smaller of the two beside a pixel (0 if they differ in sign), so nothing is blended over a jump.
     """
-    height, width = inverse.shape
+    height = len(inverse)
     if rows == height:
         return inverse, valid, normals
     y, x = ((np.arange(n) + 0.5) * height / rows for n in (rows, 2 * rows))
@@ -72,15 +72,13 @@ def resampled(inverse: Array, valid: Flags, normals: Array | None, rows: int) ->
 
 
 def slopes(inverse: Array) -> tuple[Array, Array]:
-    """Return the change of inverse distance per pixel to the right and downwards, [M, N] each, limited as said above."""
+    """Return the change of inverse distance per pixel to the right and downwards, [M, N] each, limited as above."""
     steps = np.diff(inverse, axis=1, append=inverse[:, :1])
     falls = np.diff(over_poles(inverse, 1), axis=0)
     # 0.4 of the value at most, so that half a pixel further on it is still a distance.
     limit = 0.4 * inverse
-    return tuple(
-        np.clip(_smaller(before, after), -limit, limit)
-        for before, after in ((np.roll(steps, 1, axis=1), steps), (falls[:-1], falls[1:]))
-    )
+    across, down = _smaller(np.roll(steps, 1, axis=1), steps), _smaller(falls[:-1], falls[1:])
+    return np.clip(across, -limit, limit), np.clip(down, -limit, limit)
 
 
 def over_poles(values: Array, rows: int) -> Array:

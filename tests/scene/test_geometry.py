@@ -8,7 +8,6 @@ from comfyui_omnix.omnix.scene.frame import coordinates, directions, pixel_direc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-
 from rays import Array, cast, hall, open_edges, rays, street, with_box
 
 RELATIVE = Options(camera_height=0)
