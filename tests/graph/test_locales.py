@@ -14,7 +14,9 @@ from comfyui_omnix.lab.pages import descriptions
 
 LANGUAGES = ("en", "zh")
 # What stays as it is in Chinese: names, file names, and values that people also meet in English.
-SAME = {"vae", "Latent", "ORM", "OpenGL", "DirectX", "Turbo", "PNG", "JPEG"} | {workflow for workflow, _ in WORKFLOWS.values()}
+SAME = {"vae", "Latent", "ORM", "OpenGL", "DirectX", "Turbo", "PNG", "JPEG"} | {
+    workflow for workflow, _ in WORKFLOWS.values()
+}
 
 
 @pytest.fixture(scope="module")
