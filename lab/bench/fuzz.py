@@ -2,7 +2,7 @@
 
 Every case starts from a file in lab/bench/seeds, damages its bytes, its header's JSON or the adapter_config.json beside
 it, and opens the result; every second file that opens is also inspected, converted, verified and split. Allowed are
-success and AdapterError; no case may take 10 seconds, no process 64 MB, and no file may turn up outside the destination.
+success and AdapterError; no case may take 10 seconds, no process 64 MB, no file may turn up outside the destination.
 A case is told by its number alone: `--case N` runs it again, with its traceback. Standard library only.
 """
 
