@@ -38,7 +38,7 @@ def read_picture(path: Path) -> Picture:
     """
     try:
         picture = _decoded(path)
-    except (av.FFmpegError, IndexError, StopIteration):
+    except (av.error.FFmpegError, IndexError, StopIteration):
         picture = _decoded_by_pillow(path)
     if not bool(torch.isfinite(picture.colours).all()):
         raise ValueError(

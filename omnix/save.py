@@ -10,7 +10,7 @@ import struct
 import zlib
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import av
 import numpy as np
@@ -55,7 +55,7 @@ def encoded(image: Tensor, how: Encoding) -> bytes:
 
 
 def _written(frame: av.VideoFrame, name: str, kind: str) -> bytes:
-    codec = av.CodecContext.create(name, "w")
+    codec = cast("Any", av.CodecContext.create(name, "w"))  # a VideoCodecContext, as the name says
     codec.width, codec.height, codec.pix_fmt, codec.time_base = frame.width, frame.height, kind, Fraction(1, 1)
     if frame.format.name != kind:
         frame = frame.reformat(format=kind)

@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from comfyui_omnix.lab.rooms import sample
+from comfyui_omnix.lab.pages import sample
 from comfyui_omnix.omnix import picture, save
 from hypothesis import given
 from hypothesis import strategies as st

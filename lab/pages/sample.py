@@ -1,4 +1,4 @@
-"""Write the sample that ships with the pack, a rendered room with its true maps:  python lab/rooms/sample.py
+"""Write the sample that ships with the pack, a rendered room with its true maps:  python lab/pages/sample.py
 
 It is what Load Panorama offers to somebody who has no panorama at hand, and the truth to hold OmniX's maps against.
 COMFYUI_PATH names the host.
@@ -24,8 +24,8 @@ def pictures() -> Mapping[str, Tensor]:
     """Return the room and its true maps by the ending of their names, [H, W, 3] or [H, W, 1] in [0, 1]."""
     import torch
 
-    from ..pages.thumbnails import layers
-    from .room import render
+    from .thumbnails import layers
+    from ..rooms.room import render
 
     room = render(2 * HEIGHT, HEIGHT)
     shown = layers(room)
@@ -48,7 +48,7 @@ def write(folder: Path) -> None:
 def main() -> None:
     """Write the files; the pack is loaded as ComfyUI does."""
     runpy.run_path(str(ROOT / "lab" / "host" / "pack.py"))["enter"]("sample")
-    from comfyui_omnix.lab.rooms import sample
+    from comfyui_omnix.lab.pages import sample
 
     sample.write(ROOT / "sample")
 
