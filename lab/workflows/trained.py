@@ -25,6 +25,15 @@ ROOT = Path(__file__).resolve().parents[2]
 # Run by path this file belongs to no package; main() loads the pack then.
 PACKAGE = __package__ or "comfyui_omnix.lab.workflows"
 RAYS = "camray"
+HEIGHT = 512
+"""Of the panorama, in pixels; what `omnix-train` trains at."""
+MODELS = {
+    "CLIPTextEncode": {"clip": "clip"},
+    "VAEEncode": {"vae": "vae"},
+    "OmniXFlowShift": {"model": "flux"},
+    "OmniXDecodePanorama": {"vae": "vae"},
+}
+"""Node -> its inputs that take a model, and the loader that gives it."""
 
 
 def graph_of(task: Task, folder: str) -> Graph:
@@ -32,25 +41,29 @@ def graph_of(task: Task, folder: str) -> Graph:
     graphs, parts = (import_module(f".{name}", PACKAGE) for name in ("graph", "parts"))
     last = f"{task.conditions[-1]}_condition"
     read = parts.reading(task.target)
-    attached = tuple(_in_folder(node, folder) for node in parts.streams(task.name, last))
     first = "panorama"
-    return graphs.Graph(
-        task.name,
-        task.name,
-        (
-            parts.panorama_input(),
-            parts.models(),
-            graphs.Group("Prompt and condition streams", 1, (*parts.text(), *_conditions(task, first))),
-            parts.canvas(first, last),
-            graphs.Group("OmniX", 3, attached),
-            graphs.Group("Maps", 4, (*read.nodes, *parts.savers(read.maps))),
-        ),
-        (graphs.Note("Start here", _words(task, folder)),),
+    given = graphs.Node(first, "OmniXLoadPanorama", {"image": parts.ROOM, "height": HEIGHT})
+    others = {*task.conditions} - {task.conditions[0]} or RAYS in task.conditions
+    measured = (graphs.Node("measured", "GetImageSize", {"image": graphs.Link(first)}),) if others else ()
+    pictures = tuple(parts.saved(name, link) for name, link in read.outputs.items() if name != "mask")
+    groups = (
+        graphs.Group("Your panorama", 0, (given, *measured)),
+        parts.models(),
+        graphs.Group("Prompt and condition streams", 1, (*parts.text(), *_conditions(task, first))),
+        parts.canvas(first, last),
+        graphs.Group("OmniX", 2, parts.streams(task.name, last)),
+        graphs.Group("Maps", 3, (*read.nodes, *pictures)),
     )
+    closed = tuple(replace(group, nodes=tuple(_closed(node, folder) for node in group.nodes)) for group in groups)
+    return graphs.Graph(task.name, task.name, closed, (graphs.Note("Start here", _words(task, folder)),))
 
 
-def _in_folder(node: Node, folder: str) -> Node:
-    return replace(node, inputs={**node.inputs, "folder": folder}) if node.type == "OmniXLoadAdapters" else node
+def _closed(node: Node, folder: str) -> Node:
+    """Connect what the parts leave open, since a blueprint gets it from outside: the models, and the folder."""
+    link = import_module(".graph", PACKAGE).Link
+    own = {name: link(source) for name, source in MODELS.get(node.type, {}).items()}
+    chosen = {"folder": folder} if node.type == "OmniXLoadAdapters" else {}
+    return replace(node, inputs={**node.inputs, **own, **chosen})
 
 
 def _conditions(task: Task, first: str) -> tuple[Node, ...]:
@@ -61,7 +74,7 @@ def _conditions(task: Task, first: str) -> tuple[Node, ...]:
     for stream in task.conditions:
         pixels = first if stream == task.conditions[0] and stream != RAYS else f"{stream}_pixels"
         if pixels != first:
-            size: dict[str, Any] = {name: graphs.Link("size", name) for name in ("width", "height")}
+            size: dict[str, Any] = {name: graphs.Link("measured", name) for name in ("width", "height")}
             if stream == RAYS:
                 nodes += (graphs.Node(pixels, "OmniXCameraRays", size),)
             else:
