@@ -12,6 +12,7 @@ import av
 import numpy as np
 import torch
 import torch.nn.functional as F
+from av.error import FFmpegError
 from einops import rearrange, repeat
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -38,7 +39,7 @@ def read_picture(path: Path) -> Picture:
     """
     try:
         picture = _decoded(path)
-    except (av.error.FFmpegError, IndexError, StopIteration):
+    except (FFmpegError, IndexError, StopIteration):
         picture = _decoded_by_pillow(path)
     if not bool(torch.isfinite(picture.colours).all()):
         raise ValueError(

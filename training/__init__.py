@@ -20,7 +20,6 @@ _HOMES = {
     "run": ".run",
     "train": ".engine",
 }
-__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -24,8 +24,8 @@ def pictures() -> Mapping[str, Tensor]:
     """Return the room and its true maps by the ending of their names, [H, W, 3] or [H, W, 1] in [0, 1]."""
     import torch
 
-    from .thumbnails import layers
     from ..rooms.room import render
+    from .thumbnails import layers
 
     room = render(2 * HEIGHT, HEIGHT)
     shown = layers(room)
