@@ -33,6 +33,7 @@ const CHINESE = {
   "Copied.": "已复制。",
   "The browser refuses to copy here (it needs https or localhost); use Save.":
     "浏览器不允许在此处复制（需要 https 或 localhost），请使用“保存”。",
+  "This browser offers no WebGL2, so the panorama cannot be shown.": "此浏览器不支持 WebGL2，无法显示全景图。",
   "The graphics card was taken away; waiting for it.": "显卡暂时不可用，正在等待恢复。",
   "image": "图像",
   "depth": "深度",
