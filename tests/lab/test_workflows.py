@@ -43,6 +43,7 @@ def test_every_graph_is_there() -> None:
     assert sorted(API) == sorted(FORMS)
 
 
+@pytest.mark.since("0.30.0")  # older hosts describe some nodes of their own in another way
 def test_files_are_up_to_date(describe: Any) -> None:
     """What `python lab/workflows/build.py` writes is what is committed."""
     stale = [path for path, text in build.files(describe) if (ROOT / path).read_text(encoding="utf-8") != text]
