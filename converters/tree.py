@@ -57,7 +57,7 @@ def jobs(source: Path | str, destination: Path | str, split: bool = False) -> tu
     source, destination = Path(source), Path(destination)
     if source.exists():
         check_ordinary(source)
-    if source.is_file() and is_adapter_name(destination) and not destination.is_dir():
+    if source.is_file() and is_adapter_name(destination):
         return (Job(source, destination, slot_of(source, source.parent)),)
     if destination.is_file():
         raise AdapterError(f"{destination}: expected a folder, got a file; choose another destination.")

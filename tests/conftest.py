@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ def _module(path: Path) -> ModuleType:
 
 def pytest_configure() -> None:
     """Find the host and load the pack before any test module is imported."""
+    # No test is timed: a busy machine must not fail one.
+    hypothesis.settings.register_profile("untimed", deadline=None)
+    hypothesis.settings.load_profile("untimed")
     folder = os.environ.get("COMFYUI_PATH")
     if not folder:
         raise pytest.UsageError("these tests need a ComfyUI: run `python dev.py test`, which sets COMFYUI_PATH.")
