@@ -33,7 +33,7 @@ SIZES = {
     "of": {**runs.SIZES, "OmniXPanoramaViewer": {"width": 64}},
 }
 
-# A script that sets its box's width and height reaches one of the fields behind them alone, and at its own size it takes
+# A script that sets its box's width and height reaches one of the fields behind them, and at its own size it takes
 # minutes: here it is only opened. Its run is tested in tests/host/test_workflow_runs.py.
 LARGE = "OmniX 2 - Text to panorama"
 
