@@ -52,6 +52,7 @@ NEWEST_FRONTEND = "1.58.1"
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 TOOLS = (
     "pytest==9.2.0",
+    "pytest-xdist==3.8.0",
     "hypothesis==6.170.15",
     "ruff==0.17.6",
     "basedpyright==1.40.2",
@@ -66,6 +67,9 @@ TOOLS = (
     "build==1.6.1",
     "twine==7.0.0",
     "prodigyopt==1.1.2",
+    "trimesh==5.2.0",
+    "pygltflib==1.16.5",
+    "fast-simplification==0.2.0",
 )
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
@@ -123,11 +127,13 @@ def demo(host: Host, rest: list[str], _json: bool) -> int:
 
 
 def test(host: Host, rest: list[str], _json: bool) -> int:
-    """Run pytest in the environment of the host; extra arguments go to pytest.
+    """Run pytest in the environment of the host; extra arguments go to pytest. The whole suite uses all cores.
 
     The pytest script is used, not `python -m pytest`, which would put our nodes.py before the host's.
     """
-    chosen = rest if any((ROOT / argument.split("::")[0]).exists() for argument in rest) else [*rest, "tests"]
+    some = any((ROOT / argument.split("::")[0]).exists() for argument in rest)
+    # A file's tests stay together: they share a model or a server.
+    chosen = rest if some else ["--numprocesses=auto", "--dist=loadfile", *rest, "tests"]
     command = [str(script(host.python, "pytest")), "-c", str(ROOT / "tests" / "pytest.ini"), *chosen]
     extra = {"OMNIX_CHROMIUM": str(chromium())}
     return subprocess.call(command, cwd=ROOT, env=environment(host) | extra)
