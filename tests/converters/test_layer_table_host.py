@@ -26,7 +26,7 @@ def host_rows() -> dict[str, Row]:
         other = module.split(".", 2)[2] if module.startswith("single_") else module
         if source.endswith(".weight") and not _is_norm(module) and other not in NOT_FLUX_1:
             rows[module] = _row(target)
-    return rows
+    return dict(sorted(rows.items()))  # the host's own order is that of a set
 
 
 def _is_norm(module: str) -> bool:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 with safe_open(GOLDEN / "golden.safetensors", "pt") as file:
-    CASES: dict[str, dict[str, Any]] = {task: json.loads(text) for task, text in file.metadata().items()}
+    CASES: dict[str, dict[str, Any]] = {task: json.loads(text) for task, text in sorted(file.metadata().items())}
 RUNS = [(task, steps) for task, case in CASES.items() for steps in case["steps"]]
 
 

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 with safe_open(GOLDEN / "golden.safetensors", "pt") as file:
-    GOLDEN_RUNS = [(task, steps) for task, text in file.metadata().items() for steps in json.loads(text)["steps"]]
+    GOLDEN_CASES = {task: json.loads(text) for task, text in sorted(file.metadata().items())}
+GOLDEN_RUNS = [(task, steps) for task, case in GOLDEN_CASES.items() for steps in case["steps"]]
 
 
 def golden_case(task: str) -> Case:
