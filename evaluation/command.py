@@ -98,7 +98,7 @@ def _run(options: argparse.Namespace) -> int:
         write_sheet(options.sheet, reading, plan.pairs)
     form = report.markdown if options.markdown else report.text
     print(json.dumps(result, indent=1, allow_nan=False) if options.json else form(result))
-    return _remarks(plan)
+    return _remarks(plan, run.doubts(plan.pairs, found))
 
 
 def _bar(total: int) -> Callable[[int], None]:
@@ -112,8 +112,10 @@ def _bar(total: int) -> Callable[[int], None]:
     return draw if sys.stderr.isatty() else lambda _done: None
 
 
-def _remarks(plan: run.Plan) -> int:
-    """Say what could not be compared; return the exit status."""
+def _remarks(plan: run.Plan, doubts: Sequence[str]) -> int:
+    """Say what is doubtful and what could not be compared; return the exit status."""
+    for doubt in doubts:
+        print(f"omnix-evaluate: {doubt}.", file=sys.stderr)
     if plan.alone:
         print(f"omnix-evaluate: on one side only, so not measured: {', '.join(plan.alone)}.", file=sys.stderr)
     if plan.missing:

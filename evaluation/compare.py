@@ -15,10 +15,11 @@ from .scoring import Scores, filled, score
 
 
 class Comparison(NamedTuple):
-    """The scores of one pair by alignment ("" where the kind knows none), and its overlap of classes."""
+    """The scores of one pair by alignment ("" where the kind knows none), its overlap of classes, and doubts of them."""
 
     scores: dict[str, Scores]
     overlap: semantic.Overlap
+    doubts: tuple[str, ...]
 
 
 class Options(NamedTuple):
@@ -34,17 +35,33 @@ DEFAULTS = Options()
 def compare(kind: str, prediction: Array, truth: Array, options: Options = DEFAULTS) -> Comparison:
     """Compare two maps as `layout.read` gives them, semantic ones as codes [H, W]. MapError where sizes differ."""
     check_sizes(prediction, truth)
+    doubts = _doubts(kind, truth)
     if kind == "semantic" and options.unlabelled is not None:
         truth = np.where(truth == options.unlabelled, semantic.NO_CLASS, truth)
     valid = KINDS[kind].valid(prediction, truth)
     if kind != "depth":
         overlap = semantic.overlap(prediction, truth) if kind == "semantic" else {}
-        return Comparison({"": score(kind, prediction, truth, valid)}, overlap)
+        return Comparison({"": score(kind, prediction, truth, valid)}, overlap, doubts)
     if np.isfinite(options.max_depth):
         valid &= ~(truth > options.max_depth)
     ours, true = prediction[valid].astype(np.float64), truth[valid].astype(np.float64)
     aligns = {name: fitted(name, ours, true) for name in ALIGNMENTS}
-    return Comparison({name: score(kind, prediction, truth, valid, align) for name, align in aligns.items()}, {})
+    return Comparison(
+        {name: score(kind, prediction, truth, valid, align) for name, align in aligns.items()}, {}, doubts
+    )
+
+
+def _doubts(kind: str, truth: Array) -> tuple[str, ...]:
+    """Say why the figures of a pair may not mean what they seem to, one sentence a reason."""
+    height, width = truth.shape[:2]
+    reasons = {
+        "the size is not 2:1, so this is no whole panorama: weighted figures, seam and poles do not fit it": width
+        != 2 * height,
+        f"the truth has more than {semantic.MOST_COLOURS} colours, as a label map has that was saved as JPEG or resized; "
+        "accuracy and mIoU take each colour as a class": kind == "semantic"
+        and semantic.distinct(truth).size > semantic.MOST_COLOURS,
+    }
+    return tuple(reason for reason, holds in reasons.items() if holds)
 
 
 def check_sizes(prediction: Array, truth: Array) -> None:

@@ -26,7 +26,9 @@ def compare_images(kind: str, prediction: Array, truth: Array, alignment: str) -
         known = np.unique(np.concatenate([semantic.distinct(labels) for labels in true]))
         ours = [semantic.nearest(one, known) if semantic.is_painted(one, known) else one for one in ours]
     pairs = list(zip(ours, true * len(ours) if len(true) == 1 else true))
-    words = report.text(summary({kind: [compare(kind, *pair) for pair in pairs]}))
+    found = [compare(kind, *pair) for pair in pairs]
+    doubts = dict.fromkeys(f"Careful: {doubt}." for comparison in found for doubt in comparison.doubts)
+    words = "\n".join([report.text(summary({kind: found})), *doubts])
     drawn = np.stack([views.error(kind, *pair, alignment) for pair in pairs])
     return drawn.astype(np.float32), f"{words}\n{views.legend(kind)}"
 

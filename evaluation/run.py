@@ -67,9 +67,22 @@ def _missing(kind: str, ours: Mapping[str, Path], true: Mapping[str, Path]) -> l
 
 def sentence(gap: Missing) -> str:
     """Say which stems are missing: how many, and the first five."""
-    named = ", ".join(gap.stems[:5]) + (", ..." if len(gap.stems) > 5 else "")
     plural = "s" if len(gap.stems) > 1 else ""
-    return f"{gap.kind}: {len(gap.stems)} stem{plural} without a {gap.side} ({named})"
+    return f"{gap.kind}: {len(gap.stems)} stem{plural} without a {gap.side} ({_named(gap.stems)})"
+
+
+def _named(stems: Sequence[str]) -> str:
+    return ", ".join(stems[:5]) + (", ..." if len(stems) > 5 else "")
+
+
+def doubts(pairs: Sequence[Pair], found: Mapping[str, Sequence[Comparison]]) -> list[str]:
+    """Say once for each kind and reason which stems' figures are doubtful, and why."""
+    stems: dict[tuple[str, str], list[str]] = {}
+    for kind, comparisons in found.items():
+        for pair, comparison in zip((pair for pair in pairs if pair.kind == kind), comparisons):
+            for doubt in comparison.doubts:
+                stems.setdefault((kind, doubt), []).append(pair.stem)
+    return [f"{kind} of {_named(named)}: {doubt}" for (kind, doubt), named in stems.items()]
 
 
 def alike(predicted: Side, truth: Side) -> Side:

@@ -69,6 +69,14 @@ def test_painted_semantics_take_the_nearest_colour() -> None:
     assert error[0].reshape(-1, 3)[1:].sum() == 0 and f"{2047 / 2048:.4g}" in figures
 
 
+def test_a_picture_that_is_no_whole_panorama_is_said_so() -> None:
+    whole, part = (
+        compare(grey(np.full((1, 8, width), 0.5)), grey(np.full((1, 8, width), 0.4)), "metallic")[1]
+        for width in (16, 12)
+    )
+    assert "Careful" not in whole and "Careful: the size is not 2:1" in part
+
+
 def test_what_it_refuses() -> None:
     depth, albedo = grey(np.full((1, 4, 8), 0.5)), maps(0)["albedo"][None]
     with pytest.raises(ValueError, match="the prediction is 8x4 but the truth is 32x16"):

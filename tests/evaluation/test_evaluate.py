@@ -172,6 +172,22 @@ def cut(path: Path, values: Any) -> None:
     path.write_bytes(path.read_bytes()[:-200])
 
 
+def test_doubtful_figures_are_printed_with_a_word(tmp_path: Path) -> None:
+    """A picture that is no whole panorama, and a label map whose colours were mixed; each named once a kind."""
+    predicted, truth = sides(tmp_path, stems=7)
+    for side in (predicted, truth):
+        for stem in ("0001", "0002"):
+            layout.write(layout.place(side, "metallic", stem), "metallic", np.full((16, 30), 0.5))
+    mixed = np.random.default_rng(0).integers(0, 256, (16, 32, 3)).astype(np.uint8)
+    layout.write(layout.place(truth, "semantic", "0003"), "semantic", mixed)
+    done = run(predicted, truth, "--json")
+    assert done.returncode == 0 and json.loads(done.stdout).keys() >= {"metallic", "semantic"}
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("omnix-evaluate: metallic of 0001, 0002: the size is not 2:1")
+    assert lines[1].startswith("omnix-evaluate: semantic of 0003: the truth has more than 256 colours")
+
+
 @pytest.mark.parametrize("fault", BAD_DEPTHS)
 def test_a_bad_map_is_one_sentence(fault: str, tmp_path: Path) -> None:
     suffix, spoil, words = BAD_DEPTHS[fault]
@@ -230,10 +246,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, file=sys.
 @pytest.mark.skipif(sys.platform == "win32", reason="the peak is told by a module of Unix")
 def test_memory_does_not_grow_with_the_number_of_pairs(tmp_path: Path) -> None:
     """Forty more pairs of 512x256 would be 40 MB in float32 if they were kept, and twice that as they are compared."""
-    predicted, truth = tmp_path / "predicted" / "depth", tmp_path / "true" / "depth"
-    values = np.random.default_rng(0).uniform(1, 5, (256, 512))
+    predicted, truth = tmp_path / "predicted" / "metallic", tmp_path / "true" / "metallic"
+    values = np.random.default_rng(0).uniform(0, 1, (256, 512))
     for folder in (predicted, truth):
-        layout.write(folder / "00.png", "depth", values)
+        layout.write(folder / "00.png", "metallic", values)
     peaks = [peak(predicted, truth)]
     for folder in (predicted, truth):
         for number in range(1, 41):
