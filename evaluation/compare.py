@@ -15,7 +15,7 @@ from .scoring import Scores, filled, score
 
 
 class Comparison(NamedTuple):
-    """The scores of one pair by alignment ("" where the kind knows none), its overlap of classes, and doubts of them."""
+    """The scores of one pair by alignment ("" where the kind knows none), its overlap of classes, and its doubts."""
 
     scores: dict[str, Scores]
     overlap: semantic.Overlap
@@ -30,6 +30,12 @@ class Options(NamedTuple):
 
 
 DEFAULTS = Options()
+
+NO_PANORAMA = "the size is not 2:1, so this is no whole panorama: weighted figures, seam and poles do not fit it"
+NO_LABELS = (
+    f"the truth has more than {semantic.MOST_COLOURS} colours, as a label map has that was saved as JPEG or resized; "
+    "accuracy and mIoU take each colour as a class"
+)
 
 
 def compare(kind: str, prediction: Array, truth: Array, options: Options = DEFAULTS) -> Comparison:
@@ -54,14 +60,8 @@ def compare(kind: str, prediction: Array, truth: Array, options: Options = DEFAU
 def _doubts(kind: str, truth: Array) -> tuple[str, ...]:
     """Say why the figures of a pair may not mean what they seem to, one sentence a reason."""
     height, width = truth.shape[:2]
-    reasons = {
-        "the size is not 2:1, so this is no whole panorama: weighted figures, seam and poles do not fit it": width
-        != 2 * height,
-        f"the truth has more than {semantic.MOST_COLOURS} colours, as a label map has that was saved as JPEG or resized; "
-        "accuracy and mIoU take each colour as a class": kind == "semantic"
-        and semantic.distinct(truth).size > semantic.MOST_COLOURS,
-    }
-    return tuple(reason for reason, holds in reasons.items() if holds)
+    mixed = kind == "semantic" and semantic.distinct(truth).size > semantic.MOST_COLOURS
+    return (*([NO_PANORAMA] if width != 2 * height else []), *([NO_LABELS] if mixed else []))
 
 
 def check_sizes(prediction: Array, truth: Array) -> None:

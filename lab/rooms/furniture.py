@@ -9,9 +9,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .patterns import mixed, noise, painting, plain, planks, rug, scenery, timber
-from .raycast import Group, Scene, group
-from .shapes import Ball, Box, Cone, Cushion, Dome, Shape, Surface, Vector, Wall
+from .enclosure import Wall
+from .patterns import mixed, noise, painting, plain, planks, rug, timber
+from .raycast import Group, group
+from .shapes import Ball, Box, Cone, Cushion, Shape, Surface, Vector
 
 FLOOR, CEILING = -1.5, 1.2
 BACK, FRONT = -2.5, 3.5
@@ -281,23 +282,3 @@ def mirror() -> Group:
 def carpet() -> Shape:
     """Build the rug under the coffee table."""
     return Box(Surface("rug", rug, 1.0), (1.7, FLOOR + 0.006, 0.02), half=(1.0, 0.006, 1.3))
-
-
-def scene() -> Scene:
-    """Build the whole room."""
-    things = [
-        window(),
-        sofa(),
-        coffee_table(),
-        floor_lamp(),
-        bookcase(),
-        dining_table(),
-        pendant(),
-        plant(),
-        door(),
-    ]
-    chairs = [chair(PENDANT[0] + 0.1, PENDANT[2] - 0.62, 80.0), chair(PENDANT[0] + 0.95, PENDANT[2] + 0.1, 170.0)]
-    backdrop = Dome(
-        Surface("outside", scenery, 1.0, glow=(1.0, 1.0, 1.0)), (0.0, FLOOR - 0.6, 0.0), half=(14.0, 14.0, 14.0)
-    )
-    return Scene(group([*shell(), *things, *chairs, carpet(), hung_painting(), mirror()]), backdrop)

@@ -13,13 +13,14 @@ import numpy as np
 
 from . import catalogue
 from .catalogue import Piece, built
+from .enclosure import Dome, Wall
 from .furniture import FLOOR, window
 from .lighting import Lamp, Lights, Opening
 from .moving import Move, Node, bounds, moved, repainted
 from .painting import Random, ground, made_anew, outside, pale, wall
 from .patterns import plain
 from .raycast import Scene, group
-from .shapes import Array, Dome, Shape, Surface, Vector, Wall
+from .shapes import Array, Shape, Surface, Vector
 from .stage import Stage
 
 TRIES = 12

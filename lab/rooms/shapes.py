@@ -76,16 +76,13 @@ class Shape(ABC):
     def _into(self, vectors: Array) -> Array:
         return self.axes @ vectors if self.turned else vectors
 
+    @abstractmethod
     def normal(self, points: Array) -> Array:
         """Return the outward unit normals at world points on the surface."""
-        normals = unit(self._local_normal(self.local(points)))
-        return self.axes.T @ normals if self.turned else normals
 
+    @abstractmethod
     def reach(self, origins: Array, directions: Array) -> Array:
         """Return the distance along each ray to the surface, [N], infinite where it misses."""
-        # Counted from the point nearest to the centre, small shapes far away don't drown in float32's rounding.
-        ahead = dot(column(self.centre) - origins, directions)
-        return ahead + self._local_reach(self.local(origins + ahead * directions), self._into(directions), SKIN - ahead)
 
     @property
     @abstractmethod
@@ -96,6 +93,22 @@ class Shape(ABC):
     def radius(self) -> float:
         """The radius of a ball about the centre that holds the shape."""
         return float(np.linalg.norm(self.half_box))
+
+
+@dataclass(frozen=True)
+class Solid(Shape):
+    """A shape that is met in its own frame."""
+
+    def normal(self, points: Array) -> Array:
+        """Return the outward unit normals at world points on the surface."""
+        normals = unit(self._local_normal(self.local(points)))
+        return self.axes.T @ normals if self.turned else normals
+
+    def reach(self, origins: Array, directions: Array) -> Array:
+        """Return the distance along each ray to the surface, [N], infinite where it misses."""
+        # Counted from the point nearest to the centre, small shapes far away don't drown in float32's rounding.
+        ahead = dot(column(self.centre) - origins, directions)
+        return ahead + self._local_reach(self.local(origins + ahead * directions), self._into(directions), SKIN - ahead)
 
     @abstractmethod
     def _local_normal(self, p: Array) -> Array:
@@ -122,7 +135,7 @@ def _flat_normal(half: Array, p: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Box(Shape):
+class Box(Solid):
     """A box of half sizes `half`."""
 
     half: Vector = (1.0, 1.0, 1.0)
@@ -140,7 +153,7 @@ class Box(Shape):
 
 
 @dataclass(frozen=True)
-class Cushion(Shape):
+class Cushion(Solid):
     """A box of half sizes `half` whose edges are rounded off with radius `rounding`."""
 
     half: Vector = (1.0, 1.0, 1.0)
@@ -187,7 +200,7 @@ class Cushion(Shape):
 
 
 @dataclass(frozen=True)
-class Ball(Shape):
+class Ball(Solid):
     """A sphere or ellipsoid of half axes `half`."""
 
     half: Vector = (1.0, 1.0, 1.0)
@@ -212,7 +225,7 @@ class Ball(Shape):
 
 
 @dataclass(frozen=True)
-class Cone(Shape):
+class Cone(Solid):
     """An upright frustum of radii `bottom` and `top` and half height `tall`, closed; equal radii make a cylinder."""
 
     bottom: float = 1.0
@@ -255,58 +268,3 @@ class Cone(Shape):
         side = np.stack([p[0], -np.float32(self._slope) * around, p[2]])
         cap = np.stack([np.zeros_like(around), np.sign(p[1]), np.zeros_like(around)])
         return np.where(on_side, side, cap)
-
-
-@dataclass(frozen=True)
-class Wall(Shape):
-    """A rectangle across `axis` (0, 1, 2) that faces `facing` (+1, -1) along it; a hole is (low, high) corners."""
-
-    half: Vector = (1.0, 1.0, 1.0)
-    axis: int = 0
-    facing: int = 1
-    hole: tuple[Vector, Vector] | None = None
-
-    @property
-    def half_box(self) -> Vector:
-        return self.half
-
-    def reach(self, origins: Array, directions: Array) -> Array:
-        """Return the distance along each ray to the wall, [N], infinite where it misses."""
-        along = directions[self.axis]
-        facing = np.flatnonzero(along * self.facing < -1e-9)
-        start, d = origins if origins.shape[1] == 1 else origins.take(facing, axis=1), directions.take(facing, axis=1)
-        t = (np.float32(self.centre[self.axis]) - start[self.axis]) / d[self.axis]
-        found = np.full(along.shape, np.inf, dtype=np.float32)
-        found[facing] = np.where((t > SKIN) & self._holds(start, d, t), t, np.float32(np.inf))
-        return found
-
-    def _holds(self, start: Array, d: Array, t: Array) -> NDArray[np.bool_]:
-        """Tell which rays meet the plane within the rectangle and beside the hole."""
-        others = [axis for axis in range(3) if axis != self.axis]
-        places = [start[axis] + t * d[axis] for axis in others]
-        held = np.ones(t.shape, dtype=bool)
-        for axis, place in zip(others, places):
-            held &= np.abs(place - np.float32(self.centre[axis])) <= np.float32(self.half[axis])
-        if self.hole is not None:
-            low, high = self.hole
-            held &= ~np.all([(p > low[axis]) & (p < high[axis]) for axis, p in zip(others, places)], axis=0)
-        return held
-
-    def _local_reach(self, o: Array, d: Array, least: Array) -> Array:
-        raise NotImplementedError("A wall stands along the axes, so rays meet it without being turned.")
-
-    def _local_normal(self, p: Array) -> Array:
-        return np.broadcast_to(column(np.eye(3)[self.axis] * self.facing), p.shape)
-
-
-@dataclass(frozen=True)
-class Dome(Ball):
-    """An ellipsoid seen from inside."""
-
-    def _local_reach(self, o: Array, d: Array, least: Array) -> Array:
-        p, v = o / column(self.half), d / column(self.half)
-        a, b, c = dot(v, v), dot(p, v), dot(p, p) - 1
-        return (-b + np.sqrt(np.maximum(b * b - a * c, 0))) / a
-
-    def _local_normal(self, p: Array) -> Array:
-        return -Ball._local_normal(self, p)

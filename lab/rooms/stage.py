@@ -4,9 +4,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .furniture import LAMP, PENDANT, WINDOW_HIGH, WINDOW_LOW, scene
+from .enclosure import Dome
+from .furniture import (
+    FLOOR,
+    LAMP,
+    PENDANT,
+    WINDOW_HIGH,
+    WINDOW_LOW,
+    bookcase,
+    carpet,
+    chair,
+    coffee_table,
+    dining_table,
+    door,
+    floor_lamp,
+    hung_painting,
+    mirror,
+    pendant,
+    plant,
+    shell,
+    sofa,
+    window,
+)
 from .lighting import Lamp, Lights, Opening
-from .raycast import Scene
+from .patterns import scenery
+from .raycast import Scene, group
+from .shapes import Surface
 
 
 @dataclass(frozen=True)
@@ -29,6 +52,26 @@ def showroom() -> Stage:
         Lamp(LAMP, (0.85, 0.58, 0.32), radius=0.12, clear=0.32),
         Lamp((PENDANT[0], PENDANT[1] - 0.12, PENDANT[2]), (0.55, 0.42, 0.27), radius=0.03, clear=0.0),
     )
-    window = Opening(WINDOW_LOW, WINDOW_HIGH, axis=2, outward=1)
-    lights = Lights((window,), lamps, sun=(-0.42, 0.78, 0.9), sunlight=(4.4, 3.8, 3.0), skylight=(2.6, 3.0, 3.6))
-    return Stage(scene(), lights)
+    opening = Opening(WINDOW_LOW, WINDOW_HIGH, axis=2, outward=1)
+    lights = Lights((opening,), lamps, sun=(-0.42, 0.78, 0.9), sunlight=(4.4, 3.8, 3.0), skylight=(2.6, 3.0, 3.6))
+    return Stage(_scene(), lights)
+
+
+def _scene() -> Scene:
+    """Build the whole room."""
+    things = [
+        window(),
+        sofa(),
+        coffee_table(),
+        floor_lamp(),
+        bookcase(),
+        dining_table(),
+        pendant(),
+        plant(),
+        door(),
+    ]
+    chairs = [chair(PENDANT[0] + 0.1, PENDANT[2] - 0.62, 80.0), chair(PENDANT[0] + 0.95, PENDANT[2] + 0.1, 170.0)]
+    backdrop = Dome(
+        Surface("outside", scenery, 1.0, glow=(1.0, 1.0, 1.0)), (0.0, FLOOR - 0.6, 0.0), half=(14.0, 14.0, 14.0)
+    )
+    return Scene(group([*shell(), *things, *chairs, carpet(), hung_painting(), mirror()]), backdrop)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from comfyui_omnix.lab.rooms import moving, raycast, room, shapes, view
 from comfyui_omnix.lab.rooms.dataset import split_of
+from comfyui_omnix.lab.rooms.enclosure import Wall
 from comfyui_omnix.lab.rooms.labels import COLOURS
 from comfyui_omnix.lab.rooms.lighting import FAST, PICTURE
 from comfyui_omnix.lab.rooms.random_room import AROUND_CAMERA, random_room
@@ -29,11 +30,11 @@ def rendered(stages: list[Stage]) -> list[room.Room]:
 def furniture_of(stage: Stage) -> list[list[shapes.Shape]]:
     """The pieces of a room, each as its solid shapes; walls, floor and ceiling are none."""
     members = [[*raycast.leaves(member)] for member in stage.scene.root.members]
-    return [piece for piece in members if not isinstance(piece[0], shapes.Wall)]
+    return [piece for piece in members if not isinstance(piece[0], Wall)]
 
 
-def walls_of(stage: Stage) -> list[shapes.Wall]:
-    return [member for member in stage.scene.root.members if isinstance(member, shapes.Wall)]
+def walls_of(stage: Stage) -> list[Wall]:
+    return [member for member in stage.scene.root.members if isinstance(member, Wall)]
 
 
 def points_in(shape: shapes.Shape) -> np.ndarray:

@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from comfyui_omnix.lab.rooms import furniture, raycast, room, shapes
+from comfyui_omnix.lab.rooms import enclosure, furniture, raycast, room, shapes
+from comfyui_omnix.lab.rooms.stage import showroom
 from comfyui_omnix.omnix.panorama import camera_rays
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -80,7 +81,7 @@ def test_normals_point_straight_out(kind: str, centre: tuple, half: tuple, yaw: 
 
 
 def test_a_wall_has_one_side_and_a_hole() -> None:
-    wall = shapes.Wall(PAINT, (0, 0, 2), half=(3, 1, 1), axis=2, facing=-1, hole=((0, -0.5, 2), (1, 0.5, 2)))
+    wall = enclosure.Wall(PAINT, (0, 0, 2), half=(3, 1, 1), axis=2, facing=-1, hole=((0, -0.5, 2), (1, 0.5, 2)))
     origins = np.array([[-1, 0.5, 5, -1, -1], [0, 0, 0, 2, 0], [0, 0, 0, 0, 4]], dtype=np.float32)
     directions = np.array([[0, 0, 0, 0, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, -1]], dtype=np.float32)
     assert wall.reach(origins, directions).tolist() == [2.0, math.inf, math.inf, math.inf, math.inf]
@@ -91,7 +92,7 @@ def test_a_wall_has_one_side_and_a_hole() -> None:
 
 
 def test_the_tree_finds_what_trying_every_shape_finds() -> None:
-    scene, random = furniture.scene(), np.random.default_rng(3)
+    scene, random = showroom().scene, np.random.default_rng(3)
     origins = random.uniform(-1, 1, size=(3, 3000)).astype(np.float32)
     directions = shapes.unit(random.normal(size=(3, 3000)).astype(np.float32))
     hits = raycast.nearest(scene, origins, directions)

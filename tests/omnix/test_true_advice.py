@@ -112,7 +112,7 @@ def test_other_errors_are_told_as_they_are(model: Model, case: Case, error: Exce
 @pytest.fixture
 def eager_compile(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[torch.nn.Module], torch.nn.Module]]:
     """torch.compile without a compiler: the wrapper alone counts here. Its graphs, which hold models, go at the end."""
-    # The host's attention divides by the memory that is free: a figure of its own in every graph, and a new graph for it.
+    # The host's attention divides by the memory that is free, a new figure and so a new graph now and then.
     monkeypatch.setattr(
         comfy.model_management, "get_free_memory", lambda _=None, both=False: (GIB, GIB) if both else GIB
     )
