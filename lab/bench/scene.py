@@ -69,9 +69,9 @@ def meshes(distance: Array, most: int) -> Iterator[tuple[str, Made]]:
     yield "ours, a hierarchy of right triangles", ours(Options(cut=False, triangles=most, max_error=0.0))
     # A seam of two columns at one place is two rims to it, which it would move apart: it gets the closed surface.
     place, first = np.unique(full.positions, axis=0, return_inverse=True)
-    closed = place.astype(np.float32), first.ravel()[full.faces].astype(np.int32)
+    closed = np.asarray(place, dtype=np.float64), np.asarray(first.ravel()[full.faces], dtype=np.int32)
     found, seconds = timed(lambda: fast_simplification.simplify(*closed, target_count=most))
-    yield "fast-simplification", Made(*found[:2], full.seconds + seconds)
+    yield "fast-simplification", Made(found[0], found[1], full.seconds + seconds)
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:

@@ -1,6 +1,9 @@
 """Try other nodes and packs beside OmniX on one MODEL, and write docs/together.md.
 
-    python lab/bench/together.py      with the python and, as COMFYUI_PATH, the comfyui of `python dev.py setup --json`
+    python lab/bench/together.py --packs FOLDER
+
+with the python and, as COMFYUI_PATH, the comfyui of `python dev.py setup --json`, and a folder with clones of the packs
+that `packs.py` lists; if one is missing, it says how to get it.
 
 Each companion is put on before Apply OmniX Adapters and after it, and KSampler is run on a tiny random FLUX.1. The same
 companion on a model whose FLUX is the tests' oracle (Diffusers and PEFT, one whole model a stream) tells what is right.
@@ -8,6 +11,7 @@ companion on a model whose FLUX is the tests' oracle (Diffusers and PEFT, one wh
 
 from __future__ import annotations
 
+import argparse
 import functools
 import runpy
 import sys
@@ -24,10 +28,11 @@ EXACT = 1e-5
 ORDERS = ("before", "after")
 HEAD = """# Together with other nodes and packs
 
-Written by `python lab/bench/together.py`: each companion on a tiny random FLUX.1, before **Apply OmniX Adapters** and
-after it, on ComfyUI {version}. The figure is the relative error (L2, float32) of KSampler's latent against the same
-companion on an independent computation (Diffusers and PEFT); under 1e-5 is right. A companion that this kind of model
-ignores counts as right too. Packs are doubles: they do to the model what the pack does, and are not the pack itself.
+Written by `python lab/bench/together.py --packs FOLDER`: each companion on a tiny random FLUX.1, before
+**Apply OmniX Adapters** and after it, on ComfyUI {version}. The figure is the relative error (L2, float32) of
+KSampler's latent against the same companion on an independent computation (Diffusers and PEFT); under 1e-5 is right. A
+companion that this kind of model ignores counts as right too. What was tried is a core node, a pack itself at a commit,
+or a double, which does to the model what the packs that it names do, and is not the pack itself.
 
 | companion | what was tried | verdict | error before Apply | error after Apply |
 |---|---|---|---|---|
@@ -37,6 +42,9 @@ Refused, in the words that are said:
 
 {sentences}
 
+EasyCache writes into the latent that it is given. In float32, before Apply OmniX Adapters, that is the sampler's own,
+with or without OmniX; after it, it is not.
+
 What has not been tried is not in the table. If another node changes the size of what is sampled, set `seam_columns` to
 0 in **Apply OmniX Adapters** and **OmniX Flow Shift**.
 """
@@ -44,17 +52,22 @@ What has not been tried is not in the table. If another node changes the size of
 
 def main() -> None:
     """Write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--packs", type=Path, required=True, metavar="FOLDER", help="where the packs' clones are")
+    folder = parser.parse_args().packs.expanduser().resolve()
     runpy.run_path(str(ROOT / "lab" / "host" / "pack.py"))["enter"]("lab/bench/together.py")
     sys.path.insert(0, str(ROOT / "tests" / "omnix"))
     from comfyui_version import __version__
     from companions import CORE, DOUBLES
+    from packs import companions
 
-    with tempfile.TemporaryDirectory() as folder:
-        trial = Trial(Path(folder))
-        results = [(one, trial.outcomes(one)) for one in (*CORE, *DOUBLES)]
-    rows = "".join(row(one, outcomes) for one, outcomes in results)
+    rows = (*CORE, *companions(folder), *DOUBLES)
+    with tempfile.TemporaryDirectory() as temporary:
+        trial = Trial(Path(temporary))
+        results = [(one, trial.outcomes(one)) for one in rows]
+    table = "".join(row(one, outcomes) for one, outcomes in results)
     told = [f"- {one.name}: *{said}*" for one, outcomes in results for said in sentences(outcomes)]
-    page = HEAD.format(version=__version__) + rows + TAIL.format(sentences="\n".join(told))
+    page = HEAD.format(version=__version__) + table + TAIL.format(sentences="\n".join(told))
     PAGE.write_text(page, encoding="utf-8", newline="\n")
 
 
@@ -81,7 +94,7 @@ class Trial:
         model = self.rig.load_flux(self.case.flux)
         try:
             self.rig.ksample(one.put(model), self.case, 2, self.rig.conditioning(model, self.case, ()))
-        except (TypeError, KeyError, AttributeError):
+        except (TypeError, KeyError, AttributeError, ImportError):
             return False
         return True
 
@@ -110,6 +123,8 @@ class Trial:
         height, width = self.case.noise.shape[-2:]
         plain = self.rig.load_flux(self.case.flux)
         shifted = self.rig.patch.with_flow_shift(plain, self.rig.flow_shift(height, width, 0))
+        # EasyCache writes into what it is given, which in float32 is the sampler's own: what is right has a copy.
+        shifted.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "copy", on_a_copy)
         own = put(shifted).clone()
         own.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "oracle", self.velocity)
         return own
@@ -123,6 +138,11 @@ class Trial:
         skipped = frozenset(place for place, patch in patches.items() if patch.__name__ == "skip")
         conditions = [one.expand(x.shape[0], -1, -1, -1) for one in self.case.conditions]
         return self.streams(skipped).predict([*conditions, x], float(timestep[0]), context, y, float(guidance[0]))[-1]
+
+
+def on_a_copy(executor: Any, x: Any, *given: Any, **more: Any) -> Any:
+    """Run what is inside on a copy of x."""
+    return executor(x.clone(), *given, **more)
 
 
 def skipping(oracle: Any, case: Any, skipped: frozenset[tuple[str, int]]) -> Any:
