@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ...omnix.scene import Options, build_scene
+from ..rooms.furniture import FLOOR
 from ..rooms.meshes import FROM_OUTSIDE, draw
 from .paths import short
 
@@ -21,7 +22,7 @@ def show(output: Path) -> None:
         maps = {name: truth[name] for name in ("normal", "albedo")}
         maps |= {name: truth[name][..., None] for name in ("roughness", "metallic")}
         image = np.asarray(picture, dtype=np.float32) / 255
-        made = build_scene(truth["distance"], {"image": image, **maps}, Options())
+        made = build_scene(truth["distance"], {"image": image, **maps}, Options(camera_height=-FLOOR))
     (output / "scene.glb").write_bytes(made.glb)
     print(f"{short(output / 'scene.glb')}: for Blender, three.js, Unreal, and Load 3D in ComfyUI")
     print("\n".join(f"  {line}" for line in made.report.splitlines()))
