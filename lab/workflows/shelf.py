@@ -23,9 +23,6 @@ from .parts import (
 
 Ends = tuple[tuple[str, str], ...]
 FLUX, SETTINGS = "FLUX.1-dev (OmniX)", "Steps and seed (OmniX)"
-SCENE = "Panorama to 3D scene (OmniX)"
-SCENE_TASKS = ("rgb_to_depth", "rgb_to_normal", "rgb_to_albedo", "rgb_to_pbr")
-SCENE_MAPS = ("normal", "albedo", "roughness", "metallic")
 PICTURE_PROMPT = "a sunlit living room with a grey sofa, wooden floor and large windows"
 SAMPLING: Mapping[str, Ends] = {
     "steps": (("sampler", "steps"),),
@@ -89,43 +86,6 @@ def one_of_all(task: str) -> Reading:
 
     outputs = {name: Link(names.get(link.node, link.node), link.output) for name, link in read.outputs.items()}
     return Reading(tuple(renamed(node) for node in (*nodes, *read.nodes)), outputs)
-
-
-def scene() -> Blueprint:
-    """Return the box that turns a panorama into its maps, and them into one mesh."""
-    runs = {task.rpartition("_to_")[2]: one_of_all(task) for task in SCENE_TASKS}
-    found = {name: link for run in runs.values() for name, link in run.outputs.items()}
-    given: dict[str, Value | Link] = {"depth": found["mask"], **{name: found[name] for name in SCENE_MAPS}}
-    made = Node("scene", "OmniXScene", given)
-    latents = tuple(f"decoded_{target}" for target in runs)
-    return Blueprint(
-        SCENE,
-        "A textured 3D mesh of a 360-degree panorama as GLB, for Blender, three.js and Unreal, by way of its depth, "
-        "normals, albedo, roughness and metallic, with OmniX on FLUX.1-dev.",
-        ("360", "equirectangular", "mesh", "glb", "gltf", "3D", "world"),
-        (
-            Group("Prompt and condition stream", 0, (*text(), *condition("rgb", None, "guided"))),
-            canvas(None, "rgb_condition"),
-            *(Group(target.capitalize(), 2 + i, run.nodes) for i, (target, run) in enumerate(runs.items())),
-            Group("Scene", 2 + len(runs), (made,)),
-        ),
-        {
-            "panorama": (("rgb_latent", "pixels"), ("size", "image"), ("scene", "image")),
-            "model": (("shifted", "model"),),
-            "clip": (("text", "clip"),),
-            "vae": (("rgb_latent", "vae"), *((name, "vae") for name in latents)),
-            "camera_height": (("scene", "camera_height"),),
-            "triangles": (("scene", "triangles"),),
-            "unlit": (("scene", "unlit"),),
-            "steps": tuple((f"sampler_{target}", "steps") for target in runs),
-            "seed": tuple((f"sampler_{target}", "seed") for target in runs),
-            "adapters_folder": tuple((f"adapters_{target}", "folder") for target in runs),
-        },
-        {
-            **{name: Link("scene", name) for name in ("model_3d", "mesh", "report")},
-            **{name: found[name] for name in ("depth", *SCENE_MAPS)},
-        },
-    )
 
 
 def completed(prompt: Value | Link, column: int) -> tuple[Group, ...]:
@@ -229,6 +189,48 @@ def settings() -> Blueprint:
         (Group("Settings", 0, numbers),),
         {"steps": (("steps", "value"),), "seed": (("seed", "value"),)},
         {"steps": Link("steps"), "seed": Link("seed")},
+    )
+
+
+SCENE = "Panorama to 3D scene (OmniX)"
+SCENE_TASKS = ("rgb_to_depth", "rgb_to_normal", "rgb_to_albedo", "rgb_to_pbr")
+SCENE_MAPS = ("normal", "albedo", "roughness", "metallic")
+
+
+def scene() -> Blueprint:
+    """Return the box that turns a panorama into its maps, and them into one mesh."""
+    runs = {task.rpartition("_to_")[2]: one_of_all(task) for task in SCENE_TASKS}
+    found = {name: link for run in runs.values() for name, link in run.outputs.items()}
+    given: dict[str, Value | Link] = {"depth": found["mask"], **{name: found[name] for name in SCENE_MAPS}}
+    made = Node("scene", "OmniXScene", given)
+    latents = tuple(f"decoded_{target}" for target in runs)
+    return Blueprint(
+        SCENE,
+        "A textured 3D mesh of a 360-degree panorama as GLB, for Blender, three.js and Unreal, by way of its depth, "
+        "normals, albedo, roughness and metallic, with OmniX on FLUX.1-dev.",
+        ("360", "equirectangular", "mesh", "glb", "gltf", "3D", "world"),
+        (
+            Group("Prompt and condition stream", 0, (*text(), *condition("rgb", None, "guided"))),
+            canvas(None, "rgb_condition"),
+            *(Group(target.capitalize(), 2 + i, run.nodes) for i, (target, run) in enumerate(runs.items())),
+            Group("Scene", 2 + len(runs), (made,)),
+        ),
+        {
+            "panorama": (("rgb_latent", "pixels"), ("size", "image"), ("scene", "image")),
+            "model": (("shifted", "model"),),
+            "clip": (("text", "clip"),),
+            "vae": (("rgb_latent", "vae"), *((name, "vae") for name in latents)),
+            "camera_height": (("scene", "camera_height"),),
+            "triangles": (("scene", "triangles"),),
+            "unlit": (("scene", "unlit"),),
+            "steps": tuple((f"sampler_{target}", "steps") for target in runs),
+            "seed": tuple((f"sampler_{target}", "seed") for target in runs),
+            "adapters_folder": tuple((f"adapters_{target}", "folder") for target in runs),
+        },
+        {
+            **{name: Link("scene", name) for name in ("model_3d", "mesh", "report")},
+            **{name: found[name] for name in ("depth", *SCENE_MAPS)},
+        },
     )
 
 
