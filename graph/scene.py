@@ -20,6 +20,28 @@ MAPS = {
     "metallic": "0 dielectric, 1 metal; 0 without it.",
     "occlusion": "Ambient occlusion; 1 without it.",
 }
+SHARE = {"min": 0.0, "max": 1.0, "step": 0.001, "advanced": True}
+OPTIONS: tuple[tuple[str, Any, dict[str, Any], str], ...] = (
+    (
+        "camera_height",
+        io.Float,
+        {"min": 0.0, "max": 10000.0, "step": 0.01},
+        "Metres from the viewer straight down; it sets the scale. 0 keeps the depth's own unit.",
+    ),
+    (
+        "triangles",
+        io.Int,
+        {"min": 500, "max": 10_000_000},
+        "At most this many triangles; fewer if they keep max_error.",
+    ),
+    ("cut", io.Boolean, {}, "Cut where a surface ends in front of another."),
+    ("tolerance", io.Float, SHARE, "A gap counts from here on, as a share of the farther distance."),
+    ("max_error", io.Float, SHARE, "Error of the mesh, as a share of the distance."),
+    ("unlit", io.Boolean, {}, "Show the panorama itself, without lights."),
+    ("textures", io.Combo, {"options": ["PNG", "JPEG"]}, "Exact, or small."),
+    ("texture_size", io.Int, {"min": 0, "max": 16384}, "Greatest width of a texture in pixels; 0 keeps the maps' own."),
+    ("light", io.Boolean, {"advanced": True}, "Add a point light at the viewer (KHR_lights_punctual)."),
+)
 
 
 class OmniXScene(io.ComfyNode):
@@ -72,58 +94,9 @@ class OmniXScene(io.ComfyNode):
 def _options() -> list[Any]:
     """Return the inputs that are no maps; their defaults are those of `Options`."""
     usual = Options()
-    share = {"min": 0.0, "max": 1.0, "step": 0.001, "optional": True, "advanced": True}
     return [
-        io.Float.Input(
-            "camera_height",
-            default=usual.camera_height,
-            min=0.0,
-            max=10000.0,
-            step=0.01,
-            optional=True,
-            tooltip="Metres from the viewer straight down; it sets the scale. 0 keeps the depth's own unit.",
-        ),
-        io.Int.Input(
-            "triangles",
-            default=usual.triangles,
-            min=500,
-            max=10_000_000,
-            optional=True,
-            tooltip="At most this many triangles; fewer if they keep max_error.",
-        ),
-        io.Boolean.Input(
-            "cut", default=usual.cut, optional=True, tooltip="Cut where a surface ends in front of another."
-        ),
-        io.Float.Input(
-            "tolerance",
-            default=usual.tolerance,
-            tooltip="A gap counts from here on, as a share of the farther distance.",
-            **share,
-        ),
-        io.Float.Input(
-            "max_error", default=usual.max_error, tooltip="Error of the mesh, as a share of the distance.", **share
-        ),
-        io.Boolean.Input(
-            "unlit", default=usual.unlit, optional=True, tooltip="Show the panorama itself, without lights."
-        ),
-        io.Combo.Input(
-            "textures", options=["PNG", "JPEG"], default=usual.textures, optional=True, tooltip="Exact, or small."
-        ),
-        io.Int.Input(
-            "texture_size",
-            default=usual.texture_size,
-            min=0,
-            max=16384,
-            optional=True,
-            tooltip="Greatest width of a texture in pixels; 0 keeps the maps' own.",
-        ),
-        io.Boolean.Input(
-            "light",
-            default=usual.light,
-            optional=True,
-            advanced=True,
-            tooltip="Add a point light at the viewer (KHR_lights_punctual).",
-        ),
+        kind.Input(name, default=getattr(usual, name), optional=True, tooltip=text, **more)
+        for name, kind, more, text in OPTIONS
     ]
 
 

@@ -4,7 +4,8 @@
     python dev.py demo --flux F --vae V --clip-l C --t5 T --adapters A --panorama P      the same with real files
 
 Without real files everything is made up: a rendered room, a tiny FLUX.1, VAE and text encoders, and random adapters.
-Random weights give meaningless maps; the contact sheet says so.
+Random weights give meaningless maps; the contact sheet says so. It ends with the room as a 3D scene, from its true
+maps.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def main() -> int:
     if options.panorama:
         check_panorama(options.panorama)
     runpy.run_path(str(ROOT / "lab" / "host" / "pack.py"))["enter"]("demo")
-    from comfyui_omnix.lab.demo import conversion, perception
+    from comfyui_omnix.lab.demo import conversion, perception, scene
 
     try:
         perception.check(options)
@@ -36,6 +37,8 @@ def main() -> int:
     if options.flux is None:
         conversion.show(options.output)
     perception.show(options)
+    if options.panorama is None:
+        scene.show(options.output)
     return 0
 
 

@@ -17,12 +17,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from PIL import Image, ImageDraw
+from PIL import Image
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from ..rooms.room import Room
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "web" / "docs"
@@ -42,7 +40,7 @@ def sheets() -> Mapping[str, Tensor]:
     from ...omnix import maps, panorama
     from ...omnix.sheet import contact_sheet
     from ..rooms.room import render
-    from .thumbnails import layers
+    from .thumbnails import layers, scene_of
 
     room = render(WIDTH, HEIGHT)
     shown = {name: picture[None] for name, picture in layers(room).items()}
@@ -60,7 +58,7 @@ def sheets() -> Mapping[str, Tensor]:
             "orm": maps.orm(shown["roughness"], shown["metallic"]),
         },
         "OmniXMogeGeometry": {"panorama": shown["rgb"], "its points, from above": plan(distance, shown["rgb"])},
-        "OmniXScene": {"panorama": shown["rgb"], "its mesh, from above": mesh_plan(room)},
+        "OmniXScene": {"panorama": shown["rgb"], "the scene, from outside": scene_of(room)[None]},
         "OmniXColourDepth": colourings((distance / distance.quantile(FAR)).clamp(0, 1)),
         "OmniXCompareMaps": compared(distance),
         "OmniXContactSheet": {
@@ -120,20 +118,6 @@ def plan(distance: Tensor, rgb: Tensor) -> Tensor:
     # Of several points in one pixel the last stays.
     canvas[row[inside][order].numpy(), column[inside][order].numpy()] = colours[inside][order].numpy()
     return torch.from_numpy(canvas)[None]
-
-
-def mesh_plan(room: Room) -> Tensor:
-    """Draw the mesh of a room from above without its ceiling, front up, triangle by triangle: [1, P, 2 P, 3]."""
-    from ...omnix.scene import Options, build_scene
-
-    made = build_scene(room.distance, {"image": room.rgb}, Options(triangles=8000, max_error=0.005)).geometry
-    corners = made.positions[made.faces]
-    scale = PLAN_PIXELS / PLAN_METRES
-    sheet = Image.new("RGB", (2 * PLAN_PIXELS, PLAN_PIXELS), "white")
-    pen = ImageDraw.Draw(sheet)
-    for face in corners[corners[..., 1].max(axis=1) < CEILING]:
-        pen.polygon([(x * scale + PLAN_PIXELS, z * scale + PLAN_PIXELS / 2) for x, _, z in face], outline="#33557a")
-    return torch.from_numpy(np.asarray(sheet, dtype=np.float32) / 255)[None]
 
 
 def save(picture: Tensor, path: Path) -> None:

@@ -16,11 +16,13 @@ from torch import Tensor
 
 from ...omnix.colour import colour_view
 from ...omnix.panorama import camera_rays, perspective_view, place_on_panorama
+from ...omnix.scene import Options, build_scene
+from ..rooms.meshes import FROM_OUTSIDE, draw
 from ..rooms.room import Room, render
 from ..workflows.catalog import PICTURE_PROMPT
 
 WIDTH, HEIGHT, FINER = 400, 200, 2
-BORDER = 2
+BORDER, MARGIN = 2, 12
 QUALITY = 82
 PALETTE_SEED = 5
 # The window looks far out; what is beyond this share of all distances gets the last colour.
@@ -93,10 +95,26 @@ def captioned(picture: Tensor, words: str) -> Tensor:
     return torch.from_numpy(np.asarray(image).copy()) / 255
 
 
+def scene_of(room: Room) -> Tensor:
+    """Show the room as a scene, from outside: what faces inwards can be seen through."""
+    made = build_scene(room.distance, {"image": room.rgb}, Options(triangles=40_000)).geometry
+    size = room.rgb.shape[1], room.rgb.shape[0]
+    drawn = draw(made.positions, made.uv, made.faces, room.rgb, FROM_OUTSIDE, size, finer=1)
+    return torch.from_numpy(drawn).float()
+
+
+def beside(picture: Tensor, small: Tensor) -> Tensor:
+    """Show another picture small in the lower left corner."""
+    height, width = (side // 5 * 2 for side in picture.shape[:2])
+    shown = picture.clone()
+    shown[-height - MARGIN : -MARGIN, MARGIN : width + MARGIN] = sharp(small, width, height)
+    return shown
+
+
 def thumbnails(room: Room) -> Mapping[str, Tensor]:
     """Return the picture of every graph, by its slug."""
     shown = layers(room)
-    grey = placed(shown["rgb"])
+    grey, scene = placed(shown["rgb"]), scene_of(room)
     maps = ("depth", "normal", "albedo", "roughness", "metallic", "semantic")
     return {
         "image_to_pano": sides(grey, shown["rgb"]),
@@ -108,6 +126,8 @@ def thumbnails(room: Room) -> Mapping[str, Tensor]:
         "rgb_to_pbr": sides(shown["rgb"], shown["roughness"], shown["metallic"]),
         "rgb_to_semantic": sides(shown["rgb"], shown["semantic"]),
         "all_maps": tiles([shown[name] for name in maps]),
+        "panorama_to_scene": beside(scene, shown["rgb"]),
+        "photo_to_scene": beside(scene, grey),
         "save_prompt": captioned(shown["rgb"] * 0.25 + 0.1, "[EQUIRECTANGULAR], encoded once"),
     }
 

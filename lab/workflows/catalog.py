@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .graph import App, Graph, Group, Link, Node, Value
-from .notes import generation_notes, maps_notes, perception_notes, prompt_notes
+from .notes import generation_notes, maps_notes, perception_notes, prompt_notes, scene_notes
 from .parts import ROOM, models, saved, text
-from .shelf import FLUX, PICTURE_PROMPT, SETTINGS
+from .shelf import FLUX, PICTURE_PROMPT, SCENE, SETTINGS
 
 __all__ = ["GRAPHS", "PICTURE_PROMPT"]
 Inputs = dict[str, Value | Link]
@@ -120,6 +120,45 @@ def all_maps() -> Graph:
     )
 
 
+def panorama_to_scene() -> Graph:
+    """Turn a panorama into a 3D scene."""
+    shown = (("panorama", "image"), ("panorama", "height"))
+    return scene("panorama_to_scene", "OmniX 10 - Panorama to 3D scene", (PANORAMA, MODELS), (), shown)
+
+
+def photo_to_scene() -> Graph:
+    """Complete a photo to a panorama, and turn that into a 3D scene."""
+    picture = Node("picture", "LoadImage", {"image": "example.png"}, "Your photo")
+    box = Node("panorama", "Image to panorama (OmniX)", {"image": Link("picture"), **LOADED})
+    shown = (("picture", "image"), ("panorama", "prompt"), ("panorama", "fov_x"))
+    return scene("photo_to_scene", "OmniX 11 - Photo to 3D scene", (picture, MODELS), (box,), shown)
+
+
+def scene(
+    slug: str, name: str, given: tuple[Node, ...], before: tuple[Node, ...], shown: tuple[tuple[str, str], ...]
+) -> Graph:
+    """Make a scene of the node `panorama`, show it and save it, and the panorama beside it as light for it."""
+    box = Node("scene", SCENE, {"panorama": Link("panorama"), **LOADED})
+    preview = Node("preview", "Preview3D", {"model_file": Link("scene", "model_3d")})
+    report = Node("report", "PreviewAny", {"source": Link("scene", "report")}, "What was made")
+    saver = Node("save", "SaveGLB", {"mesh": Link("scene", "model_3d"), "filename_prefix": "OmniX/scene"})
+    exr: Inputs = {"images": Link("panorama"), "filename_prefix": "OmniX/scene_light", "format": "exr"}
+    exr |= {"format.bit_depth": "32-bit float", "format.input_color_space": "sRGB"}
+    light = Node("light", "SaveImageAdvanced", exr, "Save the panorama as light (EXR)")
+    return Graph(
+        slug,
+        name,
+        (
+            Group("", 0, given),
+            Group("", 1, (*before, box)),
+            Group("", 2, (preview, report)),
+            Group("", 3, (saver, light)),
+        ),
+        scene_notes(slug),
+        App((*shown, ("scene", "camera_height"), ("scene", "steps"), ("scene", "seed")), ("save",)),
+    )
+
+
 def save_prompt() -> Graph:
     """Encode the constant prompt of perception once, for good."""
     written: Inputs = {"conditioning": Link("guided"), "filename_prefix": "conditioning/OmniX"}
@@ -164,5 +203,7 @@ GRAPHS = (
     ),
     perception("rgb_to_semantic", "OmniX 8 - Panorama to semantic", "semantics", "semantic", ("semantic",)),
     all_maps(),
+    panorama_to_scene(),
+    photo_to_scene(),
     save_prompt(),
 )

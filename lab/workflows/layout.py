@@ -27,6 +27,9 @@ SHOWING = {
     "SaveImage": (WIDTH, 200),
     "SaveImageAdvanced": (WIDTH, 200),
     "PreviewImage": (WIDTH, 200),
+    "Preview3D": (VIEWER, 420),
+    "PreviewAny": (VIEWER, 180),
+    "SaveGLB": (WIDTH, 260),
     "OmniXPanoramaViewer": (VIEWER, 350),
 }
 

@@ -117,6 +117,32 @@ a blue box to see what is inside.
     return Note("Start here", start), Note("Model links", files(("image_to_pano",)))
 
 
+SCENE_FIRST = {
+    "panorama_to_scene": "Run: the sample is loaded. Or choose a panorama of your own, twice as wide as high.",
+    "photo_to_scene": "Load a photo and say in *prompt* what the whole panorama shows; *fov_x* is the photo's field of "
+    "view. OmniX completes it first.",
+}
+SCENE_TASKS = ("rgb_to_depth", "rgb_to_normal", "rgb_to_albedo", "rgb_to_pbr")
+
+
+def scene_notes(slug: str) -> tuple[Note, ...]:
+    """Describe a graph that makes a 3D scene."""
+    start = f"""## A 3D scene of a panorama
+
+1. {SCENE_FIRST[slug]}
+2. Set *camera_height*, the metres from the lens to the floor: OmniX depth has no unit, so this sets the size.
+3. Run. **Save 3D Model** writes `output/OmniX/scene_00001_.glb`, which Blender, three.js and Unreal open; the viewer \
+stands at the origin. **What was made** tells what was cut and which defaults stand.
+4. The panorama is saved beside it as EXR, for the light of the world around the scene.
+
+*unlit* shows the panorama itself, without lights. Run once with *OmniX extra - Save the prompt once*, and T5 is never \
+loaded again.
+
+{SETTINGS}"""
+    before = ("image_to_pano",) if slug == "photo_to_scene" else ()
+    return Note("Start here", start), Note("Model links", files((*before, *SCENE_TASKS)))
+
+
 def prompt_notes() -> tuple[Note, ...]:
     """Describe the graph that saves the encoded prompt."""
     start = f"""## Encode the prompt once

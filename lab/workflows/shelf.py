@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from .graph import Blueprint, Group, Link, Node, Value
 from .parts import (
@@ -10,6 +11,7 @@ from .parts import (
     PANORAMA_HEIGHT,
     PANORAMA_WIDTH,
     STEPS,
+    Reading,
     canvas,
     condition,
     models,
@@ -67,6 +69,23 @@ def perceiver(task: str, what: str, words: str, aliases: tuple[str, ...]) -> Blu
         },
         read.outputs,
     )
+
+
+def one_of_all(task: str) -> Reading:
+    """Run one task beside others: its nodes, named after its target, and what they give."""
+    target = task.rpartition("_to_")[2]
+    nodes, read = streams(task, "rgb_condition"), reading(target)
+    names = {node.name: f"{node.name}_{target}" for node in nodes}
+
+    def renamed(node: Node) -> Node:
+        inputs = {
+            field: Link(names.get(given.node, given.node), given.output) if isinstance(given, Link) else given
+            for field, given in node.inputs.items()
+        }
+        return replace(node, name=names.get(node.name, node.name), inputs=inputs)
+
+    outputs = {name: Link(names.get(link.node, link.node), link.output) for name, link in read.outputs.items()}
+    return Reading(tuple(renamed(node) for node in (*nodes, *read.nodes)), outputs)
 
 
 def completed(prompt: Value | Link, column: int) -> tuple[Group, ...]:
@@ -173,6 +192,48 @@ def settings() -> Blueprint:
     )
 
 
+SCENE = "Panorama to 3D scene (OmniX)"
+SCENE_TASKS = ("rgb_to_depth", "rgb_to_normal", "rgb_to_albedo", "rgb_to_pbr")
+SCENE_MAPS = ("normal", "albedo", "roughness", "metallic")
+
+
+def scene() -> Blueprint:
+    """Return the box that turns a panorama into its maps, and them into one mesh."""
+    runs = {task.rpartition("_to_")[2]: one_of_all(task) for task in SCENE_TASKS}
+    found = {name: link for run in runs.values() for name, link in run.outputs.items()}
+    given: dict[str, Value | Link] = {"depth": found["mask"], **{name: found[name] for name in SCENE_MAPS}}
+    made = Node("scene", "OmniXScene", given)
+    latents = tuple(f"decoded_{target}" for target in runs)
+    return Blueprint(
+        SCENE,
+        "A textured 3D mesh of a 360-degree panorama as GLB, for Blender, three.js and Unreal, by way of its depth, "
+        "normals, albedo, roughness and metallic, with OmniX on FLUX.1-dev.",
+        ("360", "equirectangular", "mesh", "glb", "gltf", "3D", "world"),
+        (
+            Group("Prompt and condition stream", 0, (*text(), *condition("rgb", None, "guided"))),
+            canvas(None, "rgb_condition"),
+            *(Group(target.capitalize(), 2 + i, run.nodes) for i, (target, run) in enumerate(runs.items())),
+            Group("Scene", 2 + len(runs), (made,)),
+        ),
+        {
+            "panorama": (("rgb_latent", "pixels"), ("size", "image"), ("scene", "image")),
+            "model": (("shifted", "model"),),
+            "clip": (("text", "clip"),),
+            "vae": (("rgb_latent", "vae"), *((name, "vae") for name in latents)),
+            "camera_height": (("scene", "camera_height"),),
+            "triangles": (("scene", "triangles"),),
+            "unlit": (("scene", "unlit"),),
+            "steps": tuple((f"sampler_{target}", "steps") for target in runs),
+            "seed": tuple((f"sampler_{target}", "seed") for target in runs),
+            "adapters_folder": tuple((f"adapters_{target}", "folder") for target in runs),
+        },
+        {
+            **{name: Link("scene", name) for name in ("model_3d", "mesh", "report")},
+            **{name: found[name] for name in ("depth", *SCENE_MAPS)},
+        },
+    )
+
+
 CAMERA_RAYS = "normal with camera rays"
 BLUEPRINTS = (
     flux(),
@@ -185,4 +246,5 @@ BLUEPRINTS = (
     perceiver("rgb_to_semantic", "semantic", "Semantics", ("segmentation",)),
     image_to_panorama(),
     text_to_panorama(),
+    scene(),
 )

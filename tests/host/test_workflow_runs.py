@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import trimesh
 from comfyui_omnix.converters import STREAMS
 from comfyui_omnix.lab.host import tiny
 from comfyui_omnix.lab.host.server import Server
@@ -93,6 +94,22 @@ def test_graph_runs(slug: str, server: Server) -> None:
         grey, exr = (server.fetch(file) for file in result.files("save", "omnix_values"))
         assert Image.open(io.BytesIO(grey)).mode == "I;16"
         assert exr[:4] == b"\x76\x2f\x31\x01"
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize("slug", by_host({slug: API[slug] for slug in ("panorama_to_scene", "photo_to_scene")}))
+def test_scene_is_saved_and_shown(slug: str, server: Server) -> None:
+    """The graph of a scene, as it is but for files and size, saves a GLB, shows it, and keeps the panorama as light."""
+    result = server.run(small(read(API[slug]), len(SAVED)))
+    (saved,), (shown,) = result.files("save", "3d"), result.outputs["preview"]["result"][:1]
+    data = server.fetch(saved)
+    mesh = trimesh.load(io.BytesIO(data), file_type="glb", force="mesh")
+    assert len(mesh.faces) > 100 and np.isfinite(mesh.vertices).all()
+    assert mesh.visual.material.normalTexture is not None and mesh.visual.material.metallicRoughnessTexture is not None
+    assert server.fetch({"filename": shown, "subfolder": "", "type": "output"}) == data
+    assert f"Mesh: {len(mesh.faces):,} triangles" in result.outputs["report"]["text"][0]
+    (light,) = result.files("light")
+    assert server.fetch(light)[:4] == b"\x76\x2f\x31\x01"
 
 
 @pytest.mark.usefixtures("files")

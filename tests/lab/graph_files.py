@@ -22,10 +22,12 @@ FORMS = {
     "rgb_to_pbr": "OmniX 7 - Panorama to roughness and metallic",
     "rgb_to_semantic": "OmniX 8 - Panorama to semantic",
     "all_maps": "OmniX 9 - Panorama to all maps",
+    "panorama_to_scene": "OmniX 10 - Panorama to 3D scene",
+    "photo_to_scene": "OmniX 11 - Photo to 3D scene",
     "save_prompt": "OmniX extra - Save the prompt once",
 }
 # Nodes of the graphs that the oldest hosts lack -> the first version that has them.
-SINCE: dict[str, str] = {}
+SINCE = {"SaveImageAdvanced": "0.23.0"}
 FIELDS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
 
 Graph = dict[str, dict[str, Any]]

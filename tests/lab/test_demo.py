@@ -2,12 +2,18 @@
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import trimesh
+from comfyui_omnix.lab.demo import perception, scene
 from comfyui_omnix.lab.demo.paths import short
 from comfyui_omnix.lab.host.progress import heard
 from comfyui_omnix.lab.host.server import Server
 from comfyui_omnix.lab.host.tiny_models import ModelNames
+from comfyui_omnix.lab.rooms.meshes import BACKGROUND, Camera, draw
+from PIL import Image
 
 
 @pytest.mark.server
@@ -38,3 +44,32 @@ def test_paths_are_told_from_where_one_stands(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     assert short(tmp_path / "demo-output" / "a.png") == Path("demo-output", "a.png")
     assert short(tmp_path.parent / "a.png") == tmp_path.parent / "a.png"
+
+
+def test_the_room_comes_out_as_a_scene_and_a_picture_of_it(tmp_path: Path) -> None:
+    perception.prepared_panorama(SimpleNamespace(output=tmp_path, panorama=None), 128)
+    scene.show(tmp_path)
+    mesh = trimesh.load(tmp_path / "scene.glb", force="mesh")
+    with np.load(tmp_path / "panorama_truth.npz") as truth:
+        below = truth["distance"][-1].mean()
+    # The truth is in metres: the scene is as large as the room.
+    assert np.isclose(mesh.vertices[np.abs(mesh.vertices[:, [0, 2]]).max(axis=1) < 1e-3, 1].min(), -below, rtol=0.01)
+    with Image.open(tmp_path / "scene.png") as picture:
+        drawn = np.asarray(picture, dtype=float) / 255
+    covered = (np.abs(drawn - BACKGROUND) > 0.02).any(axis=-1)
+    assert 0.2 < covered.mean() < 0.8
+    assert not covered[0, 0] and covered[len(drawn) // 2, drawn.shape[1] // 2]
+
+
+def test_a_drawing_shows_what_faces_the_camera_and_the_nearest_of_it() -> None:
+    """Two squares before the camera: the nearer covers half of the farther, and from behind there is nothing."""
+    square = np.array([[-1.0, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]])
+    positions = np.concatenate([square, square * [0.5, 1, 1] + [0.5, 0, 1]])
+    uv = np.repeat([[0.25, 0.5], [0.75, 0.5]], 4, axis=0)
+    faces = np.array([[0, 1, 2], [0, 2, 3], [4, 5, 6], [4, 6, 7]])
+    texture = np.array([[[1.0, 0, 0], [0, 0, 1]]])
+    front = draw(positions, uv, faces, texture, Camera((0, 0, 4), fov=50), (64, 64))
+    assert np.allclose(front[32, 16], [1, 0, 0]) and np.allclose(front[32, 48], [0, 0, 1])
+    assert np.allclose(front[2, 2], BACKGROUND)
+    back = draw(positions, uv, faces, texture, Camera((0, 0, -4), fov=50), (64, 64))
+    assert np.allclose(back, BACKGROUND)
