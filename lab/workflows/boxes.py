@@ -14,6 +14,8 @@ from .shelf import BLUEPRINTS
 
 BOXES: Mapping[str, Blueprint] = {blueprint.name: blueprint for blueprint in BLUEPRINTS}
 MODULE = "custom_nodes.omnix-panorama"
+NUMBERS = 100
+"""How many numbers each blueprint has to itself: a workflow that holds one twice is numbered anew when it is opened."""
 
 
 def with_boxes(describe: Describe) -> Describe:
@@ -24,6 +26,11 @@ def with_boxes(describe: Describe) -> Describe:
         return definition(BOXES[kind], known) if kind in BOXES else describe(kind)
 
     return known
+
+
+def first_number(blueprint: Blueprint) -> int:
+    """Return the number of the first node inside."""
+    return NUMBERS * (1 + list(BOXES).index(blueprint.name)) + 1
 
 
 def end_slot(blueprint: Blueprint, label: str, describe: Describe) -> Slot:

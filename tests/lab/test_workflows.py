@@ -99,7 +99,9 @@ def test_forms_are_the_same_graph(slug: str, describe: Any) -> None:
 def test_browser_form_is_consistent(name: str, describe: Any) -> None:
     form = read(UI[name])
     nodes = {node["id"]: node for node in form["nodes"]}
-    assert len(nodes) == len(form["nodes"]) == form["last_node_id"] == max(nodes)
+    inside = [node["id"] for box in form.get("definitions", {}).get("subgraphs", []) for node in box["nodes"]]
+    numbers = [node["id"] for node in form["nodes"]] + inside
+    assert len({*numbers}) == len(numbers) and form["last_node_id"] == max(numbers)
     assert len({link[0] for link in form["links"]}) == len(form["links"]) == form["last_link_id"]
     for number, origin, output, target, slot, kind in form["links"]:
         assert number in nodes[origin]["outputs"][output]["links"]
