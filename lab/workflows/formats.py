@@ -18,8 +18,8 @@ CORE, CORE_VERSION = "comfy-core", "0.23.0"
 FLUX_1 = "https://huggingface.co/Comfy-Org/flux1-dev/resolve/main"
 TEXT = "https://huggingface.co/comfyanonymous/flux_text_encoders/resolve/main"
 AE = "https://huggingface.co/Comfy-Org/Lumina_Image_2.0_Repackaged/resolve/main/split_files/vae/ae.safetensors"
-# What a screen of 1920x1080 leaves for the graph, and where, in pixels; the height of a node's title.
-SCREEN, SCREEN_AT, TITLES = (1780, 930), (90, 70), 40
+# What bars and menus of a screen of 1920x1080 leave for the graph, and where, in pixels; the height of a node's title.
+SCREEN, SCREEN_AT, TITLES = (1780, 890), (90, 110), 40
 # Files that the browser offers to download, by name: where from, where to.
 DOWNLOADS = {
     "flux1-dev.safetensors": (f"{FLUX_1}/flux1-dev.safetensors", "diffusion_models"),

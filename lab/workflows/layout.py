@@ -22,7 +22,7 @@ COLOURS = ("#3f789e", "#8a5f2f", "#3f6e4a", "#6d4a8a", "#88414a")
 SHOWING = {
     "GetImageSize": (WIDTH, 60),
     "LoadImage": (WIDTH, 260),
-    "OmniXLoadPanorama": (WIDTH, 190),
+    "OmniXLoadPanorama": (WIDTH, 220),
     "OmniXSavePanorama": (VIEWER, 60),
     "SaveImage": (WIDTH, 200),
     "SaveImageAdvanced": (WIDTH, 200),
@@ -90,6 +90,6 @@ def note_boxes(notes: Sequence[Note]) -> Iterator[tuple[Note, Placed]]:
     top = 0
     for note in notes:
         lines = sum(1 + len(line) // NOTE_LETTERS for line in note.text.splitlines())
-        height = 70 + NOTE_LINE * lines
+        height = 10 + NOTE_LINE * lines
         yield note, Placed((-NOTE_WIDTH - COLUMN_GAP, top), (NOTE_WIDTH, height))
         top += height + GROUP_GAP
