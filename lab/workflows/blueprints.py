@@ -21,8 +21,13 @@ def workflow_form(graph: Graph, describe: Describe) -> dict[str, Any]:
     known = with_boxes(describe)
     used = dict.fromkeys(node.type for node in graph.nodes() if node.type in BOXES)
     form, inner = ui_form(graph, known), [definition_form(BOXES[name], known) for name in used]
-    last = max([form["last_node_id"], *(each["state"]["lastNodeId"] for each in inner)])
-    return form | {"last_node_id": last} | ({"definitions": {"subgraphs": inner}} if inner else {})
+    last = {
+        f"last_{kind.lower()}_id": max(
+            [form[f"last_{kind.lower()}_id"], *(each["state"][f"last{kind}Id"] for each in inner)]
+        )
+        for kind in ("Node", "Link")
+    }
+    return form | last | ({"definitions": {"subgraphs": inner}} if inner else {})
 
 
 def blueprint_form(blueprint: Blueprint, describe: Describe) -> dict[str, Any]:
@@ -33,7 +38,7 @@ def blueprint_form(blueprint: Blueprint, describe: Describe) -> dict[str, Any]:
         "id": identity(f"{blueprint.name} blueprint"),
         "revision": 0,
         "last_node_id": inner["state"]["lastNodeId"],
-        "last_link_id": 0,
+        "last_link_id": inner["state"]["lastLinkId"],
         "nodes": [_outer(blueprint, known)],
         "links": [],
         "version": 0.4,
@@ -93,19 +98,20 @@ def definition_form(blueprint: Blueprint, describe: Describe) -> dict[str, Any]:
     entries, inner = _entries(blueprint, describe), list(blueprint.nodes())
     ends = enumerate(zip(entries, blueprint.inputs.values()))
     outside = {end: (i, entry.type) for i, (entry, led) in ends for end in led}
-    wiring = Wiring(inner, describe, outside, first_number(blueprint))
+    first = first_number(blueprint)
+    wiring = Wiring(inner, describe, outside, first)
     kinds = _output_types(blueprint, describe)
     leaving = list(_leaving(blueprint, wiring, kinds))
-    boxes, frames = place(blueprint.groups, describe)
+    boxes, frames = place(blueprint.groups, describe, first)
     right = max(box.at[0] + box.size[0] for box in boxes.values()) + 120
     wires = [*wiring.wires, *leaving]
     return {
         "id": identity(blueprint.name),
         "version": 1,
         "state": {
-            "lastGroupId": len(frames),
-            "lastNodeId": max(wiring.numbers.values()),
-            "lastLinkId": len(wires),
+            "lastGroupId": first + len(frames) - 1,
+            "lastNodeId": first + len(inner) - 1,
+            "lastLinkId": first + len(wires) - 1,
             "lastRerouteId": 0,
         },
         "revision": 0,
@@ -132,7 +138,8 @@ def definition_form(blueprint: Blueprint, describe: Describe) -> dict[str, Any]:
 
 def _leaving(blueprint: Blueprint, wiring: Wiring, kinds: Mapping[str, str]) -> Iterator[Wire]:
     for position, (name, link) in enumerate(blueprint.outputs.items()):
-        number, slot = len(wiring.wires) + 1 + position, output_slot(wiring.describe(wiring.types[link.node]), link)
+        number = wiring.first + len(wiring.wires) + position
+        slot = output_slot(wiring.describe(wiring.types[link.node]), link)
         yield Wire(number, wiring.numbers[link.node], slot, EXIT, position, kinds[name])
 
 

@@ -14,8 +14,8 @@ from .shelf import BLUEPRINTS
 
 BOXES: Mapping[str, Blueprint] = {blueprint.name: blueprint for blueprint in BLUEPRINTS}
 MODULE = "custom_nodes.omnix-panorama"
-NUMBERS = 100
-"""How many numbers each blueprint has to itself: a workflow that holds one twice is numbered anew when it is opened."""
+NUMBERS = 1000
+"""How many numbers each blueprint has for its nodes, links and groups: the browser renumbers what it meets twice."""
 
 
 def with_boxes(describe: Describe) -> Describe:
@@ -29,7 +29,7 @@ def with_boxes(describe: Describe) -> Describe:
 
 
 def first_number(blueprint: Blueprint) -> int:
-    """Return the number of the first node inside."""
+    """Return the number of the first node inside, and of the first link and group."""
     return NUMBERS * (1 + list(BOXES).index(blueprint.name)) + 1
 
 

@@ -74,7 +74,7 @@ class Wiring:
     """The nodes of a graph with their numbers, slots and links.
 
     `outside` maps outputs that come from the subgraph's own inputs to that input's number and type; `first` is the
-    number of the first node.
+    number of the first node, and of the first link.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Wiring:
         return [s for s in found if not s.is_widget] + [s for s in found if s.is_widget]
 
     def _wire(self, node: Node, position: int, slot: Slot) -> None:
-        number, target = len(self.wires) + 1, self.numbers[node.name]
+        number, target = self.first + len(self.wires), self.numbers[node.name]
         inner = self.outside.get((node.name, slot.name))
         given = node.inputs.get(slot.name)
         if inner is not None:

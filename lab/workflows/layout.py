@@ -51,8 +51,13 @@ def size_of(node: Node, describe: Describe) -> tuple[int, int]:
     return width, HEAD + sockets * SLOT + (len(fields) + extra) * FIELD + tall * TEXT_FIELD + shown
 
 
-def place(groups: Sequence[Group], describe: Describe) -> tuple[dict[str, Placed], list[dict[str, Any]]]:
-    """Return the place of every node by name, and the frames of the groups; one without a title has none."""
+def place(
+    groups: Sequence[Group], describe: Describe, first: int = 1
+) -> tuple[dict[str, Placed], list[dict[str, Any]]]:
+    """Return the place of every node by name, and the frames of the groups from number `first` on.
+
+    A group without a title has no frame.
+    """
     boxes: dict[str, Placed] = {}
     frames: list[dict[str, Any]] = []
     left = 0
@@ -67,7 +72,7 @@ def place(groups: Sequence[Group], describe: Describe) -> tuple[dict[str, Placed
             found = dict(_stack(group, sizes, left + margin, top + title))
             bottom = max(box.at[1] + box.size[1] for box in found.values()) + margin
             if group.title:
-                frames.append(_frame(len(frames), group.title, [left, top, width, bottom - top]))
+                frames.append(_frame(first, len(frames), group.title, [left, top, width, bottom - top]))
             boxes |= found
             top = bottom + GROUP_GAP
         left += width + (COLUMN_GAP if framed else WIRES)
@@ -80,9 +85,9 @@ def _stack(group: Group, sizes: Mapping[str, tuple[int, int]], x: int, y: int) -
         y += sizes[node.name][1] + GAP
 
 
-def _frame(index: int, title: str, bounding: list[int]) -> dict[str, Any]:
+def _frame(first: int, index: int, title: str, bounding: list[int]) -> dict[str, Any]:
     colour = COLOURS[index % len(COLOURS)]
-    return {"id": index + 1, "title": title, "bounding": bounding, "color": colour, "font_size": 24, "flags": {}}
+    return {"id": first + index, "title": title, "bounding": bounding, "color": colour, "font_size": 24, "flags": {}}
 
 
 def note_boxes(notes: Sequence[Note]) -> Iterator[tuple[Note, Placed]]:

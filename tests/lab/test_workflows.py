@@ -99,10 +99,13 @@ def test_forms_are_the_same_graph(slug: str, describe: Any) -> None:
 def test_browser_form_is_consistent(name: str, describe: Any) -> None:
     form = read(UI[name])
     nodes = {node["id"]: node for node in form["nodes"]}
-    inside = [node["id"] for box in form.get("definitions", {}).get("subgraphs", []) for node in box["nodes"]]
-    numbers = [node["id"] for node in form["nodes"]] + inside
+    inside = form.get("definitions", {}).get("subgraphs", [])
+    numbers = [node["id"] for graph in (form, *inside) for node in graph["nodes"]]
     assert len({*numbers}) == len(numbers) and form["last_node_id"] == max(numbers)
-    assert len({link[0] for link in form["links"]}) == len(form["links"]) == form["last_link_id"]
+    wires = [link[0] for link in form["links"]] + [link["id"] for graph in inside for link in graph["links"]]
+    assert len({*wires}) == len(wires) and form["last_link_id"] == max(wires)
+    frames = [frame["id"] for graph in (form, *inside) for frame in graph["groups"]]
+    assert len({*frames}) == len(frames)
     for number, origin, output, target, slot, kind in form["links"]:
         assert number in nodes[origin]["outputs"][output]["links"]
         assert nodes[origin]["outputs"][output]["type"] == kind
