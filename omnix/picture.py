@@ -17,6 +17,8 @@ from einops import rearrange, repeat
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from . import exr
+
 # Latents have an eighth of the pixels, and FLUX.1 takes them in patches of two: the width, twice the height, is then
 # a multiple of 16.
 STEP = 8
@@ -37,16 +39,27 @@ def read_picture(path: Path) -> Picture:
 
     Floats (EXR, Radiance) are scene-linear by convention: they are encoded as sRGB and end at 1.
     """
-    try:
-        picture = _decoded(path)
-    except (FFmpegError, IndexError, StopIteration):
-        picture = _decoded_by_pillow(path)
+    picture = _whole(path)
     if not bool(torch.isfinite(picture.colours).all()):
         raise ValueError(
             f"{path.name}: expected numbers, got values that are none (NaN); choose another file, or save this one "
             "without them."
         )
     return picture
+
+
+def _whole(path: Path) -> Picture:
+    with path.open("rb") as file:
+        kind = file.read(4)
+    # PyAV takes half of these for a whole.
+    if kind == exr.MAGIC and not exr.is_whole(path.read_bytes()):
+        raise _damaged(path)
+    if kind == b"GIF8":
+        return _decoded_by_pillow(path)
+    try:
+        return _decoded(path)
+    except (FFmpegError, IndexError, StopIteration):
+        return _decoded_by_pillow(path)
 
 
 def _decoded(path: Path) -> Picture:
@@ -69,11 +82,15 @@ def _decoded_by_pillow(path: Path) -> Picture:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise ValueError(
-            f"{path.name}: expected a whole picture, got a damaged file or one of another kind; choose another file, "
-            "or get this one again."
-        ) from error
+        raise _damaged(path) from error
     return Picture(values[..., :3], values[..., 3])
+
+
+def _damaged(path: Path) -> ValueError:
+    return ValueError(
+        f"{path.name}: expected a whole picture, got a damaged file or one of another kind; choose another file, or "
+        "get this one again."
+    )
 
 
 def _picture(frame: av.VideoFrame) -> Picture:

@@ -22,7 +22,11 @@ OPTIONS = (
     *("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
-SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.Minimap.Visible": False,
+    "Comfy.OnboardingCoachmarks.Seen": ["appMode"],
+}
 # Until the frontend has set itself up it blocks the page with a mask.
 READY = """() => window.app?.extensionManager?.workflow?.activeWorkflow && document.querySelector("#graph-canvas")
     && !document.querySelector(".p-blockui-mask")"""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .boxes import BOXES, end_slot, output_type, with_boxes
+from .boxes import BOXES, end_slot, first_number, output_type, with_boxes
 from .definitions import Describe, output_slot
 from .formats import PACK, PACK_VERSION, Wire, Wiring, fields_inside, identity, ui_form, ui_node
 from .graph import Blueprint, Graph
@@ -20,25 +20,29 @@ def workflow_form(graph: Graph, describe: Describe) -> dict[str, Any]:
     """Return a graph as the browser opens it, with the definitions of its boxes."""
     known = with_boxes(describe)
     used = dict.fromkeys(node.type for node in graph.nodes() if node.type in BOXES)
-    form = ui_form(graph, known)
-    return form | (
-        {"definitions": {"subgraphs": [definition_form(BOXES[name], known) for name in used]}} if used else {}
-    )
+    form, inner = ui_form(graph, known), [definition_form(BOXES[name], known) for name in used]
+    last = {
+        f"last_{kind.lower()}_id": max(
+            [form[f"last_{kind.lower()}_id"], *(each["state"][f"last{kind}Id"] for each in inner)]
+        )
+        for kind in ("Node", "Link")
+    }
+    return form | last | ({"definitions": {"subgraphs": inner}} if inner else {})
 
 
 def blueprint_form(blueprint: Blueprint, describe: Describe) -> dict[str, Any]:
     """Return a workflow whose one node is the blueprint's box."""
     known = with_boxes(describe)
-    number = len(list(blueprint.nodes())) + 1
+    inner = definition_form(blueprint, known)
     return {
         "id": identity(f"{blueprint.name} blueprint"),
         "revision": 0,
-        "last_node_id": number,
-        "last_link_id": 0,
-        "nodes": [_outer(blueprint, number, known)],
+        "last_node_id": inner["state"]["lastNodeId"],
+        "last_link_id": inner["state"]["lastLinkId"],
+        "nodes": [_outer(blueprint, known)],
         "links": [],
         "version": 0.4,
-        "definitions": {"subgraphs": [definition_form(blueprint, known)]},
+        "definitions": {"subgraphs": [inner]},
         "extra": {"BlueprintSearchAliases": list(blueprint.aliases)},
     }
 
@@ -57,11 +61,11 @@ def _entries(blueprint: Blueprint, describe: Describe) -> list[Entry]:
     return [Entry(slot.name, slot.type, slot.is_widget) for slot in slots]
 
 
-def _outer(blueprint: Blueprint, number: int, describe: Describe) -> dict[str, Any]:
+def _outer(blueprint: Blueprint, describe: Describe) -> dict[str, Any]:
     entries = _entries(blueprint, describe)
     kinds = _output_types(blueprint, describe)
     return {
-        "id": number,
+        "id": 1,
         "type": identity(blueprint.name),
         "pos": [0, 0],
         "size": [400, 120 + 30 * len(entries)],
@@ -93,16 +97,23 @@ def definition_form(blueprint: Blueprint, describe: Describe) -> dict[str, Any]:
     """Return the definition of a subgraph, as workflows and blueprints carry it."""
     entries, inner = _entries(blueprint, describe), list(blueprint.nodes())
     ends = enumerate(zip(entries, blueprint.inputs.values()))
-    wiring = Wiring(inner, describe, {end: (i, entry.type) for i, (entry, led) in ends for end in led})
+    outside = {end: (i, entry.type) for i, (entry, led) in ends for end in led}
+    first = first_number(blueprint)
+    wiring = Wiring(inner, describe, outside, first)
     kinds = _output_types(blueprint, describe)
     leaving = list(_leaving(blueprint, wiring, kinds))
-    boxes, frames = place(blueprint.groups, describe)
+    boxes, frames = place(blueprint.groups, describe, first)
     right = max(box.at[0] + box.size[0] for box in boxes.values()) + 120
     wires = [*wiring.wires, *leaving]
     return {
         "id": identity(blueprint.name),
         "version": 1,
-        "state": {"lastGroupId": len(frames), "lastNodeId": len(inner), "lastLinkId": len(wires), "lastRerouteId": 0},
+        "state": {
+            "lastGroupId": first + len(frames) - 1,
+            "lastNodeId": first + len(inner) - 1,
+            "lastLinkId": first + len(wires) - 1,
+            "lastRerouteId": 0,
+        },
         "revision": 0,
         "config": {},
         "name": blueprint.name,
@@ -110,8 +121,11 @@ def definition_form(blueprint: Blueprint, describe: Describe) -> dict[str, Any]:
         "description": blueprint.description,
         "inputNode": {"id": ENTRY, "bounding": [-260, 0, 160, 40 + 20 * len(entries)]},
         "outputNode": {"id": EXIT, "bounding": [right, 0, 120, 40 + 20 * len(leaving)]},
-        "inputs": [_port(blueprint.name, "in", i, e.label, e.type, wires, ENTRY) for i, e in enumerate(entries)],
-        "outputs": [_port(blueprint.name, "out", i, n, k, wires, EXIT) for i, (n, k) in enumerate(kinds.items())],
+        "inputs": [_port(blueprint, "in", e.label, e.type, _entering(blueprint, wiring, e.label)) for e in entries],
+        "outputs": [
+            _port(blueprint, "out", name, kind, [wire.id for wire in leaving if wire.target_slot == i])
+            for i, (name, kind) in enumerate(kinds.items())
+        ],
         "widgets": [],
         "nodes": [
             ui_node(node, wiring, boxes[node.name], _leaving_from(leaving, wiring.numbers[node.name])) for node in inner
@@ -124,7 +138,8 @@ def definition_form(blueprint: Blueprint, describe: Describe) -> dict[str, Any]:
 
 def _leaving(blueprint: Blueprint, wiring: Wiring, kinds: Mapping[str, str]) -> Iterator[Wire]:
     for position, (name, link) in enumerate(blueprint.outputs.items()):
-        number, slot = len(wiring.wires) + 1 + position, output_slot(wiring.describe(wiring.types[link.node]), link)
+        number = wiring.first + len(wiring.wires) + position
+        slot = output_slot(wiring.describe(wiring.types[link.node]), link)
         yield Wire(number, wiring.numbers[link.node], slot, EXIT, position, kinds[name])
 
 
@@ -133,10 +148,14 @@ def _leaving_from(leaving: list[Wire], number: int) -> dict[int, list[int]]:
     return {slot: [w.id for w in leaving if (w.origin, w.origin_slot) == (number, slot)] for slot in slots}
 
 
-def _port(owner: str, side: str, position: int, name: str, kind: str, wires: list[Wire], end: int) -> dict[str, Any]:
+def _entering(blueprint: Blueprint, wiring: Wiring, label: str) -> list[int]:
+    """List the links from an input of the box; the first leads to the field that `proxyWidgets` names.
+
+    Where another is first, the browser shows that one's field, too, and each sets half of what the input leads to.
+    """
+    return [wiring.entering(end) for end in blueprint.inputs[label]]
+
+
+def _port(blueprint: Blueprint, side: str, name: str, kind: str, links: list[int]) -> dict[str, Any]:
     """Return one input or output of the subgraph, with the links that meet there."""
-    if end == ENTRY:
-        ids = [wire.id for wire in wires if (wire.origin, wire.origin_slot) == (ENTRY, position)]
-    else:
-        ids = [wire.id for wire in wires if (wire.target, wire.target_slot) == (EXIT, position)]
-    return {"id": identity(f"{owner}/{side}/{name}"), "name": name, "type": kind, "linkIds": ids}
+    return {"id": identity(f"{blueprint.name}/{side}/{name}"), "name": name, "type": kind, "linkIds": links}

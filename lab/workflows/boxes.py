@@ -14,6 +14,8 @@ from .shelf import BLUEPRINTS
 
 BOXES: Mapping[str, Blueprint] = {blueprint.name: blueprint for blueprint in BLUEPRINTS}
 MODULE = "custom_nodes.omnix-panorama"
+NUMBERS = 1000
+"""How many numbers each blueprint has for its nodes, links and groups: the browser renumbers what it meets twice."""
 
 
 def with_boxes(describe: Describe) -> Describe:
@@ -24,6 +26,11 @@ def with_boxes(describe: Describe) -> Describe:
         return definition(BOXES[kind], known) if kind in BOXES else describe(kind)
 
     return known
+
+
+def first_number(blueprint: Blueprint) -> int:
+    """Return the number of the first node inside, and of the first link and group."""
+    return NUMBERS * (1 + list(BOXES).index(blueprint.name)) + 1
 
 
 def end_slot(blueprint: Blueprint, label: str, describe: Describe) -> Slot:

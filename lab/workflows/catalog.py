@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from .graph import App, Graph, Group, Link, Node, Value
 from .notes import generation_notes, maps_notes, perception_notes, prompt_notes, scene_notes
 from .parts import ROOM, models, saved, text
-from .shelf import FLUX, PICTURE_PROMPT, SCENE, SETTINGS
+from .shelf import ALL_MAPS, FLUX, PICTURE_PROMPT, SCENE
 
 __all__ = ["GRAPHS", "PICTURE_PROMPT"]
 Inputs = dict[str, Value | Link]
@@ -85,36 +85,27 @@ def generation(
     )
 
 
-# Name of the box, what it gives by name, and how the saver, the viewer and the sheet call it.
-ALL = {
-    "depth": ("depth",),
-    "normal": ("normal",),
-    "albedo": ("albedo",),
-    "roughness and metallic": ("roughness", "metallic"),
-    "semantic": ("semantic",),
-}
+MAPS = ("depth", "normal", "albedo", "roughness", "metallic", "semantic")
 
 
 def all_maps() -> Graph:
-    """Turn a panorama into all maps, with one model, one number of steps and one seed."""
-    shared: Inputs = {"panorama": Link("panorama"), **LOADED, **{n: Link("settings", n) for n in ("steps", "seed")}}
-    boxes = tuple(Node(what.split()[0], f"Panorama to {what} (OmniX)", shared) for what in ALL)
-    maps = {each: Link(what.split()[0], each) for what, given in ALL.items() for each in given}
+    """Turn a panorama into all maps, in one box, with one number of steps and one seed."""
+    box = Node("maps", ALL_MAPS, {"panorama": Link("panorama"), **LOADED})
+    maps = {each: Link("maps", each) for each in MAPS}
     viewer, view = looking(Link("panorama"), maps)
-    sheet = Node("sheet", "OmniXContactSheet", {**maps, "depth": Link("depth", "view"), "columns": 2})
     saver = Node("save", "OmniXSavePanorama", {**maps, "filename_prefix": "OmniX/room"})
     return Graph(
         "all_maps",
         "OmniX 9 - Panorama to all maps",
         (
-            Group("", 0, (PANORAMA, MODELS, Node("settings", SETTINGS))),
-            Group("", 1, boxes),
-            Group("", 2, (*viewer.nodes, saver, sheet)),
-            Group("", 3, (*view.nodes, saved("sheet", Link("sheet")))),
+            Group("", 0, (PANORAMA, MODELS)),
+            Group("", 1, (box,)),
+            Group("", 2, (*viewer.nodes, saver, saved("sheet", Link("maps", "sheet")))),
+            view,
         ),
         maps_notes(),
         App(
-            (("panorama", "image"), ("panorama", "height"), ("settings", "steps"), ("settings", "seed")),
+            (("panorama", "image"), ("panorama", "height"), ("maps", "steps"), ("maps", "seed")),
             ("save", "save_sheet"),
         ),
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...converters.version import VERSION
-from .boxes import BOXES, opened
+from .boxes import BOXES, first_number, opened
 from .definitions import MATCHED, Describe, Slot, output_slot, slots, value
 from .graph import Blueprint, Graph, Link, Node
 from .layout import Placed, note_boxes, place
@@ -18,8 +18,8 @@ CORE, CORE_VERSION = "comfy-core", "0.23.0"
 FLUX_1 = "https://huggingface.co/Comfy-Org/flux1-dev/resolve/main"
 TEXT = "https://huggingface.co/comfyanonymous/flux_text_encoders/resolve/main"
 AE = "https://huggingface.co/Comfy-Org/Lumina_Image_2.0_Repackaged/resolve/main/split_files/vae/ae.safetensors"
-# What a screen of 1920x1080 leaves for the graph, and where, in pixels; the height of a node's title.
-SCREEN, SCREEN_AT, TITLES = (1780, 930), (90, 70), 40
+# What bars and menus of a screen of 1920x1080 leave for the graph, and where, in pixels; the height of a node's title.
+SCREEN, SCREEN_AT, TITLES = (1780, 890), (90, 110), 40
 # Files that the browser offers to download, by name: where from, where to.
 DOWNLOADS = {
     "flux1-dev.safetensors": (f"{FLUX_1}/flux1-dev.safetensors", "diffusion_models"),
@@ -73,15 +73,21 @@ class Wire:
 class Wiring:
     """The nodes of a graph with their numbers, slots and links.
 
-    `outside` maps outputs that come from the subgraph's own inputs to that input's number and type.
+    `outside` maps outputs that come from the subgraph's own inputs to that input's number and type; `first` is the
+    number of the first node, and of the first link.
     """
 
     def __init__(
-        self, nodes: list[Node], describe: Describe, outside: Mapping[tuple[str, str], tuple[int, str]] | None = None
+        self,
+        nodes: list[Node],
+        describe: Describe,
+        outside: Mapping[tuple[str, str], tuple[int, str]] | None = None,
+        first: int = 1,
     ) -> None:
         self.nodes = nodes
         self.describe = describe
-        self.numbers = {node.name: number for number, node in enumerate(nodes, 1)}
+        self.numbers = {node.name: number for number, node in enumerate(nodes, first)}
+        self.first = first
         self.types = {node.name: node.type for node in nodes}
         self.outside = dict(outside or {})
         self.wires: list[Wire] = []
@@ -95,7 +101,7 @@ class Wiring:
         return [s for s in found if not s.is_widget] + [s for s in found if s.is_widget]
 
     def _wire(self, node: Node, position: int, slot: Slot) -> None:
-        number, target = len(self.wires) + 1, self.numbers[node.name]
+        number, target = self.first + len(self.wires), self.numbers[node.name]
         inner = self.outside.get((node.name, slot.name))
         given = node.inputs.get(slot.name)
         if inner is not None:
@@ -120,6 +126,12 @@ class Wiring:
             raise TypeError(f"{node.name}: {slot.name}: expected a link, got {link!r}.")
         return self.output_types(link.node)[output_slot(self.describe(self.types[link.node]), link)]
 
+    def entering(self, end: tuple[str, str]) -> int:
+        """Return the number of the link into an input by name."""
+        node = next(node for node in self.nodes if node.name == end[0])
+        slot = (self.numbers[node.name], [slot.name for slot in self.inputs(node)].index(end[1]))
+        return next(wire.id for wire in self.wires if (wire.target, wire.target_slot) == slot)
+
     def into(self, node: Node, position: int) -> int | None:
         """Return the number of the link into an input, if there is one."""
         ends = (
@@ -143,7 +155,7 @@ def ui_node(node: Node, wiring: Wiring, placed: Placed, extra_links: Mapping[int
         "pos": list(placed.at),
         "size": list(placed.size),
         "flags": {},
-        "order": number - 1,
+        "order": number - wiring.first,
         "mode": 0,
         "inputs": [_ui_input(slot, wiring.into(node, i)) for i, slot in enumerate(wiring.inputs(node))],
         "outputs": [
@@ -191,7 +203,7 @@ def properties(node: Node, definition: Mapping[str, Any]) -> dict[str, Any]:
 
 def fields_inside(blueprint: Blueprint, definition: Mapping[str, Any]) -> list[list[str]]:
     """List the fields that a box shows, as [number of the node inside, name of its field]."""
-    numbers = {node.name: str(number) for number, node in enumerate(blueprint.nodes(), 1)}
+    numbers = {node.name: str(number) for number, node in enumerate(blueprint.nodes(), first_number(blueprint))}
     fields = [
         label
         for label, spec in definition["input"]["required"].items()

@@ -22,7 +22,7 @@ COLOURS = ("#3f789e", "#8a5f2f", "#3f6e4a", "#6d4a8a", "#88414a")
 SHOWING = {
     "GetImageSize": (WIDTH, 60),
     "LoadImage": (WIDTH, 260),
-    "OmniXLoadPanorama": (WIDTH, 190),
+    "OmniXLoadPanorama": (WIDTH, 220),
     "OmniXSavePanorama": (VIEWER, 60),
     "SaveImage": (WIDTH, 200),
     "SaveImageAdvanced": (WIDTH, 200),
@@ -54,8 +54,13 @@ def size_of(node: Node, describe: Describe) -> tuple[int, int]:
     return width, HEAD + sockets * SLOT + (len(fields) + extra) * FIELD + tall * TEXT_FIELD + shown
 
 
-def place(groups: Sequence[Group], describe: Describe) -> tuple[dict[str, Placed], list[dict[str, Any]]]:
-    """Return the place of every node by name, and the frames of the groups; one without a title has none."""
+def place(
+    groups: Sequence[Group], describe: Describe, first: int = 1
+) -> tuple[dict[str, Placed], list[dict[str, Any]]]:
+    """Return the place of every node by name, and the frames of the groups from number `first` on.
+
+    A group without a title has no frame.
+    """
     boxes: dict[str, Placed] = {}
     frames: list[dict[str, Any]] = []
     left = 0
@@ -70,7 +75,7 @@ def place(groups: Sequence[Group], describe: Describe) -> tuple[dict[str, Placed
             found = dict(_stack(group, sizes, left + margin, top + title))
             bottom = max(box.at[1] + box.size[1] for box in found.values()) + margin
             if group.title:
-                frames.append(_frame(len(frames), group.title, [left, top, width, bottom - top]))
+                frames.append(_frame(first, len(frames), group.title, [left, top, width, bottom - top]))
             boxes |= found
             top = bottom + GROUP_GAP
         left += width + (COLUMN_GAP if framed else WIRES)
@@ -83,9 +88,9 @@ def _stack(group: Group, sizes: Mapping[str, tuple[int, int]], x: int, y: int) -
         y += sizes[node.name][1] + GAP
 
 
-def _frame(index: int, title: str, bounding: list[int]) -> dict[str, Any]:
+def _frame(first: int, index: int, title: str, bounding: list[int]) -> dict[str, Any]:
     colour = COLOURS[index % len(COLOURS)]
-    return {"id": index + 1, "title": title, "bounding": bounding, "color": colour, "font_size": 24, "flags": {}}
+    return {"id": first + index, "title": title, "bounding": bounding, "color": colour, "font_size": 24, "flags": {}}
 
 
 def note_boxes(notes: Sequence[Note]) -> Iterator[tuple[Note, Placed]]:
@@ -93,6 +98,6 @@ def note_boxes(notes: Sequence[Note]) -> Iterator[tuple[Note, Placed]]:
     top = 0
     for note in notes:
         lines = sum(1 + len(line) // NOTE_LETTERS for line in note.text.splitlines())
-        height = 70 + NOTE_LINE * lines
+        height = 10 + NOTE_LINE * lines
         yield note, Placed((-NOTE_WIDTH - COLUMN_GAP, top), (NOTE_WIDTH, height))
         top += height + GROUP_GAP

@@ -18,15 +18,15 @@ FILES = f"""## Files
 - `models/vae/` [ae.safetensors]({AE})
 - `models/text_encoders/` {ENCODERS}
 
-**OmniX adapters** from [KevinHuang/OmniX]({ADAPTERS}), as they are, in their folders:
+**OmniX adapters** from [KevinHuang/OmniX]({ADAPTERS}), as they are, in their folders below `models/loras/OmniX/`:
 ```
 {{tree}}
 ```
 One line for this graph's files, in ComfyUI's folder, in cmd, PowerShell or bash (Windows portable: in its inner \
 folder `ComfyUI`, with `..\\python_embeded\\python.exe` for `python`):
-```
-{{command}}
-```
+
+`{{command}}`
+
 Then press **R** and choose the folder *OmniX* in **Load OmniX Adapters**.
 """
 # One line that every shell passes on as it is: within double quotes it has none of their signs.
@@ -58,7 +58,7 @@ can go, and T5 is never loaded again.
 
 def files(tasks: tuple[str, ...]) -> str:
     """Say which files the tasks need and how to get them."""
-    rows = [f"models/loras/OmniX/{t}/{s}/pytorch_lora_weights.safetensors" for t in tasks for s in STREAMS[t]]
+    rows = [f"{t}/{s}/pytorch_lora_weights.safetensors" for t in tasks for s in STREAMS[t]]
     return FILES.format(tree="\n".join(rows), command=command(tasks))
 
 
@@ -89,7 +89,7 @@ def maps_notes() -> tuple[Note, ...]:
 2. Look around in **Panorama Viewer (360)** and switch between the maps: they share one camera.
 3. All maps are saved to `output/OmniX` under one number, and a sheet of them.
 
-Don't need a map? Delete its box: the rest takes what is left.
+Don't need a map? Remove its wires: what nothing takes is not made.
 
 {SETTINGS}"""
     tasks = tuple(task for task in STREAMS if task.startswith("rgb_to_"))

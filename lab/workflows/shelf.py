@@ -23,7 +23,11 @@ from .parts import (
 
 Ends = tuple[tuple[str, str], ...]
 FLUX, SETTINGS = "FLUX.1-dev (OmniX)", "Steps and seed (OmniX)"
+ALL_MAPS = "Panorama to all maps (OmniX)"
+MAP_TASKS = ("rgb_to_depth", "rgb_to_normal", "rgb_to_albedo", "rgb_to_pbr", "rgb_to_semantic")
 PICTURE_PROMPT = "a sunlit living room with a grey sofa, wooden floor and large windows"
+# What a depth gives beside the picture that the sheet shows.
+UNSHOWN = ("mask", "view")
 SAMPLING: Mapping[str, Ends] = {
     "steps": (("sampler", "steps"),),
     "seed": (("sampler", "seed"),),
@@ -86,6 +90,37 @@ def one_of_all(task: str) -> Reading:
 
     outputs = {name: Link(names.get(link.node, link.node), link.output) for name, link in read.outputs.items()}
     return Reading(tuple(renamed(node) for node in (*nodes, *read.nodes)), outputs)
+
+
+def all_maps() -> Blueprint:
+    """Return the box that turns a panorama into every map, and a sheet of them; it encodes prompt and picture once."""
+    runs = {task.rpartition("_to_")[2]: one_of_all(task) for task in MAP_TASKS}
+    found = {name: link for run in runs.values() for name, link in run.outputs.items()}
+    shown: dict[str, Value | Link] = {**found, "depth": found["view"], "columns": 2}
+    sheet = Node("sheet", "OmniXContactSheet", {name: given for name, given in shown.items() if name not in UNSHOWN})
+    latents = tuple(f"decoded_{target}" for target in runs)
+    return Blueprint(
+        ALL_MAPS,
+        "Depth, normals, albedo, roughness, metallic and semantics of a 360-degree panorama, and a sheet of them, with "
+        "OmniX on FLUX.1-dev. A map whose output is not linked is not made.",
+        ("360", "equirectangular", "depth map", "normal map", "pbr", "segmentation"),
+        (
+            Group("Prompt and condition stream", 0, (*text(), *condition("rgb", None, "guided"))),
+            canvas(None, "rgb_condition"),
+            *(Group(target.capitalize(), 2 + i, run.nodes) for i, (target, run) in enumerate(runs.items())),
+            Group("Sheet", 2 + len(runs), (sheet,)),
+        ),
+        {
+            "panorama": (("rgb_latent", "pixels"), ("size", "image")),
+            "model": (("shifted", "model"),),
+            "clip": (("text", "clip"),),
+            "vae": (("rgb_latent", "vae"), *((name, "vae") for name in latents)),
+            "steps": tuple((f"sampler_{target}", "steps") for target in runs),
+            "seed": tuple((f"sampler_{target}", "seed") for target in runs),
+            "adapters_folder": tuple((f"adapters_{target}", "folder") for target in runs),
+        },
+        {**{name: link for name, link in found.items() if name != "view"}, "sheet": Link("sheet")},
+    )
 
 
 def completed(prompt: Value | Link, column: int) -> tuple[Group, ...]:
@@ -244,6 +279,7 @@ BLUEPRINTS = (
     perceiver("rgb_to_albedo", "albedo", "Albedo", ("intrinsic", "base color")),
     perceiver("rgb_to_pbr", "roughness and metallic", "Roughness and metallic", ("pbr", "material")),
     perceiver("rgb_to_semantic", "semantic", "Semantics", ("segmentation",)),
+    all_maps(),
     image_to_panorama(),
     text_to_panorama(),
     scene(),

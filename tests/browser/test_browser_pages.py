@@ -33,10 +33,6 @@ SIZES = {
     "of": {**runs.SIZES, "OmniXPanoramaViewer": {"width": 64}},
 }
 
-# A script that sets its box's width and height reaches one of the fields behind them, and at its own size it takes
-# minutes: here it is only opened. Its run is tested in tests/host/test_workflow_runs.py.
-LARGE = "OmniX 2 - Text to panorama"
-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
@@ -57,8 +53,6 @@ def test_a_workflow_opens_from_the_template_browser_and_finishes(bench: Workbenc
     bench.complaints.clear()
     bench.open_template(name)
     assert bench.troubles() == []
-    if name == LARGE:
-        return
     bench.page.evaluate(SHRINK, SIZES)
     outputs = bench.run()
     saved = [file for output in outputs.values() for file in output.get("images", []) if file["type"] == "output"]

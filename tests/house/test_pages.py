@@ -82,7 +82,7 @@ def test_the_map_shows_every_folder() -> None:
     assert [folder for folder in sorted(folders) if f"`{folder}/`" not in rows] == []
 
 
-COMMAND = re.compile(r'(?m)^python -c ".*"$')
+COMMAND = re.compile(r'(?m)^`?(python -c ".*")`?$')
 
 
 def test_pages_and_notes_name_the_same_sources() -> None:

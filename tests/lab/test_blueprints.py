@@ -5,6 +5,7 @@ import json
 import pytest
 from comfyui_omnix.lab.host.server import Server
 from comfyui_omnix.lab.workflows.shelf import BLUEPRINTS as SHELF
+from comfyui_omnix.lab.workflows.shelf import SETTINGS
 from graph_files import BLUEPRINTS, UI, read
 
 pytestmark = pytest.mark.server
@@ -16,9 +17,10 @@ def test_every_blueprint_is_there() -> None:
 
 
 def test_every_blueprint_is_a_box_of_a_workflow() -> None:
+    """Steps and seed is for several boxes that people put together themselves."""
     forms = [read(path) for path in UI.values()]
     used = {graph["name"] for form in forms for graph in form.get("definitions", {}).get("subgraphs", [])}
-    assert used == set(BLUEPRINTS)
+    assert used | {SETTINGS} == set(BLUEPRINTS)
 
 
 @pytest.mark.parametrize("name", BLUEPRINTS)
@@ -42,7 +44,7 @@ def test_blueprint_links_meet(name: str) -> None:
     inner = read(BLUEPRINTS[name])["definitions"]["subgraphs"][0]
     nodes = {node["id"]: node for node in inner["nodes"]}
     links = {link["id"]: link for link in inner["links"]}
-    assert len(links) == len(inner["links"]) == inner["state"]["lastLinkId"]
+    assert len(links) == len(inner["links"]) and inner["state"]["lastLinkId"] == max(links)
     for side, end, slot in (("inputs", "origin_id", "origin_slot"), ("outputs", "target_id", "target_slot")):
         for position, port in enumerate(inner[side]):
             assert port["linkIds"]

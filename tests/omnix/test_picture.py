@@ -1,6 +1,7 @@
 """Pictures as files: every kind of pixel is read as it is, nothing is cropped, and what is written is read back."""
 
 import io
+import struct
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,11 @@ from xml.etree import ElementTree
 
 import av
 import numpy as np
+import OpenImageIO
 import pytest
 import torch
 from comfyui_omnix.lab.pages import sample
-from comfyui_omnix.omnix import picture, save
+from comfyui_omnix.omnix import exr, picture, save
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -92,7 +94,7 @@ def test_no_numbers_are_refused(tmp_path: Path, values: Any) -> None:
         picture.read_picture(path)
 
 
-@pytest.mark.parametrize("ending", ["png", "jpg", "webp", "tiff"])
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp", "tiff", "bmp", "gif", "avif"])
 def test_half_a_file_is_refused(tmp_path: Path, ending: str) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (64, 128, 3), dtype=np.uint8)
     whole = tmp_path / f"p.{ending}"
@@ -101,6 +103,50 @@ def test_half_a_file_is_refused(tmp_path: Path, ending: str) -> None:
     whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     with pytest.raises(ValueError, match="expected a whole picture"):
         picture.read_picture(whole)
+
+
+def openexr(path: Path, values: Any, compression: str, tile: int) -> Path:
+    """Write an EXR file with OpenEXR's own library."""
+    spec = OpenImageIO.ImageSpec(values.shape[1], values.shape[0], values.shape[2], OpenImageIO.HALF)
+    spec.attribute("compression", compression)
+    spec.tile_width = spec.tile_height = tile
+    output = OpenImageIO.ImageOutput.create(str(path))
+    assert output.open(str(path), spec) and output.write_image(values) and output.close()
+    return path
+
+
+@pytest.mark.parametrize("tile", [0, 32])
+@pytest.mark.parametrize("compression", ["none", "rle", "zips", "zip", "piz", "pxr24", "b44", "dwaa", "dwab"])
+def test_a_part_of_an_exr_is_refused(tmp_path: Path, compression: str, tile: int) -> None:
+    """Wherever it ends: PyAV alone takes most of these for a whole."""
+    noise = np.random.default_rng(1).random((64, 128, 3)).astype(np.float32)
+    whole = openexr(tmp_path / "p.exr", noise, compression, tile)
+    assert picture.read_picture(whole).opacity.shape == (64, 128)
+    data = whole.read_bytes()
+    assert exr.is_whole(data)
+    assert not any(exr.is_whole(data[:size]) for size in [*range(8, len(data), 101), len(data) - 1])
+    whole.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match=r"p\.exr: expected a whole picture"):
+        picture.read_picture(whole)
+
+
+BLOCKS = 4  # of 16 rows each, in 64 rows compressed by zip
+
+
+def test_an_exr_of_several_parts_and_one_never_finished(tmp_path: Path) -> None:
+    specs = [OpenImageIO.ImageSpec(128, 64, 3, OpenImageIO.HALF) for _ in range(2)]
+    for number, spec in enumerate(specs):
+        spec.attribute("oiio:subimagename", f"part {number}")
+    output = OpenImageIO.ImageOutput.create("p.exr")
+    path = str(tmp_path / "p.exr")
+    noise = np.random.default_rng(1).random((64, 128, 3)).astype(np.float32)
+    assert output.open(path, specs) and output.write_image(noise)
+    assert output.open(path, specs[1], "AppendSubimage") and output.write_image(noise) and output.close()
+    data = (tmp_path / "p.exr").read_bytes()
+    assert exr.is_whole(data) and not exr.is_whole(data[:-1]) and not exr.is_whole(data[: len(data) // 2])
+    single = openexr(tmp_path / "q.exr", noise, "zip", 0).read_bytes()
+    first = next(at for at in range(len(single) - 8) if struct.unpack_from("<Q", single, at)[0] == at + 8 * BLOCKS)
+    assert not exr.is_whole(single[:first] + bytes(8) + single[first + 8 :]), "a program that stopped left an offset 0"
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>" * 20, bytes(1000)])

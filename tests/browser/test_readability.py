@@ -1,0 +1,146 @@
+"""Every shipped workflow can be read at first sight: measured on the screen that opens, in both renderers."""
+
+from collections.abc import Iterator
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import pytest
+import test_workflow_runs as runs
+from comfyui_omnix.lab.host.browser import Workbench, chromium
+from comfyui_omnix.lab.host.server import Server
+from comfyui_omnix.lab.host.tiny_models import ModelNames, write_models
+from graph_files import UI, by_host, read
+from playwright.sync_api import Browser
+
+pytestmark = [pytest.mark.server, pytest.mark.since("0.20.1")]  # older frontends have other bars over the graph
+
+files = runs.files
+DOWNLOADED = ModelNames("flux1-dev.safetensors", "ae.safetensors", "clip_l.safetensors", "t5xxl_fp16.safetensors")
+SCREEN = {"width": 1920, "height": 1080}
+ZOOM = 0.6
+
+# What is on the screen, in its pixels: the whole of every node, what lies over its title, text of notes that is cut
+# off, and the nodes that a wire runs behind. A wire's own nodes hold its ends, a little within their rims.
+MEASURED = """async () => {
+    const { canvas, rootGraph } = window.app;
+    const frame = canvas.canvas.getBoundingClientRect();
+    const drawn = (node) => document.querySelector(`.lg-node[data-node-id="${node.id}"]`);
+    const onPage = ([x, y, w, h]) => {
+        const [left, top] = canvas.ds.convertOffsetToCanvas([x, y]);
+        return { left: left + frame.x, top: top + frame.y, right: left + frame.x + w * canvas.ds.scale,
+            bottom: top + frame.y + h * canvas.ds.scale };
+    };
+    const whole = (node) => drawn(node)?.getBoundingClientRect() ?? onPage(node.boundingRect);
+    const inside = (a, b) =>
+        a.left >= b.left - 1 && a.top >= b.top - 1 && a.right <= b.right + 1 && a.bottom <= b.bottom + 1;
+
+    const cutOff = (node) => {
+        const root = drawn(node) ?? node.widgets[0].element;
+        const words = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
+        const cut = [];
+        while (words.nextNode()) {
+            const text = words.currentNode;
+            if (!text.data.trim()) continue;
+            const range = document.createRange();
+            range.selectNodeContents(text);
+            const frames = [whole(node)];
+            for (let each = text.parentElement; each && each !== root.parentElement; each = each.parentElement)
+                if (getComputedStyle(each).overflow !== "visible") frames.push(each.getBoundingClientRect());
+            const shown = [...range.getClientRects()].every((part) => frames.every((one) => inside(part, one)));
+            if (!shown) cut.push(text.data);
+        }
+        return { words: root.textContent.length, cut };
+    };
+
+    const pen = document.createElement("canvas").getContext("2d");
+    pen.lineWidth = 3;
+    const crosses = (path, { left, top, right, bottom }, rim) => {
+        const [x0, y0] = canvas.ds.convertCanvasToOffset([left - frame.x, top - frame.y]);
+        const [x1, y1] = canvas.ds.convertCanvasToOffset([right - frame.x, bottom - frame.y]);
+        for (let x = x0 + rim; x <= x1 - rim; x += 2)
+            for (const y of [y0 + rim, y1 - rim]) if (pen.isPointInStroke(path, x, y)) return true;
+        for (let y = y0 + rim; y <= y1 - rim; y += 2)
+            for (const x of [x0 + rim, x1 - rim]) if (pen.isPointInStroke(path, x, y)) return true;
+        return false;
+    };
+    const wires = [...rootGraph.links.values()];
+    const rim = (wire, node) => ([wire.origin_id, wire.target_id].includes(node.id) ? 14 : 3);
+    const behind = wires.flatMap((wire) =>
+        rootGraph.nodes
+            .filter((node) => crosses(wire.path, whole(node), rim(wire, node)))
+            .map((node) => `${wire.type} of ${rootGraph.getNodeById(wire.origin_id).title} behind ${node.title}`));
+
+    const nodes = rootGraph.nodes.map((node) => {
+        const { left, top, right, bottom } = whole(node);
+        const seen = [0.1, 0.5, 0.9].every((part) => {
+            const over = document.elementFromPoint(left + part * (right - left), top + 10);
+            return over === canvas.canvas || drawn(node)?.contains(over);
+        });
+        return { title: node.title, left, top, right, bottom, seen };
+    });
+    const notes = rootGraph.nodes.filter((node) => node.type === "MarkdownNote").map(cutOff);
+    const drawnWires = wires.filter((wire) => wire.path).length;
+    return { scale: canvas.ds.scale, nodes, notes, wires: wires.length, drawn: drawnWires, behind };
+}"""
+
+RECTANGLES = """() => [
+    ...window.app.rootGraph.nodes.map((node) => [...node.boundingRect]),
+    ...[...document.querySelectorAll(".lg-node")].map((node) => JSON.stringify(node.getBoundingClientRect())),
+]"""
+
+
+class Box(NamedTuple):
+    """The whole of a node on the screen, its title included, in pixels; `seen` if nothing lies over its title."""
+
+    title: str
+    left: float
+    top: float
+    right: float
+    bottom: float
+    seen: bool
+
+    def overlaps(self, other: "Box") -> bool:
+        """Tell whether two nodes share more than a pixel."""
+        apart = self.right <= other.left + 1 or other.right <= self.left + 1
+        return not apart and self.bottom > other.top + 1 and other.bottom > self.top + 1
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="module", params=["legacy", "nodes2"])
+def bench(request: pytest.FixtureRequest, browser: Browser, server: Server, files: None) -> Iterator[Workbench]:
+    """What a person has who followed the notes: nothing is missing, so no message lies over the graph."""
+    write_models(server.base / "models", names=DOWNLOADED)
+    opened = Workbench(browser, server, request.param == "nodes2")
+    opened.page.set_viewport_size(SCREEN)
+    yield opened
+    opened.close()
+
+
+def measured(bench: Workbench) -> dict[str, Any]:
+    """Measure what is on the screen once it has come to rest: nodes grow while their pictures load."""
+    rectangles, before = bench.page.evaluate(RECTANGLES), None
+    while rectangles != before:
+        bench.page.wait_for_timeout(300)
+        rectangles, before = bench.page.evaluate(RECTANGLES), rectangles
+    return bench.page.evaluate(MEASURED)
+
+
+@pytest.mark.parametrize("name", by_host(UI))
+def test_a_workflow_can_be_read_as_it_opens(bench: Workbench, name: str) -> None:
+    bench.open_workflow(read(UI[name]))
+    found = measured(bench)
+    boxes = [Box(**node) for node in found["nodes"]]
+    assert found["scale"] >= ZOOM
+    assert [box.title for box in boxes if not box.seen] == [], "nothing lies over a title"
+    assert [box.title for box in boxes if min(box.left, box.top) < 0] == []
+    assert [box.title for box in boxes if box.right > SCREEN["width"] or box.bottom > SCREEN["height"]] == []
+    assert [(a.title, b.title) for a, b in combinations(boxes, 2) if a.overlaps(b)] == []
+    assert found["notes"] and all(note["words"] > 100 for note in found["notes"])
+    assert [words for note in found["notes"] for words in note["cut"]] == []
+    assert found["wires"] == found["drawn"] > 0
+    assert found["behind"] == []
