@@ -41,6 +41,7 @@ UNSHIPPED: dict[str, set[str]] = {
     "lab.workflows": {*_PACK, "lab.host"},
     "lab.pages": {*_PACK, "lab.host", "lab.workflows", "lab.rooms"},
     "lab.demo": {*_PACK, "lab.host", "lab.workflows", "lab.rooms"},
+    "lab.micro": {*_PACK, "lab.host", "lab.rooms"},
     "lab.bench": {*_PACK, "lab.host", "lab.workflows", "lab.rooms"},
 }
 ALLOWED = SHIPPED | UNSHIPPED

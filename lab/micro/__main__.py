@@ -1,0 +1,54 @@
+"""Make the micro model, and measure it on rooms that it was not trained on.
+
+    python -m lab.micro make [--stages vae base rgb_to_depth ...] [--steps N] [--threads N]
+    python -m lab.micro evaluate
+
+`make` goes on where it was stopped; its rooms, saves and curves are in --folder. See README.md beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from ..host.pack import enter
+
+CACHE = Path(os.environ.get("OMNIX_CACHE") or Path.home() / ".cache" / "omnix-panorama")
+
+
+def main() -> int:
+    """Run the command; return the exit status."""
+    options = _parser().parse_args()
+    enter("lab.micro", cpu=options.cpu)
+    from comfyui_omnix.lab.micro import evaluating, making
+
+    try:
+        if options.command == "evaluate":
+            return evaluating.evaluate(options.folder, options.folder / "weights")
+        making.make(
+            options.folder, options.stages or tuple(making.STAGES), options.steps, options.threads, options.rooms
+        )
+    except KeyboardInterrupt:
+        print("micro: stopped; the same command goes on from the last save.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m lab.micro", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("command", choices=("make", "evaluate"))
+    parser.add_argument("--folder", type=Path, default=CACHE / "micro", help="rooms, saves and curves (a cache folder)")
+    parser.add_argument("--stages", nargs="+", help="train these alone (all of the table in recipe.py, in its order)")
+    parser.add_argument("--steps", type=int, help="end these stages at this step instead of the table's")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads (one a core)")
+    parser.add_argument("--rooms", type=int, default=6000, help="rooms to render where there are none yet (6000)")
+    parser.add_argument("--cpu", action="store_true", help="leave a GPU alone")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

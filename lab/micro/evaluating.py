@@ -1,0 +1,101 @@
+"""Figures on rooms that nobody trained on: the shipped graphs in a real ComfyUI server, judged by `evaluation`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ...evaluation import layout
+from ...evaluation.__main__ import main as evaluate_maps
+from ...evaluation.pictures import Array
+from ..host.graphs import of_type
+from ..host.server import Server
+from . import graphs, pictures
+from .recipe import HEIGHT, JUDGED, JUDGED_SEED
+
+MAPS = ("depth", "normal", "albedo", "roughness", "metallic")
+UNLEARNED = "unlearned"
+
+
+def evaluate(folder: Path, weights: Path, count: int = JUDGED, steps: int = graphs.STEPS) -> int:
+    """Perceive the judged rooms, print their figures and those of guesses that know no picture; the exit status."""
+    rendered, truth, ours = folder / "judged", folder / "judged_small", folder / "perceived"
+    pictures.render(rendered, JUDGED_SEED, count)
+    stems = layout.stems(rendered, "rgb", *MAPS)[:count]
+    for made in (truth, ours, folder / UNLEARNED):
+        shutil.rmtree(made, ignore_errors=True)
+    reduce(rendered, truth, stems)
+    perceive(truth, ours, stems, weights, steps)
+    guess(truth, folder / UNLEARNED, stems, layout.kinds(ours))
+    status = 0
+    for name in (UNLEARNED, ours.name):
+        print(f"\n{name}: {len(stems)} rooms, seeds from {JUDGED_SEED}", flush=True)
+        status |= evaluate_maps([str(folder / name), str(truth)])
+    return status
+
+
+def reduce(rendered: Path, target: Path, stems: Sequence[str]) -> None:
+    """Halve the rooms: means of 2x2 pixels."""
+    for stem in stems:
+        for kind in ("rgb", *MAPS):
+            values = layout.read(layout.find(rendered, kind, stem), kind)
+            factor = values.shape[0] // HEIGHT
+            cells = values.reshape(HEIGHT, factor, 2 * HEIGHT, factor, *values.shape[2:])
+            layout.write(layout.place(target, kind, stem), kind, cells.mean((1, 3)))
+
+
+def perceive(truth: Path, target: Path, stems: Sequence[str], weights: Path, steps: int) -> None:
+    """Run every task's graph on every room in a server of its own; keep the maps in the layout of `evaluation`."""
+    with tempfile.TemporaryDirectory(prefix="omnix-micro-") as folder:
+        graphs.install(Path(folder) / "models", weights)
+        with Server(Path(os.environ["COMFYUI_PATH"]), Path(folder)) as server:
+            for stem in tqdm(stems, "rooms", disable=None):
+                image = server.upload(layout.find(truth, "rgb", stem), f"{stem}.png")
+                for task in graphs.tasks(weights):
+                    for kind, data, suffix in perceived(server, graphs.micro_graph(task, image, steps)):
+                        path = layout.place(target, kind, stem, suffix)
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        path.write_bytes(data)
+
+
+def perceived(server: Server, graph: graphs.Graph) -> list[tuple[str, bytes, str]]:
+    """Run a graph; return the maps that it saved: kind, file, suffix. Depth as EXR, for its exact values."""
+    (saver,) = of_type(graph, "OmniXSavePanorama")
+    result = server.run(graph)
+    found = []
+    for file in (*result.files(saver), *result.files(saver, "omnix_values")):
+        for kind in MAPS:
+            ending = "depth_float.exr" if kind == "depth" else f"{kind}.png"
+            if file["filename"].endswith(f"_{ending}"):
+                found.append((kind, server.fetch(file), Path(ending).suffix))
+    return found
+
+
+def guess(truth: Path, target: Path, stems: Sequence[str], kinds: Sequence[str]) -> None:
+    """Write what can be said without perceiving: the picture as albedo, else the mean of all the rooms.
+
+    That of depth and normals is one for each row: floors lie below, and the poles are near.
+    """
+    for kind in kinds:
+        shown = {
+            stem: layout.read(layout.find(truth, "rgb" if kind == "albedo" else kind, stem), kind) for stem in stems
+        }
+        mean = np.mean([relative(values, kind) for values in shown.values()], axis=0)
+        level = mean.mean(1, keepdims=True) if kind in ("depth", "normal") else mean.mean((0, 1), keepdims=True)
+        for stem, values in shown.items():
+            layout.write(
+                layout.place(target, kind, stem),
+                kind,
+                values if kind == "albedo" else np.broadcast_to(level, mean.shape),
+            )
+
+
+def relative(values: Array, kind: str) -> Array:
+    """Divide a depth by its largest value, as the adapters' target is."""
+    return values / np.nanmax(values) if kind == "depth" else values

@@ -1,0 +1,51 @@
+"""The shipped graphs with the micro model in FLUX's place, and its files where a ComfyUI looks for them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from ..host.graphs import Graph, graph_of, pointed
+from .recipe import HEIGHT, SEAM_COLUMNS
+
+BASE, VAE, PROMPT = "micro_flux.safetensors", "micro_vae.safetensors", "micro_prompt.safetensors"
+ADAPTERS = "adapters"
+PLACES = {BASE: "diffusion_models", VAE: "vae", PROMPT: "conditioning", ADAPTERS: "loras/OmniX"}
+STEPS = 4
+
+
+def install(models: Path, weights: Path) -> None:
+    """Copy a folder of weights, as `making.gather` leaves it, below ComfyUI's `models`."""
+    for name, place in PLACES.items():
+        source, target = weights / name, models / place
+        if source.is_dir():
+            shutil.copytree(source, target, dirs_exist_ok=True)
+        else:
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target / name)
+
+
+def tasks(weights: Path) -> tuple[str, ...]:
+    """Return the tasks that there are adapters for, by name."""
+    folder = weights / ADAPTERS
+    return tuple(sorted(path.name for path in folder.iterdir())) if folder.is_dir() else ()
+
+
+def micro_graph(task: str, image: str, steps: int = STEPS, height: int = HEIGHT) -> Graph:
+    """Return a task's shipped graph on the micro model; the saved prompt stands where text was encoded."""
+    seam = {"seam_columns": SEAM_COLUMNS}
+    changes = {
+        "UNETLoader": {"unet_name": BASE},
+        "VAELoader": {"vae_name": VAE},
+        "OmniXLoadPanorama": {"image": image, "height": height},
+        "OmniXFlowShift": seam,
+        "OmniXApplyAdapters": seam,
+        "KSampler": {"steps": steps},
+    }
+    graph = pointed(graph_of(task), changes)
+    for name in [name for name, node in graph.items() if node["class_type"] in ("DualCLIPLoader", "OmniXPrompt")]:
+        del graph[name]
+    for node in graph.values():
+        if node["class_type"] == "CLIPTextEncode":
+            node |= {"class_type": "OmniXLoadConditioning", "inputs": {"name": PROMPT}}
+    return graph

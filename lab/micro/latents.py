@@ -1,0 +1,41 @@
+"""What the stages are trained on: the transform, and every picture's latent, kept beside the saves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ...evaluation.pictures import replacing
+from .blocks import Blocks, fitted
+from .pictures import as_images
+
+AT_ONCE = 256
+
+
+def transform(pictures: Mapping[str, NDArray[np.uint8]], cached: Path) -> Blocks:
+    """Fit the transform to the pictures of all streams, or read it."""
+    if not cached.is_file():
+        batches = (
+            as_images(stack[start : start + AT_ONCE])
+            for stack in pictures.values()
+            for start in range(0, len(stack), AT_ONCE)
+        )
+        with replacing(cached) as temporary:
+            save_file({name: value.contiguous() for name, value in fitted(batches)._asdict().items()}, temporary)
+    return Blocks(**load_file(cached))
+
+
+def encoded(blocks: Blocks, pictures: Mapping[str, NDArray[np.uint8]]) -> dict[str, Tensor]:
+    """Return every stream's latents [n, 16, h, w], in half precision."""
+    return {name: torch.cat(list(_encoded(blocks, stack))) for name, stack in pictures.items()}
+
+
+def _encoded(blocks: Blocks, stack: NDArray[np.uint8]) -> list[Tensor]:
+    starts = range(0, len(stack), AT_ONCE)
+    return [blocks.encode(as_images(stack[start : start + AT_ONCE])).half() for start in starts]

@@ -1,0 +1,78 @@
+"""The rooms and their maps as the trainer sees them: small pictures, all in memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from ...evaluation import layout
+from ...evaluation.pictures import replacing
+from ...training.config import Config, Stream
+from ...training.data import picture
+from ..host.pack import ROOT
+from ..rooms.dataset import split_of
+from .recipe import HEIGHT, PICTURES, ROOMS_HEIGHT, ROOMS_SEED
+
+
+class Pictures(NamedTuple):
+    """Pictures by stream, uint8 [rooms, H, W, 3], of rooms that may be trained on and of those to look at meanwhile."""
+
+    train: dict[str, NDArray[np.uint8]]
+    validation: dict[str, NDArray[np.uint8]]
+
+
+def render(folder: Path, seed: int, count: int) -> None:
+    """Render the rooms that are missing, twice as large as they are used."""
+    size = f"{2 * ROOMS_HEIGHT}x{ROOMS_HEIGHT}"
+    command = [
+        sys.executable,
+        "-m",
+        "lab.rooms",
+        folder.resolve(),
+        "--count",
+        count,
+        "--seed",
+        seed,
+        "--size",
+        size,
+        "--fast",
+    ]
+    subprocess.run([str(part) for part in command], cwd=ROOT, check=True)
+
+
+def load(rooms: Path, cached: Path) -> Pictures:
+    """Read the pictures of a folder of rooms, reduced; they are kept in one file, which is read the next time."""
+    if not cached.is_file():
+        stems = layout.stems(rooms, *(folder for folders in PICTURES.values() for folder in folders))
+        parts = {
+            part: [stem for stem in stems if split_of(ROOMS_SEED + int(stem) - 1) == part] for part in Pictures._fields
+        }
+        arrays = {f"{part}.{name}": reduced(rooms, name, parts[part]) for part in parts for name in PICTURES}
+        with replacing(cached) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+    with np.load(cached) as found:
+        return Pictures(*({name: found[f"{part}.{name}"] for name in PICTURES} for part in Pictures._fields))
+
+
+def reduced(rooms: Path, name: str, stems: Sequence[str]) -> NDArray[np.uint8]:
+    """Return one stream's pictures as the trainer makes them, uint8 [n, H, W, 3]."""
+    config, stream = Config(size=f"{2 * HEIGHT}x{HEIGHT}"), Stream(name, PICTURES[name])
+    files = ([layout.find(rooms, folder, stem) for folder in stream.folders] for stem in stems)
+    made = [
+        (picture(config, stream, each) * 255).round().byte() for each in tqdm(files, name, len(stems), disable=None)
+    ]
+    return torch.stack(made).numpy()
+
+
+def as_images(pixels: NDArray[np.uint8]) -> Tensor:
+    """Return [n, 3, H, W] in [0, 1]."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255

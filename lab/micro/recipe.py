@@ -1,0 +1,51 @@
+"""What the micro model is and how long each part of it is trained: the one table that `make` follows."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ..host.tiny import Geometry
+
+GEOMETRY = Geometry(hidden=128, double=2, single=4)
+"""Every kind of block, one head of 128 channels: 2 million parameters."""
+HEIGHT = 64
+"""Pixels. 128x64 has 32 tokens, a quarter of 256x128's, and so four times as many rooms are seen in the same time."""
+ROOMS_HEIGHT = 128
+"""The rooms are rendered twice as large and reduced."""
+ROOMS_SEED, ROOMS = 0, 6000
+JUDGED_SEED, JUDGED = 1_000_000, 64
+"""The rooms that are judged; no seed of them is near one that was trained on."""
+SEAM_COLUMNS = 2
+"""Of 16 latent columns: in proportion still four times the 6 that OmniX takes of 128."""
+PROMPT_TOKENS = 1
+
+PICTURES = {
+    "rgb": ("rgb",),
+    "depth": ("depth",),
+    "normal": ("normal",),
+    "albedo": ("albedo",),
+    "pbr": ("roughness", "metallic"),
+}
+"""Stream -> the folders of `evaluation/layout.py` that its picture is made of."""
+
+
+class Stage(NamedTuple):
+    """One part that is trained: optimiser steps, pictures a step, learning rate."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+
+
+STAGES = {
+    "vae": Stage(3000, 8, 2e-3),
+    "base": Stage(40000, 32, 2e-3),
+    "rgb_to_depth": Stage(2500, 32, 2e-3),
+    "rgb_to_normal": Stage(2500, 32, 2e-3),
+    "rgb_to_albedo": Stage(2500, 32, 2e-3),
+    "rgb_to_pbr": Stage(2500, 32, 2e-3),
+}
+TASKS = tuple(STAGES)[2:]
+RANK = 64
+TURNED = ("rgb", "depth", "albedo", "pbr")
+"""What stays true when it is turned; the directions of a map of normals would have to turn with it."""

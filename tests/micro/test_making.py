@@ -1,0 +1,121 @@
+"""The whole command at its smallest: a few rooms, a few steps of every stage, and its weights in a real ComfyUI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from comfyui_omnix.evaluation import layout
+from comfyui_omnix.lab.micro import adapters, base, evaluating, graphs, making
+from comfyui_omnix.lab.micro.blocks import Blocks
+from comfyui_omnix.lab.micro.recipe import HEIGHT, PICTURES, STAGES, TASKS, TURNED, Stage
+from comfyui_omnix.training import record
+from safetensors.torch import load_file
+
+if TYPE_CHECKING:
+    from comfyui_omnix.lab.host.server import Server
+
+ROOMS = 9
+"""The fewest of which one is of the validation part."""
+SMALL = Stage(3, 5, 2e-3)
+LARGEST = 24 << 20
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of one step a stage."""
+    folder = tmp_path_factory.mktemp("micro")
+    making.make(folder, tuple(STAGES), 1, torch.get_num_threads(), ROOMS)
+    return folder
+
+
+def latents(count: int = 6) -> dict[str, torch.Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    return {name: torch.randn(count, 16, HEIGHT // 8, HEIGHT // 4, generator=draw) for name in PICTURES}
+
+
+def equal(ours: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> bool:
+    return ours.keys() == others.keys() and all(torch.equal(ours[name], others[name]) for name in ours)
+
+
+def test_a_base_that_was_stopped_goes_on_exactly(tmp_path: Path) -> None:
+    whole = base.train(latents(), SMALL, tmp_path / "whole")
+    base.train(latents(), SMALL._replace(steps=1), tmp_path / "parts")
+    assert equal(whole, base.train(latents(), SMALL, tmp_path / "parts"))
+    curves = [record.read(tmp_path / run / "base.csv") for run in ("whole", "parts")]
+    assert curves[0] == curves[1] and len(curves[0]) == SMALL.steps
+
+
+def test_a_base_learns(tmp_path: Path) -> None:
+    bright = {name: torch.full_like(stack, 3.0) for name, stack in latents().items()}
+    base.train(bright, Stage(10, 5, 0.3), tmp_path)
+    losses = [row["loss"] for row in record.read(tmp_path / "base.csv")]
+    assert losses[0] > 9 and losses[-1] < 0.7 * losses[0]
+
+
+def test_the_base_sees_every_stream_alike_and_turns_no_normals() -> None:
+    numbered = {name: torch.zeros(3, 16, 8, 16) + place for place, name in enumerate(PICTURES)}
+    for stack in numbered.values():
+        stack[..., 0] += 100
+    drawn = list(base.drawn(numbered, 64, torch.Generator().manual_seed(0)))
+    assert [len(part) for part in drawn] == [12, 13, 13, 13, 13]
+    for (name, part), place in zip(zip(PICTURES, drawn), range(len(PICTURES))):
+        marked = part[:, 0, 0] >= 100
+        assert (part - 100 * marked[:, None, None] == place).all() and (marked.sum(1) == 1).all()
+        assert bool(marked[:, 0].all()) == (name not in TURNED)
+
+
+def test_the_watcher_counts_no_scale(tmp_path: Path) -> None:
+    axes = torch.eye(192)[:16]
+    blocks = Blocks(axes, torch.full((192,), 0.5), torch.ones(16))
+    truth = torch.zeros(2, 16, 8, 16)
+    note = adapters.watcher(blocks, truth, tmp_path / "watched.csv")
+    note(1, truth)
+    note(2, truth + 0.1)
+    first, second = record.read(tmp_path / "watched.csv")
+    assert first["rms"] == first["relative"] == 0
+    assert second["rms"] == pytest.approx(0.1 * (16 / 192) ** 0.5, rel=1e-4)
+    assert second["relative"] == pytest.approx(0.2 * 16 / 192, rel=1e-4)
+
+
+def test_everything_is_small_enough_to_be_kept(made: Path) -> None:
+    files = [path for path in (made / "weights").rglob("*") if path.is_file()]
+    assert len(files) == 3 + 2 * len(TASKS)
+    assert sum(path.stat().st_size for path in files) <= LARGEST
+
+
+def test_the_base_has_the_names_of_flux_dev(made: Path) -> None:
+    names = load_file(made / "weights" / graphs.BASE).keys()
+    wanted = {"img_in.weight", "guidance_in.in_layer.weight", "double_blocks.1.img_attn.norm.query_norm.scale"}
+    assert wanted <= names and not any(name.endswith("_norm.weight") for name in names)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_real_comfyui_perceives_with_it(made: Path, server: Server, task: str) -> None:
+    graphs.install(server.base / "models", made / "weights")
+    image = server.upload(layout.find(made / "rooms", "rgb", "000001"), "micro_room.png")
+    found = evaluating.perceived(server, graphs.micro_graph(task, image, 1))
+    kinds = [kind for kind, _, _ in found]
+    assert sorted(kinds) == sorted(PICTURES[task.removeprefix("rgb_to_")])
+    for kind, data, suffix in found:
+        path = layout.place(made / "perceived", kind, "000001", suffix)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        assert layout.read(path, kind).shape[:2] == (HEIGHT, 2 * HEIGHT)
+
+
+def test_guesses_are_the_mean_rows_and_the_picture(tmp_path: Path) -> None:
+    values = {"a": np.array([[1.0, 3.0], [2.0, 4.0]]), "b": np.array([[2.0, 2.0], [4.0, 8.0]])}
+    colours = np.linspace(0, 1, 12).reshape(2, 2, 3)
+    for stem, depth in values.items():
+        layout.write(layout.place(tmp_path / "true", "depth", stem), "depth", depth)
+        for kind in ("rgb", "albedo"):
+            layout.write(layout.place(tmp_path / "true", kind, stem), kind, colours if kind == "rgb" else colours * 0)
+    evaluating.guess(tmp_path / "true", tmp_path / "guess", list(values), ("depth", "albedo"))
+    depth = layout.read(layout.find(tmp_path / "guess", "depth", "b"), "depth")
+    assert depth == pytest.approx(np.array([[0.375, 0.375], [0.75, 0.75]]))
+    albedo = layout.read(layout.find(tmp_path / "guess", "albedo", "a"), "albedo")
+    assert albedo == pytest.approx(colours, abs=1 / 255)
