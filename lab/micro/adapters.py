@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ...omnix.tasks import TASKS, Task
@@ -12,6 +15,7 @@ from ...training import record
 from ...training.config import Config
 from ...training.engine import Result
 from ...training.engine import train as train_adapters
+from ...training.host import checksum
 from ...training.samples import Latents
 from ...training.saving import saves
 from . import base
@@ -39,40 +43,46 @@ def config(task: Task, stage: Stage) -> Config:
         size=f"{2 * HEIGHT}x{HEIGHT}",
         seam_columns=SEAM_COLUMNS,
         roll=task.target in TURNED,
-        precision="float32",
         checkpointing=False,
-        save_every=250,
+        save_every=100,
         held_out=0,
-        sample_every=250,
+        sample_every=200,
         sample_steps=4,
     )
 
 
-def train(
-    name: str,
-    stage: Stage,
-    weights: Mapping[str, Tensor],
-    encoded: Mapping[str, Tensor],
-    watched: Mapping[str, Tensor],
-    blocks: Blocks,
-    output: Path,
-) -> Result:
-    """Train one task's adapters to the stage's end, from the newest save in `output` if there is one."""
-    task = TASKS[name]
-    prompt = base.prompt()
-    samples = Latents([encoded[stream] for stream in task.streams], *prompt)
-    held_out = Latents([watched[stream][:WATCHED] for stream in task.streams], *prompt)
+class Data(NamedTuple):
+    """What every task is trained on: the base's file, all streams' latents, those to watch, and their transform."""
+
+    base: Path
+    latents: Mapping[str, Tensor]
+    watched: Mapping[str, Tensor]
+    blocks: Blocks
+
+
+def output_of(folder: Path, name: str, base_file: Path) -> Path:
+    """Return where a task's saves lie. A base that was trained further has adapters of its own."""
+    return folder / f"{name}_{checksum(base_file)[:8]}"
+
+
+def train(name: str, stage: Stage, data: Data, folder: Path) -> Result:
+    """Train one task's adapters to the stage's end, from the newest save that there is for this base."""
+    task, output = TASKS[name], output_of(folder, name, data.base)
+    samples, held_out = (
+        Latents([stacks[stream][:count] for stream in task.streams], *base.prompt())
+        for stacks, count in ((data.latents, None), (data.watched, WATCHED))
+    )
     output.mkdir(parents=True, exist_ok=True)
     return train_adapters(
         config(task, stage),
         task,
-        base.loaded(dict(weights)),
+        base.loaded(load_file(data.base), checksum(data.base)),
         samples,
         output,
         go_on=bool(saves(output)),
         held_out=held_out,
-        sampled=watcher(blocks, watched[task.target][:WATCHED].float(), output / "watched.csv"),
-        show=False,
+        sampled=watcher(data.blocks, data.watched[task.target][:WATCHED].float(), output / "watched.csv"),
+        show=sys.stderr.isatty(),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,10 +39,10 @@ def prompt() -> tuple[Tensor, Tensor]:
     return text, torch.randn(1, GEOMETRY.pooled, generator=draw)
 
 
-def loaded(state: dict[str, Tensor]) -> LoadedBase:
+def loaded(state: Mapping[str, Tensor], identity: str = "untrained") -> LoadedBase:
     """Load weights through the host, in float32."""
     own = {name: tensor.clone() for name, tensor in state.items()}
-    return LoadedBase(comfy.sd.load_diffusion_model_state_dict(own, model_options={"dtype": torch.float32}))
+    return LoadedBase(comfy.sd.load_diffusion_model_state_dict(own, model_options={"dtype": torch.float32}), identity)
 
 
 def untrained(seed: int = 0) -> dict[str, Tensor]:
@@ -95,7 +95,7 @@ def _is_orthogonal(name: str) -> bool:
 def train(latents: dict[str, Tensor], stage: Stage, folder: Path) -> dict[str, Tensor]:
     """Train to the stage's end, from the save in `folder` if there is one; return the average's weights."""
     training, saved = begun(stage), folder / "base.pt"
-    step = training.restore(torch.load(saved, weights_only=True)) if saved.is_file() else 0
+    step = training.restore(torch.load(saved, map_location="cpu", weights_only=True)) if saved.is_file() else 0
     streams = [Stream({}, 1.0)]
     curve = record.Curve(folder / "base.csv", ("loss",), step)
     with differentiable(), recording(training.flux, streams):
@@ -115,8 +115,10 @@ def one_step(training: Training, streams: list[Stream], latents: dict[str, Tenso
     u = torch.sigmoid(torch.randn(len(clean), generator=draw) * 1.2 + 0.2)
     factor = math.exp(flow_shift(clean.shape[-2], clean.shape[-1], SEAM_COLUMNS))
     t = factor * u / (1 + (factor - 1) * u)
-    clean, noise = widen(clean, SEAM_COLUMNS), widen(noise, SEAM_COLUMNS)
-    text, pooled = (part.expand(len(clean), *part.shape[1:]) for part in prompt())
+    device = next(training.flux.parameters()).device
+    clean, noise = (widen(part, SEAM_COLUMNS).to(device) for part in (clean, noise))
+    text, pooled = (part.expand(len(clean), *part.shape[1:]).to(device) for part in prompt())
+    t = t.to(device)
     velocity = predict(training.flux, streams, [noisy(clean, noise, t)], t, Prompt(text, pooled, GUIDANCE))
     loss = loss_of(velocity, clean, noise)
     loss.backward()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ...omnix.conditioning import save_conditioning
@@ -36,8 +36,8 @@ def make(folder: Path, stages: Sequence[str], steps: int | None, threads: int, r
         elif name == "base":
             write_base(base.train(encoded, stage, folder), folder)
         else:
-            weights, watched = load_file(folder / BASE), latents.encoded(blocks, seen.validation)
-            adapters.train(name, stage, weights, encoded, watched, blocks, folder / name)
+            data = adapters.Data(folder / BASE, encoded, latents.encoded(blocks, seen.validation), blocks)
+            adapters.train(name, stage, data, folder)
     if (folder / BASE).is_file() and (folder / VAE).is_file():
         gather(folder, folder / "weights")
 
@@ -53,14 +53,14 @@ def gather(folder: Path, weights: Path) -> None:
 
     The adapters are as OmniX publishes its own: a converted file's fused layers are twice as large here.
     """
-    weights.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(weights, ignore_errors=True)
+    weights.mkdir(parents=True)
     for name in (BASE, VAE):
         shutil.copyfile(folder / name, weights / name)
     text, pooled = base.prompt()
-    (weights / PROMPT).unlink(missing_ok=True)
     save_conditioning([(text, {"pooled_output": pooled})], weights / PROMPT)
     for task in TASKS:
-        for newest in saves(folder / task)[-1:]:
+        for newest in saves(adapters.output_of(folder, task, folder / BASE))[-1:]:
             for file in (newest / task).glob(f"*/{PUBLISHED}"):
                 target = weights / ADAPTERS / task / file.parent.name / PUBLISHED
                 target.parent.mkdir(parents=True, exist_ok=True)

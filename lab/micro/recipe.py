@@ -40,10 +40,10 @@ class Stage(NamedTuple):
 STAGES = {
     "vae": Stage(3000, 8, 2e-3),
     "base": Stage(40000, 32, 2e-3),
-    "rgb_to_depth": Stage(2500, 32, 2e-3),
-    "rgb_to_normal": Stage(2500, 32, 2e-3),
-    "rgb_to_albedo": Stage(2500, 32, 2e-3),
-    "rgb_to_pbr": Stage(2500, 32, 2e-3),
+    "rgb_to_depth": Stage(6000, 16, 2e-3),
+    "rgb_to_normal": Stage(6000, 16, 2e-3),
+    "rgb_to_albedo": Stage(6000, 16, 2e-3),
+    "rgb_to_pbr": Stage(6000, 16, 2e-3),
 }
 TASKS = tuple(STAGES)[2:]
 RANK = 64

@@ -13,6 +13,7 @@ import copy
 from collections.abc import Mapping
 from pathlib import Path
 
+import comfy.model_management
 import numpy as np
 import torch
 from einops import rearrange
@@ -73,13 +74,13 @@ def narrow_decoder() -> nn.Sequential:
 
 def train(latents: Mapping[str, Tensor], images: Images, stage: Stage, folder: Path) -> dict[str, Tensor]:
     """Train the decoder to the stage's end, from the save in `folder` if there is one; return the average's weights."""
-    decoder, saved = narrow_decoder(), folder / "vae.pt"
+    decoder, saved = narrow_decoder().to(comfy.model_management.get_torch_device()), folder / "vae.pt"
     average = copy.deepcopy(decoder).requires_grad_(False)
     optimizer = torch.optim.AdamW(decoder.parameters(), stage.learning_rate, weight_decay=0.0)
     parts = {"decoder": decoder, "average": average, "optimizer": optimizer}
     step = 0
     if saved.is_file():
-        state = torch.load(saved, weights_only=True)
+        state = torch.load(saved, map_location="cpu", weights_only=True)
         step = state.pop("step")
         for name, kept in state.items():
             parts[name].load_state_dict(kept)
@@ -95,7 +96,7 @@ def train(latents: Mapping[str, Tensor], images: Images, stage: Stage, folder: P
         if (number + 1) % SAVE_EVERY == 0 or number + 1 == stage.steps:
             with replacing(saved) as temporary:
                 torch.save({"step": number + 1, **{n: part.state_dict() for n, part in parts.items()}}, temporary)
-    return dict(average.state_dict())
+    return {name: tensor.cpu() for name, tensor in average.state_dict().items()}
 
 
 def one_step(decoder: nn.Module, latents: Mapping[str, Tensor], images: Images, stage: Stage, number: int) -> float:
@@ -109,7 +110,8 @@ def one_step(decoder: nn.Module, latents: Mapping[str, Tensor], images: Images, 
         for one, turn in zip(chosen.tolist(), turns):
             seen.append(stack[one].float().roll(turn, -1))
             wanted.append(as_images(images[name][one : one + 1])[0].roll(turn * BLOCK, -1))
-    loss = mse_loss(decoder(torch.stack(seen)), torch.stack(wanted))
+    device = next(decoder.parameters()).device
+    loss = mse_loss(decoder(torch.stack(seen).to(device)), torch.stack(wanted).to(device))
     loss.backward()
     nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
     return loss.item()
