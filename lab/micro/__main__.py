@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -30,6 +31,9 @@ def main() -> int:
         making.make(
             options.folder, options.stages or tuple(making.STAGES), options.steps, options.threads, options.rooms
         )
+    except (ValueError, OSError, subprocess.CalledProcessError) as error:
+        print(f"micro: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("micro: stopped; the same command goes on from the last save.", file=sys.stderr)
         return 130
@@ -45,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stages", nargs="+", help="train these alone (all of the table in recipe.py, in its order)")
     parser.add_argument("--steps", type=int, help="end these stages at this step instead of the table's")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads (one a core)")
-    parser.add_argument("--rooms", type=int, default=6000, help="rooms to render where there are none yet (6000)")
+    parser.add_argument("--rooms", type=int, help="rooms to render where there are none yet (6000)")
     parser.add_argument("--cpu", action="store_true", help="leave a GPU alone")
     return parser
 

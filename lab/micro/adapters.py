@@ -22,7 +22,7 @@ from . import base
 from .blocks import Blocks
 from .recipe import HEIGHT, RANK, SEAM_COLUMNS, TURNED, Stage
 
-WATCHED = 16
+WATCHED, WATCHED_CURVE = 16, "watched.csv"
 """Rooms of the validation part that are sampled now and then."""
 
 
@@ -81,7 +81,7 @@ def train(name: str, stage: Stage, data: Data, folder: Path) -> Result:
         output,
         go_on=bool(saves(output)),
         held_out=held_out,
-        sampled=watcher(data.blocks, data.watched[task.target][:WATCHED].float(), output / "watched.csv"),
+        sampled=watcher(data.blocks, data.watched[task.target][:WATCHED].float(), output / WATCHED_CURVE),
         show=sys.stderr.isatty(),
     )
 

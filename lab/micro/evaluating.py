@@ -24,7 +24,11 @@ UNLEARNED = "unlearned"
 
 
 def evaluate(folder: Path, weights: Path, count: int = JUDGED, steps: int = graphs.STEPS) -> int:
-    """Perceive the judged rooms, print their figures and those of guesses that know no picture; the exit status."""
+    """Perceive the judged rooms, print their figures and those of guesses that know no picture; the exit status.  Raises ValueError."""
+    if not graphs.tasks(weights):
+        raise ValueError(
+            f"{weights}: expected a base, a VAE and adapters, got no task's; run `python -m lab.micro make`."
+        )
     rendered, truth, ours = folder / "judged", folder / "judged_small", folder / "perceived"
     pictures.render(rendered, JUDGED_SEED, count)
     stems = layout.stems(rendered, "rgb", *MAPS)[:count]

@@ -11,19 +11,23 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ...omnix.conditioning import save_conditioning
+from ...training import engine, record
 from ...training.saving import PUBLISHED, saves
 from . import adapters, base, latents, pictures, vae
 from .graphs import ADAPTERS, BASE, PROMPT, VAE
 from .recipe import ROOMS, ROOMS_SEED, STAGES, TASKS
 
-PICTURES_KEPT = "pictures.npz"
+PICTURES_KEPT, CURVES = "pictures.npz", "curves.svg"
+SHOWN = 400
+"""Points of a curve."""
 
 
-def make(folder: Path, stages: Sequence[str], steps: int | None, threads: int, rooms: int = ROOMS) -> None:
-    """Make what is missing of these stages, in the order of the table."""
+def make(folder: Path, stages: Sequence[str], steps: int | None, threads: int, rooms: int | None = None) -> None:
+    """Make what is missing of these stages, in the order of the table.  Raises ValueError for others."""
+    check(folder, stages)
     torch.set_num_threads(threads)
     if not (folder / PICTURES_KEPT).is_file():
-        pictures.render(folder / "rooms", ROOMS_SEED, rooms)
+        pictures.render(folder / "rooms", ROOMS_SEED, rooms or ROOMS)
     seen = pictures.load(folder / "rooms", folder / PICTURES_KEPT)
     blocks = latents.transform(seen.train, folder / "transform.safetensors")
     encoded = latents.encoded(blocks, seen.train)
@@ -40,6 +44,15 @@ def make(folder: Path, stages: Sequence[str], steps: int | None, threads: int, r
             adapters.train(name, stage, data, folder)
     if (folder / BASE).is_file() and (folder / VAE).is_file():
         gather(folder, folder / "weights")
+    draw_curves(folder, folder / CURVES)
+
+
+def check(folder: Path, stages: Sequence[str]) -> None:
+    """Raise ValueError, before anything is made, for a stage that is none or that has no base to stand on."""
+    if unknown := [name for name in stages if name not in STAGES]:
+        raise ValueError(f"--stages {unknown[0]}: there is no such stage; the stages are {', '.join(STAGES)}.")
+    if "base" not in stages and any(name in TASKS for name in stages) and not (folder / BASE).is_file():
+        raise ValueError(f"{folder / BASE}: there is no base to train adapters on; make it first with --stages base.")
 
 
 def write_base(average: dict[str, Tensor], folder: Path) -> None:
@@ -65,3 +78,25 @@ def gather(folder: Path, weights: Path) -> None:
                 target = weights / ADAPTERS / task / file.parent.name / PUBLISHED
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target)
+
+
+def draw_curves(folder: Path, target: Path) -> None:
+    """Draw the loss of every stage that has one, and the error of the rooms that are watched."""
+    curves = {"vae: mean square error": (folder / "vae.csv", "loss"), "base: loss": (folder / "base.csv", "loss")}
+    for task in TASKS if (folder / BASE).is_file() else ():
+        output = adapters.output_of(folder, task, folder / BASE)
+        curves[f"{task}: loss"] = output / engine.CURVE, "loss"
+        curves[f"{task}: relative error of 16 other rooms, scale aligned"] = output / adapters.WATCHED_CURVE, "relative"
+    panels = [
+        (title, thinned([(row["step"], row[column]) for row in record.read(path)]))
+        for title, (path, column) in curves.items()
+        if path.is_file()
+    ]
+    record.draw(target, panels)
+
+
+def thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return as many means of neighbours as a picture shows."""
+    together = max(1, len(points) // SHOWN)
+    groups = (points[start : start + together] for start in range(0, len(points), together))
+    return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]

@@ -81,6 +81,26 @@ def test_the_watcher_counts_no_scale(tmp_path: Path) -> None:
     assert second["relative"] == pytest.approx(0.2 * 16 / 192, rel=1e-4)
 
 
+def test_what_cannot_be_made_is_told_before_anything_is(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--stages depth: .* stages are vae, base, rgb_to_depth"):
+        making.make(tmp_path, ("depth",), 1, 1)
+    with pytest.raises(ValueError, match=r"no base .* --stages base"):
+        making.make(tmp_path, ("rgb_to_depth",), 1, 1)
+    with pytest.raises(ValueError, match="lab.micro make"):
+        evaluating.evaluate(tmp_path, tmp_path / "weights")
+    assert not any(tmp_path.iterdir())
+
+
+def test_every_stage_has_its_curve(made: Path) -> None:
+    drawn = (made / making.CURVES).read_text(encoding="utf-8")
+    assert all(f"{name}: " in drawn for name in STAGES)
+
+
+def test_long_curves_are_means_of_neighbours() -> None:
+    drawn = making.thinned([(float(step), float(step % 4)) for step in range(1, 4 * making.SHOWN + 1)])
+    assert drawn == [(4.0 * number, 1.5) for number in range(1, making.SHOWN + 1)]
+
+
 def test_everything_is_small_enough_to_be_kept(made: Path) -> None:
     files = [path for path in (made / "weights").rglob("*") if path.is_file()]
     assert len(files) == 3 + 2 * len(TASKS)
