@@ -24,7 +24,7 @@ UNLEARNED = "unlearned"
 
 
 def evaluate(folder: Path, weights: Path, count: int = JUDGED, steps: int = graphs.STEPS) -> int:
-    """Perceive the judged rooms, print their figures and those of guesses that know no picture; the exit status.  Raises ValueError."""
+    """Perceive the judged rooms, print their figures and those of guesses that know no picture; return the status."""
     if not graphs.tasks(weights):
         raise ValueError(
             f"{weights}: expected a base, a VAE and adapters, got no task's; run `python -m lab.micro make`."

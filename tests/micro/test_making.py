@@ -86,7 +86,7 @@ def test_what_cannot_be_made_is_told_before_anything_is(tmp_path: Path) -> None:
         making.make(tmp_path, ("depth",), 1, 1)
     with pytest.raises(ValueError, match=r"no base .* --stages base"):
         making.make(tmp_path, ("rgb_to_depth",), 1, 1)
-    with pytest.raises(ValueError, match="lab.micro make"):
+    with pytest.raises(ValueError, match=r"python -m lab\.micro make"):
         evaluating.evaluate(tmp_path, tmp_path / "weights")
     assert not any(tmp_path.iterdir())
 
