@@ -14,6 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
 from ..host.pack import enter
 
 CACHE = Path(os.environ.get("OMNIX_CACHE") or Path.home() / ".cache" / "omnix-panorama")
@@ -22,7 +24,7 @@ CACHE = Path(os.environ.get("OMNIX_CACHE") or Path.home() / ".cache" / "omnix-pa
 def main() -> int:
     """Run the command; return the exit status."""
     options = _parser().parse_args()
-    enter("lab.micro", cpu=options.cpu)
+    enter("lab.micro", cpu=options.cpu or not torch.cuda.is_available())
     from comfyui_omnix.lab.micro import evaluating, making
 
     try:

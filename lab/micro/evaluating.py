@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from ...evaluation import layout
@@ -58,7 +59,7 @@ def perceive(truth: Path, target: Path, stems: Sequence[str], weights: Path, ste
     """Run every task's graph on every room in a server of its own; keep the maps in the layout of `evaluation`."""
     with tempfile.TemporaryDirectory(prefix="omnix-micro-") as folder:
         graphs.install(Path(folder) / "models", weights)
-        with Server(Path(os.environ["COMFYUI_PATH"]), Path(folder)) as server:
+        with Server(Path(os.environ["COMFYUI_PATH"]), Path(folder), cpu=not torch.cuda.is_available()) as server:
             for stem in tqdm(stems, "rooms", disable=None):
                 image = server.upload(layout.find(truth, "rgb", stem), f"{stem}.png")
                 for task in graphs.tasks(weights):
