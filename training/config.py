@@ -79,7 +79,9 @@ class Config:
     )
     seam_columns: int = _option(SEAM_COLUMNS, "latent columns past the seam, as in sampling")
     roll: bool = _option(
-        True, "turn all streams of a sample by the same random whole latent columns: a panorama has no front"
+        True,
+        "turn all streams of a sample by the same random whole latent columns: a panorama has no front; never where "
+        "there are normals without camray, whose directions would not turn along",
     )
     precision: str = _option(
         "auto", "bfloat16 (autocast; factors and optimiser stay float32) or float32; auto is float32 on a CPU"

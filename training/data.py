@@ -31,6 +31,8 @@ from .files import write_tensors
 from .samples import Batch
 
 RAYS = "camray"
+DIRECTIONS = {"normal"}
+"""Folders whose numbers are directions in the panorama's own frame (front +X): a turned one would tell wrong ones."""
 """A condition that needs no folder: the direction of every pixel is the same in all panoramas."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".exr")
 PIXELS_PER_LATENT = 8
@@ -78,6 +80,12 @@ def find(config: Config, plan: Plan) -> Sources:
 
 def _is_rays(root: Path, folder: str) -> bool:
     return folder == RAYS and not (root / folder).is_dir()
+
+
+def turns(plan: Plan) -> bool:
+    """Tell whether a task's streams may be rolled: with directions only beside camera rays, which turn along."""
+    folders = {folder for stream in plan.streams for folder in stream.folders}
+    return RAYS in folders or not folders & DIRECTIONS
 
 
 def _listed(root: Path, folder: str) -> dict[str, Path]:

@@ -12,6 +12,7 @@ from ..converters.lora.layout import FLUX_1, Geometry
 from ..omnix.adapter import AdapterWeights
 from .adapters import factor_count, fresh
 from .config import PIXELS_PER_TOKEN, Config, Plan, size_of
+from .data import turns
 
 TEXT_TOKENS = 256
 _BLOCK = re.compile(r"(?:^|\.)(double_blocks|single_blocks|transformer_blocks|single_transformer_blocks)\.(\d+)\.")
@@ -61,6 +62,10 @@ def lines(config: Config, plan: Plan, trained: int, held_out: int, model: Path |
     yield f"adapters        {streams} x {modules} layers of rank {config.rank}: {numbers / 1e6:.1f} million numbers"
     saved, kept = _saved(config, numbers) / 1e6, _state(config, numbers) / 1e6
     yield f"each save       {saved:.1f} MB, of which the state, kept of the newest alone, {kept:.1f} MB"
+    rolled = (
+        "on" if config.roll and turns(plan) else "off, since normals would not turn along" if config.roll else "off"
+    )
+    yield f"roll            {rolled}"
     yield f"steps           {config.steps} of {config.accumulate} x {config.batch} samples, {tokens} tokens at once"
     needed = _memory(config, geometry, numbers, tokens, model) / 1e9
     yield f"memory          about {needed:.1f} GB while training (estimated)"

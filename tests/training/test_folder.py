@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,10 @@ from comfyui_omnix.lab.host import tiny
 from comfyui_omnix.omnix.adapter import known_tasks, task_files
 from comfyui_omnix.omnix.tasks import Task
 from comfyui_omnix.training import data, saving
+from comfyui_omnix.training import run as steps
 from comfyui_omnix.training.config import Config, plans
 from comfyui_omnix.training.errors import TrainingError
+from comfyui_omnix.training.estimate import lines
 from comfyui_omnix.training.host import HostBase
 from comfyui_omnix.training.record import read
 from comfyui_omnix.training.run import run
@@ -172,6 +175,34 @@ def test_several_targets_several_conditions_and_channels(shop: Shop) -> None:
     assert torch.equal(packed[..., 0], packed[..., 1]) and not packed[..., 2].any()
     rays = data.picture(given, second.streams[1], sources.files["0001", "camray"])
     assert rays.shape == (64, 128, 3) and abs(float(rays[32, 64, 0]) - 1) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("conditions", "target", "turned"),
+    [
+        (("rgb",), "depth", True),
+        (("rgb",), "normal", False),
+        (("rgb", "camray"), "normal", True),
+        (("normal",), "shading", False),
+        (("rgb",), "both=normal", False),
+    ],
+)
+def test_directions_turn_only_with_their_rays(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, conditions: tuple[str, ...], target: str, turned: bool
+) -> None:
+    """A normal map that is rolled and not turned tells walls ahead that they face aside."""
+    _, config = shop
+    given = replace(config, conditions=conditions, target=(target,))
+    (plan,) = plans(given)
+    assert data.turns(plan) == turned
+    assert any("roll            on" in line for line in lines(given, plan, 4, 0, None)) == turned
+    trained_with: list[bool] = []
+    monkeypatch.setattr(steps, "train", lambda config, *_, **__: trained_with.append(config.roll))
+    monkeypatch.setattr(steps, "_encoded", lambda *_: None)
+    steps._train_one(
+        given, plan, data.Sources(("0", "1"), {}, {}), SimpleNamespace(vae_identity="", release=int), False, False
+    )
+    assert trained_with == [turned]
 
 
 def test_depth_is_relative_to_the_farthest(shop: Shop) -> None:
