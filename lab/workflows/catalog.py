@@ -114,7 +114,8 @@ def all_maps() -> Graph:
 def panorama_to_scene() -> Graph:
     """Turn a panorama into a 3D scene."""
     shown = (("panorama", "image"), ("panorama", "height"))
-    return scene("panorama_to_scene", "OmniX 10 - Panorama to 3D scene", (PANORAMA, MODELS), (), shown)
+    before = (Group("", 0, (PANORAMA, MODELS)),)
+    return scene("panorama_to_scene", "OmniX 10 - Panorama to 3D scene", before, shown)
 
 
 def photo_to_scene() -> Graph:
@@ -122,12 +123,12 @@ def photo_to_scene() -> Graph:
     picture = Node("picture", "LoadImage", {"image": "example.png"}, "Your photo")
     box = Node("panorama", "Image to panorama (OmniX)", {"image": Link("picture"), **LOADED})
     shown = (("picture", "image"), ("panorama", "prompt"), ("panorama", "fov_x"))
-    return scene("photo_to_scene", "OmniX 11 - Photo to 3D scene", (picture, MODELS), (box,), shown)
+    # Three wires go from the models to the scene, above the box that makes the panorama.
+    before = (Group("", 0, (MODELS, picture)), Group("", 1, (box,), lower=180))
+    return scene("photo_to_scene", "OmniX 11 - Photo to 3D scene", before, shown)
 
 
-def scene(
-    slug: str, name: str, given: tuple[Node, ...], before: tuple[Node, ...], shown: tuple[tuple[str, str], ...]
-) -> Graph:
+def scene(slug: str, name: str, before: tuple[Group, ...], shown: tuple[tuple[str, str], ...]) -> Graph:
     """Make a scene of the node `panorama`, show it and save it, and the panorama beside it as light for it."""
     box = Node("scene", SCENE, {"panorama": Link("panorama"), **LOADED})
     preview = Node("preview", "Preview3D", {"model_file": Link("scene", "model_3d")})
@@ -140,10 +141,9 @@ def scene(
         slug,
         name,
         (
-            Group("", 0, given),
-            Group("", 1, (*before, box)),
-            Group("", 2, (preview, report)),
-            Group("", 3, (saver, light)),
+            *before,
+            Group("", len(before), (box, light)),
+            Group("", len(before) + 1, (preview, saver, report)),
         ),
         scene_notes(slug),
         App((*shown, ("scene", "camera_height"), ("scene", "steps"), ("scene", "seed")), ("save",)),

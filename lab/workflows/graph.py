@@ -32,11 +32,15 @@ class Node:
 
 @dataclass(frozen=True)
 class Group:
-    """Nodes that stand one below the other under a title; groups of a column stand one below the other too."""
+    """Nodes that stand one below the other under a title; groups of a column stand one below the other too.
+
+    `lower` is how many pixels the column starts below the others, so that wires pass above it.
+    """
 
     title: str
     column: int
     nodes: tuple[Node, ...]
+    lower: int = 0
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def place(
         margin, title = (MARGIN, TITLE) if framed else (0, 0)
         sizes = {node.name: size_of(node, describe) for group in stacked for node in group.nodes}
         width = max(size[0] for size in sizes.values()) + 2 * margin
-        top = BELOW_WIRES if column == 1 and not framed else 0
+        top = max(BELOW_WIRES if column == 1 and not framed else 0, *(group.lower for group in stacked))
         for group in stacked:
             found = dict(_stack(group, sizes, left + margin, top + title))
             bottom = max(box.at[1] + box.size[1] for box in found.values()) + margin
