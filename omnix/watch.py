@@ -112,6 +112,14 @@ class Step:
 
         return attend
 
+    def alone(self, given: Mapping[str, Any]) -> bool:
+        """Tell whether nobody else's attention stands round or within ours, in a block called with these options."""
+        return self._inner is None and given.get(OVERRIDE, self.join) == self.join
+
+    def ran_whole(self) -> None:
+        """Count a block whose graph has the join and the adapters in it."""
+        self.blocks += 1
+
     def computes(self) -> None:
         """Note that the block computes, and is not skipped."""
         self._seen.add("modulation")
