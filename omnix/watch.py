@@ -167,7 +167,8 @@ _STEP: ContextVar[Step | None] = ContextVar("step", default=None)
 def eager() -> AbstractContextManager[Any]:
     """Run compiled modules as they are written: a graph would not see hooks that come and go, or be compiled each time.
 
-    Before torch 2.6 there is no way to say so.
+    The blocks have graphs of their own, which bear what the hooks do (`compiled.Graphs`). Before torch 2.6 there is no
+    way to say so.
     """
     stance = getattr(torch.compiler, "set_stance", None)
     return nullcontext() if stance is None else stance("force_eager")
