@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .panorama import check_panorama
 from .tasks import Task
@@ -16,6 +16,23 @@ CHANNELS = 16
 
 Conds = Mapping[str, Sequence[Mapping[str, Any]]]
 """The host's conditionings by name ("positive", "negative"), each with its options."""
+
+
+def check_fit(flux: nn.Module, file: str, layers: dict[str, Any]) -> None:
+    """Raise ValueError if an adapter names a layer that the model lacks or that has other sizes."""
+    modules = {path.replace("_orig_mod.", ""): module for path, module in flux.named_modules()}
+    for name, layer in layers.items():
+        module = modules.get(name)
+        if module is None:
+            raise ValueError(f"{file}: {name}: the model has no such layer; is it a FLUX.1-dev with all its blocks?")
+        rows = max((part.start + part.size for part in layer.rows), default=0)
+        want = (getattr(module, "in_features", None), getattr(module, "out_features", None))
+        if want[0] not in (None, layer.down.shape[1]) or (want[1] is not None and rows > want[1]):
+            got = f"[{rows}, {layer.down.shape[1]}]"
+            raise ValueError(
+                f"{file}: {name}: expected at most [{want[1]}, {want[0]}] as in the model, got {got}; "
+                "these adapters were made for another model."
+            )
 
 
 def check_extras(control: object, attention_mask: object) -> None:

@@ -38,7 +38,18 @@ from einops import rearrange
 from torch import Tensor
 
 from .adapter import TaskAdapters, load_task
-from .checks import CHANNELS, Conds, check_count, check_extras, check_latents, check_whole, each_cond, references
+from .checks import (
+    CHANNELS,
+    Conds,
+    check_count,
+    check_extras,
+    check_fit,
+    check_latents,
+    check_whole,
+    each_cond,
+    references,
+)
+from .compiled import HOW, Graphs
 from .panorama import widen
 from .sampling import Run, blend_between_steps, run_of, sample_widened
 from .schedule import ENTRIES, flow_shift, sigmas
@@ -140,28 +151,12 @@ def _is_first(flux: Flux) -> bool:
     return flux.vector_in is not None and not getattr(flux.params, "global_modulation", False)
 
 
-def check_fit(flux: Flux, file: str, layers: dict[str, Any]) -> None:
-    """Raise ValueError if an adapter names a layer that the model lacks or that has other sizes."""
-    modules = {path.replace("_orig_mod.", ""): module for path, module in flux.named_modules()}
-    for name, layer in layers.items():
-        module = modules.get(name)
-        if module is None:
-            raise ValueError(f"{file}: {name}: the model has no such layer; is it a FLUX.1-dev with all its blocks?")
-        rows = max((part.start + part.size for part in layer.rows), default=0)
-        want = (getattr(module, "in_features", None), getattr(module, "out_features", None))
-        if want[0] not in (None, layer.down.shape[1]) or (want[1] is not None and rows > want[1]):
-            got = f"[{rows}, {layer.down.shape[1]}]"
-            raise ValueError(
-                f"{file}: {name}: expected at most [{want[1]}, {want[0]}] as in the model, got {got}; "
-                "these adapters were made for another model."
-            )
-
-
 def run_streams(adapters: TaskAdapters, strengths: Sequence[float], seam: int) -> Callable[..., Tensor]:
     """Return the DIFFUSION_MODEL wrapper: run FLUX on all streams, return the target's prediction."""
     task = adapters.task
     streams = [Stream(layers, strength) for layers, strength in zip(adapters.stream_layers(), strengths)]
     wanted = wanted_of(layer for stream in streams for layer in stream.layers)
+    graphs = Graphs(streams)
 
     def forward(
         executor: Any,
@@ -192,7 +187,8 @@ def run_streams(adapters: TaskAdapters, strengths: Sequence[float], seam: int) -
         blame = blaming(partial(_places, flux, options), _OWN)
         # The run watches its own model; another one, on another card or called by a node, is watched for this call.
         watch = nullcontext() if run and run.flux is flux else guarded(flux, blame, lambda: None)
-        with eager(), watch, adapted(flux, streams, step.added), running(step, blame):
+        compiled = graphs.standing(flux, run, x.device, step, partial(_stranger, flux)) if run else nullcontext()
+        with eager(), watch, adapted(flux, streams, step.added), running(step, blame), compiled:
             out = executor(whole, *stacked, None, None, {**options, OVERRIDE: step.join}, **kwargs)
             if run is not None:
                 run.ran(step.blocks, lambda: culprit(_places(flux, options), _OWN))
@@ -212,7 +208,7 @@ def overseen(seam: int, guider: Any, run: Run) -> Iterator[None]:
     tell_of_shift(guider.inner_model.model_sampling, run, seam)
     flux = flux_of(guider.model_patcher)
     blame = blaming(partial(_places, flux, guider.model_options.get("transformer_options", {})), _OWN)
-    run.flux = flux
+    run.flux, run.compile = flux, guider.model_options.get(HOW)
     with guarded(flux, blame, run.called):
         yield
     if run.calls and not run.blocks:
@@ -232,6 +228,11 @@ def _places(flux: Any, options: Mapping[str, Any], block: Block | None = None) -
     for kind in (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL):
         for functions in options.get("wrappers", {}).get(kind, {}).values():
             yield from (Place(f"the call of FLUX ({kind})", function) for function in functions)
+
+
+def _stranger(flux: Any, block: Block) -> str | None:
+    """Name who has replaced what a block computes with, if somebody has."""
+    return culprit(_places(flux, {}, block), _OWN)
 
 
 def tell_of_shift(sampling: Any, run: Run, seam: int) -> None:

@@ -39,6 +39,8 @@ class Run:
     """Who stands in the way, looked up when FLUX had run without one of its blocks."""
     cfg: float | None = None
     """None where the negative is asked for whatever cfg is set to."""
+    compile: Mapping[str, Any] | None = None
+    """What the user's compile node gave to torch.compile, as long as nothing stands in the way."""
 
     def called(self) -> None:
         """Count a call of FLUX."""

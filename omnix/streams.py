@@ -218,19 +218,37 @@ def joint_attention(inner: Attention | None, streams: int, text_rows: int, share
     the last block only the target's queries are asked.
     """
 
-    def attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor, heads: int, *args: object, **kwargs: object):
+    def attend(attention: Attention, *args: Any, **kwargs: Any) -> Tensor:
         options = kwargs.get("transformer_options")
         block = options if isinstance(options, Mapping) else {}
         once = shared_text and block.get("block_type") == "double"
         last = block.get("block_type") == "single" and block.get("block_index") == block.get("total_blocks", 0) - 1
-        asked = fold_shared(q, streams, text_rows) if once else of_target(q, streams) if last else fold(q, streams)
-        operands = (asked, fold(k, streams), fold(v, streams), heads, *args)
-        out = attention(*operands, **kwargs) if inner is None else inner(attention, *operands, **kwargs)
-        if last:
-            return among_streams(out, streams)
-        return unfold_shared(out, streams, text_rows) if once else rearrange(out, "b (s n) c -> (b s) n c", s=streams)
+        asked = attention if inner is None else partial(inner, attention)
+        return attend_jointly(asked, *args, streams=streams, shared=text_rows if once else 0, last=last, **kwargs)
 
     return attend
+
+
+def attend_jointly(
+    attention: Attention,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *args: Any,
+    streams: int,
+    shared: int,
+    last: bool,
+    **kwargs: Any,
+) -> Tensor:
+    """Attend with the streams folded into the sequence: [(b s), heads, n, d] -> [(b s), n, c].
+
+    The first `shared` rows of all streams' queries are equal, and asked once; in the `last` block the target's alone.
+    """
+    asked = fold_shared(q, streams, shared) if shared else of_target(q, streams) if last else fold(q, streams)
+    out = attention(asked, fold(k, streams), fold(v, streams), *args, **kwargs)
+    if last:
+        return among_streams(out, streams)
+    return unfold_shared(out, streams, shared) if shared else rearrange(out, "b (s n) c -> (b s) n c", s=streams)
 
 
 def of_target(x: Tensor, streams: int) -> Tensor:

@@ -112,6 +112,14 @@ class Step:
 
         return attend
 
+    def alone(self, given: Mapping[str, Any]) -> bool:
+        """Tell whether nobody else's attention stands round or within ours, in a block called with these options."""
+        return self._inner is None and given.get(OVERRIDE, self.join) == self.join
+
+    def ran_whole(self) -> None:
+        """Count a block whose graph has the join and the adapters in it."""
+        self.blocks += 1
+
     def computes(self) -> None:
         """Note that the block computes, and is not skipped."""
         self._seen.add("modulation")
@@ -159,7 +167,8 @@ _STEP: ContextVar[Step | None] = ContextVar("step", default=None)
 def eager() -> AbstractContextManager[Any]:
     """Run compiled modules as they are written: a graph would not see hooks that come and go, or be compiled each time.
 
-    Before torch 2.6 there is no way to say so.
+    The blocks have graphs of their own, which bear what the hooks do (`compiled.Graphs`). Before torch 2.6 there is no
+    way to say so.
     """
     stance = getattr(torch.compiler, "set_stance", None)
     return nullcontext() if stance is None else stance("force_eager")

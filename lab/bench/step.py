@@ -15,7 +15,7 @@ import runpy
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,9 @@ COLUMNS = (
 )
 
 
+COMPILED = ("f ours compiled, s", "g floor compiled, s", "f/g", "f/a")
+
+
 def main() -> None:
     """Run every size and print its row as soon as it is there."""
     options = arguments()
@@ -47,9 +50,10 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     rounds = f"median of {options.rounds} interleaved rounds, {options.clock} time"
     print(f"{machine(options.device)}; torch {torch.__version__}; {rounds}\n")
-    print("| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS))
+    columns = (*COLUMNS, *COMPILED) if options.compile else COLUMNS
+    print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
     for bench, weights in benches(options):
-        facts = measured(bench, options.rounds, CLOCKS[options.clock])
+        facts = measured(bench, options.rounds, CLOCKS[options.clock], options.compile)
         print("| " + " | ".join(row(bench, weights, facts)) + " |", flush=True)
 
 
@@ -68,6 +72,7 @@ def arguments() -> argparse.Namespace:
         default="wall",
         help="process: CPU seconds, for a machine that is shared",
     )
+    parser.add_argument("--compile", action="store_true", help="also ours and the floor compiled by inductor")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
     return parser.parse_args()
 
@@ -99,16 +104,18 @@ def benches(options: argparse.Namespace) -> Iterator[tuple[Bench, str]]:
                 yield ways.make_bench(flux, adapters, geometry, height, compute), name
 
 
-def measured(bench: Bench, rounds: int, clock: Clock = time.perf_counter) -> dict[str, Any]:
+def measured(bench: Bench, rounds: int, clock: Clock = time.perf_counter, compiled: bool = False) -> dict[str, Any]:
     """Run each way in turn, `rounds` times after one to warm up; return seconds, peaks in bytes, and check equality."""
     import torch
     import ways
 
-    seconds: dict[str, list[float]] = {name: [] for name in ways.WAYS}
+    every = {**ways.WAYS, **(ways.compiled(bench) if compiled else {})}
+    seconds: dict[str, list[float]] = {name: [] for name in every}
     with torch.inference_mode():
-        check_equal({name: way(bench) for name, way in ways.WAYS.items() if name in "acd"})
+        first = {name: way(bench) for name, way in every.items() if name in "acdfg"}  # compiles, too
+        check_equal({name: result for name, result in first.items() if name != "g"})
         for _ in range(rounds):
-            for name, way in ways.WAYS.items():
+            for name, way in every.items():
                 seconds[name].append(timed(way, bench, clock))
         peaks = {name: peak_bytes(ways.WAYS[name], bench) for name in "abc"}
     return {"seconds": seconds, "peaks": peaks}
@@ -184,7 +191,15 @@ def row(bench: Bench, weights: str, facts: Mapping[str, Any]) -> list[str]:
         f"{adapters / MB:.1f}",
         *(f"{peaks[way] / MB:.1f}" for way in "abc"),
         f"{share:.3f}",
+        *compiled_cells(seconds),
     ]
+
+
+def compiled_cells(seconds: Mapping[str, Sequence[float]]) -> Iterator[str]:
+    """Yield the cells of what was compiled, if anything was."""
+    if "f" in seconds:
+        yield from (f"{statistics.median(seconds[way]):.3f}" for way in "fg")
+        yield from (f"{statistics.median(x / y for x, y in zip(seconds['f'], seconds[way])):.3f}" for way in "ga")
 
 
 if __name__ == "__main__":

@@ -13,14 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management
 import comfy.ops
 import torch
 from comfy.ldm.flux.model import Flux
 from comfy.patcher_extension import WrappersMP
 from comfyui_omnix.lab.host import tiny
 from comfyui_omnix.omnix.adapter import TaskAdapters, load_task
+from comfyui_omnix.omnix.noise import PeriodicNoise
 from comfyui_omnix.omnix.panorama import widen
 from comfyui_omnix.omnix.patch import KEY, run_streams
+from comfyui_omnix.omnix.sampling import RUN, Run
 from comfyui_omnix.omnix.streams import LowRank, Rows, Stream, adapted, fold, joint_attention, stack
 from comfyui_omnix.omnix.tasks import TASKS
 from einops import rearrange, repeat
@@ -30,6 +33,8 @@ SEAM = 6
 TEXT_TOKENS = 256  # T5's shortest output in ComfyUI, which the bare tag of perception has
 TASK_OF_STREAMS = {2: "rgb_to_depth", 3: "rgb_camray_to_normal"}
 SMALL = tiny.Geometry(hidden=768, double=2, single=4, text=256, pooled=128)
+
+_FREE = 8 << 30
 
 Step = Callable[[], Tensor]
 
@@ -171,6 +176,39 @@ WAYS: Mapping[str, Callable[[Bench], Tensor]] = {
     "d": ours_dense,
     "e": ours_without_adapters,
 }
+
+
+def compiled(bench: Bench, backend: str = "inductor") -> Mapping[str, Callable[[Bench], Tensor]]:
+    """Return (f) the pack on a compiled model and (g) the floor with each of its blocks compiled, not yet run.
+
+    The host's attention on the CPU divides by the memory that is free, a figure that changes; both see a fixed one.
+    """
+    if not bench.x.is_cuda:
+        comfy.model_management.get_free_memory = lambda _=None, both=False: (_FREE, _FREE) if both else _FREE
+    wrapper = run_streams(bench.adapters, [1.0] * bench.streams, SEAM)
+    height, width = bench.conditions[0].shape[-2:]
+    run = Run(height, width, PeriodicNoise(height, width, SEAM), compile={"backend": backend})
+    options = {"wrappers": {WrappersMP.DIFFUSION_MODEL: {KEY: [wrapper]}}, RUN: run}
+    kinds = ("double_blocks", "single_blocks")
+    graphs = {
+        kind: nn.ModuleList(torch.compile(block, backend=backend) for block in getattr(bench.flux, kind))
+        for kind in kinds
+    }
+
+    def ours_compiled(bench: Bench) -> Tensor:
+        return bench.flux(bench.x, ref_latents=list(bench.conditions), transformer_options=options, **bench.inputs)
+
+    def floor_compiled(bench: Bench) -> Tensor:
+        stood = {kind: getattr(bench.flux, kind) for kind in kinds}
+        try:
+            for kind in kinds:
+                setattr(bench.flux, kind, graphs[kind])
+            return floor(bench)
+        finally:
+            for kind in kinds:
+                setattr(bench.flux, kind, stood[kind])
+
+    return {"f": ours_compiled, "g": floor_compiled}
 
 
 def _stacked(bench: Bench, attention: Callable[..., Tensor]) -> Tensor:

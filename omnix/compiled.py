@@ -1,0 +1,276 @@
+"""Run FLUX's blocks as graphs of torch.compile, with the streams joined and the adapters inside.
+
+Hooks that come and go would be compiled anew each time. So each block gets a twin that shares its weights: a copy
+whose adapted layers bear their deltas themselves. What changes from run to run, factors and strengths, are tensors of
+the twin, so that one graph serves all blocks of a kind, all adapters of the same ranks and all strengths. While a step
+runs, twins stand in the blocks' place; a block that is called with more than a graph knows runs as it is written.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
+from torch.nn.functional import linear
+
+from .sampling import Run
+from .streams import (
+    Deltaed,
+    LowRank,
+    Stream,
+    among_streams,
+    attend_jointly,
+    last_layer,
+    of_target,
+    stack,
+    text_is_shared,
+)
+from .watch import OPTIONS, OVERRIDE, Block, Step, blocks_of, unwrapped
+
+HOW = "torch_compile_kwargs"
+"""Where the host's model options keep what the user's compile node gave to torch.compile."""
+
+_TEXT = ("txt_attn.qkv", "txt_attn.proj", "txt_mlp")
+_OUTSIDE = {"post_input"}
+"""Patches of the host that do not act in a block."""
+_MODES = (None, "default", "max-autotune-no-cudagraphs")
+
+
+class _Deltas(nn.Module):
+    """A layer and every stream's delta on it, for a graph: whatever runs may change is a tensor."""
+
+    def __init__(self, base: nn.Module, deltas: Deltaed, streams: int, device: torch.device) -> None:
+        super().__init__()
+        self.base, self.streams = base, streams
+        self.layers = nn.ModuleList(layer for _, layer, _ in deltas)
+        self.numbers = tuple(number for number, _, _ in deltas)
+        self.places = tuple(_places(layer) for _, layer, _ in deltas)
+        for place, (_, layer, strength) in enumerate(deltas):
+            self.register_buffer(f"gain_{place}", _gain(layer, strength, device))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.base.forward(x).contiguous()
+        for number, (stream, layer, places) in enumerate(zip(self.numbers, self.layers, self.places)):
+            hidden = linear(x[stream :: self.streams], layer.get_parameter("down").to(x))
+            hidden = (hidden.float() * self.get_buffer(f"gain_{number}")).to(x)
+            for block, (column, rank, start, size) in enumerate(places):
+                up = layer.get_parameter(f"up_{block}").to(x)
+                rows = y[stream :: self.streams, ..., start : start + size]
+                rows += linear(hidden[..., column : column + rank], up)
+        return y
+
+
+def _places(layer: LowRank) -> tuple[tuple[int, int, int, int], ...]:
+    """Return each block's first column among the down factor's results, its rank, first row and number of rows."""
+    found, column = [], 0
+    for up, rows in zip(layer.ups, layer.rows, strict=True):
+        found.append((column, up.shape[1], rows.start, rows.size))
+        column += up.shape[1]
+    return tuple(found)
+
+
+def _gain(layer: LowRank, strength: float, device: torch.device) -> Tensor:
+    """Return strength * scale for each of the down factor's results, float32."""
+    gains = [strength * rows.scale for up, rows in zip(layer.ups, layer.rows) for _ in range(up.shape[1])]
+    with torch.inference_mode(False):  # whoever makes it: a graph tells tensors of the two kinds apart
+        return torch.tensor(gains, dtype=torch.float32, device=device)
+
+
+class _Once(nn.Module):
+    """A layer that sees rows that are equal in all streams."""
+
+    def __init__(self, base: nn.Module, streams: int) -> None:
+        super().__init__()
+        self.base, self.streams = base, streams
+
+    def forward(self, x: Tensor) -> Tensor:
+        return stack(self.base.forward(x[:: self.streams]), self.streams)
+
+
+class _Target(nn.Module):
+    """A layer of which the target's rows alone are read."""
+
+    def __init__(self, base: nn.Module, streams: int) -> None:
+        super().__init__()
+        self.base, self.streams = base, streams
+
+    def forward(self, x: Tensor) -> Tensor:
+        return among_streams(self.base.forward(of_target(x, self.streams)), self.streams)
+
+
+class _Double(nn.Module):
+    """A double block with its streams joined."""
+
+    def __init__(self, block: nn.Module, streams: int, shared: bool) -> None:
+        super().__init__()
+        self.block, self.streams, self.shared = block, streams, shared
+
+    def forward(self, img: Tensor, txt: Tensor, **kwargs: Any) -> Any:
+        rows = txt.shape[1] if self.shared else 0
+        join = partial(attend_jointly, streams=self.streams, shared=rows, last=False)
+        return self.block(img=img, txt=txt, transformer_options={OVERRIDE: join}, **kwargs)
+
+
+class _Single(nn.Module):
+    """A single block with its streams joined."""
+
+    def __init__(self, block: nn.Module, streams: int, last: bool) -> None:
+        super().__init__()
+        self.block, self.streams, self.last = block, streams, last
+
+    def forward(self, x: Tensor, **kwargs: Any) -> Any:
+        join = partial(attend_jointly, streams=self.streams, shared=0, last=self.last)
+        return self.block(x, transformer_options={OVERRIDE: join}, **kwargs)
+
+
+Replacing = Mapping[str, Callable[[nn.Module], nn.Module]]
+"""What stands in a layer's place in a twin, by the layer's name in its block."""
+
+
+def _twin(module: nn.Module, replacing: Replacing, path: str = "") -> nn.Module:
+    """Return a module that shares all weights with `module`, but bears no hook and has some layers replaced."""
+    twin = module
+    if module._modules:
+        twin = copy.copy(module)  # with the very dict of its parameters
+        vars(twin).update({name: value for name, value in vars(nn.Module()).items() if "hooks" in name})
+        twin._modules = {}
+        for name, child in module._modules.items():
+            twin._modules[name] = child and _twin(child, replacing, f"{path}.{name}" if path else name)
+    return replacing[path](twin) if path in replacing else twin
+
+
+def _replacing(block: Block, streams: Sequence[Stream], last: str, device: torch.device) -> Replacing:
+    """Return what a block's twin does in another way than the block: its deltas, and what need not run."""
+    count = len(streams)
+    found: dict[str, Callable[[nn.Module], nn.Module]] = {}
+    if block.kind == "double" and text_is_shared(streams):
+        found |= dict.fromkeys(_TEXT, lambda base: _Once(base, count))
+    if last.startswith(f"{block.name}."):
+        found[last.removeprefix(f"{block.name}.")] = lambda base: _Target(base, count)
+    for layer in dict.fromkeys(layer for stream in streams for layer in stream.layers):
+        if layer.startswith(f"{block.name}."):
+            deltas = [(number, s.layers[layer], s.strength) for number, s in enumerate(streams) if layer in s.layers]
+            found[layer.removeprefix(f"{block.name}.")] = partial(_Deltas, deltas=deltas, streams=count, device=device)
+    return found
+
+
+class _Compiled(nn.Module):
+    """What stands in a block's place during a step: its graph, or the block where a graph does not know all."""
+
+    def __init__(self, block: Block, graphs: Mapping[str, Any], step: Step, failed: Callable[[str], None]) -> None:
+        super().__init__()
+        self.block, self.graphs, self.step, self.failed = block, graphs, step, failed
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        options, graph = kwargs.get(OPTIONS) or {}, self.graphs.get(self.block.name)
+        if graph is not None and self.step.alone(options) and not set(options.get("patches", {})) - _OUTSIDE:
+            given = {name: value for name, value in kwargs.items() if name != OPTIONS}
+            try:
+                with torch.compiler.set_stance("default"):
+                    out = graph(*args, **given)
+            except TorchDynamoException as error:  # nothing has run yet
+                self.failed(f"torch.compile fails ({type(error).__name__})")
+            else:
+                self.step.ran_whole()
+                return out
+        return self.block.module(*args, **kwargs)
+
+
+class Graphs:
+    """The compiled twins of a FLUX's blocks, made when they are first asked for and when the model has changed."""
+
+    def __init__(self, streams: Sequence[Stream]) -> None:
+        """`streams` are what the graphs add, and join."""
+        self._streams = streams
+        self._known: list[Any] = []
+        self._graphs: dict[str, Any] = {}
+
+    @contextmanager
+    def standing(
+        self, flux: nn.Module, run: Run, device: torch.device, step: Step, stranger: Callable[[Block], str | None]
+    ) -> Iterator[None]:
+        """While a call of FLUX lasts, let graphs run in the place of its blocks, if the user compiles and they can.
+
+        `stranger` names who has replaced what a block computes with, if somebody has: a graph would not ask him.
+        """
+        blocks = list(blocks_of(flux))
+
+        def uncompiled(reason: str) -> None:
+            logging.warning("OmniX: this model runs uncompiled: %s.", reason)
+            run.compile, self._known = None, []
+            self._graphs.clear()
+
+        if run.compile is not None:
+            found = hindrance(blocks, run.compile) or next(filter(None, map(stranger, blocks)), None)
+            if found is None:
+                self._make(flux, blocks, run.compile, device)
+            else:
+                uncompiled(found)
+        if run.compile is None:
+            yield
+            return
+        twins = {block.name: _Compiled(block, self._graphs, step, uncompiled) for block in blocks}
+        with _in_place(flux, twins):
+            yield
+
+    def _make(self, flux: nn.Module, blocks: Sequence[Block], how: Mapping[str, Any], device: torch.device) -> None:
+        known = [how, device, *(module for block in blocks for module in unwrapped(block.module).modules())]
+        if self._known != known:
+            last = last_layer(flux)
+            graphs = {block.name: _graph(block, self._streams, last, how, device) for block in blocks}
+            self._known, self._graphs = known, graphs
+
+
+@contextmanager
+def _in_place(flux: nn.Module, twins: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Let other modules stand where a FLUX's blocks are, by the blocks' names."""
+    stood = {kind: flux.get_submodule(kind) for kind in ("double_blocks", "single_blocks")}
+    try:
+        for kind in stood:
+            setattr(flux, kind, nn.ModuleList(twin for name, twin in twins.items() if name.startswith(kind)))
+        yield
+    finally:
+        for kind, modules in stood.items():
+            setattr(flux, kind, modules)
+
+
+def _graph(block: Block, streams: Sequence[Stream], last: str, how: Mapping[str, Any], device: torch.device) -> Any:
+    """Compile a block's twin as the user's compile node says, but where a graph breaks, let it."""
+    twin = _twin(unwrapped(block.module), _replacing(block, streams, last, device))
+    count = len(streams)
+    if block.kind == "double":
+        joined: nn.Module = _Double(twin, count, text_is_shared(streams))
+    else:
+        joined = _Single(twin, count, block.number == block.total - 1)
+    options = how.get("options")  # torch.compile takes out of them what it uses
+    return torch.compile(joined, **{**how, "fullgraph": False, "options": options and dict(options)})
+
+
+def hindrance(blocks: Sequence[Block], how: Mapping[str, Any]) -> str | None:
+    """Say why blocks are not compiled, if they are not: what a twin would not see, or is not proved."""
+    if not hasattr(torch.compiler, "set_stance"):
+        return "torch is older than 2.6"
+    if how.get("backend") == "cudagraphs" or how.get("mode") not in _MODES:
+        return "CUDA graphs are not supported; choose the backend inductor and the mode default"
+    for block in blocks:
+        for name, module in unwrapped(block.module).named_modules():
+            if "forward" in vars(module) or not all(map(_is_ours, _hooks_of(module))):
+                return f"another node has its hand on {block.name}{name and '.'}{name}"
+    return None
+
+
+def _hooks_of(module: nn.Module) -> Iterator[Any]:
+    yield from module._forward_pre_hooks.values()
+    yield from module._forward_hooks.values()
+
+
+def _is_ours(hook: Any) -> bool:
+    """Tell whether a hook is of the runtime itself; graphs do what it does."""
+    return getattr(hook, "__module__", None) in (Stream.__module__, Step.__module__)
