@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import OpenImageIO
 import pytest
 from comfyui_omnix.lab.host.server import GraphError, Server
 from PIL import Image
@@ -109,6 +110,19 @@ def test_one_run_writes_one_number(server: Server) -> None:
         if run == 1:
             (output / "numbered_00002_normal.png").unlink()
             (output / "numbered_00003_depth_16bit.png").write_bytes(b"")
+
+
+def test_one_run_writes_equal_numbers_as_exr_and_png(server: Server, tmp_path: Path) -> None:
+    """Read by another library: what 16 bits hold of the floats, and not a brighter or a stretched copy."""
+    name = put(server, "equal.png", 16, 32)
+    result = server.run(graph(name, filename_prefix="OmniX/equal", depth=["load", 0], values="depth"))
+    read = {}
+    for file in result.files("save", "omnix_values"):
+        path = tmp_path / file["filename"]
+        path.write_bytes(server.fetch(file))
+        read[path.suffix] = OpenImageIO.ImageBuf(str(path)).get_pixels(OpenImageIO.FLOAT)
+    assert read[".exr"].shape == read[".png"].shape and read[".exr"].std() > 0.1
+    assert np.abs(read[".exr"] - read[".png"]).max() <= 0.5 / 65535 + 1e-7
 
 
 @pytest.mark.parametrize(("values", "count"), [("every map", 3), ("none", 1)])
