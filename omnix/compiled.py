@@ -115,6 +115,8 @@ class _Double(nn.Module):
     def forward(self, img: Tensor, txt: Tensor, **kwargs: Any) -> Any:
         rows = txt.shape[1] if self.shared else 0
         join = partial(attend_jointly, streams=self.streams, shared=rows, last=False)
+        # A block adds to its input in place. Should a part of its graph fail to compile, it must run again from there.
+        img, txt = img.clone(), txt.clone()
         return self.block(img=img, txt=txt, transformer_options={OVERRIDE: join}, **kwargs)
 
 
@@ -127,7 +129,7 @@ class _Single(nn.Module):
 
     def forward(self, x: Tensor, **kwargs: Any) -> Any:
         join = partial(attend_jointly, streams=self.streams, shared=0, last=self.last)
-        return self.block(x, transformer_options={OVERRIDE: join}, **kwargs)
+        return self.block(x.clone(), transformer_options={OVERRIDE: join}, **kwargs)
 
 
 Replacing = Mapping[str, Callable[[nn.Module], nn.Module]]
@@ -135,15 +137,20 @@ Replacing = Mapping[str, Callable[[nn.Module], nn.Module]]
 
 
 def _twin(module: nn.Module, replacing: Replacing, path: str = "") -> nn.Module:
-    """Return a module that shares all weights with `module`, but bears no hook and has some layers replaced."""
-    twin = module
-    if module._modules:
-        twin = copy.copy(module)  # with the very dict of its parameters
-        vars(twin).update({name: value for name, value in vars(nn.Module()).items() if "hooks" in name})
-        twin._modules = {}
-        for name, child in module._modules.items():
-            twin._modules[name] = child and _twin(child, replacing, f"{path}.{name}" if path else name)
-    return replacing[path](twin) if path in replacing else twin
+    """Return a module that shares all weights with `module`, but bears no hook and has some layers replaced.
+
+    Layers themselves are not copied: the host may change how one reaches its weights at any time.
+    """
+    if path in replacing:
+        return replacing[path](module)
+    if not module._modules or module._parameters:
+        return module
+    twin = copy.copy(module)
+    vars(twin).update({name: value for name, value in vars(nn.Module()).items() if "hooks" in name})
+    twin._modules = {}
+    for name, child in module._modules.items():
+        twin._modules[name] = child and _twin(child, replacing, f"{path}.{name}" if path else name)
+    return twin
 
 
 def _replacing(block: Block, streams: Sequence[Stream], last: str, device: torch.device) -> Replacing:
@@ -175,7 +182,7 @@ class _Compiled(nn.Module):
             try:
                 with torch.compiler.set_stance("default"):
                     out = graph(*args, **given)
-            except TorchDynamoException as error:  # nothing has run yet
+            except TorchDynamoException as error:  # what the block was given is as it was
                 self.failed(f"torch.compile fails ({type(error).__name__})")
             else:
                 self.step.ran_whole()
