@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import comfy.model_management
 import comfy.ops
@@ -178,6 +178,10 @@ WAYS: Mapping[str, Callable[[Bench], Tensor]] = {
 }
 
 
+def _graph(block: nn.Module, backend: str) -> nn.Module:
+    return cast(nn.Module, torch.compile(block, backend=backend))
+
+
 def compiled(bench: Bench, backend: str = "inductor") -> Mapping[str, Callable[[Bench], Tensor]]:
     """Return (f) the pack on a compiled model and (g) the floor with each of its blocks compiled, not yet run.
 
@@ -190,10 +194,7 @@ def compiled(bench: Bench, backend: str = "inductor") -> Mapping[str, Callable[[
     run = Run(height, width, PeriodicNoise(height, width, SEAM), compile={"backend": backend})
     options = {"wrappers": {WrappersMP.DIFFUSION_MODEL: {KEY: [wrapper]}}, RUN: run}
     kinds = ("double_blocks", "single_blocks")
-    graphs = {
-        kind: nn.ModuleList(torch.compile(block, backend=backend) for block in getattr(bench.flux, kind))
-        for kind in kinds
-    }
+    graphs = {kind: nn.ModuleList(_graph(block, backend) for block in getattr(bench.flux, kind)) for kind in kinds}
 
     def ours_compiled(bench: Bench) -> Tensor:
         return bench.flux(bench.x, ref_latents=list(bench.conditions), transformer_options=options, **bench.inputs)
