@@ -28,7 +28,7 @@ MODULES = CODE_FROM_DATA | SHELL | NETWORK
 CALLS = {"eval", "exec", "compile", "__import__", "import_module", "system", "popen", "startfile", "allow_pickle"}
 CALLS |= {"torch.load", "np.load", "numpy.load", "hub.load", "load_state_dict_from_url", "yaml.load", "os.fork"}
 # The standard library's own name, which has nothing to do with code.
-ALLOWED_CALLS = {"re.compile"}
+ALLOWED_CALLS = {"re.compile", "torch.compile"}
 
 
 def shipped(root: Path, ending: str) -> list[Path]:
