@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import runpy
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,6 +44,9 @@ def main() -> None:
     from comfyui_omnix.lab.rooms.room import render
     from comfyui_omnix.omnix.scene.frame import pixel_directions
 
+    sys.path.insert(0, str(ROOT / "tests" / "scene"))
+    from rays import cast, shared
+
     distance = render(2 * options.height, options.height).distance
     chance = np.random.default_rng(0)
     i = (np.arccos(1 - 2 * chance.random(options.rays)) / np.pi * options.height).astype(int)
@@ -50,9 +54,10 @@ def main() -> None:
     rays = pixel_directions(options.height, 2 * options.height)[i, j]
     print("| mesh | triangles | error, median | 99 % | open edges | s | MB |\n|---|---|---|---|---|---|---|")
     for name, made in meshes(distance, options.triangles):
-        error = np.abs(reached(made, rays) / distance[i, j] - 1)
+        error = np.abs(cast(made.positions, made.faces, rays) / distance[i, j] - 1)
         size = len(made.positions) * VERTEX_BYTES + len(made.faces) * FACE_BYTES
-        figures = f"{np.median(error):.3%} | {np.quantile(error, 0.99):.3%} | {open_edges(made)}"
+        _, triangles = shared(made.positions, made.faces)
+        figures = f"{np.median(error):.3%} | {np.quantile(error, 0.99):.3%} | {(triangles == 1).sum()}"
         print(f"| {name} | {len(made.faces):,} | {figures} | {made.seconds:.1f} | {size / 1e6:.1f} |", flush=True)
 
 
@@ -79,31 +84,6 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
     start = time.process_time()
     found = work()
     return found, time.process_time() - start
-
-
-def reached(made: Made, rays: Array) -> Array:
-    """Return the distance from the origin to the mesh along each ray, infinite beside it (Moeller, Trumbore 1997)."""
-    a, b, c = (made.positions[made.faces[:, k]].astype(np.float64) for k in range(3))
-    first, second = b - a, c - a
-    sideways = np.cross(-a, first)
-    above = (second * sideways).sum(axis=1)
-    found = []
-    for ray in rays:
-        across = np.cross(ray, second)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            inverse = 1 / (across * first).sum(axis=1)
-            u, v = -(across * a).sum(axis=1) * inverse, (sideways @ ray) * inverse
-            held = (u > -1e-9) & (v > -1e-9) & (u + v < 1 + 1e-9) & (above * inverse > 0)
-            found.append((above * inverse)[held].min(initial=np.inf))
-    return np.array(found)
-
-
-def open_edges(made: Made) -> int:
-    """Count the edges that only one triangle has; vertices at one place count as one."""
-    place = np.unique(made.positions.astype(np.float32), axis=0, return_inverse=True)[1].ravel()
-    corners = made.faces
-    edges = np.sort(place[np.concatenate([corners[:, [0, 1]], corners[:, [1, 2]], corners[:, [2, 0]]])], axis=1)
-    return int((np.unique(edges, axis=0, return_counts=True)[1] == 1).sum())
 
 
 if __name__ == "__main__":

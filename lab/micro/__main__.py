@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
 
-from ..host.pack import enter
+from ..host.pack import ROOT, enter
 
-CACHE = Path(os.environ.get("OMNIX_CACHE") or Path.home() / ".cache" / "omnix-panorama")
+CACHE: Path = runpy.run_path(str(ROOT / "dev.py"))["cache_folder"]()
 
 
 def main() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ...training.data import DIRECTIONS
 from ..host.tiny import Geometry
 
 GEOMETRY = Geometry(hidden=128, double=2, single=4)
@@ -47,5 +48,5 @@ STAGES = {
 }
 TASKS = tuple(STAGES)[2:]
 RANK = 64
-TURNED = ("rgb", "depth", "albedo", "pbr")
-"""What stays true when it is turned; the directions of a map of normals would have to turn with it."""
+TURNED = tuple(name for name, folders in PICTURES.items() if DIRECTIONS.isdisjoint(folders))
+"""What stays true when it is turned, as in the trainer."""

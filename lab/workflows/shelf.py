@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from .graph import Blueprint, Group, Link, Node, Value
 from .parts import (
@@ -92,33 +93,51 @@ def one_of_all(task: str) -> Reading:
     return Reading(tuple(renamed(node) for node in (*nodes, *read.nodes)), outputs)
 
 
+class Several(NamedTuple):
+    """Tasks in one box: their groups, the maps that they give by name, and what the box's inputs and settings set."""
+
+    groups: tuple[Group, ...]
+    found: dict[str, Link]
+    inputs: Mapping[str, Ends]
+    settings: Mapping[str, Ends]
+
+
+def several(tasks: Sequence[str]) -> Several:
+    """Run tasks beside each other on one panorama; prompt and picture are encoded once."""
+    runs = {task.rpartition("_to_")[2]: one_of_all(task) for task in tasks}
+    return Several(
+        (
+            Group("Prompt and condition stream", 0, (*text(), *condition("rgb", None, "guided"))),
+            canvas(None, "rgb_condition"),
+            *(Group(target.capitalize(), 2 + i, run.nodes) for i, (target, run) in enumerate(runs.items())),
+        ),
+        {name: link for run in runs.values() for name, link in run.outputs.items()},
+        {
+            "panorama": (("rgb_latent", "pixels"), ("size", "image")),
+            "model": (("shifted", "model"),),
+            "clip": (("text", "clip"),),
+            "vae": (("rgb_latent", "vae"), *((f"decoded_{target}", "vae") for target in runs)),
+        },
+        {
+            "steps": tuple((f"sampler_{target}", "steps") for target in runs),
+            "seed": tuple((f"sampler_{target}", "seed") for target in runs),
+            "adapters_folder": tuple((f"adapters_{target}", "folder") for target in runs),
+        },
+    )
+
+
 def all_maps() -> Blueprint:
-    """Return the box that turns a panorama into every map, and a sheet of them; it encodes prompt and picture once."""
-    runs = {task.rpartition("_to_")[2]: one_of_all(task) for task in MAP_TASKS}
-    found = {name: link for run in runs.values() for name, link in run.outputs.items()}
+    """Return the box that turns a panorama into every map, and a sheet of them."""
+    groups, found, inputs, settings = several(MAP_TASKS)
     shown: dict[str, Value | Link] = {**found, "depth": found["view"], "columns": 2}
     sheet = Node("sheet", "OmniXContactSheet", {name: given for name, given in shown.items() if name not in UNSHOWN})
-    latents = tuple(f"decoded_{target}" for target in runs)
     return Blueprint(
         ALL_MAPS,
         "Depth, normals, albedo, roughness, metallic and semantics of a 360-degree panorama, and a sheet of them, with "
         "OmniX on FLUX.1-dev. A map whose output is not linked is not made.",
         ("360", "equirectangular", "depth map", "normal map", "pbr", "segmentation"),
-        (
-            Group("Prompt and condition stream", 0, (*text(), *condition("rgb", None, "guided"))),
-            canvas(None, "rgb_condition"),
-            *(Group(target.capitalize(), 2 + i, run.nodes) for i, (target, run) in enumerate(runs.items())),
-            Group("Sheet", 2 + len(runs), (sheet,)),
-        ),
-        {
-            "panorama": (("rgb_latent", "pixels"), ("size", "image")),
-            "model": (("shifted", "model"),),
-            "clip": (("text", "clip"),),
-            "vae": (("rgb_latent", "vae"), *((name, "vae") for name in latents)),
-            "steps": tuple((f"sampler_{target}", "steps") for target in runs),
-            "seed": tuple((f"sampler_{target}", "seed") for target in runs),
-            "adapters_folder": tuple((f"adapters_{target}", "folder") for target in runs),
-        },
+        (*groups, Group("Sheet", len(groups), (sheet,))),
+        {**inputs, **settings},
         {**{name: link for name, link in found.items() if name != "view"}, "sheet": Link("sheet")},
     )
 
@@ -234,33 +253,22 @@ SCENE_MAPS = ("normal", "albedo", "roughness", "metallic")
 
 def scene() -> Blueprint:
     """Return the box that turns a panorama into its maps, and them into one mesh."""
-    runs = {task.rpartition("_to_")[2]: one_of_all(task) for task in SCENE_TASKS}
-    found = {name: link for run in runs.values() for name, link in run.outputs.items()}
+    groups, found, inputs, settings = several(SCENE_TASKS)
     given: dict[str, Value | Link] = {"depth": found["mask"], **{name: found[name] for name in SCENE_MAPS}}
     made = Node("scene", "OmniXScene", given)
-    latents = tuple(f"decoded_{target}" for target in runs)
     return Blueprint(
         SCENE,
         "A textured 3D mesh of a 360-degree panorama as GLB, for Blender, three.js and Unreal, by way of its depth, "
         "normals, albedo, roughness and metallic, with OmniX on FLUX.1-dev.",
         ("360", "equirectangular", "mesh", "glb", "gltf", "3D", "world"),
-        (
-            Group("Prompt and condition stream", 0, (*text(), *condition("rgb", None, "guided"))),
-            canvas(None, "rgb_condition"),
-            *(Group(target.capitalize(), 2 + i, run.nodes) for i, (target, run) in enumerate(runs.items())),
-            Group("Scene", 2 + len(runs), (made,)),
-        ),
+        (*groups, Group("Scene", len(groups), (made,))),
         {
-            "panorama": (("rgb_latent", "pixels"), ("size", "image"), ("scene", "image")),
-            "model": (("shifted", "model"),),
-            "clip": (("text", "clip"),),
-            "vae": (("rgb_latent", "vae"), *((name, "vae") for name in latents)),
+            **inputs,
+            "panorama": (*inputs["panorama"], ("scene", "image")),
             "camera_height": (("scene", "camera_height"),),
             "triangles": (("scene", "triangles"),),
             "unlit": (("scene", "unlit"),),
-            "steps": tuple((f"sampler_{target}", "steps") for target in runs),
-            "seed": tuple((f"sampler_{target}", "seed") for target in runs),
-            "adapters_folder": tuple((f"adapters_{target}", "folder") for target in runs),
+            **settings,
         },
         {
             **{name: Link("scene", name) for name in ("model_3d", "mesh", "report")},

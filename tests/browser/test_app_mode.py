@@ -2,31 +2,24 @@
 
 from collections.abc import Iterator
 
+import benches
 import pytest
 import test_workflow_runs as runs
-from comfyui_omnix.lab.host.browser import Workbench, chromium
+from comfyui_omnix.lab.host.browser import Workbench
 from comfyui_omnix.lab.host.server import Server
-from comfyui_omnix.lab.host.tiny_models import ModelNames, write_models
 from graph_files import UI, read
 from playwright.sync_api import Browser, Locator
 
 pytestmark = [pytest.mark.server, pytest.mark.since("0.30.0")]  # the first pinned host whose frontend has app mode
 
 files = runs.files
-DOWNLOADED = ModelNames("flux1-dev.safetensors", "ae.safetensors", "clip_l.safetensors", "t5xxl_fp16.safetensors")
+browser, stocked = benches.browser, benches.stocked
 APPS = [name for name, path in UI.items() if "linearData" in read(path)["extra"]]
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def bench(browser: Browser, server: Server, files: None) -> Iterator[Workbench]:
-    write_models(server.base / "models", names=DOWNLOADED)
-    opened = Workbench(browser, server, nodes2=True)
+def bench(browser: Browser, stocked: Server) -> Iterator[Workbench]:
+    opened = Workbench(browser, stocked, nodes2=True)
     opened.page.set_viewport_size({"width": 1920, "height": 1080})
     yield opened
     opened.close()

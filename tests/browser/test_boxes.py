@@ -1,15 +1,16 @@
 """The fields of the blueprints' boxes in a real browser: what is set there arrives at every node that it is for."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+import benches
 import pytest
-from comfyui_omnix.lab.host.browser import Workbench, chromium
-from comfyui_omnix.lab.host.server import Server
+from comfyui_omnix.lab.host.browser import Workbench
 from graph_files import BLUEPRINTS, UI, read
-from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.server
+
+browser, bench = benches.browser, benches.bench
 
 FORMS = {**UI, **BLUEPRINTS}
 BOXED = [name for name, path in FORMS.items() if read(path).get("definitions")]
@@ -34,19 +35,6 @@ SET = """() => {
     return given;
 }"""
 POSTED = "() => window.app.graphToPrompt().then(({ output }) => output)"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
-
-
-@pytest.fixture(scope="module", params=["legacy", "nodes2"])
-def bench(request: pytest.FixtureRequest, browser: Browser, server: Server) -> Iterator[Workbench]:
-    opened = Workbench(browser, server, request.param == "nodes2")
-    yield opened
-    opened.close()
 
 
 @pytest.mark.parametrize("bench", ["legacy"], indirect=True)  # what the fields hold is the same in both

@@ -1,23 +1,19 @@
 """What a person finds in a real browser: every shipped workflow opens and runs, every node has a page of help."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import benches
 import pytest
 import test_workflow_runs as runs
-from comfyui_omnix.lab.host.browser import Workbench, chromium
-from comfyui_omnix.lab.host.server import Server
-from comfyui_omnix.lab.host.tiny_models import ModelNames, write_models
+from comfyui_omnix.lab.host.browser import Workbench
 from graph_files import UI, by_host
-from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.server
 
 files = runs.files
+browser, stocked, bench = benches.browser, benches.stocked, benches.stocked_bench
 HELP = sorted((Path(__file__).resolve().parents[2] / "web" / "docs").glob("*.md"))
-# The names under which the workflows look for what people download.
-DOWNLOADED = ModelNames("flux1-dev.safetensors", "ae.safetensors", "clip_l.safetensors", "t5xxl_fp16.safetensors")
 
 # Few steps and small pictures: the models are tiny, but they run on a processor.
 SHRINK = """(sizes) => {
@@ -32,20 +28,6 @@ SIZES = {
     "any": {"steps": 2, "width": runs.WIDTH, "height": runs.HEIGHT},
     "of": {**runs.SIZES, "OmniXPanoramaViewer": {"width": 64}},
 }
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
-
-
-@pytest.fixture(scope="module", params=["legacy", "nodes2"])
-def bench(request: pytest.FixtureRequest, browser: Browser, server: Server, files: None) -> Iterator[Workbench]:
-    write_models(server.base / "models", names=DOWNLOADED)
-    opened = Workbench(browser, server, request.param == "nodes2")
-    yield opened
-    opened.close()
 
 
 @pytest.mark.parametrize("name", by_host(UI))

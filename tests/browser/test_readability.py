@@ -1,21 +1,18 @@
 """Every shipped workflow can be read at first sight: measured on the screen that opens, in both renderers."""
 
-from collections.abc import Iterator
 from itertools import combinations
 from typing import Any, NamedTuple
 
+import benches
 import pytest
 import test_workflow_runs as runs
-from comfyui_omnix.lab.host.browser import Workbench, chromium
-from comfyui_omnix.lab.host.server import Server
-from comfyui_omnix.lab.host.tiny_models import ModelNames, write_models
+from comfyui_omnix.lab.host.browser import Workbench
 from graph_files import UI, by_host, read
-from playwright.sync_api import Browser
 
 pytestmark = [pytest.mark.server, pytest.mark.since("0.20.1")]  # older frontends have other bars over the graph
 
 files = runs.files
-DOWNLOADED = ModelNames("flux1-dev.safetensors", "ae.safetensors", "clip_l.safetensors", "t5xxl_fp16.safetensors")
+browser, stocked, stocked_bench = benches.browser, benches.stocked, benches.stocked_bench
 SCREEN = {"width": 1920, "height": 1080}
 ZOOM = 0.6
 
@@ -106,19 +103,10 @@ class Box(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
-
-
-@pytest.fixture(scope="module", params=["legacy", "nodes2"])
-def bench(request: pytest.FixtureRequest, browser: Browser, server: Server, files: None) -> Iterator[Workbench]:
-    """What a person has who followed the notes: nothing is missing, so no message lies over the graph."""
-    write_models(server.base / "models", names=DOWNLOADED)
-    opened = Workbench(browser, server, request.param == "nodes2")
-    opened.page.set_viewport_size(SCREEN)
-    yield opened
-    opened.close()
+def bench(stocked_bench: Workbench) -> Workbench:
+    """Nothing is missing, so no message lies over the graph."""
+    stocked_bench.page.set_viewport_size(SCREEN)
+    return stocked_bench
 
 
 def measured(bench: Workbench) -> dict[str, Any]:

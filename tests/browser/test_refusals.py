@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import benches
 import pytest
 import test_workflow_runs as runs
-from comfyui_omnix.lab.host.browser import Workbench, chromium
+from comfyui_omnix.lab.host.browser import Workbench
 from comfyui_omnix.lab.host.server import Server
-from comfyui_omnix.lab.host.tiny_models import ModelNames, write_models
 from graph_files import UI, read
 from PIL import Image
 from playwright.sync_api import Browser
@@ -15,7 +15,7 @@ from playwright.sync_api import Browser
 pytestmark = [pytest.mark.server, pytest.mark.since("0.30.0")]  # older frontends tell errors in a window of their own
 
 files = runs.files
-DOWNLOADED = ModelNames("flux1-dev.safetensors", "ae.safetensors", "clip_l.safetensors", "t5xxl_fp16.safetensors")
+browser, stocked = benches.browser, benches.stocked
 DEPTH = "OmniX 3 - Panorama to depth"
 CHOOSE = """([title, field, value]) => {
     const node = window.app.rootGraph.nodes.find((each) => each.title === title);
@@ -23,17 +23,10 @@ CHOOSE = """([title, field, value]) => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
-
-
 @pytest.fixture(params=["legacy", "nodes2"])
-def bench(request: pytest.FixtureRequest, browser: Browser, server: Server, files: None) -> Iterator[Workbench]:
+def bench(request: pytest.FixtureRequest, browser: Browser, stocked: Server) -> Iterator[Workbench]:
     """A page of its own for each test: a message of the one before would still be there."""
-    write_models(server.base / "models", names=DOWNLOADED)
-    opened = Workbench(browser, server, request.param == "nodes2")
+    opened = Workbench(browser, stocked, request.param == "nodes2")
     yield opened
     opened.close()
 

@@ -2,15 +2,16 @@
 
 import math
 import time
-from collections.abc import Iterator
 from typing import Any
 
+import benches
 import numpy as np
 import pytest
-from comfyui_omnix.lab.host.browser import Pixels, ViewerOnPage, Workbench, chromium
+from comfyui_omnix.lab.host.browser import Pixels, ViewerOnPage, Workbench
 from comfyui_omnix.lab.host.server import Server
 from PIL import Image
-from playwright.sync_api import Browser
+
+browser, bench = benches.browser, benches.bench
 
 # Older frontends lay their panels over the node, whose pixels are compared.
 MARKS = [pytest.mark.server, pytest.mark.since("0.20.1")]
@@ -21,19 +22,6 @@ inside = pytest.mark.parametrize("bench", ["legacy"], indirect=True)
 KEY_STEP = 7.5  # degrees an arrow key turns at the first field of view, 90 degrees
 DRAWN_WITHIN = 10.0
 CLOSE = 4 / 255  # 8 bits in the file, in the texture and on the screen
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
-
-
-@pytest.fixture(scope="module", params=["legacy", "nodes2"])
-def bench(request: pytest.FixtureRequest, browser: Browser, server: Server) -> Iterator[Workbench]:
-    opened = Workbench(browser, server, request.param == "nodes2")
-    yield opened
-    opened.close()
 
 
 def directions(height: int, width: int) -> Pixels:

@@ -41,11 +41,17 @@ def cast(positions: Array, faces: NDArray[np.integer], rays: Array) -> Array:
     return np.array([met.distance for met in meetings(positions, faces, rays)])
 
 
-def open_edges(positions: Array, faces: NDArray[np.integer]) -> NDArray[np.integer]:
-    """Return the edges that only one triangle has, as pairs of places; vertices at one place count as one."""
+def shared(positions: Array, faces: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """Return the edges as pairs of places, and how many triangles have each; vertices at one place count as one."""
     place = np.unique(positions.astype(np.float32), axis=0, return_inverse=True)[1].ravel()
     edges = np.sort(place[np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])], axis=1)
     pairs, count = np.unique(edges, axis=0, return_counts=True)
+    return pairs, count
+
+
+def open_edges(positions: Array, faces: NDArray[np.integer]) -> NDArray[np.integer]:
+    """Return the edges that only one triangle has."""
+    pairs, count = shared(positions, faces)
     assert count.max() == 2, "more than two triangles meet in an edge"
     return pairs[count == 1]
 
