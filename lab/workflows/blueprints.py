@@ -8,7 +8,7 @@ from typing import Any
 
 from .boxes import BOXES, end_slot, first_number, output_type, with_boxes
 from .definitions import Describe, output_slot
-from .formats import PACK, PACK_VERSION, Wire, Wiring, fields_inside, identity, ui_form, ui_node
+from .formats import PACK, PACK_VERSION, Wire, Wiring, identity, ui_form, ui_node
 from .graph import Blueprint, Graph
 from .layout import place
 
@@ -74,11 +74,9 @@ def _outer(blueprint: Blueprint, describe: Describe) -> dict[str, Any]:
         "mode": 0,
         "inputs": [_outer_input(entry) for entry in entries],
         "outputs": [{"name": name, "type": kind, "links": []} for name, kind in kinds.items()],
-        "properties": {
-            "proxyWidgets": fields_inside(blueprint, describe(blueprint.name)),
-            "cnr_id": PACK,
-            "ver": PACK_VERSION,
-        },
+        # The fields of a box are its inputs that have a widget. `proxyWidgets` would name them a second time, and
+        # means other things to other frontends: 1.39 drops a field whose inner node it names.
+        "properties": {"cnr_id": PACK, "ver": PACK_VERSION},
         "widgets_values": [],
         "title": blueprint.name,
     }
@@ -149,10 +147,7 @@ def _leaving_from(leaving: list[Wire], number: int) -> dict[int, list[int]]:
 
 
 def _entering(blueprint: Blueprint, wiring: Wiring, label: str) -> list[int]:
-    """List the links from an input of the box; the first leads to the field that `proxyWidgets` names.
-
-    Where another is first, the browser shows that one's field, too, and each sets half of what the input leads to.
-    """
+    """List the links from an input of the box; the browser shows the field that the first leads to."""
     return [wiring.entering(end) for end in blueprint.inputs[label]]
 
 

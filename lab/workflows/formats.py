@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...converters.version import VERSION
-from .boxes import BOXES, first_number, opened
+from .boxes import BOXES, opened
 from .definitions import MATCHED, Describe, Slot, output_slot, slots, value
-from .graph import Blueprint, Graph, Link, Node
+from .graph import Graph, Link, Node
 from .layout import Placed, note_boxes, place
 
 PACK, PACK_VERSION = "omnix-panorama", VERSION
@@ -191,7 +191,7 @@ def properties(node: Node, definition: Mapping[str, Any]) -> dict[str, Any]:
     ours = str(definition["python_module"]).startswith("custom_nodes.")
     pack, version = (PACK, PACK_VERSION) if ours else (CORE, CORE_VERSION)
     if node.type in BOXES:
-        return {"proxyWidgets": fields_inside(BOXES[node.type], definition), "cnr_id": pack, "ver": version}
+        return {"cnr_id": pack, "ver": version}
     written: dict[str, Any] = {"cnr_id": pack, "ver": version, "Node name for S&R": node.type}
     files = [v for v in node.inputs.values() if isinstance(v, str) and v in DOWNLOADS]
     if files:
@@ -199,18 +199,6 @@ def properties(node: Node, definition: Mapping[str, Any]) -> dict[str, Any]:
             {"name": name, "url": DOWNLOADS[name][0], "directory": DOWNLOADS[name][1]} for name in files
         ]
     return written
-
-
-def fields_inside(blueprint: Blueprint, definition: Mapping[str, Any]) -> list[list[str]]:
-    """List the fields that a box shows, as [number of the node inside, name of its field]."""
-    numbers = {node.name: str(number) for number, node in enumerate(blueprint.nodes(), first_number(blueprint))}
-    fields = [
-        label
-        for label, spec in definition["input"]["required"].items()
-        if Slot(label, spec[0], False, spec[1]).is_widget
-    ]
-    ends = (blueprint.inputs[label][0] for label in fields)
-    return [[numbers[name], field] for name, field in ends]
 
 
 def ui_form(graph: Graph, describe: Describe) -> dict[str, Any]:

@@ -31,11 +31,12 @@ def test_outside_and_inside_agree(name: str) -> None:
     assert inner["description"] and form["extra"]["BlueprintSearchAliases"]
     assert [(i["name"], i["type"]) for i in outer["inputs"]] == [(i["name"], i["type"]) for i in inner["inputs"]]
     assert [(o["name"], o["type"]) for o in outer["outputs"]] == [(o["name"], o["type"]) for o in inner["outputs"]]
-    nodes = {str(node["id"]): node for node in inner["nodes"]}
-    shown = outer["properties"]["proxyWidgets"]
-    assert len(shown) == sum("widget" in slot for slot in outer["inputs"])
-    for number, field in shown:
-        assert {"name": field} in [slot.get("widget") for slot in nodes[number]["inputs"]]
+    nodes = {node["id"]: node for node in inner["nodes"]}
+    links = {link["id"]: link for link in inner["links"]}
+    for slot, port in zip(outer["inputs"], inner["inputs"]):
+        ends = [links[number] for number in port["linkIds"]]
+        fields = ["widget" in nodes[end["target_id"]]["inputs"][end["target_slot"]] for end in ends]
+        assert fields == ["widget" in slot] * len(ends)
 
 
 @pytest.mark.parametrize("name", BLUEPRINTS)
