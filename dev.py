@@ -63,6 +63,7 @@ TOOLS = (
     "comfy-cli==1.23.0",
     "OpenImageIO==3.2.2.0",
     "scikit-image==0.26.0",
+    "lpips==0.1.4",
     "setuptools==80.9.0",
     "build==1.6.1",
     "twine==7.0.0",

@@ -20,6 +20,7 @@ from pathlib import Path
 from . import report, run
 from .compare import Options
 from .errors import MapError
+from .perceptual import distance
 from .sheet import write_sheet
 from .summary import summary
 from .trees import MEASURED, side
@@ -69,6 +70,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--unlabelled", type=_colour, metavar="RRGGBB", help="true colour of a semantic map that is no class"
     )
+    parser.add_argument(
+        "--lpips",
+        type=Path,
+        metavar="FILE",
+        help="also measure LPIPS, with torchvision's AlexNet weights from this file",
+    )
     return parser
 
 
@@ -92,7 +99,9 @@ def _run(options: argparse.Namespace) -> int:
     plan = run.plan(predicted, truth)
     unlabelled = truth.unlabelled if options.unlabelled is None else options.unlabelled
     reading = run.maps(predicted, truth, plan.pairs)
-    found = run.evaluate(reading, plan.pairs, Options(options.max_depth, unlabelled), _bar(len(plan.pairs)))
+    looking = distance(options.lpips) if options.lpips else None
+    chosen = Options(options.max_depth, unlabelled, looking)
+    found = run.evaluate(reading, plan.pairs, chosen, _bar(len(plan.pairs)))
     result = summary(found)
     if options.sheet:
         write_sheet(options.sheet, reading, plan.pairs)

@@ -9,7 +9,8 @@ import numpy as np
 from . import semantic
 from .alignment import ALIGNMENTS, Align
 from .errors import MapError
-from .metrics import KINDS
+from .metrics import KINDS, LPIPS
+from .perceptual import Distance
 from .pictures import Array
 from .scoring import Scores, filled, score
 
@@ -23,10 +24,12 @@ class Comparison(NamedTuple):
 
 
 class Options(NamedTuple):
-    """What the user may choose: a depth beyond which truth is left out, the true colour (a code) that is no class."""
+    """What the user may choose: a depth beyond which truth is left out, the true colour (a code) that is no class, and
+    what measures LPIPS."""
 
     max_depth: float = np.inf
     unlabelled: int | None = None
+    distance: Distance | None = None
 
 
 DEFAULTS = Options()
@@ -47,7 +50,11 @@ def compare(kind: str, prediction: Array, truth: Array, options: Options = DEFAU
     valid = KINDS[kind].valid(prediction, truth)
     if kind != "depth":
         overlap = semantic.overlap(prediction, truth) if kind == "semantic" else {}
-        return Comparison({"": score(kind, prediction, truth, valid)}, overlap, doubts)
+        scores = score(kind, prediction, truth, valid)
+        if options.distance and kind in LPIPS:
+            looked = options.distance(*filled(prediction, truth, valid))
+            scores = scores._replace(figures={**scores.figures, "lpips": (looked, np.nan)})
+        return Comparison({"": scores}, overlap, doubts)
     if np.isfinite(options.max_depth):
         valid &= ~(truth > options.max_depth)
     ours, true = prediction[valid].astype(np.float64), truth[valid].astype(np.float64)

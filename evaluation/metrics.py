@@ -67,6 +67,10 @@ FIGURES: dict[str, dict[str, Figure]] = {
 }
 
 
+LPIPS = ("albedo", "roughness", "metallic")
+"""The kinds whose pictures are also looked at as a whole, where the user gives the weights: see `perceptual`."""
+
+
 class Kind(NamedTuple):
     """How a kind of map is measured; maps are [H, W] or [H, W, C], results [H, W].
 

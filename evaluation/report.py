@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .alignment import ALIGNMENTS
-from .metrics import FIGURES
+from .metrics import FIGURES, LPIPS
 from .sphere import POLAR_LATITUDE
 from .summary import WEIGHTS
 
 TITLES = {kind: {name: row.title for name, row in rows.items()} for kind, rows in FIGURES.items()}
 TITLES["semantic"] = TITLES["semantic"] | {"miou": "mIoU"}
+TITLES |= {kind: TITLES[kind] | {"lpips": "LPIPS"} for kind in LPIPS}
 """Kind -> name of a figure -> its title in tables."""
 
 UNITS = {
@@ -55,13 +56,14 @@ def _parts(found: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
 def _rows(kind: str, found: Mapping[str, Any]) -> list[Row]:
     """Return the header and a row for each alignment and weighting; what both weightings share stands in the first."""
     parts = _parts(found)
-    rows = [[*(["alignment"] if parts[0][0] else []), "weights", *TITLES[kind].values(), "seam", "poles"]]
+    titles = {name: title for name, title in TITLES[kind].items() if name in parts[0][1][WEIGHTS[0]]}
+    rows = [[*(["alignment"] if parts[0][0] else []), "weights", *titles.values(), "seam", "poles"]]
     for name, part in parts:
         for weight in WEIGHTS:
             first = weight == WEIGHTS[0]
             title = [ALIGNMENTS[name].title if first else ""] if name else []
             shared = [_written(part[key]) if first else "" for key in ("seam", "poles")]
-            rows.append([*title, weight, *(_written(part[weight][figure]) for figure in TITLES[kind]), *shared])
+            rows.append([*title, weight, *(_written(part[weight][figure]) for figure in titles), *shared])
     return rows
 
 

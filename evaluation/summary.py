@@ -6,8 +6,8 @@
 
 A figure is the mean of the pictures' own figures, each picture counting alike; mIoU is that of all pixels together.
 `seam` is the mean difference at the seam over that of other neighbours, both over all pictures. A picture without a
-valid pixel has no figures. None stands for what is not defined (no pixels, a prediction that is the same everywhere)
-and for an infinite PSNR (equal maps), since JSON has no word for either.
+valid pixel has no figures. None stands for what is not defined (no pixels, a prediction that is the same everywhere,
+LPIPS by latitude) and for an infinite PSNR (equal maps), since JSON has no word for either.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from .compare import Comparison
-from .metrics import FIGURES
 from .scoring import Scores
 from .semantic import mean_iou
 
@@ -32,7 +31,7 @@ def summary(comparisons: Mapping[str, Sequence[Comparison]]) -> dict[str, Any]:
 
 
 def _kind(kind: str, found: Sequence[Comparison]) -> dict[str, Any]:
-    parts = {name: _together(kind, [one.scores[name] for one in found]) for name in found[0].scores}
+    parts = {name: _together([one.scores[name] for one in found]) for name in found[0].scores}
     if kind != "semantic":
         return parts.get("", parts)
     overlaps = mean_iou(one.overlap for one in found)
@@ -40,9 +39,9 @@ def _kind(kind: str, found: Sequence[Comparison]) -> dict[str, Any]:
     return parts[""] | shares
 
 
-def _together(kind: str, scores: Sequence[Scores]) -> dict[str, Any]:
+def _together(scores: Sequence[Scores]) -> dict[str, Any]:
     figures = {
-        weight: {name: _mean([score.figures[name][number] for score in scores]) for name in FIGURES[kind]}
+        weight: {name: _mean([score.figures[name][number] for score in scores]) for name in scores[0].figures}
         for number, weight in enumerate(WEIGHTS)
     }
     at, beside = (_mean([score.seam[number] for score in scores]) for number in (0, 1))
