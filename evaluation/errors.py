@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-# import name -> (what it is needed for, what pip installs); pyproject.toml's extras `evaluation` and `lpips` say the same.
+# import name -> (what it is needed for, what pip installs); pyproject.toml's extras say the same.
 PACKAGES = {
     "OpenImageIO": ("Reading maps", "OpenImageIO>=3.1,<4"),
     "PIL.Image": ("The words on a sheet", "pillow>=10.1,<14"),

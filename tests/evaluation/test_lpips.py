@@ -13,7 +13,7 @@ from comfyui_omnix.evaluation import layout
 from map_trees import run
 from torch import Tensor
 
-# (channels out, in, kernel, stride, padding, whether a pooling comes before) of AlexNet's convolutions, and their names.
+# AlexNet's convolutions: channels out and in, kernel, stride, padding, whether a pooling comes before.
 LAYERS = {
     "features.0": (64, 3, 11, 4, 2, False),
     "features.3": (192, 64, 5, 1, 2, True),
