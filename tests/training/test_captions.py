@@ -19,6 +19,7 @@ from comfyui_omnix.omnix.tasks import PROMPT_TAG
 from comfyui_omnix.training import data, draws
 from comfyui_omnix.training import run as steps
 from comfyui_omnix.training.config import Config
+from comfyui_omnix.training.errors import TrainingError
 from comfyui_omnix.training.host import HostBase
 from folders import write_base, write_rooms
 
@@ -125,3 +126,26 @@ def test_a_changed_caption_is_seen(captioned: Config) -> None:
     finally:
         layout.write_caption(Path(captioned.data), "0001", CAPTIONS["0001"])
     assert encoded(captioned).identity == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "taken", "words"),
+    [
+        ("t5", "clip_l", r"clip_l\.safetensors: expected the text encoder T5 .* mend --t5"),
+        ("clip_l", "t5", r"t5\.safetensors: expected the text encoder CLIP-L .* mend --clip-l"),
+        ("t5", "vae", r"vae\.safetensors: expected the text encoder T5"),
+        ("t5", "", "--t5 is missing"),
+    ],
+)
+def test_another_file_is_no_text_encoder(captioned: Config, kind: str, taken: str, words: str) -> None:
+    """The host takes any file, and what is missing in it keeps whatever was in memory."""
+    told = replace(captioned, **{kind: getattr(captioned, taken) if taken else ""})
+    with pytest.raises(TrainingError, match=words):
+        HostBase(told).prompt(PROMPT_TAG)
+
+
+@pytest.mark.parametrize("content", [b"", b"junk" * 100, b"GGUF\x03\0\0\0" + bytes(200)])
+def test_a_damaged_text_encoder(captioned: Config, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "t5.safetensors").write_bytes(content)
+    with pytest.raises(TrainingError, match=r"as a whole \.safetensors file"):
+        HostBase(replace(captioned, t5=str(tmp_path / "t5.safetensors"))).prompt(PROMPT_TAG)

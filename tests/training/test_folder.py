@@ -273,7 +273,6 @@ def test_bad_folders(shop: Shop, tmp_path: Path, name: str) -> None:
         ({"model": "gone.safetensors"}, "no such file, nor below ComfyUI's models/diffusion_models"),
         ({"conditioning": ""}, "--clip-l is missing"),
         ({"prompt": "a room"}, "holds the bare"),
-        ({"optimizer": "adamw8bit"}, "pip install bitsandbytes"),
         ({"data": "gone"}, "--data gone"),
         ({"output": ""}, "--output is missing"),
     ],
@@ -283,6 +282,17 @@ def test_bad_configurations(shop: Shop, tmp_path: Path, changes: dict[str, Any],
     changes = {"output": str(tmp_path), "held_out": 0, "data": str(Path(config.data)), **changes}
     with pytest.raises(TrainingError, match=words):
         run(replace(config, **changes), show=False)
+
+
+@pytest.mark.parametrize(("name", "package"), [("adamw8bit", "bitsandbytes"), ("prodigy", "prodigyopt")])
+def test_an_optimiser_without_its_package(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, package: str
+) -> None:
+    _, config = shop
+    for module in (package, f"{package}.optim"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(TrainingError, match=f"pip install {package}, or use adamw"):
+        run(replace(config, optimizer=name, output=str(tmp_path), held_out=0), show=False)
 
 
 @pytest.mark.parametrize("kind", ["vae", "unet"])
