@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from comfyui_omnix.lab.host import tiny
+from comfyui_omnix.omnix.tasks import Task
 from comfyui_omnix.training import engine, saving
 from comfyui_omnix.training.engine import train
 from comfyui_omnix.training.errors import TrainingError
@@ -87,6 +88,17 @@ def interrupted(output: Path, after: int, **options: Any) -> engine.Result:
 
     plain = latents()
     return run(output, samples=Pressed(plain.latents, plain.text, plain.pooled, plain.identity), **options)
+
+
+def test_latents_in_memory_that_are_directions_are_not_rolled(tmp_path: Path) -> None:
+    """Who calls the engine alone need not know of it: with `roll` on the run is the one with `roll` off."""
+    normals = Task("rgb_to_normal", ("rgb", "normal"))
+    for task, alike in ((normals, True), (TASK, False)):
+        on, off = (
+            train(config(roll=roll, steps=2), task, base(), latents(), tmp_path / f"{task.name}-{roll}", show=False)
+            for roll in (True, False)
+        )
+        assert same(state(on), state(off)) == alike
 
 
 def test_ctrl_c_is_given_back(tmp_path: Path) -> None:
