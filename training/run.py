@@ -43,8 +43,11 @@ def run(config: Config, *, base: Any = None, go_on: bool = False, show: bool = T
 def host_base(config: Config) -> Any:
     """Return the configuration's base model through ComfyUI."""
     use_host(config.comfyui, config.device == "cpu")
-    from .host import HostBase  # knows the host, which can be imported only now
-
+    try:
+        from .host import HostBase  # knows the host, which can be imported only now
+    except RuntimeError as error:  # the host looks for a GPU while it is imported
+        reason = str(error).splitlines()[0]
+        raise TrainingError(f"ComfyUI finds no GPU ({reason}); see to its driver, or use --device cpu.") from error
     return HostBase(config)
 
 

@@ -164,6 +164,19 @@ def test_no_comfyui(shop: Shop, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_no_gpu(shop: Shop, comfyui: Path, tmp_path: Path) -> None:
+    """The host asks torch for a GPU while it is imported, and torch says in a traceback that there is none."""
+    if torch.cuda.is_available() or not torch.backends.cuda.is_built():
+        pytest.skip("needs a torch that is built for GPUs, and no GPU")
+    _, config = shop
+    given = ["--data", config.data, "--target", "shading", "--output", str(tmp_path), "--held-out", "0"]
+    command = [sys.executable, "-m", "training", *given]
+    environment = {**os.environ, "COMFYUI_PATH": str(comfyui)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "ComfyUI finds no GPU" in done.stderr and "--device cpu" in done.stderr
+
+
 def test_several_targets_several_conditions_and_channels(shop: Shop) -> None:
     _, config = shop
     given = replace(config, conditions=("rgb", "camray"), target=("depth", "two=shading+shading"))
