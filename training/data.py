@@ -28,12 +28,8 @@ from .base import Pictures
 from .config import Config, Plan, Stream, size_of
 from .errors import TrainingError
 from .files import write_tensors
-from .samples import Batch
+from .samples import RAYS, Batch
 
-RAYS = "camray"
-DIRECTIONS = {"normal"}
-"""Folders whose numbers are directions in the panorama's own frame (front +X): a turned one would tell wrong ones."""
-"""A condition that needs no folder: the direction of every pixel is the same in all panoramas."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".exr")
 PIXELS_PER_LATENT = 8
 _FARTHEST = "max"
@@ -82,10 +78,9 @@ def _is_rays(root: Path, folder: str) -> bool:
     return folder == RAYS and not (root / folder).is_dir()
 
 
-def turns(plan: Plan) -> bool:
-    """Tell whether a task's streams may be rolled: with directions only beside camera rays, which turn along."""
-    folders = {folder for stream in plan.streams for folder in stream.folders}
-    return RAYS in folders or not folders & DIRECTIONS
+def maps(plan: Plan) -> tuple[str, ...]:
+    """Return the folders of a task: what its streams show, whatever they are called."""
+    return tuple(folder for stream in plan.streams for folder in stream.folders)
 
 
 def _listed(root: Path, folder: str) -> dict[str, Path]:
@@ -256,8 +251,15 @@ def _is_whole(path: Path) -> bool:
 class Cached:
     """Samples whose latents are read from the cache as they come."""
 
-    def __init__(self, latents: Sequence[Sequence[Path]], prompts: Sequence[Path], bare: Path, identity: str) -> None:
-        self.latents, self.prompts, self.bare, self.identity = latents, prompts, bare, identity
+    def __init__(
+        self,
+        latents: Sequence[Sequence[Path]],
+        prompts: Sequence[Path],
+        bare: Path,
+        identity: str,
+        maps: tuple[str, ...] = (),
+    ) -> None:
+        self.latents, self.prompts, self.bare, self.identity, self.maps = latents, prompts, bare, identity, maps
         first = _tensor(latents[0][0], "latent")
         self.size = (first.shape[-2], first.shape[-1])
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from .draws import Draw, draw, fixed_noise
 from .errors import TrainingError
 from .flow import Prompt, loss_of, noisy, predict, recording
 from .optimizers import learning_rate, optimizer
-from .samples import Samples
+from .samples import Samples, turns
 from .sampling import sample
 from .saving import PUBLISHED, State, folder_of, resume, save, saves
 
@@ -61,11 +62,12 @@ def train(
 ) -> Result:
     """Train a task's adapters on `samples`, whose latents are in the order of its streams; saves go to `output`.
 
-    `go_on` continues from the newest save there; without it a folder that has saves is refused. Ctrl-C ends the run
-    after the step that is under way, with a save. Raises TrainingError, AdapterError, OSError; then the saves that are
-    there are whole.
+    `go_on` continues from the newest save there; without it a folder that has saves is refused. Maps of directions are
+    never rolled (`turns`). Ctrl-C ends the run after the step that is under way, with a save. Raises TrainingError,
+    AdapterError, OSError; then the saves that are there are whole.
     """
     check(config)
+    config = replace(config, roll=config.roll and turns(samples.maps or task.streams))
     if saves(output) and not go_on:
         raise TrainingError(
             f"{output}: there are saves already; go on from them with --resume, or use another --output."

@@ -12,7 +12,8 @@ from ..converters.lora.layout import FLUX_1, Geometry
 from ..omnix.adapter import AdapterWeights
 from .adapters import factor_count, fresh
 from .config import PIXELS_PER_TOKEN, Config, Plan, size_of
-from .data import turns
+from .data import maps
+from .samples import turns
 
 TEXT_TOKENS = 256
 _BLOCK = re.compile(r"(?:^|\.)(double_blocks|single_blocks|transformer_blocks|single_transformer_blocks)\.(\d+)\.")
@@ -62,9 +63,8 @@ def lines(config: Config, plan: Plan, trained: int, held_out: int, model: Path |
     yield f"adapters        {streams} x {modules} layers of rank {config.rank}: {numbers / 1e6:.1f} million numbers"
     saved, kept = _saved(config, numbers) / 1e6, _state(config, numbers) / 1e6
     yield f"each save       {saved:.1f} MB, of which the state, kept of the newest alone, {kept:.1f} MB"
-    rolled = (
-        "on" if config.roll and turns(plan) else "off, since normals would not turn along" if config.roll else "off"
-    )
+    may = turns(maps(plan))
+    rolled = "off" if not config.roll else "on" if may else "off, since normals would not turn along"
     yield f"roll            {rolled}"
     yield f"steps           {config.steps} of {config.accumulate} x {config.batch} samples, {tokens} tokens at once"
     needed = _memory(config, geometry, numbers, tokens, model) / 1e9

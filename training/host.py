@@ -8,13 +8,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import comfy.latent_formats
 import comfy.model_management
 import comfy.sd
 import comfy.utils
 import folder_paths
+import safetensors
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +26,8 @@ from .config import Config, precision_on
 from .errors import TrainingError
 
 CHANNELS = 16
+_GGUF = "omnix_gguf"
+"""The name under which the pack ComfyUI-GGUF is imported."""
 
 
 @contextmanager
@@ -122,14 +125,27 @@ class HostBase(LoadedBase):
             text, options = load_conditioning(self.files["conditioning"])[0]
             return text.float(), options["pooled_output"].float()
         if self._clip is None:
-            if missing := [kind for kind in ("clip_l", "t5") if kind not in self.files]:
-                raise TrainingError(
-                    f"--{missing[0].replace('_', '-')} is missing: name both text encoders, or --conditioning."
-                )
-            paths = [str(self.files[kind]) for kind in ("clip_l", "t5")]
+            paths = [str(self._encoder(kind)) for kind in _ENCODERS]
             self._clip = comfy.sd.load_clip(ckpt_paths=paths, clip_type=comfy.sd.CLIPType.FLUX)
         text, pooled = self._clip.encode_from_tokens(self._clip.tokenize(words), return_pooled=True)
         return text.float().cpu(), pooled.float().cpu()
+
+    def _encoder(self, kind: str) -> Path:
+        """Return a text encoder's file.  Raises TrainingError for another: the host would fill it up with anything."""
+        if kind not in self.files:
+            raise TrainingError(f"--{kind.replace('_', '-')} is missing: name both text encoders, or --conditioning.")
+        path = self.files[kind]
+        try:
+            with safetensors.safe_open(path, "pt") as file:
+                names = set(file.keys())
+        except (safetensors.SafetensorError, OSError):
+            names = set()
+        if _ENCODERS[kind].layer not in names:
+            raise TrainingError(
+                f"{path}: expected the text encoder {_ENCODERS[kind].name} as a whole .safetensors file, got another; "
+                f"mend --{kind.replace('_', '-')}."
+            )
+        return path
 
     def release(self) -> None:
         """Take the VAE and the text encoders out of memory."""
@@ -149,6 +165,19 @@ _FOLDERS = {
 
 
 _TEXT = ("clip_l", "t5", "conditioning")
+
+
+class Encoder(NamedTuple):
+    """A text encoder's name, and the weight that tells it from others."""
+
+    name: str
+    layer: str
+
+
+_ENCODERS = {
+    "clip_l": Encoder("CLIP-L", "text_model.encoder.layers.1.mlp.fc1.weight"),
+    "t5": Encoder("T5", "encoder.block.1.layer.0.SelfAttention.q.weight"),
+}
 
 
 def located(name: str, kind: str) -> Path:
@@ -180,9 +209,8 @@ def load_model(path: Path, config: Config) -> Any:
             )
         return _checked(path, comfy.sd.load_diffusion_model(str(path), model_options=options))
     except (RuntimeError, IndexError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise TrainingError(
-            f"{path}: ComfyUI can't load it as FLUX.1-dev ({reason}); use FLUX.1-dev's own file."
+            f"{path}: ComfyUI can't load it as FLUX.1-dev ({_told(error)}); use FLUX.1-dev's own file."
         ) from error
 
 
@@ -196,6 +224,22 @@ def _checked(path: Path, model: Any) -> Any:
 
 def _load_gguf(path: Path) -> Any:
     """Load a GGUF file with the pack ComfyUI-GGUF, if it is installed."""
+    pack = _gguf_pack(path)
+    # Its loader looks names up below the host's folders, where another file may have this one's name.
+    folder_paths.add_model_folder_path("diffusion_models", str(path.parent), is_default=True)
+    try:
+        model = pack.NODE_CLASS_MAPPINGS["UnetLoaderGGUF"]().load_unet(path.name)[0]
+    except (ValueError, RuntimeError, LookupError, TypeError) as error:
+        raise TrainingError(
+            f"{path}: ComfyUI-GGUF can't load it as FLUX.1-dev ({_told(error)}); use another file."
+        ) from error
+    return _checked(path, model)
+
+
+def _gguf_pack(path: Path) -> Any:
+    """Import the pack ComfyUI-GGUF from below the host's custom_nodes, once."""
+    if _GGUF in sys.modules:
+        return sys.modules[_GGUF]
     roots = [Path(root) for root in folder_paths.get_folder_paths("custom_nodes")]
     folder = next(
         (found for root in roots for found in sorted(root.glob("*GGUF*")) if (found / "nodes.py").is_file()), None
@@ -205,16 +249,25 @@ def _load_gguf(path: Path) -> Any:
             f"{path}: a GGUF file needs the pack ComfyUI-GGUF below custom_nodes; install it, or use another file."
         )
     spec = importlib.util.spec_from_file_location(
-        "omnix_gguf", folder / "__init__.py", submodule_search_locations=[str(folder)]
+        _GGUF, folder / "__init__.py", submodule_search_locations=[str(folder)]
     )
     if spec is None or spec.loader is None:
         raise TrainingError(f"{folder}: expected a pack of ComfyUI, got none; install ComfyUI-GGUF again.")
     pack = importlib.util.module_from_spec(spec)
-    sys.modules["omnix_gguf"] = pack
-    spec.loader.exec_module(pack)
-    # Its loader looks names up below the host's folders.
-    folder_paths.add_model_folder_path("unet_gguf", str(path.parent))
-    return _checked(path, pack.NODE_CLASS_MAPPINGS["UnetLoaderGGUF"]().load_unet(path.name)[0])
+    sys.modules[_GGUF] = pack
+    try:
+        spec.loader.exec_module(pack)
+    except ImportError as error:
+        del sys.modules[_GGUF]
+        raise TrainingError(
+            f"{folder}: the pack can't be imported ({_told(error)}); pip install -r {folder / 'requirements.txt'}."
+        ) from error
+    return pack
+
+
+def _told(error: Exception) -> str:
+    """Return an error's words on one line, no longer than a sentence may be."""
+    return " ".join(str(error).split())[:200]
 
 
 _END = 1 << 20

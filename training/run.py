@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +43,11 @@ def run(config: Config, *, base: Any = None, go_on: bool = False, show: bool = T
 def host_base(config: Config) -> Any:
     """Return the configuration's base model through ComfyUI."""
     use_host(config.comfyui, config.device == "cpu")
-    from .host import HostBase  # knows the host, which can be imported only now
-
+    try:
+        from .host import HostBase  # knows the host, which can be imported only now
+    except RuntimeError as error:  # the host looks for a GPU while it is imported
+        reason = str(error).splitlines()[0]
+        raise TrainingError(f"ComfyUI finds no GPU ({reason}); see to its driver, or use --device cpu.") from error
     return HostBase(config)
 
 
@@ -57,7 +59,6 @@ def folder_of(config: Config, plan: Plan) -> Path:
 
 def _train_one(config: Config, plan: Plan, sources: data.Sources, base: Any, go_on: bool, show: bool) -> Result:
     trained, held_out = data.split(sources.stems, config.held_out)
-    config = replace(config, roll=config.roll and data.turns(plan))
     output = folder_of(config, plan)
     cache = data.Cache(Path(config.output).expanduser() / LATENTS, base, base.vae_identity)
     samples = _encoded(config, plan, sources, trained, cache, base, show)
@@ -88,7 +89,8 @@ def _encoded(
         cache.prompt(text, base.text_identity) for text in tqdm(words, desc="encoding prompts", disable=not show)
     ]
     base.release()
-    return data.Cached(latents, prompts, bare, hashlib.sha256(json.dumps([kept, bare.name]).encode()).hexdigest())
+    identity = hashlib.sha256(json.dumps([kept, bare.name]).encode()).hexdigest()
+    return data.Cached(latents, prompts, bare, identity, data.maps(plan))
 
 
 def _sum(path: Path) -> str:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from .errors import TrainingError
+
+RAYS = "camray"
+"""A stream that needs no pictures: the direction of every pixel is the same in all panoramas."""
+DIRECTIONS = {"normal"}
+"""Maps whose numbers are directions in the panorama's own frame (front +X): a turned one would tell wrong ones."""
+
+
+def turns(maps: Iterable[str]) -> bool:
+    """Tell whether maps may be rolled: directions only beside camera rays, which turn along."""
+    names = set(maps)
+    return RAYS in names or not names & DIRECTIONS
 
 
 class Batch(NamedTuple):
@@ -22,10 +33,14 @@ class Batch(NamedTuple):
 
 
 class Samples(Protocol):
-    """The data of a run. `identity` changes when what a sample holds does; `size` is (h, w) in latent cells."""
+    """The data of a run. `identity` changes when what a sample holds does; `size` is (h, w) in latent cells.
+
+    `maps` names what the streams show; empty, their own names do.
+    """
 
     identity: str
     size: tuple[int, int]
+    maps: tuple[str, ...]
 
     def __len__(self) -> int: ...
 
@@ -43,6 +58,7 @@ class Latents:
             raise TrainingError(f"Expected latents [n, 16, h, w] of one size for all streams, got {sorted(shapes)}.")
         self.latents, self.text, self.pooled, self.identity = tuple(latents), text, pooled, identity
         self.size = (latents[0].shape[-2], latents[0].shape[-1])
+        self.maps: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.latents[0])

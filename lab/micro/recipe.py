@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ...training.data import DIRECTIONS
+from ...training.samples import DIRECTIONS
 from ..host.tiny import Geometry
 
 GEOMETRY = Geometry(hidden=128, double=2, single=4)

@@ -30,9 +30,12 @@ class Alike:
         """Return the distance along each ray [N] to the shape of its own, `which` [N]; infinite where it misses."""
         if not self.sizes:
             return self.model.reach(origins, directions)
-        centre, axes = self.centres[:, which], None if self.axes is None else self.axes[:, :, which]
+        # `take` keeps the rays next to each other in memory, as indexing with [:, which] does not.
+        centre, axes = self.centres.take(which, axis=1), self._axes(which)
         ahead = dot(centre - origins, directions)
-        start = origins + ahead * directions - centre
+        start = ahead * directions
+        start += origins
+        start -= centre
         shape = self._sized(which)
         return ahead + shape._local_reach(_into(axes, start), _into(axes, directions), SKIN - ahead)
 
@@ -40,14 +43,19 @@ class Alike:
         """Return the outward unit normals at points [3, N], each on the shape of its own, `which` [N]."""
         if not self.sizes:
             return self.model.normal(points)
-        axes = None if self.axes is None else self.axes[:, :, which]
-        normals = unit(self._sized(which)._local_normal(_into(axes, points - self.centres[:, which])))
+        axes = self._axes(which)
+        normals = unit(self._sized(which)._local_normal(_into(axes, points - self.centres.take(which, axis=1))))
         return normals if axes is None else _into(axes.transpose(1, 0, 2), normals)
+
+    def _axes(self, which: Rows) -> Array | None:
+        return None if self.axes is None else self.axes.take(which, axis=2)
 
     def _sized(self, which: Rows) -> Solid:
         kind: Any = type(self.model)
         return kind(
-            self.model.surface, (0.0, 0.0, 0.0), **{name: size[..., which] for name, size in self.sizes.items()}
+            self.model.surface,
+            (0.0, 0.0, 0.0),
+            **{name: size.take(which, axis=-1) for name, size in self.sizes.items()},
         )
 
 

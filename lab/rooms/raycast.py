@@ -259,5 +259,10 @@ def _through(task: _Task, centres: Array, radii: Array | np.float32) -> NDArray[
     )
     to_centre = centres - origins
     along = dot(to_centre, directions)
-    through = (dot(to_centre, to_centre) - along * along <= radii * radii) & (along > -radii)
-    return through if task.limits is None else through & (along - radii < task.limits)
+    aside = along * along
+    np.subtract(dot(to_centre, to_centre), aside, out=aside)
+    through = aside <= radii * radii
+    through &= along > -radii
+    if task.limits is not None:
+        through &= np.subtract(along, radii, out=along) < task.limits
+    return through

@@ -39,7 +39,10 @@ def column(vector: Vector | Array) -> Array:
 
 def dot(a: Array, b: Array) -> Array:
     """Return the scalar products of the columns of a and b, [N]."""
-    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+    total = a[0] * b[0]
+    total += a[1] * b[1]
+    total += a[2] * b[2]
+    return total
 
 
 def unit(vectors: Array) -> Array:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import os
 import runpy
 import sys
 import tempfile
@@ -103,16 +102,20 @@ def main() -> None:
     parser.add_argument("adapter", type=Path, help="a file of a save")
     parser.add_argument("destination", type=Path, help="the folder to write to")
     parser.add_argument("--folder", default="OmniX", help="folder below models/loras (default %(default)s)")
-    parser.add_argument("--comfyui", type=Path, default=os.environ.get("COMFYUI_PATH"), help="a folder with ComfyUI")
+    parser.add_argument(
+        "--comfyui", default="", help="ComfyUI's folder; default COMFYUI_PATH, or the one that the pack lies in"
+    )
     options = parser.parse_args()
-    if options.comfyui is None:
-        parser.error("name a ComfyUI with --comfyui or COMFYUI_PATH.")
     runpy.run_path(str(ROOT / "lab" / "host" / "pack.py"))["load_pack"]()
+    try:
+        comfyui = import_module("...training.place", PACKAGE).host_folder(options.comfyui)
+    except ValueError as error:
+        sys.exit(f"trained.py: {error}")
     task = _task_of(options.adapter)
     graph = graph_of(task, options.folder)
     server, formats, build = (import_module(name, PACKAGE) for name in ("..host.server", ".formats", ".build"))
     options.destination.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, server.Server(options.comfyui.resolve(), Path(folder)) as running:
+    with tempfile.TemporaryDirectory() as folder, server.Server(comfyui, Path(folder)) as running:
         describe = functools.cache(running.node_info)
         for name, form in ((task.name, formats.ui_form), (f"{task.name}_api", formats.api_form)):
             (options.destination / f"{name}.json").write_text(build.text(form(graph, describe)), encoding="utf-8")

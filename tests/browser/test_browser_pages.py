@@ -58,13 +58,11 @@ BROKEN: dict[str, Any] = {
 }
 
 
-@pytest.mark.since("0.30.0")  # it looks for the words of that frontend
+@pytest.mark.since("0.30.0")  # it looks for what that frontend lays over the graph
 def test_a_missing_node_and_a_missing_model_would_be_noticed(bench: Workbench) -> None:
     bench.open_workflow(BROKEN)
     bench.page.get_by_test_id("error-overlay").wait_for()
-    told = bench.troubles()
-    assert any("2 errors found" in text for text in told)
-    assert {"missing node NoSuchNode", "node in red: VAELoader"} <= set(told)
+    assert {"missing node NoSuchNode", "node in red: VAELoader"} <= set(bench.troubles())
 
 
 @pytest.mark.since("0.18.2")  # before, the frontend's own Run button lies over the one for help

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from comfyui_omnix.lab.host.server import Server
 from PIL import Image
 
 
@@ -121,3 +122,25 @@ def test_a_wrong_panorama_is_told_before_the_host_is_loaded(root: Path, tmp_path
     wrong.write_text("no picture")
     done = subprocess.run(command, capture_output=True, text=True, env=without_host, timeout=30)
     assert done.stderr.startswith(f"demo: --panorama {wrong}: expected a picture (")
+
+
+def test_a_frontend_is_downloaded_once_and_shown_by_the_test_servers(
+    dev: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def install(command: list[str]) -> None:
+        asked.append(command)
+        static = Path(command[command.index("--target") + 1], "comfyui_frontend_package", "static")
+        static.mkdir(parents=True)
+        (static / "index.html").write_text("a frontend")
+
+    monkeypatch.setattr(dev, "run", install)
+    folders = [dev.downloaded_frontend(tmp_path, version, Path(sys.executable)) for version in ("newest", "newest")]
+    assert [command[-1] for command in asked] == [f"comfyui-frontend-package=={dev.NEWEST_FRONTEND}"]
+    assert folders[0] == folders[1] and (folders[0] / "index.html").is_file()
+    monkeypatch.setenv("OMNIX_FRONTEND", str(folders[0]))
+    options = Server(tmp_path, tmp_path / "base").options
+    assert options[options.index("--front-end-root") + 1] == str(folders[0])
+    monkeypatch.delenv("OMNIX_FRONTEND")
+    assert "--front-end-root" not in Server(tmp_path, tmp_path / "base").options

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from comfyui_omnix.lab.host import tiny
+from comfyui_omnix.omnix.tasks import Task
 from comfyui_omnix.training import engine, saving
 from comfyui_omnix.training.engine import train
 from comfyui_omnix.training.errors import TrainingError
@@ -27,7 +28,10 @@ VARIANTS = {
     "all": {"ema": 0.9, "accumulate": 2, "warmup": 2, "decay": True, "checkpointing": False, "times": "uniform"},
     "prodigy": {"optimizer": "prodigy", "learning_rate": 1.0},
     "bfloat16": {"precision": "bfloat16"},
+    "adamw8bit": {"optimizer": "adamw8bit", "rank": 16, "alpha": 16.0},
 }
+NEEDS = {"adamw8bit": "bitsandbytes"}
+"""Variants that are tried only where a package is installed that the tests do not bring."""
 
 
 CLOSE = 1e-4
@@ -52,6 +56,8 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, variant: str) -> None:
+    if variant in NEEDS:
+        pytest.importorskip(NEEDS[variant])
     options = VARIANTS[variant]
     whole = run(tmp_path / "whole", **options)
     # The learning rate's decay knows the number of steps, so the run is told of all of them and interrupted.
@@ -64,6 +70,8 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path
         assert (whole.folder / TASK.name / file).read_bytes() == (second.folder / TASK.name / file).read_bytes()
     curves = [[row["loss"] for row in read(tmp_path / name / engine.CURVE)] for name in ("whole", "parts")]
     assert curves[0] == curves[1] and len(curves[0]) == 6
+    eight_bit = any(tensor.dtype == torch.uint8 for tensor in state(whole).values())
+    assert eight_bit == (variant == "adamw8bit")
 
 
 def interrupted(output: Path, after: int, **options: Any) -> engine.Result:
@@ -80,6 +88,17 @@ def interrupted(output: Path, after: int, **options: Any) -> engine.Result:
 
     plain = latents()
     return run(output, samples=Pressed(plain.latents, plain.text, plain.pooled, plain.identity), **options)
+
+
+def test_latents_in_memory_that_are_directions_are_not_rolled(tmp_path: Path) -> None:
+    """Who calls the engine alone need not know of it: with `roll` on the run is the one with `roll` off."""
+    normals = Task("rgb_to_normal", ("rgb", "normal"))
+    for task, alike in ((normals, True), (TASK, False)):
+        on, off = (
+            train(config(roll=roll, steps=2), task, base(), latents(), tmp_path / f"{task.name}-{roll}", show=False)
+            for roll in (True, False)
+        )
+        assert same(state(on), state(off)) == alike
 
 
 def test_ctrl_c_is_given_back(tmp_path: Path) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import oracle
 import pytest
+import safetensors
 import torch
 from comfyui_omnix import converters
 from comfyui_omnix.evaluation import layout
@@ -22,7 +23,6 @@ from comfyui_omnix.lab.host import tiny
 from comfyui_omnix.omnix.adapter import known_tasks, task_files
 from comfyui_omnix.omnix.tasks import Task
 from comfyui_omnix.training import data, saving
-from comfyui_omnix.training import run as steps
 from comfyui_omnix.training.config import Config, plans
 from comfyui_omnix.training.errors import TrainingError
 from comfyui_omnix.training.estimate import lines
@@ -164,6 +164,19 @@ def test_no_comfyui(shop: Shop, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_no_gpu(shop: Shop, comfyui: Path, tmp_path: Path) -> None:
+    """The host asks torch for a GPU while it is imported, and torch says in a traceback that there is none."""
+    if torch.cuda.is_available() or not torch.backends.cuda.is_built():
+        pytest.skip("needs a torch that is built for GPUs, and no GPU")
+    _, config = shop
+    given = ["--data", config.data, "--target", "shading", "--output", str(tmp_path), "--held-out", "0"]
+    command = [sys.executable, "-m", "training", *given]
+    environment = {**os.environ, "COMFYUI_PATH": str(comfyui)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "ComfyUI finds no GPU" in done.stderr and "--device cpu" in done.stderr
+
+
 def test_several_targets_several_conditions_and_channels(shop: Shop) -> None:
     _, config = shop
     given = replace(config, conditions=("rgb", "camray"), target=("depth", "two=shading+shading"))
@@ -188,21 +201,26 @@ def test_several_targets_several_conditions_and_channels(shop: Shop) -> None:
     ],
 )
 def test_directions_turn_only_with_their_rays(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch, conditions: tuple[str, ...], target: str, turned: bool
+    shop: Shop, tmp_path: Path, conditions: tuple[str, ...], target: str, turned: bool
 ) -> None:
     """A normal map that is rolled and not turned tells walls ahead that they face aside."""
     _, config = shop
-    given = replace(config, conditions=conditions, target=(target,))
+    rooms = shutil.copytree(config.data, tmp_path / "rooms")
+    for path in sorted((rooms / "shading").iterdir()):
+        facing = np.broadcast_to(np.array([1, 0, 0], np.float32), (64, 128, 3))
+        layout.write(layout.place(rooms, "normal", path.stem), "normal", facing)
+    told = {"data": str(rooms), "output": str(tmp_path / "out"), "steps": 1, "held_out": 0}
+    given = replace(config, conditions=conditions, target=(target,), **told)
     (plan,) = plans(given)
-    assert data.turns(plan) == turned
     assert any("roll            on" in line for line in lines(given, plan, 4, 0, None)) == turned
-    trained_with: list[bool] = []
-    monkeypatch.setattr(steps, "train", lambda config, *_, **__: trained_with.append(config.roll))
-    monkeypatch.setattr(steps, "_encoded", lambda *_: None)
-    steps._train_one(
-        given, plan, data.Sources(("0", "1"), {}, {}), SimpleNamespace(vae_identity="", release=int), False, False
-    )
-    assert trained_with == [turned]
+    (result,) = run(given, show=False)
+    assert rolled(result.folder) == turned
+
+
+def rolled(save: Path) -> bool:
+    """Return whether a save's run rolled its streams."""
+    with safetensors.safe_open(save / saving.STATE, "pt") as file:
+        return json.loads(file.metadata()[saving.RUN_KEY])["config"]["roll"]
 
 
 def test_depth_is_relative_to_the_farthest(shop: Shop) -> None:
@@ -273,7 +291,6 @@ def test_bad_folders(shop: Shop, tmp_path: Path, name: str) -> None:
         ({"model": "gone.safetensors"}, "no such file, nor below ComfyUI's models/diffusion_models"),
         ({"conditioning": ""}, "--clip-l is missing"),
         ({"prompt": "a room"}, "holds the bare"),
-        ({"optimizer": "adamw8bit"}, "pip install bitsandbytes"),
         ({"data": "gone"}, "--data gone"),
         ({"output": ""}, "--output is missing"),
     ],
@@ -283,6 +300,17 @@ def test_bad_configurations(shop: Shop, tmp_path: Path, changes: dict[str, Any],
     changes = {"output": str(tmp_path), "held_out": 0, "data": str(Path(config.data)), **changes}
     with pytest.raises(TrainingError, match=words):
         run(replace(config, **changes), show=False)
+
+
+@pytest.mark.parametrize(("name", "package"), [("adamw8bit", "bitsandbytes"), ("prodigy", "prodigyopt")])
+def test_an_optimiser_without_its_package(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, package: str
+) -> None:
+    _, config = shop
+    for module in (package, f"{package}.optim"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(TrainingError, match=f"pip install {package}, or use adamw"):
+        run(replace(config, optimizer=name, output=str(tmp_path), held_out=0), show=False)
 
 
 @pytest.mark.parametrize("kind", ["vae", "unet"])

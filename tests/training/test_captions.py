@@ -1,0 +1,151 @@
+"""Captions through the host's own text encoders: encoded once, gone while FLUX trains, dropped as often as is said."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import pytest
+import stock
+import torch
+from comfyui_omnix.evaluation import layout
+from comfyui_omnix.lab.host import tiny, tiny_models
+from comfyui_omnix.omnix.tasks import PROMPT_TAG
+from comfyui_omnix.training import data, draws
+from comfyui_omnix.training import run as steps
+from comfyui_omnix.training.config import Config
+from comfyui_omnix.training.errors import TrainingError
+from comfyui_omnix.training.host import HostBase
+from folders import write_base, write_rooms
+
+CAPTIONS = {"0000": "a hall with a red door", "0001": "a kitchen", "0003": "a kitchen"}
+
+
+@pytest.fixture(scope="module")
+def captioned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
+    """Four rooms, three with captions, and text encoders in place of a saved prompt."""
+    root = tmp_path_factory.mktemp("captions")
+    rooms = write_rooms(root / "rooms")
+    for stem, words in CAPTIONS.items():
+        layout.write_caption(rooms, stem, words)
+    files = write_base(root / "models") | {"conditioning": ""}
+    encoders = {"clip_l": tiny_models.clip_l(), "t5": tiny_models.t5()}
+    files |= {name: str(tiny.save(state, root / f"{name}.safetensors")) for name, state in encoders.items()}
+    with stock.tiny_text_encoders():
+        yield Config(
+            data=str(rooms),
+            output=str(root / "runs"),
+            target=("shading",),
+            size="128x64",
+            rank=4,
+            alpha=4.0,
+            steps=2,
+            batch=2,
+            held_out=0,
+            caption_dropout=0.25,
+            **files,
+        )
+
+
+class Watched(HostBase):
+    """Notes which prompts are encoded, and what was still in memory when FLUX came in."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.asked: list[str] = []
+        self.encoders: list[weakref.ref[Any]] = []
+        self.left: list[Any] = []
+
+    def prompt(self, words: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Note the words and who encodes them."""
+        self.asked.append(words)
+        found = super().prompt(words)
+        self.encoders.append(weakref.ref(self._clip.cond_stage_model))
+        return found
+
+    def flux(self) -> torch.nn.Module:
+        """Look round before FLUX comes in."""
+        gc.collect()
+        self.left = [*comfy.model_management.loaded_models(), *filter(None, (kept() for kept in self.encoders))]
+        return super().flux()
+
+
+def test_captions_are_encoded_once_and_the_encoders_leave(captioned: Config) -> None:
+    base = Watched(captioned)
+    (result,) = steps.run(captioned, base=base, show=False)
+    assert result.step == 2
+    tagged = [f"{PROMPT_TAG} {words}" for words in dict.fromkeys(CAPTIONS.values())]
+    assert sorted(base.asked) == sorted([PROMPT_TAG, *tagged])
+    assert base.encoders and not base.left
+    again = Watched(captioned)
+    steps.run(replace(captioned, steps=3), base=again, go_on=True, show=False)
+    assert not again.asked
+
+
+def test_they_are_what_clip_text_encode_makes(captioned: Config) -> None:
+    """Two samples of one batch, one on the bare tag: each has the text and the pooled vector of its own words."""
+    samples = encoded(captioned)
+    batch = samples.batch([0, 1], [False, True])
+    want = [stock.text(words) for words in (f"{PROMPT_TAG} {CAPTIONS['0000']}", PROMPT_TAG)]
+    for number, (text, pooled) in enumerate(want):
+        assert torch.equal(batch.text[number], text[0].float())
+        assert torch.equal(batch.pooled[number], pooled[0].float())
+    assert not torch.equal(batch.text[0], batch.text[1])
+    # A picture without a caption has the bare tag anyway.
+    assert torch.equal(samples.batch([2], [False]).text, samples.batch([2], [True]).text)
+
+
+def encoded(config: Config) -> data.Cached:
+    """Encode the folder as a run does."""
+    base = HostBase(config)
+    (plan,) = steps.plans(config)
+    sources = data.find(config, plan)
+    cache = data.Cache(Path(config.output) / steps.LATENTS, base, base.vae_identity)
+    return steps._encoded(config, plan, sources, sources.stems, cache, base, False)
+
+
+def test_the_share_of_dropped_captions(captioned: Config) -> None:
+    """Three deviations of 4000 draws at 1/4 are 0.0205."""
+    bare = [alone for number in range(2000) for alone in draws.draw(captioned, number, 4, (8, 16)).bare]
+    assert abs(sum(bare) / len(bare) - 0.25) < 0.0205
+    for share, every in ((0.0, False), (1.0, True)):
+        told = replace(captioned, caption_dropout=share)
+        assert all(draws.draw(told, number, 4, (8, 16)).bare == [every] * 2 for number in range(50))
+
+
+def test_a_changed_caption_is_seen(captioned: Config) -> None:
+    before = encoded(captioned).identity
+    layout.write_caption(Path(captioned.data), "0001", "a cellar")
+    try:
+        assert encoded(captioned).identity != before
+    finally:
+        layout.write_caption(Path(captioned.data), "0001", CAPTIONS["0001"])
+    assert encoded(captioned).identity == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "taken", "words"),
+    [
+        ("t5", "clip_l", r"clip_l\.safetensors: expected the text encoder T5 .* mend --t5"),
+        ("clip_l", "t5", r"t5\.safetensors: expected the text encoder CLIP-L .* mend --clip-l"),
+        ("t5", "vae", r"vae\.safetensors: expected the text encoder T5"),
+        ("t5", "", "--t5 is missing"),
+    ],
+)
+def test_another_file_is_no_text_encoder(captioned: Config, kind: str, taken: str, words: str) -> None:
+    """The host takes any file, and what is missing in it keeps whatever was in memory."""
+    told = replace(captioned, **{kind: getattr(captioned, taken) if taken else ""})
+    with pytest.raises(TrainingError, match=words):
+        HostBase(told).prompt(PROMPT_TAG)
+
+
+@pytest.mark.parametrize("content", [b"", b"junk" * 100, b"GGUF\x03\0\0\0" + bytes(200)])
+def test_a_damaged_text_encoder(captioned: Config, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "t5.safetensors").write_bytes(content)
+    with pytest.raises(TrainingError, match=r"as a whole \.safetensors file"):
+        HostBase(replace(captioned, t5=str(tmp_path / "t5.safetensors"))).prompt(PROMPT_TAG)

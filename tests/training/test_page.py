@@ -1,0 +1,61 @@
+"""What the page of the trainer tells people to type: every flag and field is there, and its file reads."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from comfyui_omnix.training import command
+from comfyui_omnix.training.config import Config, check, from_file, plans, with_flags
+
+PAGE = (Path(__file__).resolve().parents[2] / "training" / "README.md").read_text("utf-8")
+COMMANDS = re.findall(r"^python -m training .*$", PAGE, re.MULTILINE)
+(FILE,) = re.findall(r"^```\n(data = .*?)```", PAGE, re.MULTILINE | re.DOTALL)
+FIELDS = {field.name for field in fields(Config)}
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_parses(line: str, tmp_path: Path) -> None:
+    (tmp_path / "shading.toml").write_text(FILE)
+    words = [str(tmp_path / word) if word == "shading.toml" else word for word in shlex.split(line)[3:]]
+    given = command._parser().parse_args(words)
+    config = with_flags(from_file(given.config) if given.config else Config(), given)
+    check(config)
+    assert [plan.task.name for plan in plans(config)] == ["rgb_to_shading"]
+    assert config.output == "runs/shading"
+
+
+def test_there_are_commands() -> None:
+    assert len(COMMANDS) == 3 and sum("--resume" in line for line in COMMANDS) == 1
+
+
+def test_every_flag_that_is_named_exists() -> None:
+    flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", PAGE)) - {"--folder"}  # that of the graph's command
+    known = {flag for action in command._parser()._actions for flag in action.option_strings}
+    assert len(flags) > 5 and flags <= known
+
+
+def test_every_option_of_the_table_exists_with_its_default() -> None:
+    rows = re.findall(r"^\| (`[a-z_`, ]+`) \| ([^|]+) \|", PAGE, re.MULTILINE)
+    named = [(re.findall(r"[a-z_]+", cell), values.strip().split(", ")) for cell, values in rows]
+    options = [row for row in named if not FIELDS.isdisjoint(row[0])]
+    assert all(FIELDS.issuperset(names) for names, _ in options)
+    told = [pair for names, values in options for pair in zip(names, values, strict=True)]
+    figures = {name: float(value) for name, value in told if re.fullmatch(r"[\d.]+", value)}
+    assert len(figures) >= 6 and ("roll", "on") in told and Config().roll
+    assert {name: float(getattr(Config(), name)) for name in figures} == figures
+
+
+@pytest.mark.parametrize("line", re.findall(r"`([a-z_]+ = [^`]+)`", PAGE))
+def test_every_line_that_is_quoted_reads(line: str, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(FILE + line + "\n")
+    check(from_file(tmp_path / "run.toml"))
+
+
+def test_the_example_of_python_names_what_there_is() -> None:
+    code = PAGE.split("```python\n")[1].split("```")[0]
+    names = set(re.findall(r"(\w+)=", code))
+    assert {"data", "target"} <= names <= FIELDS
