@@ -60,13 +60,13 @@ class LowRank(nn.Module):
         return tuple(self.get_parameter(f"up_{number}") for number in range(len(self.rows)))
 
     def add_to(self, output: Tensor, x: Tensor, strength: float) -> None:
-        """Add strength * delta to `output` [n, rows] in place; x [n, in]."""
+        """Add strength * delta to `output` [b, n, rows] in place; x [b, n, in]."""
         hidden = linear(x, self.down.to(x))
         start = 0
         for up, rows in zip(self.ups, self.rows, strict=True):
-            part = hidden[:, start : start + up.shape[1]]
-            target = output[:, rows.start : rows.start + rows.size]
-            target.addmm_(part, up.to(x).t(), alpha=strength * rows.scale)
+            part = hidden[..., start : start + up.shape[1]]
+            target = output[..., rows.start : rows.start + rows.size]
+            target.baddbmm_(part, up.to(x).t().expand(len(x), -1, -1), alpha=strength * rows.scale)
             start += up.shape[1]
 
     def gradients(self, grad: Tensor, x: Tensor, strength: float) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -161,8 +161,7 @@ def _add_deltas(output: Tensor, x: Tensor, layers: Deltaed, streams: int) -> Non
     """Add each stream's delta to its rows of a layer's `output` [(b s), ..., rows], in place."""
     x, y = (rearrange(rows, "bs ... d -> bs (...) d") for rows in (x, output))
     for stream, layer, strength in layers:
-        for row in range(stream, y.shape[0], streams):
-            layer.add_to(y[row], x[row], strength)
+        layer.add_to(y[stream::streams], x[stream::streams], strength)
 
 
 class _Differentiable(torch.autograd.Function):
