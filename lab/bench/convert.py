@@ -5,6 +5,7 @@ runs whole processes in interleaved rounds: `cp` of the converted file, the conv
 torch, fusing and saving. Prints a Markdown table and whether the goals hold; asserts nothing about time.
 
     python lab/bench/convert.py [--rounds 5] [--folder FOLDER] [--python PYTHON_WITH_TORCH]
+    python lab/bench/convert.py --verify [--rank 896]       verifying a large file whose scales were folded
 """
 
 import argparse
@@ -24,6 +25,11 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 HIDDEN, DOUBLE, SINGLE = 3072, 19, 38
 MOST_TIMES_CP, MOST_MEMORY = 3.0, 64.0
+MOST_TIMES_CONVERSION, MOST_BEYOND_TORCH = 2.0, 64.0
+SCALE = 0.75
+"""alpha / rank of the file that is verified; times this, a bfloat16 must be rounded."""
+FINITE = bytes(high & 0xBF for high in range(256))
+"""What the upper byte of a bfloat16 becomes so that no number is NaN or infinite."""
 
 DOUBLE_PARTS = {
     **{f"attn.{name}": (HIDDEN, HIDDEN) for name in ("to_q", "to_k", "to_v", "to_out.0")},
@@ -83,18 +89,23 @@ def shapes(rank: int) -> Iterator[tuple[str, tuple[int, int]]]:
             yield f"transformer.{block}.{part}.lora_B.weight", (rows, rank)
 
 
-def make_adapter(path: Path, rank: int) -> None:
-    """Write an adapter of random bytes, which may be any bfloat16 numbers."""
+def make_adapter(path: Path, rank: int, scale: float | None = None) -> None:
+    """Write an adapter of random finite bfloat16 numbers; `scale` tells it by alphas."""
     fields, end = {}, 0
     for name, (rows, columns) in sorted(shapes(rank)):
         first, end = end, end + 2 * rows * columns
         fields[name] = {"dtype": "BF16", "shape": [rows, columns], "data_offsets": [first, end]}
+    alphas = [name.replace("lora_A.weight", "alpha") for name in fields if "lora_A" in name] if scale else []
+    for number, name in enumerate(alphas):
+        fields[name] = {"dtype": "F32", "shape": [], "data_offsets": [end + 4 * number, end + 4 * number + 4]}
     header = json.dumps(fields).encode()
-    noise = os.urandom(1 << 20)
+    noise = bytearray(os.urandom(1 << 20))
+    noise[1::2] = noise[1::2].translate(FINITE)
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(header)) + header)
         for start in range(0, end, len(noise)):
             file.write(noise[: end - start])
+        file.write(struct.pack("<f", (scale or 1.0) * rank) * len(alphas))
 
 
 def run(command: Sequence[str], output: Path) -> Run:
@@ -160,6 +171,36 @@ def goals(runs: dict[str, list[Run]], larger: Run, imports_nothing: bool) -> lis
         ),
         (imports_nothing, "imports neither torch nor numpy"),
     ]
+    return told(held)
+
+
+def verifying(python: str, folder: Path, rank: int) -> str:
+    """Convert and verify one large file whose scales are folded; return a Markdown table and the goals."""
+    source, target, nothing = (folder / f"{name}.safetensors" for name in ("scaled", "converted", "nothing"))
+    make_adapter(source, rank, SCALE)
+    torch = run([python, "-c", "import torch"], nothing).memory
+    converted = run([python, "-m", "converters", str(source), str(target)], target)
+    verified = run([python, "-m", "converters", "--verify", str(source), str(target)], nothing)
+    times, beyond = verified.seconds / converted.seconds, verified.memory - torch
+    lines = [f"{source.stat().st_size / 1e9:.2f} GB in, scale {SCALE}\n"]
+    lines += [
+        "| whole process | s | times the conversion | peak memory, MiB | beyond torch, MiB |",
+        "|---|---|---|---|---|",
+    ]
+    for name, found in (("omnix-convert", converted), ("omnix-convert --verify", verified)):
+        ratio = found.seconds / converted.seconds
+        lines.append(
+            f"| {name} | {found.seconds:.1f} | {ratio:.2f} | {found.memory:.0f} | {found.memory - torch:.0f} |"
+        )
+    held = [
+        (times <= MOST_TIMES_CONVERSION, f"at most {MOST_TIMES_CONVERSION:g} times the conversion: {times:.2f}"),
+        (beyond <= MOST_BEYOND_TORCH, f"at most {MOST_BEYOND_TORCH:g} MiB beyond torch: {beyond:.0f}"),
+    ]
+    return "\n".join([*lines, "", *told(held)])
+
+
+def told(held: Sequence[tuple[bool, str]]) -> list[str]:
+    """Say of each goal whether it held in this run."""
     return [f"- {'holds' if holds else 'DOES NOT HOLD'}: {goal}" for holds, goal in held]
 
 
@@ -169,9 +210,14 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="rounds that count, after one to warm up (default 5)")
     parser.add_argument("--folder", type=Path, help="where to put about 3 GB of files (default: the system's)")
     parser.add_argument("--python", default=sys.executable, help="a Python with torch, for the obvious way")
+    parser.add_argument("--verify", action="store_true", help="time the verifying of a large file instead")
+    parser.add_argument("--rank", type=int, default=896, help="of that file: 896 makes 3.1 GB of it (default 896)")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="omnix-bench-", dir=options.folder))
     try:
+        if options.verify:
+            print(verifying(options.python, folder, options.rank))
+            return 0
         source = folder / "adapter.safetensors"
         make_adapter(source, rank=64)
         runs = measured(options.python, source, folder, options.rounds)

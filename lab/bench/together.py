@@ -1,6 +1,7 @@
 """Try other nodes and packs beside OmniX on one MODEL, and write docs/together.md.
 
-    python lab/bench/together.py --packs FOLDER
+    python lab/bench/together.py --packs FOLDER     core nodes, packs and doubles: writes the page
+    python lab/bench/together.py                    core nodes and doubles alone: prints it
 
 with the python and, as COMFYUI_PATH, the comfyui of `python dev.py setup --json`, and a folder with clones of the packs
 that `packs.py` lists; if one is missing, it says how to get it.
@@ -51,24 +52,27 @@ What has not been tried is not in the table. If another node changes the size of
 
 
 def main() -> None:
-    """Write the page."""
+    """Write the page, or print it where no pack was tried: it has no fewer rows than before."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--packs", type=Path, required=True, metavar="FOLDER", help="where the packs' clones are")
-    folder = parser.parse_args().packs.expanduser().resolve()
+    parser.add_argument("--packs", type=Path, metavar="FOLDER", help="where the packs' clones are")
+    folder = parser.parse_args().packs
     runpy.run_path(str(ROOT / "lab" / "host" / "pack.py"))["enter"]("lab/bench/together.py")
     sys.path.insert(0, str(ROOT / "tests" / "omnix"))
     from comfyui_version import __version__
     from companions import CORE, DOUBLES
     from packs import companions
 
-    rows = (*CORE, *companions(folder), *DOUBLES)
+    rows = (*CORE, *(companions(folder.expanduser().resolve()) if folder else ()), *DOUBLES)
     with tempfile.TemporaryDirectory() as temporary:
         trial = Trial(Path(temporary))
         results = [(one, trial.outcomes(one)) for one in rows]
     table = "".join(row(one, outcomes) for one, outcomes in results)
     told = [f"- {one.name}: *{said}*" for one, outcomes in results for said in sentences(outcomes)]
     page = HEAD.format(version=__version__) + table + TAIL.format(sentences="\n".join(told))
-    PAGE.write_text(page, encoding="utf-8", newline="\n")
+    if folder:
+        PAGE.write_text(page, encoding="utf-8", newline="\n")
+    else:
+        print(page)
 
 
 class Trial:

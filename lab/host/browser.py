@@ -25,6 +25,7 @@ OPTIONS = (
 SETTINGS = {
     "Comfy.TutorialCompleted": True,
     "Comfy.Minimap.Visible": False,
+    "Comfy.RightSidePanel.IsOpen": False,
     "Comfy.OnboardingCoachmarks.Seen": ["appMode"],
 }
 # Until the frontend has set itself up it blocks the page with a mask.

@@ -82,7 +82,7 @@ MEASURED = """async () => {
 
 RECTANGLES = """() => [
     ...window.app.rootGraph.nodes.map((node) => [...node.boundingRect]),
-    ...[...document.querySelectorAll(".lg-node")].map((node) => JSON.stringify(node.getBoundingClientRect())),
+    ...[...document.querySelectorAll(".lg-node, .dom-widget")].map((one) => JSON.stringify(one.getBoundingClientRect())),
 ]"""
 
 
@@ -110,10 +110,11 @@ def bench(stocked_bench: Workbench) -> Workbench:
 
 
 def measured(bench: Workbench) -> dict[str, Any]:
-    """Measure what is on the screen once it has come to rest: nodes grow while their pictures load."""
+    """Measure what is on the screen once it has come to rest: nodes grow while their pictures load, widgets follow."""
     rectangles, before = bench.page.evaluate(RECTANGLES), None
     while rectangles != before:
         bench.page.wait_for_timeout(300)
+        bench.settle()
         rectangles, before = bench.page.evaluate(RECTANGLES), rectangles
     return bench.page.evaluate(MEASURED)
 

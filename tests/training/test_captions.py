@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import comfy.model_management
 import pytest
 import stock
 import torch
@@ -71,7 +70,7 @@ class Watched(HostBase):
     def flux(self) -> torch.nn.Module:
         """Look round before FLUX comes in."""
         gc.collect()
-        self.left = [*comfy.model_management.loaded_models(), *filter(None, (kept() for kept in self.encoders))]
+        self.left = [*filter(None, (kept() for kept in self.encoders))]
         return super().flux()
 
 
