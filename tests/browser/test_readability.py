@@ -82,7 +82,8 @@ MEASURED = """async () => {
 
 RECTANGLES = """() => [
     ...window.app.rootGraph.nodes.map((node) => [...node.boundingRect]),
-    ...[...document.querySelectorAll(".lg-node, .dom-widget")].map((one) => JSON.stringify(one.getBoundingClientRect())),
+    ...[...document.querySelectorAll(".lg-node, .dom-widget")].map((each) =>
+        JSON.stringify(each.getBoundingClientRect())),
 ]"""
 
 
