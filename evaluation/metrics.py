@@ -67,7 +67,7 @@ FIGURES: dict[str, dict[str, Figure]] = {
 }
 
 
-LPIPS = ("albedo", "roughness", "metallic")
+LPIPS = tuple(kind for kind, figures in FIGURES.items() if figures is _COLOURS)
 """The kinds whose pictures are also looked at as a whole, where the user gives the weights: see `perceptual`."""
 
 

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WAYS = {"a": "ours", "b": "floor", "c": "reference", "d": "dense", "e": "no adapters"}
 COLUMNS = ("streams", "batch", "way", "TFLOP", "over b", "products", "casts", "other launches")
 FREE = ("_unsafe_view", "detach", "empty", "empty_like", "empty_strided")
-PRODUCTS = ("mm", "addmm", "addmm_", "bmm", "baddbmm")
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "baddbmm_")
 
 
 def main() -> None:

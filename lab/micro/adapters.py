@@ -20,7 +20,7 @@ from ...training.samples import Latents
 from ...training.saving import saves
 from . import base
 from .blocks import Blocks
-from .recipe import HEIGHT, RANK, SEAM_COLUMNS, TURNED, Stage
+from .recipe import HEIGHT, RANK, SEAM_COLUMNS, Stage
 
 WATCHED, WATCHED_CURVE = 16, "watched.csv"
 """Rooms of the validation part that are sampled now and then."""
@@ -42,7 +42,6 @@ def config(task: Task, stage: Stage) -> Config:
         times="uniform",
         size=f"{2 * HEIGHT}x{HEIGHT}",
         seam_columns=SEAM_COLUMNS,
-        roll=task.target in TURNED,
         checkpointing=False,
         save_every=100,
         held_out=0,

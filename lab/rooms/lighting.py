@@ -7,12 +7,14 @@ itself, which sees nearly every surface of the room.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .chance import Chance, strata_of
 from .raycast import Rows, Scene, blocked
 from .shapes import Array, Vector, column, dot, unit
 from .smoothing import Enlarger, Smoother
@@ -80,15 +82,13 @@ class Quality(NamedTuple):
     bounces: int
     """How often surfaces pass light on."""
     edges: tuple[tuple[float, float], ...]
-    """Rays, as parts of a pixel down and right, whose mean a pixel on an edge is."""
-    beside: bool
-    """Whether those rays look only for what the pixels around show."""
+    """Rays, as parts of a pixel down and right, whose mean a pixel on an edge is; none: it is blended with the next."""
 
 
-PICTURE = Quality(1, 4, 2, ((-0.25, -0.25), (-0.25, 0.25), (0.25, -0.25), (0.25, 0.25)), False)
+PICTURE = Quality(1, 4, 2, ((-0.25, -0.25), (-0.25, 0.25), (0.25, -0.25), (0.25, 0.25)))
 """For people to look at."""
-FAST = Quality(2, 1, 1, ((-0.25, -0.25), (0.25, 0.25)), True)
-"""For training: about half of the time."""
+FAST = Quality(4, 1, 1, ())
+"""For training: about a quarter of the time."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def light_room(room: Scene, lights: Lights, view: View, grid: Grid, quality: Qua
     random = np.random.default_rng(seed)
     small, rows = grid.every(quality.step)
     part = view if quality.step == 1 else view.at(rows)
-    sun = _sun(room, lights, view, random, quality.suns)
+    sun = _sun(room, lights, view, Chance(random), quality.suns)
     sampled = _Sampled(room, lights, part, small, random, quality)
     if quality.step == 1:
         return sampled.light(sampled.smooth(sun, passes=1))
@@ -119,7 +119,7 @@ class _Sampled:
     def __init__(
         self, room: Scene, lights: Lights, view: View, grid: Grid, random: np.random.Generator, quality: Quality
     ) -> None:
-        self.room, self.lights, self.view, self.grid, self.random = room, lights, view, grid, random
+        self.room, self.lights, self.view, self.grid = room, lights, view, grid
         # All passes together reach an eighth of the height, 22 degrees, whatever the size.
         self.passes = max(1, round(np.log2(grid.height / 8)))
         self.bounces = quality.bounces
@@ -127,16 +127,14 @@ class _Sampled:
         # Every other pixel, as on a chess board, where every pixel is worked out; else all of the few.
         board = (np.arange(grid.height)[:, None] + np.arange(grid.width)) % 2 == 0
         self.rows = np.flatnonzero(board) if quality.step == 1 else np.arange(board.size)
+        self.chance = Chance(random, None if quality.step == 1 else strata_of(grid.height, grid.width))
 
     def light(self, sun: Array) -> Light:
         """Return the light on all pixels, given the sun's [3, N]."""
         part = self.view.at(self.rows)
-        soft = np.zeros_like(part.normal)
-        for opening in self.lights.openings:
-            soft += _sky(self.room, part, opening, self.lights.skylight, self.random)
-        for lamp in self.lights.lamps:
-            soft += _lamp(self.room, part, lamp, self.random)
-        matt = direct = sun + self._spread(soft, max(1, self.passes - 1))
+        beams = [_sky(part, opening, self.lights.skylight, self.chance) for opening in self.lights.openings]
+        beams += [_lamp(part, lamp, self.chance) for lamp in self.lights.lamps]
+        matt = direct = sun + self._spread(_shone(self.room, part, beams), max(1, self.passes - 1))
         for _ in range(self.bounces):
             matt = direct + self._spread(self._bounce(part, matt), self.passes)
         return Light(matt, self._gloss(matt))
@@ -148,7 +146,7 @@ class _Sampled:
         """Return the light that other surfaces pass on to the pixels of `part`, given the light on the whole view."""
         start = part.hits.point + part.normal * np.float32(2e-3)
         # A unit vector added to the normal is spread as the cosine, so the mean of what it meets is the light.
-        towards = unit(part.normal * np.float32(1.001) + unit(_scatter(start.shape, self.random)))
+        towards = unit(part.normal * np.float32(1.001) + self.chance.sphere(start.shape[1]))
         met = meet(self.room, start, towards)
         # Lamps and the sky are lights of their own already, but in a window's reveal only chance finds the sky.
         dark = met.glow.sum(axis=0) == 0
@@ -160,7 +158,7 @@ class _Sampled:
         x, y, z = met.hits.point
         far, pixel = np.sqrt(x * x + y * y + z * z), self.grid.pixel(met.hits.point)
         seen = np.abs(self.view.hits.distance[pixel] - far) < 0.05 * far
-        return np.where(seen, light[:, pixel], column(self.lights.ambient))
+        return np.where(seen, light.take(pixel, axis=1), column(self.lights.ambient))
 
     def _gloss(self, light: Array) -> Array:
         """Return what glossy surfaces reflect: sharp on mirrors, smoothed on rougher ones."""
@@ -168,7 +166,7 @@ class _Sampled:
         rows = np.flatnonzero((view.roughness < GLOSSY) & (view.glow.sum(axis=0) == 0))
         normal, along = view.normal[:, rows], unit(view.hits.point[:, rows])
         spread = (view.roughness[rows] * (view.roughness[rows] > MIRROR) * 0.25)[None]
-        scattered = unit(normal + _scatter(normal.shape, self.random) * spread)
+        scattered = unit(normal + self.chance.scatter(rows.size) * spread)
         towards = unit(along - 2 * dot(along, scattered) * scattered)
         met = meet(self.room, view.hits.point[:, rows] + normal * np.float32(2e-3), towards)
         base = np.where(view.metallic[rows] > 0, view.albedo[:, rows], np.float32(0.04))
@@ -178,13 +176,30 @@ class _Sampled:
         return np.where(view.roughness > MIRROR, self.smooth(gloss, passes=3), gloss)
 
 
-def _lit(room: Scene, view: View, rows: Rows, towards: Array, limits: Array) -> Array:
-    """Return 1 where nothing stands between a pixel's point and the light, else 0."""
-    start = view.hits.point[:, rows] + view.normal[:, rows] * np.float32(2e-3)
-    return (~blocked(room, start, towards, limits)).astype(np.float32)
+class _Beam(NamedTuple):
+    """One light's rays: the pixels [n] that face it, the way [3, n] and how far [n] it is, and its light [3, n]."""
+
+    rows: Rows
+    towards: Array
+    limits: Array
+    light: Array
 
 
-def _sun(room: Scene, lights: Lights, view: View, random: np.random.Generator, samples: int) -> Array:
+def _shone(room: Scene, view: View, beams: Sequence[_Beam]) -> Array:
+    """Return the light of beams on the pixels of a view, [3, N], where nothing stands in their way."""
+    total = np.zeros_like(view.normal)
+    if not beams:
+        return total
+    rows, limits = (np.concatenate(parts) for parts in zip(*((beam.rows, beam.limits) for beam in beams)))
+    start = view.hits.point.take(rows, axis=1) + view.normal.take(rows, axis=1) * np.float32(2e-3)
+    lit = ~blocked(room, start, np.concatenate([beam.towards for beam in beams], axis=1), limits)
+    ends = np.cumsum([beam.rows.size for beam in beams])[:-1]
+    for beam, through in zip(beams, np.split(lit, ends)):
+        total[:, beam.rows] += beam.light * through
+    return total
+
+
+def _sun(room: Scene, lights: Lights, view: View, chance: Chance, samples: int) -> Array:
     """Return the sun's light; its rays can only come through the openings."""
     light = np.zeros_like(view.normal)
     if max(lights.sunlight) == 0:
@@ -192,45 +207,37 @@ def _sun(room: Scene, lights: Lights, view: View, random: np.random.Generator, s
     point = view.hits.point
     for _ in range(samples):
         # The rim of a shadow is soft where its rays are many, and sharp where there is but one.
-        scatter = _scatter(point.shape, random) if samples > 1 else np.zeros_like(point)
+        scatter = chance.scatter(point.shape[1]) if samples > 1 else np.zeros_like(point)
         towards = unit(column(lights.sun) + np.float32(0.012) * scatter)
         through = np.any([opening.crossed(point, towards) for opening in lights.openings] or [False], axis=0)
         facing = dot(view.normal, towards)
         rows = np.flatnonzero(through & (facing > 0))
-        lit = _lit(room, view, rows, towards[:, rows], np.full(rows.size, 30.0, dtype=np.float32))
-        light[:, rows] += column(lights.sunlight) * (facing[rows] * lit / samples)
+        far = np.full(rows.size, 30.0, dtype=np.float32)
+        beam = _Beam(rows, towards.take(rows, axis=1), far, column(lights.sunlight) * (facing[rows] / samples))
+        light += _shone(room, view, [beam])
     return light
 
 
-def _sky(room: Scene, view: View, opening: Opening, skylight: Vector, random: np.random.Generator) -> Array:
+def _sky(view: View, opening: Opening, skylight: Vector, chance: Chance) -> _Beam:
     """Return the light of the sky, from one point in an opening for each pixel."""
     low, size = column(opening.low), column(opening.high) - column(opening.low)
-    towards = low + size * random.random(view.normal.shape, dtype=np.float32) - view.hits.point
+    towards = low + size * chance.box(view.normal.shape[1], opening.axis) - view.hits.point
     far = np.sqrt(np.maximum(dot(towards, towards), 1e-6))
     towards = towards / far
     facing, out = dot(view.normal, towards), towards[opening.axis] * opening.outward
     rows = np.flatnonzero((facing > 0) & (out > 0))
-    lit = _lit(room, view, rows, towards[:, rows], far[rows])
-    share = facing[rows] * out[rows] / np.maximum(far[rows], 0.2) ** 2 * lit
+    share = facing[rows] * out[rows] / np.maximum(far[rows], 0.2) ** 2
     area = np.prod(np.delete(size, opening.axis))
-    light = np.zeros_like(view.normal)
-    light[:, rows] = column(skylight) * share * np.float32(area / np.pi)
-    return light
+    return _Beam(rows, towards.take(rows, axis=1), far[rows], column(skylight) * share * np.float32(area / np.pi))
 
 
-def _lamp(room: Scene, view: View, lamp: Lamp, random: np.random.Generator) -> Array:
+def _lamp(view: View, lamp: Lamp, chance: Chance) -> _Beam:
     """Return the light of one lamp, less with the square of the distance, from one point on it for each pixel."""
-    target = column(lamp.centre) + lamp.radius * unit(_scatter(view.normal.shape, random))
+    target = column(lamp.centre) + lamp.radius * chance.sphere(view.normal.shape[1])
     towards = target - view.hits.point
     far = np.sqrt(dot(towards, towards))
     towards = towards / far
     facing = dot(view.normal, towards)
     rows = np.flatnonzero((facing > 0) & (far > lamp.clear))
-    lit = _lit(room, view, rows, towards[:, rows], far[rows] - lamp.clear)
-    light = np.zeros_like(view.normal)
-    light[:, rows] = column(lamp.intensity) * (facing[rows] * lit / np.maximum(far[rows], 0.25) ** 2)
-    return light
-
-
-def _scatter(shape: tuple[int, ...], random: np.random.Generator) -> Array:
-    return random.standard_normal(size=shape, dtype=np.float32)
+    light = column(lamp.intensity) * (facing[rows] / np.maximum(far[rows], 0.25) ** 2)
+    return _Beam(rows, towards.take(rows, axis=1), far[rows] - np.float32(lamp.clear), light)

@@ -119,15 +119,12 @@ def group(members: Sequence[Shape | Group]) -> Group:
     return Group(tuple(members), (float(middle[0]), float(middle[1]), float(middle[2])), reach)
 
 
-def nearest(scene: Scene, origins: Array, directions: Array, likely: Pairs | None = None) -> Hits:
-    """Return the first thing that each ray meets, at least the backdrop; rays may share one origin [3, 1].
-
-    Where it is known what rays are likely to meet, only that is tried.
-    """
+def nearest(scene: Scene, origins: Array, directions: Array) -> Hits:
+    """Return the first thing that each ray meets, at least the backdrop; rays may share one origin [3, 1]."""
     count = directions.shape[1]
     distance = np.full(count, np.inf, dtype=np.float32)
     shape = np.full(count, len(scene.shapes) - 1, dtype=np.int32)
-    for rows, numbers, t in _meetings(scene, origins, directions, likely or _pairs(scene, origins, directions, None)):
+    for rows, numbers, t in _meetings(scene, origins, directions, _pairs(scene, origins, directions, None)):
         np.minimum.at(distance, rows, t)
         first = np.flatnonzero((t == distance[rows]) & (t < np.inf))
         shape[rows[first]] = numbers[first]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .lighting import PICTURE, Light, Quality, light_room
-from .raycast import Pairs, Rows
+from .raycast import Rows
 from .shapes import Array, dot
 from .stage import Stage, showroom
 from .view import ORIGIN, Grid, View, look
@@ -81,15 +81,24 @@ def _antialias(stage: Stage, view: View, light: Light, grid: Grid, quality: Qual
     """Return the picture's radiance; pixels on an edge are the mean of a few rays, lit as their like neighbours are."""
     picture = _shade(view, light.matt, light.gloss)
     edge = np.flatnonzero(_edges(view, grid))
+    if not quality.edges:
+        picture[:, edge] = _blended(np.minimum(picture, 2.0), grid)[:, edge]
+        return picture
     total = np.zeros((3, edge.size), dtype=np.float32)
     for down, right in quality.edges:
-        around = _around(edge, grid, 1 if down > 0 else -1, 1 if right > 0 else -1)
-        likely = _likely(stage, view.hits.shape[around]) if quality.beside else None
-        near = look(stage.scene, ORIGIN, grid.rays(down, right).take(edge, axis=1), likely)
-        source = _alike(view, near, around)
+        near = look(stage.scene, ORIGIN, grid.rays(down, right).take(edge, axis=1))
+        source = _alike(view, near, _around(edge, grid, 1 if down > 0 else -1, 1 if right > 0 else -1))
         total += np.minimum(_shade(near, light.matt[:, source], light.gloss[:, source]), 2.0)
     picture[:, edge] = total / len(quality.edges)
     return picture
+
+
+def _blended(picture: Array, grid: Grid) -> Array:
+    """Return radiance [3, H * W] under a tent of two pixels: a quarter its own, the rest of those around."""
+    planes, rows = grid.planes(picture), np.arange(grid.height)
+    planes = planes / 2 + (np.roll(planes, 1, 2) + np.roll(planes, -1, 2)) / 4
+    above, below = (planes.take((rows + step).clip(0, grid.height - 1), axis=1) for step in (-1, 1))
+    return (planes / 2 + (above + below) / 4).reshape(picture.shape)
 
 
 def _edges(view: View, grid: Grid) -> NDArray[np.bool_]:
@@ -109,15 +118,6 @@ def _around(pixels: Rows, grid: Grid, down: int, right: int) -> Rows:
     i, j = np.divmod(pixels, grid.width)
     row, beside = (i + down).clip(0, grid.height - 1) * grid.width, (j + right) % grid.width
     return np.stack([pixels, i * grid.width + beside, row + j, row + beside])
-
-
-def _likely(stage: Stage, shapes: NDArray[np.int32]) -> Pairs:
-    """Return each ray with the shapes [4, N] that the pixels around it show, each but once."""
-    once = shapes != len(stage.scene.shapes) - 1
-    for k in range(1, 4):
-        once[k] &= (shapes[:k] != shapes[k]).all(axis=0)
-    which, rows = np.nonzero(once)
-    return Pairs(rows, shapes[which, rows])
 
 
 def _alike(view: View, near: View, around: Rows) -> Rows:

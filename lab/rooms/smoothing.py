@@ -65,7 +65,8 @@ class Enlarger:
                 ]
                 share = (near[0][:, None] * near[1]).reshape(-1).astype(np.float32)
                 there = rows[source]
-                like = _likeness(view.normal, view.hits.point, view.normal[:, there], view.hits.point[:, there])
+                other = view.normal.take(there, axis=1), view.hits.point.take(there, axis=1)
+                like = _likeness(view.normal, view.hits.point, *other)
                 self.sources.append(source)
                 # Where no neighbour is on the same surface, the nearest ones still say more than nothing.
                 self.weights.append(share * (like + 1e-4))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .raycast import Hits, Pairs, Rows, Scene, by_value, nearest, normals
+from .raycast import Hits, Rows, Scene, by_value, nearest, normals
 from .shapes import Array, dot
 
 ORIGIN = np.zeros((3, 1), dtype=np.float32)
@@ -74,9 +74,9 @@ class Met(NamedTuple):
     glow: Array
 
 
-def meet(room: Scene, origins: Array, directions: Array, likely: Pairs | None = None) -> Met:
+def meet(room: Scene, origins: Array, directions: Array) -> Met:
     """Follow rays to what they meet and read its colour there."""
-    hits = nearest(room, origins, directions, likely)
+    hits = nearest(room, origins, directions)
     albedo = room.materials.colour.take(hits.shape, axis=1)
     patterned = np.flatnonzero(np.isnan(albedo[0]))
     for number, some in by_value(hits.shape[patterned]):
@@ -85,9 +85,9 @@ def meet(room: Scene, origins: Array, directions: Array, likely: Pairs | None = 
     return Met(hits, albedo, room.materials.glow.take(hits.shape, axis=1) * albedo)
 
 
-def look(room: Scene, origins: Array, directions: Array, likely: Pairs | None = None) -> View:
+def look(room: Scene, origins: Array, directions: Array) -> View:
     """Follow rays to what they meet and read its surface there."""
-    hits, albedo, glow = meet(room, origins, directions, likely)
+    hits, albedo, glow = meet(room, origins, directions)
     normal = normals(room, hits.shape, hits.point)
     # On an edge, rounding may choose the face that can't be seen: a hair nearer, it is the other one.
     away = np.flatnonzero(dot(normal, directions) > 0)

@@ -1,6 +1,7 @@
 """Where the browser tests take place: one Chromium for a module, a page in each renderer, what a person downloaded."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from comfyui_omnix.lab.host.browser import Workbench, chromium
@@ -18,11 +19,21 @@ def browser() -> Iterator[Browser]:
         yield started
 
 
-@pytest.fixture(scope="module", params=["legacy", "nodes2"])
+in_both_renderers = pytest.fixture(scope="module", params=["legacy", "nodes2"])
+
+
+@contextmanager
+def opened(browser: Browser, server: Server, nodes2: bool) -> Iterator[Workbench]:
+    """A page of its own, closed in the end."""
+    page = Workbench(browser, server, nodes2)
+    yield page
+    page.close()
+
+
+@in_both_renderers
 def bench(request: pytest.FixtureRequest, browser: Browser, server: Server) -> Iterator[Workbench]:
-    opened = Workbench(browser, server, request.param == "nodes2")
-    yield opened
-    opened.close()
+    with opened(browser, server, request.param == "nodes2") as page:
+        yield page
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +43,7 @@ def stocked(server: Server, files: None) -> Server:
     return server
 
 
-@pytest.fixture(scope="module", params=["legacy", "nodes2"])
+@in_both_renderers
 def stocked_bench(request: pytest.FixtureRequest, browser: Browser, stocked: Server) -> Iterator[Workbench]:
-    opened = Workbench(browser, stocked, request.param == "nodes2")
-    yield opened
-    opened.close()
+    with opened(browser, stocked, request.param == "nodes2") as page:
+        yield page

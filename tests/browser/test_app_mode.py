@@ -19,10 +19,9 @@ APPS = [name for name, path in UI.items() if "linearData" in read(path)["extra"]
 
 @pytest.fixture(scope="module")
 def bench(browser: Browser, stocked: Server) -> Iterator[Workbench]:
-    opened = Workbench(browser, stocked, nodes2=True)
-    opened.page.set_viewport_size({"width": 1920, "height": 1080})
-    yield opened
-    opened.close()
+    with benches.opened(browser, stocked, nodes2=True) as opened:
+        opened.page.set_viewport_size({"width": 1920, "height": 1080})
+        yield opened
 
 
 def opened_as_app(bench: Workbench, name: str) -> Locator:

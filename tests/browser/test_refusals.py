@@ -26,9 +26,8 @@ CHOOSE = """([title, field, value]) => {
 @pytest.fixture(params=["legacy", "nodes2"])
 def bench(request: pytest.FixtureRequest, browser: Browser, stocked: Server) -> Iterator[Workbench]:
     """A page of its own for each test: a message of the one before would still be there."""
-    opened = Workbench(browser, stocked, request.param == "nodes2")
-    yield opened
-    opened.close()
+    with benches.opened(browser, stocked, request.param == "nodes2") as opened:
+        yield opened
 
 
 def refused(bench: Workbench, title: str, field: str, value: str) -> str:

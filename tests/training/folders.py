@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from comfyui_omnix.evaluation import layout
@@ -10,6 +11,7 @@ from comfyui_omnix.lab.host import tiny
 from comfyui_omnix.lab.host.tiny_models import vae
 from comfyui_omnix.omnix.conditioning import save_conditioning
 from comfyui_omnix.omnix.panorama import camera_rays
+from comfyui_omnix.training.config import Config
 from made_up import SMALL
 from torch import Tensor
 
@@ -35,6 +37,12 @@ def write_rooms(folder: Path, count: int = 4, height: int = 64) -> Path:
         shading = (1 / (1 + distance)).numpy()
         layout.write(folder / "shading" / f"{stem}.png", "roughness", shading)
     return folder
+
+
+def small_run(root: Path, **more: Any) -> Config:
+    """Write rooms and base below `root`; return what trains shading on them, a little."""
+    given = {"data": str(write_rooms(root / "rooms")), "output": str(root / "runs"), **write_base(root / "models")}
+    return Config(**{**given, "target": ("shading",), "size": "128x64", "rank": 4, "batch": 2, **more})
 
 
 def write_base(folder: Path) -> dict[str, str]:

@@ -20,7 +20,7 @@ from comfyui_omnix.training import run as steps
 from comfyui_omnix.training.config import Config
 from comfyui_omnix.training.errors import TrainingError
 from comfyui_omnix.training.host import HostBase
-from folders import write_base, write_rooms
+from folders import small_run
 
 CAPTIONS = {"0000": "a hall with a red door", "0001": "a kitchen", "0003": "a kitchen"}
 
@@ -29,26 +29,13 @@ CAPTIONS = {"0000": "a hall with a red door", "0001": "a kitchen", "0003": "a ki
 def captioned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
     """Four rooms, three with captions, and text encoders in place of a saved prompt."""
     root = tmp_path_factory.mktemp("captions")
-    rooms = write_rooms(root / "rooms")
-    for stem, words in CAPTIONS.items():
-        layout.write_caption(rooms, stem, words)
-    files = write_base(root / "models") | {"conditioning": ""}
     encoders = {"clip_l": tiny_models.clip_l(), "t5": tiny_models.t5()}
-    files |= {name: str(tiny.save(state, root / f"{name}.safetensors")) for name, state in encoders.items()}
+    files = {name: str(tiny.save(state, root / f"{name}.safetensors")) for name, state in encoders.items()}
+    config = small_run(root, alpha=4.0, steps=2, held_out=0, caption_dropout=0.25, conditioning="", **files)
+    for stem, words in CAPTIONS.items():
+        layout.write_caption(Path(config.data), stem, words)
     with stock.tiny_text_encoders():
-        yield Config(
-            data=str(rooms),
-            output=str(root / "runs"),
-            target=("shading",),
-            size="128x64",
-            rank=4,
-            alpha=4.0,
-            steps=2,
-            batch=2,
-            held_out=0,
-            caption_dropout=0.25,
-            **files,
-        )
+        yield config
 
 
 class Watched(HostBase):

@@ -29,7 +29,7 @@ from comfyui_omnix.training.estimate import lines
 from comfyui_omnix.training.host import HostBase
 from comfyui_omnix.training.record import read
 from comfyui_omnix.training.run import run
-from folders import write_base, write_rooms
+from folders import small_run, write_rooms
 from made_up import SMALL
 from PIL import Image
 from safetensors.torch import load_file
@@ -42,23 +42,8 @@ Shop = tuple[Path, Config]
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     """A folder of rooms and a configuration that trains shading on them."""
     root = tmp_path_factory.mktemp("training")
-    small = Config(
-        data=str(write_rooms(root / "rooms")),
-        output=str(root / "runs"),
-        target=("shading",),
-        size="128x64",
-        rank=4,
-        alpha=8.0,
-        steps=4,
-        batch=2,
-        save_every=2,
-        save_dtype="float32",
-        held_out=1,
-        sample_every=2,
-        sample_steps=2,
-        **write_base(root / "models"),
-    )
-    return root, small
+    often = {"save_every": 2, "sample_every": 2, "sample_steps": 2}
+    return root, small_run(root, alpha=8.0, steps=4, save_dtype="float32", held_out=1, **often)
 
 
 @pytest.fixture(scope="module")
