@@ -15,24 +15,35 @@ from unittest import mock
 import torch
 from comfy.ldm.flux.layers import timestep_embedding
 from comfy.ldm.flux.model import Flux
+from comfyui_omnix.lab.host import tiny
 from einops import rearrange
 from torch import Tensor
 
 Model = Any
+Weights = dict[str, Tensor]
+ORDERS = ("before", "after")
 GUIDED = {"cfg": 2.0}
 """Where guidance is what a node is about, the negative is another text with the same reference latents."""
 
 
 @dataclass(frozen=True)
 class Companion:
-    """One thing that was tried, and what KSampler is told with it; a `neutral` one computes what FLUX computes."""
+    """One thing that was tried, and what KSampler is told with it; a `neutral` one computes what FLUX computes.
+
+    `through` stands where KSampler calls the host's sample() and takes that first; `told` is added to the conditioning.
+    `weights` makes of FLUX's weights in Diffusers' names those that the companion means; a loader comes in no order.
+    """
 
     name: str
     source: str
-    put: Callable[[Model], Model]
+    put: Callable[[Model], Model] = lambda model: model
     run: Mapping[str, Any] = field(default_factory=dict)
     steps: int = 4
     neutral: bool = False
+    through: Callable[..., Tensor] | None = None
+    told: Callable[[], Mapping[str, Any]] = dict
+    weights: Callable[[Weights], Weights] | None = None
+    orders: tuple[str, ...] = ORDERS
 
 
 def core(module: str, node: str, *values: object) -> Callable[[Model], Model]:
@@ -46,6 +57,51 @@ def core(module: str, node: str, *values: object) -> Callable[[Model], Model]:
         return getattr(made(), made.FUNCTION)(model, *values)[0]
 
     return put
+
+
+def ordinary_lora() -> Weights:
+    """Return a LoRA of all layers that OmniX adapts, of the kind that LoRA loaders merge."""
+    return tiny.adapter(seed=77, rank=4, size=0.3)
+
+
+def merged(flux: Weights) -> Weights:
+    """Return FLUX's weights with the ordinary LoRA added to them."""
+    lora, state = ordinary_lora(), dict(flux)
+    for name in lora:
+        if name.endswith(".lora_A.weight"):
+            layer = name.removeprefix("transformer.").removesuffix(".lora_A.weight") + ".weight"
+            state[layer] = flux[layer] + lora[name.replace("lora_A", "lora_B")] @ lora[name]
+    return state
+
+
+def with_lora(model: Model) -> Model:
+    """Do what Load LoRA does."""
+    import comfy.sd
+
+    return comfy.sd.load_lora_for_models(model, None, ordinary_lora(), 1.0, 0.0)[0]
+
+
+def hook_lora() -> Mapping[str, Any]:
+    """Do what Create Hook LoRA and Cond Set Props do to a conditioning."""
+    import comfy.hooks
+
+    return {"hooks": comfy.hooks.create_hook_lora(lora=ordinary_lora(), strength_model=1.0, strength_clip=0.0)}
+
+
+def control_net() -> Mapping[str, Any]:
+    """Do what Apply ControlNet does to a conditioning, with one that adds nothing."""
+    import comfy.controlnet
+
+    class Control(comfy.controlnet.ControlBase):
+        def get_control(self, x_noisy: Tensor, *_: Any) -> dict[str, list[Tensor]]:
+            tokens = x_noisy.shape[-2] * x_noisy.shape[-1] // 4
+            return {"input": [x_noisy.new_zeros(x_noisy.shape[0], tokens, tiny.TINY.hidden)], "output": []}
+
+        def get_models(self) -> list[Any]:
+            return []
+
+    control: Any = Control()
+    return {"control": control.set_cond_hint(torch.zeros(1, 3, 64, 128), 1.0, (0.0, 1.0))}
 
 
 def detail_daemon(model: Model) -> Model:
@@ -163,12 +219,15 @@ CORE = (
     Companion("FreeU_V2", "core", core("nodes_freelunch", "FreeU_V2", 1.3, 1.4, 0.9, 0.2)),
     Companion("TomePatchModel", "core", core("nodes_tomesd", "TomePatchModel", 0.3)),
     Companion("Epsilon Scaling", "core", core("nodes_eps", "EpsilonScaling", 1.005)),
+    Companion("Load LoRA: one of FLUX.1", "core", with_lora, weights=merged),
+    Companion("hook LoRA (Create Hook LoRA, Cond Set Props)", "core", told=hook_lora, weights=merged),
+    Companion("Apply ControlNet", "core", told=control_net),
 )
 DOUBLES = (
     Companion("Detail Daemon", "double", detail_daemon),
     Companion("a patch round every block", "double", patched_blocks, neutral=True),
     Companion(
-        "forward_orig replaced (TeaCache, WaveSpeed, FluxForwardOverrider)",
+        "forward_orig replaced (TeaCache, WaveSpeed, PuLID, FluxForwardOverrider)",
         "double",
         replaced_forward_orig,
         neutral=True,

@@ -14,19 +14,23 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import runpy
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "together.md"
 TASK = "rgb_to_depth"
 EXACT = 1e-5
-ORDERS = ("before", "after")
+CALLS, ROW = "calls", "row of a pack: "
+Outcomes: TypeAlias = dict[str, float | str]
+"""An order -> its error, or what was said; "calls" -> how often the right way called FLUX."""
 HEAD = """# Together with other nodes and packs
 
 Written by `python lab/bench/together.py --packs FOLDER`: each companion on a tiny random FLUX.1, before
@@ -35,8 +39,10 @@ KSampler's latent against the same companion on an independent computation (Diff
 companion that this kind of model ignores counts as right too. What was tried is a core node, a pack itself at a commit,
 or a double, which does to the model what the packs that it names do, and is not the pack itself.
 
-| companion | what was tried | verdict | error before Apply | error after Apply |
-|---|---|---|---|---|
+KSampler does 4 steps, or 8 for caches; FLUX may be called less often, where a cache reuses a step, or more often.
+
+| companion | what was tried | verdict | error before Apply | error after Apply | FLUX called |
+|---|---|---|---|---|---|
 """
 TAIL = """
 Refused, in the words that are said:
@@ -55,17 +61,24 @@ def main() -> None:
     """Write the page, or print it where no pack was tried: it has no fewer rows than before."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packs", type=Path, metavar="FOLDER", help="where the packs' clones are")
-    folder = parser.parse_args().packs
+    parser.add_argument("--row", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    folder = options.packs
     runpy.run_path(str(ROOT / "lab" / "host" / "pack.py"))["enter"]("lab/bench/together.py")
     sys.path.insert(0, str(ROOT / "tests" / "omnix"))
     from comfyui_version import __version__
     from companions import CORE, DOUBLES
     from packs import companions
 
-    rows = (*CORE, *(companions(folder.expanduser().resolve()) if folder else ()), *DOUBLES)
+    packs = companions(folder.expanduser().resolve()) if folder else []
+    if options.row is not None:
+        with tempfile.TemporaryDirectory() as temporary:
+            print(ROW + json.dumps(Trial(Path(temporary)).outcomes(packs[options.row])))
+        return
     with tempfile.TemporaryDirectory() as temporary:
         trial = Trial(Path(temporary))
-        results = [(one, trial.outcomes(one)) for one in rows]
+        core, doubles = ([(one, trial.outcomes(one)) for one in rows] for rows in (CORE, DOUBLES))
+    results = [*core, *((one, alone(folder, number)) for number, one in enumerate(packs)), *doubles]
     table = "".join(row(one, outcomes) for one, outcomes in results)
     told = [f"- {one.name}: *{said}*" for one, outcomes in results for said in sentences(outcomes)]
     page = HEAD.format(version=__version__) + table + TAIL.format(sentences="\n".join(told))
@@ -73,6 +86,16 @@ def main() -> None:
         PAGE.write_text(page, encoding="utf-8", newline="\n")
     else:
         print(page)
+
+
+def alone(folder: Path, number: int) -> Outcomes:
+    """Try one row of a pack in a process of its own: packs change the host as they are imported."""
+    command = [sys.executable, __file__, "--packs", str(folder), "--row", str(number)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    told = [line for line in done.stdout.splitlines() if line.startswith(ROW)]
+    if done.returncode or not told:
+        sys.exit(f"together: row {number} of the packs ended without a result; its error stands above.")
+    return json.loads(told[-1].removeprefix(ROW))
 
 
 class Trial:
@@ -84,20 +107,23 @@ class Trial:
 
         self.rig = rig
         self.case = rig.make_case(folder, TASK)
-        self.streams = functools.cache(lambda skipped: skipping(oracle, self.case, skipped))
+        self.streams = functools.cache(lambda skipped, weights: skipping(oracle, self.case, skipped, weights))
+        self.calls = 0
 
-    def outcomes(self, one: Any) -> dict[str, float | str]:
+    def outcomes(self, one: Any) -> Outcomes:
         """Return for each order the relative error, or the sentence of a refusal; nothing if FLUX fails with it."""
         if not self.runs_on_flux(one):
             return {}
-        expected = self.sample(self.reference((lambda model: model) if one.neutral else one.put), one)
-        return {order: self.outcome(one, order, expected) for order in ORDERS}
+        right = replace(one, put=lambda model: model, through=None) if one.neutral else one
+        self.calls = 0
+        expected = self.sample(self.reference(right), right)
+        return {CALLS: self.calls, **{order: self.outcome(one, order, expected) for order in one.orders}}
 
     def runs_on_flux(self, one: Any) -> bool:
         """Tell whether the companion runs on FLUX without OmniX."""
         model = self.rig.load_flux(self.case.flux)
         try:
-            self.rig.ksample(one.put(model), self.case, 2, self.rig.conditioning(model, self.case, ()))
+            self.ksample(one.put(model), self.case, replace(one, steps=2), self.rig.conditioning(model, self.case, ()))
         except (TypeError, KeyError, AttributeError, ImportError):
             return False
         return True
@@ -114,13 +140,20 @@ class Trial:
 
     def sample(self, model: Any, one: Any) -> Any:
         """Run KSampler; where guidance is tried, the negative is another text with the same reference latents."""
-        changes = dict(one.run)
-        if "cfg" in changes:
-            other = replace(self.case, text=self.case.text.flip(1), pooled=self.case.pooled.flip(1))
-            changes["negative"] = self.rig.conditioning(model, other)
-        return self.rig.ksample(model, self.case, one.steps, **changes)
+        other = replace(self.case, text=self.case.text.flip(1), pooled=self.case.pooled.flip(1))
+        changes = {"negative": self.rig.conditioning(model, other)} if "cfg" in one.run else {}
+        return self.ksample(model, self.case, one, self.rig.conditioning(model, self.case, **one.told()), **changes)
 
-    def reference(self, put: Callable[[Any], Any]) -> Any:
+    def ksample(self, model: Any, case: Any, one: Any, positive: Any, **changes: Any) -> Any:
+        """Run KSampler, or what the companion puts in its place."""
+        import comfy.sample
+
+        own = comfy.sample.sample
+        through = functools.partial(one.through, own) if one.through else own
+        with mock.patch.object(comfy.sample, "sample", through):
+            return self.rig.ksample(model, case, one.steps, positive, **changes, **one.run)
+
+    def reference(self, one: Any) -> Any:
         """Return a model with the companion whose FLUX is the oracle, with OmniX Flow Shift."""
         from comfy.patcher_extension import WrappersMP
 
@@ -129,19 +162,22 @@ class Trial:
         shifted = self.rig.patch.with_flow_shift(plain, self.rig.flow_shift(height, width, 0))
         # EasyCache writes into what it is given, which in float32 is the sampler's own: what is right has a copy.
         shifted.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "copy", on_a_copy)
-        own = put(shifted).clone()
-        own.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "oracle", self.velocity)
+        own = one.put(shifted).clone()
+        own.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "oracle", functools.partial(self.velocity, one.weights))
         return own
 
     def velocity(
-        self, _: Any, x: Any, timestep: Any, context: Any, y: Any, guidance: Any, *given: Any, **more: Any
+        self, weights: Any, _: Any, x: Any, timestep: Any, context: Any, y: Any, guidance: Any, *given: Any, **more: Any
     ) -> Any:
         """Predict the target's velocity with the oracle, without the blocks that a guidance of skipped layers names."""
         options = more.get("transformer_options") or next((one for one in given if isinstance(one, dict)), {})
         patches = options.get("patches_replace", {}).get("dit", {})
         skipped = frozenset(place for place, patch in patches.items() if patch.__name__ == "skip")
         conditions = [one.expand(x.shape[0], -1, -1, -1) for one in self.case.conditions]
-        return self.streams(skipped).predict([*conditions, x], float(timestep[0]), context, y, float(guidance[0]))[-1]
+        self.calls += 1
+        return self.streams(skipped, weights).predict(
+            [*conditions, x], float(timestep[0]), context, y, float(guidance[0])
+        )[-1]
 
 
 def on_a_copy(executor: Any, x: Any, *given: Any, **more: Any) -> Any:
@@ -149,9 +185,12 @@ def on_a_copy(executor: Any, x: Any, *given: Any, **more: Any) -> Any:
     return executor(x.clone(), *given, **more)
 
 
-def skipping(oracle: Any, case: Any, skipped: frozenset[tuple[str, int]]) -> Any:
-    """Return the oracle's streams, whose models leave out the blocks ("double_block" or "single_block", number)."""
-    streams = oracle.Streams(case.flux, case.states)
+def skipping(oracle: Any, case: Any, skipped: frozenset[tuple[str, int]], weights: Any) -> Any:
+    """Return the oracle's streams, whose models leave out the blocks ("double_block" or "single_block", number).
+
+    `weights` makes their weights of FLUX's own, if it is given.
+    """
+    streams = oracle.Streams(weights(case.flux) if weights else case.flux, case.states)
     for model in streams.models:
         for kind, number in skipped:
             blocks = model.transformer_blocks if kind == "double_block" else model.single_transformer_blocks
@@ -162,17 +201,20 @@ def skipping(oracle: Any, case: Any, skipped: frozenset[tuple[str, int]]) -> Any
     return streams
 
 
-def row(companion: Any, outcomes: dict[str, float | str]) -> str:
+def row(companion: Any, outcomes: Outcomes) -> str:
     """Return a row of the table."""
-    told = [outcomes.get(order) for order in ORDERS]
+    told = [outcomes.get(order) for order in ("before", "after")]
     shown = ["" if one is None else f"{one:.1e}" if isinstance(one, float) else "refused" for one in told]
+    ran = any(isinstance(one, float) for one in told)
+    shown.append(f"{outcomes[CALLS]} for {companion.steps} steps" if ran else "")
     return f"| {companion.name} | {companion.source} | {verdict(outcomes)} | {' | '.join(shown)} |\n"
 
 
-def verdict(outcomes: dict[str, float | str]) -> str:
+def verdict(outcomes: Outcomes) -> str:
     """Say what the two orders come to."""
     if not outcomes:
-        return "fails on FLUX without OmniX too"
+        return "fails on this ComfyUI without OmniX too"
+    outcomes = {order: outcome for order, outcome in outcomes.items() if order != CALLS}
     right = [order for order, outcome in outcomes.items() if isinstance(outcome, float) and outcome <= EXACT]
     wrong = [order for order, outcome in outcomes.items() if isinstance(outcome, float) and not outcome <= EXACT]
     if len(right) == len(outcomes):
@@ -182,7 +224,7 @@ def verdict(outcomes: dict[str, float | str]) -> str:
     return "**wrong**" if wrong else "refused"
 
 
-def sentences(outcomes: dict[str, float | str]) -> list[str]:
+def sentences(outcomes: Outcomes) -> list[str]:
     """Return what was said, each sentence once."""
     return list(dict.fromkeys(said for said in outcomes.values() if isinstance(said, str)))
 

@@ -20,7 +20,12 @@ from comfyui_omnix.lab.host.server import ROOT
     ],
 )
 def test_the_verdict(before: float | str, after: float | str, said: str) -> None:
-    assert together.verdict({"before": before, "after": after}) == said
+    assert together.verdict({together.CALLS: 4, "before": before, "after": after}) == said
+
+
+def test_the_verdict_on_a_loader_and_on_what_fails_by_itself() -> None:
+    assert together.verdict({together.CALLS: 4, "before": 1e-7}) == "right"
+    assert together.verdict({}) == "fails on this ComfyUI without OmniX too"
 
 
 def test_the_page_is_what_the_command_writes() -> None:
