@@ -91,6 +91,16 @@ def test_rounded_files_pass_with_their_difference(dtype: str, tmp_path: Path) ->
     assert all(not layer.exact and bound / 100 < layer.difference <= bound for layer in found)
 
 
+def test_the_difference_of_large_ranks_is_estimated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    source = tiny.save(tiny.adapter(rank=24, alpha=7.0, size=0.2), tmp_path / "a.safetensors")
+    convert(source, tmp_path / "b.safetensors", dtype="BF16")
+    exact = verify(source, tmp_path / "b.safetensors")
+    monkeypatch.setattr("comfyui_omnix.converters.fusing.arithmetic.EXACT_RANK", 0)
+    for one, other in zip(exact, verify(source, tmp_path / "b.safetensors"), strict=True):
+        assert not other.exact and other.difference == pytest.approx(one.difference, rel=0.15)
+        assert other.difference != pytest.approx(one.difference, rel=1e-6)
+
+
 def test_a_wrong_scale_does_not_pass_as_rounding(tmp_path: Path) -> None:
     source = tiny.save(tiny.adapter(alpha=3.0, dtype=torch.bfloat16), tmp_path / "a.safetensors")
     other = tiny.save(tiny.adapter(alpha=3.05, dtype=torch.bfloat16), tmp_path / "c.safetensors")
