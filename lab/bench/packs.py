@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
@@ -198,8 +199,7 @@ def start_host() -> None:
     """Make what packs look for as they are imported: the host's server and all of its own nodes."""
     import server
 
-    import nodes
-
+    nodes: Any = importlib.import_module("nodes")  # the host's, not ours
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     server.PromptServer(loop)
