@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
+import comfy.controlnet
+import comfy.hooks
+import comfy.sd
 import torch
 from comfy.ldm.flux.layers import timestep_embedding
 from comfy.ldm.flux.model import Flux
@@ -76,21 +79,16 @@ def merged(flux: Weights) -> Weights:
 
 def with_lora(model: Model) -> Model:
     """Do what Load LoRA does."""
-    import comfy.sd
-
     return comfy.sd.load_lora_for_models(model, None, ordinary_lora(), 1.0, 0.0)[0]
 
 
 def hook_lora() -> Mapping[str, Any]:
     """Do what Create Hook LoRA and Cond Set Props do to a conditioning."""
-    import comfy.hooks
-
     return {"hooks": comfy.hooks.create_hook_lora(lora=ordinary_lora(), strength_model=1.0, strength_clip=0.0)}
 
 
 def control_net() -> Mapping[str, Any]:
     """Do what Apply ControlNet does to a conditioning, with one that adds nothing."""
-    import comfy.controlnet
 
     class Control(comfy.controlnet.ControlBase):
         def get_control(self, x_noisy: Tensor, *_: Any) -> dict[str, list[Tensor]]:

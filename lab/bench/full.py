@@ -11,6 +11,7 @@ the time beside plain FLUX on as many tokens, and the memory beside the host's o
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import runpy
@@ -24,6 +25,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from unittest import mock
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,52 +56,52 @@ def main() -> None:
         report(folder / FILE, Path(temporary), options.height, options.text)
 
 
-def shapes() -> dict[str, tuple[int, ...]]:
-    """Return FLUX.1-dev's tensors as its file names them."""
-    import comfy.ldm.flux.model
-    import comfy.ops
-    import torch
-
-    settings = {
-        **{"image_model": "flux", "in_channels": 16, "out_channels": 16, "vec_in_dim": 768, "context_in_dim": 4096},
-        **{"hidden_size": 3072, "mlp_ratio": 4.0, "num_heads": 24, "depth": 19, "depth_single_blocks": 38},
-        **{"axes_dim": [16, 56, 56], "theta": 10000, "patch_size": 2, "qkv_bias": True, "guidance_embed": True},
-        **{"txt_ids_dims": []},
-    }
-    flux = comfy.ldm.flux.model.Flux(
-        **settings, device=torch.device("meta"), dtype=torch.float8_e4m3fn, operations=comfy.ops.disable_weight_init
-    )
-    return {
-        name.replace("_norm.weight", "_norm.scale"): tuple(tensor.shape) for name, tensor in flux.state_dict().items()
-    }
-
-
 def write_flux(path: Path) -> None:
-    """Write random weights, W ~ N(0, 1/in), biases 0 and norms 1, layer by layer."""
-    import numpy as np
+    """Write random weights under FLUX.1-dev's own names, layer by layer."""
     import torch
+    import ways
+    from comfyui_omnix.lab.host import tiny
 
-    header, end, pools = {}, 0, dict[int, Any]()
-    for name, shape in shapes().items():
-        size = math.prod(shape)
-        header[name] = {"dtype": "F8_E4M3", "shape": shape, "data_offsets": [end, end + size]}
-        end += size
+    state = ways.empty_flux(tiny.FULL, torch.float8_e4m3fn, torch.device("meta")).state_dict()
+    shapes = {name.replace("_norm.weight", "_norm.scale"): tuple(tensor.shape) for name, tensor in state.items()}
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + math.prod(shape)
+        header[name] = {"dtype": "F8_E4M3", "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     partial = path.with_suffix(".part")
     with open(partial, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for number, (name, entry) in enumerate(header.items()):
-            shape = entry["shape"]
-            if len(shape) == 1:
-                numbers = torch.full(shape, float(name.endswith("scale")))
-                file.write(numbers.to(torch.float8_e4m3fn).view(torch.uint8).numpy().tobytes())
-                continue
-            draw = torch.Generator().manual_seed(shape[1])
-            if shape[1] not in pools:
-                drawn = torch.randn(POOL, generator=draw) * shape[1] ** -0.5
-                pools[shape[1]] = drawn.to(torch.float8_e4m3fn).view(torch.uint8).numpy()
-            file.write(np.resize(np.roll(pools[shape[1]], 7919 * number), math.prod(shape)).tobytes())
+        for number, (name, shape) in enumerate(shapes.items()):
+            file.write(numbers(name, shape, number))
     partial.replace(path)
+
+
+def numbers(name: str, shape: tuple[int, ...], number: int) -> bytes:
+    """Return a tensor's bytes: W ~ N(0, 1/in), biases 0 and norms 1."""
+    import numpy as np
+    import torch
+
+    if len(shape) == 1:
+        return (
+            torch.full(shape, float(name.endswith("scale"))).to(torch.float8_e4m3fn).view(torch.uint8).numpy().tobytes()
+        )
+    return np.resize(np.roll(pool(shape[1]), 7919 * number), math.prod(shape)).tobytes()
+
+
+@functools.cache
+def pool(columns: int) -> Any:
+    """Return numbers for layers of this width, uint8."""
+    import torch
+
+    return float8(torch.randn(POOL, generator=torch.Generator().manual_seed(columns)) * columns**-0.5)
+
+
+def float8(values: Tensor) -> Any:
+    """Return values as the bytes of float8_e4m3fn, uint8."""
+    import torch
+
+    return values.to(torch.float8_e4m3fn).view(torch.uint8).numpy()
 
 
 class Outcome(NamedTuple):
@@ -145,17 +147,11 @@ def adapters(folder: Path) -> Any:
     """Write a task's adapters of the real size and load them as Load OmniX Adapters does."""
     from comfyui_omnix.lab.host import tiny
     from comfyui_omnix.omnix import patch
-    from comfyui_omnix.omnix.adapter import task_files
     from comfyui_omnix.omnix.tasks import TASKS
 
     task = TASKS[TASK]
-    for seed, stream in enumerate(task.streams):
-        tiny.save(tiny.full_adapter(seed), folder / TASK / stream / "pytorch_lora_weights.safetensors")
-
-    def locate(name: str) -> str | None:
-        return str(folder / name) if (folder / name).is_file() else None
-
-    return patch.load_adapters(task_files(locate, ".", task), task)
+    states = ((stream, tiny.full_adapter(seed)) for seed, stream in enumerate(task.streams))
+    return patch.load_adapters([tiny.save(state, folder / f"{name}.safetensors") for name, state in states], task)
 
 
 class Inputs:
@@ -220,11 +216,8 @@ def estimates() -> Iterator[list[float]]:
         noted.append(memory_required)
         return host(models, memory_required, *rest, **options)
 
-    management.load_models_gpu = load
-    try:
+    with mock.patch.object(management, "load_models_gpu", load):
         yield noted
-    finally:
-        management.load_models_gpu = host
 
 
 @contextmanager
@@ -239,11 +232,8 @@ def counted() -> Iterator[Mapping[int, int]]:
         hits[id(delta)] += 1
         own(delta, *given)
 
-    LowRank.add_to = add_to  # type: ignore[method-assign]
-    try:
+    with mock.patch.object(LowRank, "add_to", add_to):
         yield hits
-    finally:
-        LowRank.add_to = own  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import importlib
 import tempfile
 from collections.abc import Callable
@@ -14,8 +16,8 @@ import comfy.sample
 import comfy.samplers
 import folder_paths
 import torch
-from comfyui_omnix.lab.host import tiny
-from companions import Weights, ordinary_lora
+from comfyui_omnix.lab.host import gguf_files, tiny
+from companions import ordinary_lora
 from torch import Tensor
 
 Model = Any
@@ -102,55 +104,31 @@ def ip_adapter(pack: ModuleType, model: Model) -> Model:
     return own
 
 
+@functools.cache
+def scratch() -> Path:
+    """Return a folder that lasts as long as this process."""
+    made = tempfile.TemporaryDirectory()
+    atexit.register(made.cleanup)
+    return Path(made.name)
+
+
 def power_lora(pack: ModuleType, model: Model) -> Model:
     """Load an ordinary LoRA by the pack's node, from the host's folder."""
-    folder = Path(tempfile.mkdtemp())
-    tiny.save(ordinary_lora(), folder / "ordinary.safetensors")
-    folder_paths.add_model_folder_path("loras", str(folder))
+    tiny.save(ordinary_lora(), scratch() / "ordinary.safetensors")
+    folder_paths.add_model_folder_path("loras", str(scratch()))
     row = {"on": True, "lora": "ordinary.safetensors", "strength": 1.0}
-    return pack.NODE_CLASS_MAPPINGS["Power Lora Loader (rgthree)"]().load_loras(model, None, lora_1=row)[0]
+    return node(pack, "Power Lora Loader (rgthree)").load_loras(model, None, lora_1=row)[0]
 
 
 def gguf(kind: str) -> Callable[[ModuleType, Model], Model]:
     """Write the MODEL's weights to a file whose blocks are of this kind, and load it by the pack's node."""
 
     def put(pack: ModuleType, model: Model) -> Model:
-        import gguf as library
-
-        path = Path(tempfile.mkdtemp()) / f"flux-{kind}.gguf"
-        writer = library.GGUFWriter(str(path), "flux")
-        of = library.GGMLQuantizationType[kind]
-        for name, tensor in model.model.diffusion_model.state_dict().items():
-            values: Any = tensor.float().numpy()
-            if values.ndim == 2 and "blocks" in name:
-                writer.add_tensor(name, library.quants.quantize(values, of), raw_dtype=of)
-            else:
-                writer.add_tensor(name, values)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        folder_paths.add_model_folder_path("unet_gguf", str(path.parent))
-        folder_paths.add_model_folder_path("diffusion_models", str(path.parent), is_default=True)
-        (loaded,) = node(pack, "UnetLoaderGGUF").load_unet(path.name)
-        return loaded
+        path = scratch() / f"flux-{kind}.gguf"
+        if not path.exists():  # a model of the trial before may be mapped from it
+            gguf_files.write(path, model.model.diffusion_model.state_dict(), kind)
+        for folder in ("unet_gguf", "diffusion_models"):
+            folder_paths.add_model_folder_path(folder, str(scratch()), is_default=True)
+        return node(pack, "UnetLoaderGGUF").load_unet(path.name)[0]
 
     return put
-
-
-def held(kind: str) -> Callable[[Weights], Weights]:
-    """Return what makes of weights the numbers that such a file holds; the pack unpacks them in float16."""
-
-    def weights(flux: Weights) -> Weights:
-        import gguf as library
-
-        of = library.GGMLQuantizationType[kind]
-
-        def numbers(tensor: Tensor) -> Tensor:
-            packed = library.quants.quantize(tensor.numpy(), of)
-            return torch.from_numpy(library.quants.dequantize(packed, of).copy()).half().float()
-
-        exact = kind == "F32"
-        return {n: t if exact or t.ndim != 2 or "blocks" not in n else numbers(t) for n, t in flux.items()}
-
-    return weights

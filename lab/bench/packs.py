@@ -6,17 +6,18 @@ Nothing is downloaded: who writes the page has clones of these commits below one
 from __future__ import annotations
 
 import asyncio
-import functools
 import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
+from comfyui_omnix.lab.host import gguf_files
 from companions import Companion, merged
-from pack_nodes import detail_daemon, efficient, gguf, held, ip_adapter, nag, node, power_lora
+from pack_nodes import detail_daemon, efficient, gguf, ip_adapter, nag, node, power_lora
 from torch import Tensor
 
 Model = Any
@@ -41,7 +42,12 @@ class Pack(NamedTuple):
 
 
 NEUTRAL = {"neutral": True}
-LOADER = {"orders": ("before",)}
+
+
+def gguf_file(kind: str) -> Try:
+    """Return what is tried of a file of this kind; a loader comes before Apply."""
+    more = {**NEUTRAL, "orders": ("before",), "weights": partial(gguf_files.held, kind=kind)}
+    return Try(f"Unet Loader (GGUF), {kind}", gguf(kind), more=more)
 
 
 PACKS = (
@@ -129,10 +135,7 @@ PACKS = (
         "ComfyUI-GGUF",
         "city96/ComfyUI-GGUF",
         "795e45156ece99afbc3efef911e63fcb46e6a20d",
-        tuple(
-            Try(f"Unet Loader (GGUF), {kind}", gguf(kind), more={**NEUTRAL, **LOADER, "weights": held(kind)})
-            for kind in ("F32", "Q8_0", "Q4_0")
-        ),
+        tuple(map(gguf_file, ("F32", "Q8_0", "Q4_0"))),
     ),
     Pack(
         "ComfyUI-MultiGPU",
@@ -194,7 +197,7 @@ def _companion(folder: Path, pack: Pack, tried: Try) -> Companion:
     return Companion(f"{pack.name}: {tried.what}", f"pack, {pack.commit[:7]}", put, through=own, **tried.more)
 
 
-@functools.cache
+@cache
 def start_host() -> None:
     """Make what packs look for as they are imported: the host's server and all of its own nodes."""
     import server

@@ -61,9 +61,9 @@ class Bench:
         return self.x.shape[-2] * self.x.shape[-1] // 4
 
 
-def make_flux(geometry: tiny.Geometry, weights: torch.dtype, device: torch.device, seed: int = 0) -> Flux:
-    """Build the host's FLUX.1 with random weights W ~ N(0, 1/in), as its loaders build it for a weight dtype."""
-    flux = Flux(
+def empty_flux(geometry: tiny.Geometry, weights: torch.dtype, device: torch.device) -> Flux:
+    """Build the host's FLUX.1 as its loaders build it for a weight dtype; its numbers are yet to come."""
+    return Flux(
         image_model="flux",
         in_channels=16,
         out_channels=16,
@@ -84,6 +84,11 @@ def make_flux(geometry: tiny.Geometry, weights: torch.dtype, device: torch.devic
         device=device,
         operations=comfy.ops.manual_cast,
     )
+
+
+def make_flux(geometry: tiny.Geometry, weights: torch.dtype, device: torch.device, seed: int = 0) -> Flux:
+    """Build the host's FLUX.1 with random weights W ~ N(0, 1/in)."""
+    flux = empty_flux(geometry, weights, device)
     draw = torch.Generator(device).manual_seed(seed)
     for parameter in flux.parameters():
         if parameter.ndim < 2:

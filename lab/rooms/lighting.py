@@ -124,10 +124,13 @@ class _Sampled:
         self.passes = max(1, round(np.log2(grid.height / 8)))
         self.bounces = quality.bounces
         self.smooth = Smoother(view, grid, self.passes)
-        # Every other pixel, as on a chess board, where every pixel is worked out; else all of the few.
-        board = (np.arange(grid.height)[:, None] + np.arange(grid.width)) % 2 == 0
-        self.rows = np.flatnonzero(board) if quality.step == 1 else np.arange(board.size)
-        self.chance = Chance(random, None if quality.step == 1 else strata_of(grid.height, grid.width))
+        if quality.step == 1:
+            # Every pixel can be worked out: every other one is, as on a chess board.
+            board = (np.arange(grid.height)[:, None] + np.arange(grid.width)) % 2 == 0
+            self.rows, self.chance = np.flatnonzero(board), Chance(random)
+        else:
+            strata = strata_of(grid.height, grid.width)
+            self.rows, self.chance = np.arange(strata.size), Chance(random, strata)
 
     def light(self, sun: Array) -> Light:
         """Return the light on all pixels, given the sun's [3, N]."""

@@ -19,7 +19,8 @@ def browser() -> Iterator[Browser]:
         yield started
 
 
-in_both_renderers = pytest.fixture(scope="module", params=["legacy", "nodes2"])
+RENDERERS = ("legacy", "nodes2")
+in_both_renderers = pytest.fixture(scope="module", params=RENDERERS)
 
 
 @contextmanager

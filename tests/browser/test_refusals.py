@@ -23,7 +23,7 @@ CHOOSE = """([title, field, value]) => {
 }"""
 
 
-@pytest.fixture(params=["legacy", "nodes2"])
+@pytest.fixture(params=benches.RENDERERS)
 def bench(request: pytest.FixtureRequest, browser: Browser, stocked: Server) -> Iterator[Workbench]:
     """A page of its own for each test: a message of the one before would still be there."""
     with benches.opened(browser, stocked, request.param == "nodes2") as opened:

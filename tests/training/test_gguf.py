@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import folder_paths
 import pytest
-import torch
-from comfyui_omnix.lab.host import tiny
+from comfyui_omnix.lab.host import gguf_files, tiny
 from comfyui_omnix.training import host, saving
 from comfyui_omnix.training.config import Config
 from comfyui_omnix.training.engine import train
@@ -25,7 +23,6 @@ from made_up import SMALL, TASK, config, latents
 from measure import relative_error
 from rig import load_flux
 from safetensors.torch import load_file
-from torch import Tensor
 
 LOADER = """
 class UnetLoaderGGUF:
@@ -88,35 +85,15 @@ PACK = os.environ.get("COMFYUI_GGUF", "")
 real = pytest.mark.skipif(not PACK, reason="COMFYUI_GGUF names no clone of ComfyUI-GGUF")
 
 
-def write(path: Path, state: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
-    """Write a FLUX.1 in ComfyUI's layout, blocks quantized; return the numbers that the file holds."""
-    gguf = pytest.importorskip("gguf")
-    writer, held = gguf.GGUFWriter(str(path), "flux"), dict(state)
-    for name, tensor in state.items():
-        values: Any = tensor.float().numpy()
-        if values.ndim == 2 and "blocks" in name:
-            of = gguf.GGMLQuantizationType[kind]
-            packed = gguf.quants.quantize(values, of)
-            # The pack unpacks in float16.
-            held[name] = torch.from_numpy(gguf.quants.dequantize(packed, of).copy()).half().float()
-            writer.add_tensor(name, packed, raw_dtype=of)
-        else:
-            writer.add_tensor(name, values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return held
-
-
 @real
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0"])
 def test_it_trains_as_the_numbers_that_it_holds_do(packs: Path, tmp_path: Path, kind: str) -> None:
     packs.mkdir()
     (packs / "ComfyUI-GGUF").symlink_to(PACK, target_is_directory=True)
     plain = load_flux(tiny.flux(SMALL)).model.diffusion_model.state_dict()
-    held = write(tmp_path / "flux.gguf", plain, kind)
-    exact = load_flux(held)
+    pytest.importorskip("gguf")
+    gguf_files.write(tmp_path / "flux.gguf", plain, kind)
+    exact = load_flux(gguf_files.held(plain, kind))
     results = [
         train(config(steps=3), TASK, LoadedBase(model), latents(), tmp_path / name, show=False)
         for name, model in (("gguf", load_model(tmp_path / "flux.gguf", Config())), ("exact", exact))
@@ -132,8 +109,9 @@ def test_it_trains_as_the_numbers_that_it_holds_do(packs: Path, tmp_path: Path, 
 def test_a_damaged_file(packs: Path, tmp_path: Path) -> None:
     packs.mkdir()
     (packs / "ComfyUI-GGUF").symlink_to(PACK, target_is_directory=True)
+    pytest.importorskip("gguf")
     path = tmp_path / "flux.gguf"
-    write(path, load_flux(tiny.flux(SMALL)).model.diffusion_model.state_dict(), "Q8_0")
+    gguf_files.write(path, load_flux(tiny.flux(SMALL)).model.diffusion_model.state_dict(), "Q8_0")
     whole = path.read_bytes()
     for spoilt in (b"", b"junk" * 100, whole[:1000], whole[: len(whole) // 2]):
         path.write_bytes(spoilt)
