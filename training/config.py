@@ -21,7 +21,7 @@ from ..omnix.tasks import SEAM_COLUMNS, Task
 from .adapters import KNOWN_MODULES, MODULES
 from .errors import TrainingError
 
-OPTIMIZERS = ("adamw", "adamw8bit", "prodigy")
+OPTIMIZERS = ("adamw", "adamw8bit", "prodigy", "muon")
 TIMES = ("logit_normal", "uniform")
 PRECISIONS = ("auto", "bfloat16", "float32")
 PIXELS_PER_TOKEN = 16
@@ -63,7 +63,9 @@ class Config:
     steps: int = _option(3000, "optimiser steps; the paper does not tell, 3000 is usual for adapters of this size")
     batch: int = _option(1, "samples at once (published: 1 on each of 4 accelerators)")
     accumulate: int = _option(1, "batches whose gradients are added up for one step; 4 is the published sum")
-    optimizer: str = _option("adamw", "adamw (published), adamw8bit (needs bitsandbytes), prodigy (needs prodigyopt)")
+    optimizer: str = _option(
+        "adamw", "adamw (published), adamw8bit (needs bitsandbytes), prodigy (needs prodigyopt), muon (half the state)"
+    )
     learning_rate: float = _option(1e-4, "learning rate (published); prodigy finds its own, give it 1")
     warmup: int = _option(0, "steps over which the learning rate rises from 0")
     decay: bool = _option(False, "let the learning rate fall to 0 along a cosine")

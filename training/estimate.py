@@ -19,7 +19,7 @@ TEXT_TOKENS = 256
 _BLOCK = re.compile(r"(?:^|\.)(double_blocks|single_blocks|transformer_blocks|single_transformer_blocks)\.(\d+)\.")
 _FIRST = re.compile(r"(?:^|\.)(?:img_in|x_embedder)\.weight")
 _BYTES = {"auto": 2, "bfloat16": 2, "float32": 4}
-_STATE = {"adamw": 8, "adamw8bit": 2, "prodigy": 16}
+_STATE = {"adamw": 8, "adamw8bit": 2, "prodigy": 16, "muon": 4}
 """Bytes of optimiser state for each number."""
 _LAYER_WIDTHS = 34
 """Activations kept inside one block, in units of the hidden size (Korthikanti et al. 2022, without attention)."""

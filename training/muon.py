@@ -1,11 +1,13 @@
 """Muon: momentum whose direction is made orthogonal before it is applied (Jordan et al. 2024), in float32.
 
-torch.optim.Muon computes in bfloat16, at which many CPUs are slow.
+torch.optim.Muon computes in bfloat16, at which many CPUs are slow, takes one matrix after the other, and is missing
+from older versions of torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -26,21 +28,35 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> Any:
         """Do one step from the gradients that are there."""
         for group in self.param_groups:
-            for matrix in group["params"]:
-                state = self.state[matrix]
-                momentum = state.setdefault("momentum", torch.zeros_like(matrix))
-                momentum.lerp_(matrix.grad, 1 - MOMENTUM)
-                direction = orthogonal(matrix.grad.lerp(momentum, MOMENTUM))
-                matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                matrix.add_(direction, alpha=-0.2 * group["lr"] * max(matrix.shape) ** 0.5)
+            for matrices in _by_shape(group["params"]):
+                directions = orthogonal(torch.stack([self._direction(matrix) for matrix in matrices]))
+                size = 0.2 * group["lr"] * max(matrices[0].shape) ** 0.5
+                for matrix, direction in zip(matrices, directions):
+                    matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-size)
+
+    def _direction(self, matrix: Tensor) -> Tensor:
+        """Let the momentum follow the gradient; return where Nesterov's step goes."""
+        gradient = torch.zeros_like(matrix) if matrix.grad is None else matrix.grad
+        momentum = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
+        momentum.lerp_(gradient, 1 - MOMENTUM)
+        return gradient.lerp(momentum, MOMENTUM)
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """Return nearly the orthogonal factor of a matrix's polar decomposition, by Newton and Schulz."""
+def _by_shape(matrices: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield matrices of equal shapes together: small ones alone would cost more time to start than to compute."""
+    found = defaultdict(list)
+    for matrix in matrices:
+        found[matrix.shape].append(matrix)
+    yield from found.values()
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Return nearly the orthogonal factors of the polar decompositions of [.., m, n], by Newton and Schulz."""
     a, b, c = COEFFICIENTS
-    x = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    x = x / (x.norm() + 1e-7)
+    wide = matrices.shape[-2] <= matrices.shape[-1]
+    x = matrices if wide else matrices.mT
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
     for _ in range(ITERATIONS):
-        square = x @ x.T
+        square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
-    return x if matrix.shape[0] <= matrix.shape[1] else x.T
+    return x if wide else x.mT

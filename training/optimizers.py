@@ -12,6 +12,7 @@ from torch.nn import Parameter
 
 from .config import Config
 from .errors import TrainingError
+from .muon import Muon
 
 
 class Optional(NamedTuple):
@@ -22,6 +23,7 @@ class Optional(NamedTuple):
     package: str
 
 
+_OWN: dict[str, Any] = {"adamw": torch.optim.AdamW, "muon": Muon}
 _OPTIONAL = {
     "adamw8bit": Optional("bitsandbytes.optim", "AdamW8bit", "bitsandbytes"),
     "prodigy": Optional("prodigyopt", "Prodigy", "prodigyopt"),
@@ -31,8 +33,8 @@ _OPTIONAL = {
 def optimizer(config: Config, factors: Iterable[Parameter]) -> torch.optim.Optimizer:
     """Make the optimiser of a run.  Raises TrainingError if its package is not installed."""
     options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
-    if config.optimizer not in _OPTIONAL:
-        return torch.optim.AdamW(list(factors), **options)
+    if config.optimizer in _OWN:
+        return _OWN[config.optimizer](list(factors), **options)
     wanted = _OPTIONAL[config.optimizer]
     try:
         found = getattr(importlib.import_module(wanted.module), wanted.name)

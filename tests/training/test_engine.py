@@ -27,6 +27,7 @@ VARIANTS = {
     "plain": {},
     "all": {"ema": 0.9, "accumulate": 2, "warmup": 2, "decay": True, "checkpointing": False, "times": "uniform"},
     "prodigy": {"optimizer": "prodigy", "learning_rate": 1.0},
+    "muon": {"optimizer": "muon", "learning_rate": 1e-3},
     "bfloat16": {"precision": "bfloat16"},
     "adamw8bit": {"optimizer": "adamw8bit", "rank": 16, "alpha": 16.0},
 }
