@@ -102,11 +102,16 @@ def make_one(order: Order, number: int) -> Record:
 
 
 def maps(room: Room) -> dict[str, np.ndarray[Any, Any]]:
-    """Return a room's maps by kind, as the layout holds them in memory."""
+    """Return a room's maps by kind, as the layout holds them in memory.
+
+    What is seen through windows and over walls has no depth, as the sky has none in measured data: the scenery's 20 m
+    would leave a room of 3 m the darkest seventh of a picture whose white is the farthest.
+    """
+    outside = room.semantic == room.labels.index("outside")
     colours = np.array([COLOURS[label] for label in room.labels], dtype=np.uint8)
     return {
         "rgb": room.rgb,
-        "depth": room.distance,
+        "depth": np.where(outside, np.float32(np.nan), room.distance),
         "normal": room.normal,
         "albedo": room.albedo,
         "roughness": room.roughness,

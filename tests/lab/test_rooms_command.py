@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,7 +56,16 @@ def test_the_maps_on_the_disk_are_those_of_the_room(made: Path) -> None:
             assert np.array_equal(read, told)
         else:
             tolerance = {"depth": 0, "normal": 1e-4}.get(kind, 0.5 / 255 + 1e-6)
-            assert np.abs(read - getattr(truth, {"depth": "distance"}.get(kind, kind))).max() <= tolerance, kind
+            off = np.abs(read - getattr(truth, {"depth": "distance"}.get(kind, kind)))
+            assert np.nanmax(off) <= tolerance, kind
+            assert np.array_equal(np.isnan(off), outside(truth)) if kind == "depth" else not np.isnan(off).any()
+
+
+def outside(truth: room.Room) -> np.ndarray[Any, Any]:
+    """Tell where the world outside is seen; there are such pixels, or nothing would be tested."""
+    seen = np.array([label == "outside" for label in truth.labels])[truth.semantic]
+    assert seen.any()
+    return seen
 
 
 def test_the_manifest_knows_every_file(made: Path) -> None:
