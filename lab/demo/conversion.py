@@ -16,7 +16,7 @@ import torch
 from ...converters import STREAMS, find_adapters
 from ..host import tiny
 from ..host.pack import ROOT
-from .paths import short
+from .files import short
 
 TASKS = ("rgb_to_depth", "rgb_to_normal")
 

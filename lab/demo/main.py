@@ -1,11 +1,10 @@
 """The main job, end to end: convert adapters of full size, prove them in a real ComfyUI, and perceive a panorama in it.
 
-    python dev.py demo                                       made-up weights: shows that it runs, not what OmniX can do
-    python dev.py demo --flux F --vae V --clip-l C --t5 T --adapters A --panorama P      the same with real files
+    python dev.py demo                       no downloads: full-size adapters of made-up numbers, and the micro model
+    python dev.py demo --flux F --vae V --clip-l C --t5 T --adapters A --panorama P      perceive with real files
 
-Without real files everything is made up: a rendered room, a tiny FLUX.1, VAE and text encoders, and random adapters.
-Random weights give meaningless maps; the contact sheet says so. It ends with the room as a 3D scene, from its true
-maps.
+Without real files, the micro model of lab/micro perceives a rendered room that it was not trained on; maps, truth and
+errors are laid side by side, and the maps become a 3D scene.
 """
 
 from __future__ import annotations
@@ -27,18 +26,19 @@ def main() -> int:
     if options.panorama:
         check_panorama(options.panorama)
     runpy.run_path(str(ROOT / "lab" / "host" / "pack.py"))["enter"]("demo")
-    from comfyui_omnix.lab.demo import conversion, perception, scene
+    from comfyui_omnix.lab.demo import conversion, micro, perception
 
+    if options.flux is None:
+        options.output.mkdir(parents=True, exist_ok=True)
+        conversion.show(options.output)
+        micro.show(options.output, options.steps)
+        return 0
     try:
         perception.check(options)
     except ValueError as error:
         sys.exit(f"demo: {error}")
     options.output.mkdir(parents=True, exist_ok=True)
-    if options.flux is None:
-        conversion.show(options.output)
     perception.show(options)
-    if options.panorama is None:
-        scene.show(options.output)
     return 0
 
 
@@ -60,6 +60,8 @@ def checked(arguments: Sequence[str]) -> argparse.Namespace:
         sys.exit(f"demo: --height {options.height}: expected a multiple of {HEIGHT_STEP}, {LEAST_HEIGHT} or more.")
     if options.steps is not None and options.steps < 1:
         sys.exit(f"demo: --steps {options.steps}: expected 1 or more.")
+    if options.flux is None:
+        check_micro(options)
     return options
 
 
@@ -75,6 +77,16 @@ def check_panorama(path: Path) -> None:
     width, height = picture.size
     if width != 2 * height:
         sys.exit(f"demo: --panorama {path}: expected a picture twice as wide as high, got {width}x{height}; resize it.")
+
+
+def check_micro(options: argparse.Namespace) -> None:
+    """End the program with one sentence for what the micro model can't do."""
+    for name in ("panorama", "height"):
+        if getattr(options, name) is not None:
+            sys.exit(
+                f"demo: {option(name)}: without real weights there is the micro model, which knows rendered rooms of "
+                f"128x64 alone; leave it out, or name {', '.join(map(option, WEIGHTS))} as well."
+            )
 
 
 def option(name: str) -> str:
@@ -98,7 +110,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--t5", type=Path, help="t5xxl safetensors")
     made.add_argument("--adapters", type=Path, help="folder of OmniX adapters, original or converted")
     made.add_argument("--panorama", type=Path, help="a panorama of your own, twice as wide as high")
-    made.add_argument("--height", type=int, help="height in pixels to work at (default 128, with real weights 720)")
+    made.add_argument("--height", type=int, help="height in pixels to work at, with real weights (default 720)")
     made.add_argument("--steps", type=int, help="sampling steps (default 4, with real weights 28)")
     made.add_argument(
         "--output", type=Path, default=ROOT / "demo-output", help="where the results go (default demo-output)"

@@ -1,4 +1,4 @@
-"""Second half of the demo: perceive a panorama in a real ComfyUI server, and lay the maps beside the input."""
+"""The demo with real weights: perceive a panorama in a real ComfyUI server, and lay the maps beside it."""
 
 from __future__ import annotations
 
@@ -15,24 +15,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from ...converters import STREAMS, convert, find_adapters, jobs
+from ...converters import STREAMS, find_adapters
 from ...omnix.sheet import contact_sheet
-from ..host import tiny
 from ..host.graphs import graph_of, of_type, pointed
 from ..host.progress import heard
 from ..host.server import PACK, ROOT, Server
-from ..host.tiny_models import DOUBLES, ModelNames, write_models
+from ..host.tiny_models import ModelNames
 from ..rooms import room
-from .paths import short
+from .files import save_picture, short
 
 TASKS = ("rgb_to_depth", "rgb_to_normal", "rgb_to_pbr")
 HOURS = 6  # 28 steps of the real model on a processor
-MEANINGLESS = "The weights of this demo are random, so these maps mean nothing: they show that the graphs run. "
-REAL = "Real weights: python dev.py demo --flux F --vae V --clip-l C --t5 T --adapters A --panorama P"
+HEIGHT, STEPS = 720, 28
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,6 @@ class Setting:
     """What the graphs are pointed at."""
 
     names: ModelNames
-    made_up: bool
     width: int
     height: int
     steps: int
@@ -48,67 +44,37 @@ class Setting:
 
 def check(options: argparse.Namespace) -> None:
     """Raise ValueError, before anything is made, if an adapter is missing."""
-    if options.adapters:
-        wanted = {(task, stream) for task in TASKS for stream in STREAMS[task]}
-        missing = sorted("/".join(slot) for slot in wanted - find_adapters(options.adapters).keys())
-        if missing:
-            raise ValueError(f"--adapters {options.adapters}: no file for {', '.join(missing)}; download them first.")
+    wanted = {(task, stream) for task in TASKS for stream in STREAMS[task]}
+    missing = sorted("/".join(slot) for slot in wanted - find_adapters(options.adapters).keys())
+    if missing:
+        raise ValueError(f"--adapters {options.adapters}: no file for {', '.join(missing)}; download them first.")
 
 
 def show(options: argparse.Namespace) -> None:
     """Start the server, run the depth, normal and material graphs, and save what comes out."""
-    made_up = options.flux is None
-    height = options.height or (128 if made_up else 720)
-    print("\n== 5. A panorama to perceive")
+    height = options.height or HEIGHT
+    print("== 1. A panorama to perceive")
     panorama = prepared_panorama(options, height)
     with tempfile.TemporaryDirectory(prefix="omnix-demo-") as folder:
         base = Path(folder)
-        names = made_up_models(base) if made_up else linked_models(base, options)
-        packs = {PACK: ROOT} | ({"tiny_text_encoders": DOUBLES / "tiny_text_encoders"} if made_up else {})
-        setting = Setting(names, made_up, 2 * height, height, options.steps or (4 if made_up else 28))
-        print("\n== 6. A real ComfyUI server with this pack as a custom node")
-        with Server(Path(os.environ["COMFYUI_PATH"]), base, packs, cpu=not torch.cuda.is_available()) as server:
+        setting = Setting(linked_models(base, options), 2 * height, height, options.steps or STEPS)
+        print("\n== 2. A real ComfyUI server with this pack as a custom node")
+        cpu = not torch.cuda.is_available()
+        with Server(Path(os.environ["COMFYUI_PATH"]), base, {PACK: ROOT}, cpu=cpu) as server:
             print(f"{server.url}, ready in {server.startup_seconds:.1f} s")
             perceive(server, setting, panorama, options.output)
 
 
 def prepared_panorama(options: argparse.Namespace, height: int) -> Path:
-    """Return the panorama to perceive: the user's, or a rendered room with its truth beside it."""
+    """Return the panorama to perceive: the user's, or a rendered room."""
     path = options.output / "panorama.png"
     if options.panorama:
         shutil.copyfile(options.panorama, path)
         print(f"{short(path)}: yours")
-        return path
-    truth = room.render(2 * max(height, 256), max(height, 256))
-    save_picture(path, truth.rgb)
-    np.savez_compressed(
-        options.output / "panorama_truth.npz",
-        distance=truth.distance,
-        normal=truth.normal,
-        albedo=truth.albedo,
-        roughness=truth.roughness,
-        metallic=truth.metallic,
-    )
-    print(f"{short(path)}: a rendered room; its true distance, normals, albedo and materials are in panorama_truth.npz")
+    else:
+        save_picture(path, room.render(2 * height, height).rgb)
+        print(f"{short(path)}: a rendered room")
     return path
-
-
-def save_picture(path: Path, pixels: NDArray[np.float32]) -> None:
-    """Write [H, W, 3] in [0, 1] as PNG."""
-    Image.fromarray((pixels.clip(0, 1) * 255 + 0.5).astype(np.uint8)).save(path)
-
-
-def made_up_models(base: Path) -> ModelNames:
-    """Write tiny models, and tiny adapters that omnix-convert has converted."""
-    names = write_models(base / "models")
-    original = base / "original"
-    slots = [(task, stream) for task in TASKS for stream in STREAMS[task]]
-    for seed, (task, stream) in enumerate(slots):
-        state = tiny.adapter(seed=seed, dtype=torch.bfloat16)
-        tiny.save(state, original / task / stream / "pytorch_lora_weights.safetensors")
-    for job in jobs(original, base / "models" / "loras" / "OmniX"):
-        convert(job.source, job.destination, slot=job.slot)
-    return names
 
 
 def linked_models(base: Path, options: argparse.Namespace) -> ModelNames:
@@ -149,11 +115,8 @@ def perceive(server: Server, setting: Setting, panorama: Path, output: Path) -> 
                 if file["type"] == "output" and file["filename"].endswith((".png", ".exr")):
                     save_output(server, file, task, output, pictures)
         print(f"{task}: {setting.width}x{setting.height}, {setting.steps} steps, {result.seconds:.1f} s")
-    sheet = contact_sheet(pictures, columns=2, note=(MEANINGLESS + REAL) if setting.made_up else "")
-    save_picture(output / "contact_sheet.png", sheet[0].numpy())
+    save_picture(output / "contact_sheet.png", contact_sheet(pictures, columns=2)[0].numpy())
     print(f"{short(output / 'contact_sheet.png')}: everything on one sheet")
-    if setting.made_up:
-        print(f"\n{MEANINGLESS}{REAL}")
 
 
 @contextmanager

@@ -1,32 +1,48 @@
-"""Last part of the demo: the room as a 3D scene, from its true maps, and what it looks like from outside."""
+"""The room of the demo as a 3D scene, from perceived and from true maps, and what it looks like from outside."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from ...omnix.scene import Options, build_scene
-from ..rooms.furniture import FLOOR
-from ..rooms.meshes import FROM_OUTSIDE, draw
-from .paths import short
+from ...evaluation import layout
+from ...evaluation.pictures import Array
+from ...omnix.scene import Options, Scene, build_scene
+from ..rooms.meshes import Camera, draw
+from .files import save_picture, short
 
 SIZE = 960, 600
+TEXTURES = ("normal", "albedo", "roughness", "metallic")
+VIEW = np.array([-0.4, 0.62, 0.73])
+"""Where the camera stands, in multiples of the room's largest half: above a corner, looking down."""
 
 
-def show(output: Path) -> None:
-    """Write scene.glb and scene.png of the room whose picture and truth lie in `output`."""
-    print("\n== 7. The room as a 3D scene, from its true maps")
-    with np.load(output / "panorama_truth.npz") as truth, Image.open(output / "panorama.png") as picture:
-        maps = {name: truth[name] for name in ("normal", "albedo")}
-        maps |= {name: truth[name][..., None] for name in ("roughness", "metallic")}
-        image = np.asarray(picture, dtype=np.float32) / 255
-        made = build_scene(truth["distance"], {"image": image, **maps}, Options(camera_height=-FLOOR))
+def show(perceived: Path, truth: Path, rgb: Array, output: Path) -> list[Array]:
+    """Write scene.glb of the perceived maps; return pictures [h, w, 3] of it and of the true maps' scene."""
+    print("\n== 7. The room as a 3D scene, from the perceived maps")
+    made, true = (scene_of(folder, rgb) for folder in (perceived, truth))
     (output / "scene.glb").write_bytes(made.glb)
     print(f"{short(output / 'scene.glb')}: for Blender, three.js, Unreal, and Load 3D in ComfyUI")
     print("\n".join(f"  {line}" for line in made.report.splitlines()))
-    mesh = made.geometry
-    drawn = draw(mesh.positions, mesh.uv, mesh.faces, image, FROM_OUTSIDE, SIZE)
-    Image.fromarray((drawn * 255 + 0.5).astype(np.uint8)).save(output / "scene.png")
+    pictures = [drawn(made, rgb), drawn(true, rgb)]
+    save_picture(output / "scene.png", pictures[0])
     print(f"{short(output / 'scene.png')}: the scene from outside, unlit; its ceiling and near walls face inwards")
+    return pictures
+
+
+def scene_of(folder: Path, rgb: Array) -> Scene:
+    """Build the scene of the one room in a folder of maps; where a depth is none, there is no surface."""
+    kinds = layout.kinds(folder)
+    (stem,) = layout.stems(folder, "depth")
+    found = {kind: layout.read(layout.find(folder, kind, stem), kind) for kind in kinds}
+    maps = {kind: found[kind].reshape(*rgb.shape[:2], -1) for kind in TEXTURES if kind in found}
+    return build_scene(np.nan_to_num(found["depth"]), {"image": rgb, **maps}, Options())
+
+
+def drawn(scene: Scene, texture: Array) -> Array:
+    """Draw a scene with the panorama on it, from outside and as a whole, [h, w, 3]."""
+    mesh = scene.geometry
+    size = np.abs(mesh.positions).max()
+    camera = Camera(tuple(2.2 * size * VIEW), target=(0.0, -0.1 * size, 0.0))
+    return draw(mesh.positions, mesh.uv, mesh.faces, texture, camera, SIZE)

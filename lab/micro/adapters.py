@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,26 +18,30 @@ from ...training.engine import Result
 from ...training.engine import train as train_adapters
 from ...training.host import checksum
 from ...training.samples import Latents
-from ...training.saving import saves
+from ...training.saving import PUBLISHED, saves
 from . import base
 from .blocks import Blocks
-from .recipe import HEIGHT, RANK, SEAM_COLUMNS, Stage
+from .recipe import FIRST, HEIGHT, RANK, SEAM_COLUMNS, Stage
 
 WATCHED, WATCHED_CURVE = 16, "watched.csv"
 """Rooms of the validation part that are sampled now and then."""
 
 
-def config(task: Task, stage: Stage) -> Config:
+def config(task: Task, stage: Stage, init: str = "") -> Config:
     """Return what the trainer is told."""
     return Config(
+        conditions=task.conditions,
         target=(task.target,),
         task=task.name,
+        init=init,
         rank=RANK,
         alpha=2 * RANK,
         steps=stage.steps,
         batch=stage.batch,
+        optimizer="muon",
         learning_rate=stage.learning_rate,
         warmup=50,
+        decay=True,
         weight_decay=0.0,
         ema=0.995,
         # Where the target is nearly noise, only the condition tells what it is: that is what shall be learned.
@@ -45,7 +50,7 @@ def config(task: Task, stage: Stage) -> Config:
         size=f"{2 * HEIGHT}x{HEIGHT}",
         seam_columns=SEAM_COLUMNS,
         checkpointing=False,
-        save_every=100,
+        save_every=200,
         held_out=0,
         sample_every=200,
         sample_steps=4,
@@ -75,7 +80,7 @@ def train(name: str, stage: Stage, data: Data, folder: Path) -> Result:
     )
     output.mkdir(parents=True, exist_ok=True)
     return train_adapters(
-        config(task, stage),
+        config(task, stage, begun_from(task, output, output_of(folder, FIRST, data.base))),
         task,
         base.loaded(load_file(data.base), checksum(data.base)),
         samples,
@@ -85,6 +90,21 @@ def train(name: str, stage: Stage, data: Data, folder: Path) -> Result:
         sampled=watcher(data.blocks, data.watched[task.target][:WATCHED].float(), output / WATCHED_CURVE),
         show=sys.stderr.isatty(),
     )
+
+
+def begun_from(task: Task, output: Path, first: Path) -> str:
+    """Return the adapters that a task begins with: those of the first task, if it has any; what sees a room is in them.
+
+    They are kept in `output`, as the trainer's --init takes them, and stay what they were when the run began.
+    """
+    init = output / "init"
+    if output != first and saves(first) and not saves(output):
+        shutil.rmtree(init, ignore_errors=True)
+        parts = saves(first)[-1] / FIRST
+        for ours, theirs in zip(task.streams, TASKS[FIRST].streams):
+            (init / ours).mkdir(parents=True)
+            shutil.copyfile(parts / theirs / PUBLISHED, init / ours / PUBLISHED)
+    return str(init) if init.is_dir() else ""
 
 
 def watcher(blocks: Blocks, truth: Tensor, path: Path) -> Callable[[int, Tensor], None]:

@@ -15,13 +15,16 @@ from tqdm import tqdm
 from ...evaluation import layout
 from ...evaluation.__main__ import main as evaluate_maps
 from ...evaluation.pictures import Array
+from ...omnix.panorama import place_on_panorama
 from ..host.graphs import of_type
 from ..host.server import Server
 from . import graphs, pictures
-from .recipe import HEIGHT, JUDGED, JUDGED_SEED
+from .recipe import HEIGHT, JUDGED, JUDGED_SEED, VIEW
 
 MAPS = ("depth", "normal", "albedo", "roughness", "metallic")
-UNLEARNED = "unlearned"
+ENDINGS = {"rgb": "panorama.png", "depth": "depth_float.exr"}
+UNLEARNED, VIEWS = "unlearned", "views"
+GENERATED = "image_to_pano"
 
 
 def evaluate(folder: Path, weights: Path, count: int = JUDGED, steps: int = graphs.STEPS) -> int:
@@ -42,7 +45,19 @@ def evaluate(folder: Path, weights: Path, count: int = JUDGED, steps: int = grap
     for name in (UNLEARNED, ours.name):
         print(f"\n{name}: {len(stems)} rooms, seeds from {JUDGED_SEED}", flush=True)
         status |= evaluate_maps([str(folder / name), str(truth)])
+    if GENERATED in graphs.tasks(weights):
+        seen, rest = completed(ours, truth, stems)
+        print(f"\nimage to panorama: PSNR {seen:.1f} dB where the picture was, {rest:.1f} dB elsewhere")
     return status
+
+
+def completed(ours: Path, truth: Path, stems: Sequence[str]) -> tuple[float, float]:
+    """Return the PSNR in dB of the generated panoramas, all together, where the picture lay and elsewhere."""
+    _placed, unseen = place_on_panorama(torch.zeros(1, *VIEW[::-1], 3), 2 * HEIGHT, HEIGHT)
+    pairs = [[layout.read(layout.find(folder, "rgb", stem), "rgb") for folder in (ours, truth)] for stem in stems]
+    squares = np.mean([np.square(made - true).mean(-1) for made, true in pairs], axis=0)
+    seen, rest = (-10 * np.log10(squares[unseen[0].numpy() == value].mean()) for value in (0, 1))
+    return float(seen), float(rest)
 
 
 def reduce(rendered: Path, target: Path, stems: Sequence[str]) -> None:
@@ -50,9 +65,13 @@ def reduce(rendered: Path, target: Path, stems: Sequence[str]) -> None:
     for stem in stems:
         for kind in ("rgb", *MAPS):
             values = layout.read(layout.find(rendered, kind, stem), kind)
-            factor = values.shape[0] // HEIGHT
-            cells = values.reshape(HEIGHT, factor, 2 * HEIGHT, factor, *values.shape[2:])
-            layout.write(layout.place(target, kind, stem), kind, cells.mean((1, 3)))
+            layout.write(layout.place(target, kind, stem), kind, halved(values))
+
+
+def halved(values: Array) -> Array:
+    """Return the means of cells of 2x2 pixels [H, W, ..]; a cell with none of a value has none."""
+    height, width = values.shape[0] // 2, values.shape[1] // 2
+    return values.reshape(height, 2, width, 2, *values.shape[2:]).mean((1, 3))
 
 
 def perceive(truth: Path, target: Path, stems: Sequence[str], weights: Path, steps: int) -> None:
@@ -61,22 +80,32 @@ def perceive(truth: Path, target: Path, stems: Sequence[str], weights: Path, ste
         graphs.install(Path(folder) / "models", weights)
         with Server(Path(os.environ["COMFYUI_PATH"]), Path(folder), cpu=not torch.cuda.is_available()) as server:
             for stem in tqdm(stems, "rooms", disable=None):
-                image = server.upload(layout.find(truth, "rgb", stem), f"{stem}.png")
                 for task in graphs.tasks(weights):
+                    image = server.upload(given(task, truth, stem), f"{task}_{stem}.png")
                     for kind, data, suffix in perceived(server, graphs.micro_graph(task, image, steps)):
                         path = layout.place(target, kind, stem, suffix)
                         path.parent.mkdir(parents=True, exist_ok=True)
                         path.write_bytes(data)
 
 
+def given(task: str, truth: Path, stem: str) -> Path:
+    """Return the picture that a task is given: the panorama, or a view that is cut out of it."""
+    panorama = layout.find(truth, "rgb", stem)
+    if task != GENERATED:
+        return panorama
+    path = truth / VIEWS / panorama.name
+    layout.write(path, "rgb", pictures.view(torch.from_numpy(layout.read(panorama, "rgb"))[None])[0].numpy())
+    return path
+
+
 def perceived(server: Server, graph: graphs.Graph) -> list[tuple[str, bytes, str]]:
-    """Run a graph; return the maps that it saved: kind, file, suffix. Depth as EXR, for its exact values."""
+    """Run a graph; return what it saved: kind, file, suffix. Depth as EXR, for its exact values."""
     (saver,) = of_type(graph, "OmniXSavePanorama")
     result = server.run(graph)
     found = []
     for file in (*result.files(saver), *result.files(saver, "omnix_values")):
-        for kind in MAPS:
-            ending = "depth_float.exr" if kind == "depth" else f"{kind}.png"
+        for kind in ("rgb", *MAPS):
+            ending = ENDINGS.get(kind, f"{kind}.png")
             if file["filename"].endswith(f"_{ending}"):
                 found.append((kind, server.fetch(file), Path(ending).suffix))
     return found
@@ -91,8 +120,8 @@ def guess(truth: Path, target: Path, stems: Sequence[str], kinds: Sequence[str])
         shown = {
             stem: layout.read(layout.find(truth, "rgb" if kind == "albedo" else kind, stem), kind) for stem in stems
         }
-        mean = np.mean([relative(values, kind) for values in shown.values()], axis=0)
-        level = mean.mean(1, keepdims=True) if kind in ("depth", "normal") else mean.mean((0, 1), keepdims=True)
+        mean = np.nanmean([relative(values, kind) for values in shown.values()], axis=0)
+        level = np.nanmean(mean, axis=1 if kind in ("depth", "normal") else (0, 1), keepdims=True)
         for stem, values in shown.items():
             layout.write(
                 layout.place(target, kind, stem),

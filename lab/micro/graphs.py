@@ -12,6 +12,8 @@ BASE, VAE, PROMPT = "micro_flux.safetensors", "micro_vae.safetensors", "micro_pr
 ADAPTERS = "adapters"
 PLACES = {BASE: "diffusion_models", VAE: "vae", PROMPT: "conditioning", ADAPTERS: "loras/OmniX"}
 STEPS = 4
+WEIGHTS = Path(__file__).parent / "weights"
+"""What `making.gather` left of the longest training so far."""
 
 
 def install(models: Path, weights: Path) -> None:
@@ -32,12 +34,17 @@ def tasks(weights: Path) -> tuple[str, ...]:
 
 
 def micro_graph(task: str, image: str, steps: int = STEPS, height: int = HEIGHT) -> Graph:
-    """Return a task's shipped graph on the micro model; the saved prompt stands where text was encoded."""
+    """Return a task's shipped graph on the micro model; the saved prompt stands where text was encoded.
+
+    `image` is a panorama, or of image to panorama a view.
+    """
     seam = {"seam_columns": SEAM_COLUMNS}
     changes = {
         "UNETLoader": {"unet_name": BASE},
         "VAELoader": {"vae_name": VAE},
         "OmniXLoadPanorama": {"image": image, "height": height},
+        "LoadImage": {"image": image},
+        "OmniXPlaceOnPanorama": {"width": 2 * height, "height": height},
         "OmniXFlowShift": seam,
         "OmniXApplyAdapters": seam,
         "KSampler": {"steps": steps},

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...evaluation.pictures import replacing
 from .blocks import Blocks, fitted
-from .pictures import as_images
+from .pictures import as_images, views_on_grey
 
 AT_ONCE = 256
 
@@ -34,6 +34,12 @@ def transform(pictures: Mapping[str, NDArray[np.uint8]], cached: Path) -> Blocks
 def encoded(blocks: Blocks, pictures: Mapping[str, NDArray[np.uint8]]) -> dict[str, Tensor]:
     """Return every stream's latents [n, 16, h, w], in half precision."""
     return {name: torch.cat(list(_encoded(blocks, stack))) for name, stack in pictures.items()}
+
+
+def of_tasks(blocks: Blocks, pictures: Mapping[str, NDArray[np.uint8]]) -> dict[str, Tensor]:
+    """Return the latents of all tasks' streams: those of the pictures, and a view of each room and the whole of it."""
+    found = encoded(blocks, {**pictures, "masked_rgb": views_on_grey(pictures["rgb"])})
+    return {**found, "filled_rgb": found["rgb"]}
 
 
 def _encoded(blocks: Blocks, stack: NDArray[np.uint8]) -> list[Tensor]:

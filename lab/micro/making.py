@@ -40,7 +40,7 @@ def make(folder: Path, stages: Sequence[str], steps: int | None, threads: int, r
         elif name == "base":
             write_base(base.train(encoded, stage, folder), folder)
         else:
-            data = adapters.Data(folder / BASE, encoded, latents.encoded(blocks, seen.validation), blocks)
+            data = adapters.Data(folder / BASE, *(latents.of_tasks(blocks, part) for part in seen), blocks)
             adapters.train(name, stage, data, folder)
     if (folder / BASE).is_file() and (folder / VAE).is_file():
         gather(folder, folder / "weights")

@@ -16,11 +16,12 @@ from tqdm import tqdm
 
 from ...evaluation import layout
 from ...evaluation.pictures import replacing
+from ...omnix.panorama import perspective_view, place_on_panorama
 from ...training.config import Config, Stream
 from ...training.data import picture
 from ..host.pack import ROOT
 from ..rooms.dataset import split_of
-from .recipe import HEIGHT, PICTURES, ROOMS_HEIGHT, ROOMS_SEED
+from .recipe import HEIGHT, PICTURES, ROOMS_HEIGHT, ROOMS_SEED, VIEW
 
 
 class Pictures(NamedTuple):
@@ -71,6 +72,17 @@ def reduced(rooms: Path, name: str, stems: Sequence[str]) -> NDArray[np.uint8]:
         (picture(config, stream, each) * 255).round().byte() for each in tqdm(files, name, len(stems), disable=None)
     ]
     return torch.stack(made).numpy()
+
+
+def views_on_grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return what image to panorama is given of panoramas [n, H, W, 3]: a view of 90 degrees, laid on grey as there."""
+    placed, _unseen = place_on_panorama(view(torch.from_numpy(pixels).float() / 255), 2 * HEIGHT, HEIGHT)
+    return (placed * 255).round().byte().numpy()
+
+
+def view(panoramas: Tensor) -> Tensor:
+    """Return the picture [n, h, w, 3] that image to panorama is given, straight ahead in panoramas [n, H, W, 3]."""
+    return perspective_view(panoramas, *VIEW)
 
 
 def as_images(pixels: NDArray[np.uint8]) -> Tensor:

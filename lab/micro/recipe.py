@@ -14,12 +14,14 @@ HEIGHT = 64
 """Pixels. 128x64 has 32 tokens, a quarter of 256x128's, and so four times as many rooms are seen in the same time."""
 ROOMS_HEIGHT = 128
 """The rooms are rendered twice as large and reduced."""
-ROOMS_SEED, ROOMS = 0, 6000
+ROOMS_SEED, ROOMS = 0, 4500
 JUDGED_SEED, JUDGED = 1_000_000, 64
 """The rooms that are judged; no seed of them is near one that was trained on."""
 SEAM_COLUMNS = 2
 """Of 16 latent columns: in proportion still four times the 6 that OmniX takes of 128."""
 PROMPT_TOKENS = 1
+VIEW = (64, 64)
+"""Width and height of the picture that image to panorama is given."""
 
 PICTURES = {
     "rgb": ("rgb",),
@@ -40,14 +42,17 @@ class Stage(NamedTuple):
 
 
 STAGES = {
-    "vae": Stage(3000, 8, 2e-3),
-    "base": Stage(40000, 32, 2e-3),
-    "rgb_to_depth": Stage(6000, 16, 2e-3),
-    "rgb_to_normal": Stage(6000, 16, 2e-3),
-    "rgb_to_albedo": Stage(6000, 16, 2e-3),
-    "rgb_to_pbr": Stage(6000, 16, 2e-3),
+    "vae": Stage(1500, 8, 2e-3),
+    "base": Stage(3700, 32, 2e-3),
+    "rgb_to_depth": Stage(4000, 16, 5e-3),
+    "rgb_to_normal": Stage(1500, 16, 5e-3),
+    "rgb_to_albedo": Stage(1000, 16, 5e-3),
+    "rgb_to_pbr": Stage(1000, 16, 5e-3),
+    "image_to_pano": Stage(1000, 16, 5e-3),
 }
 TASKS = tuple(STAGES)[2:]
-RANK = 64
+FIRST = TASKS[0]
+"""Trained from nothing; the others go on from its adapters."""
+RANK = 32
 TURNED = tuple(name for name, folders in PICTURES.items() if turns(folders))
 """What stays true when it is turned, as in the trainer."""

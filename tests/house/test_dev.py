@@ -102,6 +102,7 @@ def test_the_demo_tells_its_own_options_before_any_set_up(root: Path, tmp_path: 
         (["--output", __file__], "expected a folder, this is a file; name another one."),
         (["--height", "130"], "demo: --height 130: expected a multiple of 8, 64 or more."),
         (["--steps", "0"], "demo: --steps 0: expected 1 or more."),
+        (["--height", "256"], "demo: --height: without real weights there is the micro model"),
         (["--panorma", "x"], "unrecognized arguments: --panorma x"),
     ],
 )
@@ -113,7 +114,9 @@ def test_a_wrong_option_of_the_demo_is_told_at_once(root: Path, tmp_path: Path, 
 def test_a_wrong_panorama_is_told_before_the_host_is_loaded(root: Path, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.png"
     Image.new("RGB", (64, 48)).save(wrong)
-    command = [sys.executable, str(root / "lab" / "demo" / "main.py"), "--panorama", str(wrong)]
+    weights = [f"--{name}={__file__}" for name in ("flux", "vae", "clip-l", "t5")]
+    own = [*weights, f"--adapters={tmp_path}", "--panorama", str(wrong)]
+    command = [sys.executable, str(root / "lab" / "demo" / "main.py"), *own]
     without_host = {name: value for name, value in os.environ.items() if name != "COMFYUI_PATH"}
     done = subprocess.run(command, capture_output=True, text=True, env=without_host, timeout=30)
     assert done.stderr == (

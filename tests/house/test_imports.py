@@ -40,9 +40,9 @@ UNSHIPPED: dict[str, set[str]] = {
     "lab.rooms": {"evaluation", "lab.host"},
     "lab.workflows": {*_PACK, "lab.host"},
     "lab.pages": {*_PACK, "lab.host", "lab.workflows", "lab.rooms"},
-    "lab.demo": {*_PACK, "lab.host", "lab.workflows", "lab.rooms"},
     "lab.micro": {*_PACK, "lab.host", "lab.rooms"},
-    "lab.bench": {*_PACK, "lab.host", "lab.workflows", "lab.rooms"},
+    "lab.demo": {*_PACK, "lab.host", "lab.workflows", "lab.rooms", "lab.micro"},
+    "lab.bench": {*_PACK, "lab.host", "lab.workflows", "lab.rooms", "lab.micro"},
 }
 ALLOWED = SHIPPED | UNSHIPPED
 

@@ -2,17 +2,21 @@
 
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import trimesh
-from comfyui_omnix.lab.demo import perception, scene
-from comfyui_omnix.lab.demo.paths import short
+from comfyui_omnix.evaluation import layout
+from comfyui_omnix.lab.demo import scene
+from comfyui_omnix.lab.demo.files import short
 from comfyui_omnix.lab.host.progress import heard
 from comfyui_omnix.lab.host.server import Server
 from comfyui_omnix.lab.host.tiny_models import ModelNames
+from comfyui_omnix.lab.rooms.dataset import maps
 from comfyui_omnix.lab.rooms.meshes import BACKGROUND, Camera, draw
+from comfyui_omnix.lab.rooms.random_room import random_room
+from comfyui_omnix.lab.rooms.room import render
+from comfyui_omnix.omnix.scene import Options
 from PIL import Image
 
 
@@ -47,17 +51,20 @@ def test_paths_are_told_from_where_one_stands(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_room_comes_out_as_a_scene_and_a_picture_of_it(tmp_path: Path) -> None:
-    perception.prepared_panorama(SimpleNamespace(output=tmp_path, panorama=None), 128)
-    scene.show(tmp_path)
+    truth = tmp_path / "room"
+    made = maps(render(256, 128, stage=random_room(0)))
+    for kind in ("rgb", "depth", "normal", "albedo", "roughness", "metallic"):
+        layout.write(layout.place(truth, kind, "000001"), kind, made[kind])
+    pictures = scene.show(truth, truth, made["rgb"], tmp_path)
+    assert np.array_equal(*pictures)
     mesh = trimesh.load(tmp_path / "scene.glb", force="mesh")
-    with np.load(tmp_path / "panorama_truth.npz") as truth:
-        below = truth["distance"][-1].mean()
-    # The truth is in metres: the scene is as large as the room.
-    assert np.isclose(mesh.vertices[np.abs(mesh.vertices[:, [0, 2]]).max(axis=1) < 1e-3, 1].min(), -below, rtol=0.01)
+    # The scene is as large as if the camera stood as high as people hold it.
+    below = mesh.vertices[np.abs(mesh.vertices[:, [0, 2]]).max(axis=1) < 1e-3, 1].min()
+    assert np.isclose(below, -Options().camera_height, rtol=0.02)
     with Image.open(tmp_path / "scene.png") as picture:
         drawn = np.asarray(picture, dtype=float) / 255
     covered = (np.abs(drawn - BACKGROUND) > 0.02).any(axis=-1)
-    assert 0.2 < covered.mean() < 0.8
+    assert 0.1 < covered.mean() < 0.9
     assert not covered[0, 0] and covered[len(drawn) // 2, drawn.shape[1] // 2]
 
 

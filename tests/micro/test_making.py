@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from comfyui_omnix.evaluation import layout
-from comfyui_omnix.lab.micro import adapters, base, evaluating, graphs, making
+from comfyui_omnix.lab.micro import adapters, base, evaluating, graphs, making, pictures
 from comfyui_omnix.lab.micro.blocks import Blocks
-from comfyui_omnix.lab.micro.recipe import HEIGHT, PICTURES, STAGES, TASKS, TURNED, Stage
+from comfyui_omnix.lab.micro.recipe import FIRST, HEIGHT, PICTURES, STAGES, TASKS, TURNED, Stage
+from comfyui_omnix.omnix.tasks import TASKS as TASKS_OF
 from comfyui_omnix.training import record
+from comfyui_omnix.training.saving import PUBLISHED, saves
 from safetensors.torch import load_file
 
 if TYPE_CHECKING:
@@ -96,6 +98,15 @@ def test_every_stage_has_its_curve(made: Path) -> None:
     assert all(f"{name}: " in drawn for name in STAGES)
 
 
+def test_the_other_tasks_begin_with_the_first_ones_adapters(made: Path) -> None:
+    first = saves(adapters.output_of(made, FIRST, made / graphs.BASE))[-1] / FIRST
+    for task in TASKS[1:]:
+        begun = adapters.output_of(made, task, made / graphs.BASE) / "init"
+        for ours, theirs in zip(TASKS_OF[task].streams, TASKS_OF[FIRST].streams, strict=True):
+            assert (begun / ours / PUBLISHED).read_bytes() == (first / theirs / PUBLISHED).read_bytes()
+    assert not (first.parents[1] / "init").exists()
+
+
 def test_long_curves_are_means_of_neighbours() -> None:
     drawn = making.thinned([(float(step), float(step % 4)) for step in range(1, 4 * making.SHOWN + 1)])
     assert drawn == [(4.0 * number, 1.5) for number in range(1, making.SHOWN + 1)]
@@ -116,10 +127,11 @@ def test_the_base_has_the_names_of_flux_dev(made: Path) -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_a_real_comfyui_perceives_with_it(made: Path, server: Server, task: str) -> None:
     graphs.install(server.base / "models", made / "weights")
-    image = server.upload(layout.find(made / "rooms", "rgb", "000001"), "micro_room.png")
+    image = server.upload(evaluating.given(task, made / "rooms", "000001"), f"micro_{task}.png")
     found = evaluating.perceived(server, graphs.micro_graph(task, image, 1))
     kinds = [kind for kind, _, _ in found]
-    assert sorted(kinds) == sorted(PICTURES[task.removeprefix("rgb_to_")])
+    wanted = ("rgb",) if task == evaluating.GENERATED else PICTURES[task.removeprefix("rgb_to_")]
+    assert sorted(kinds) == sorted(wanted)
     for kind, data, suffix in found:
         path = layout.place(made / "perceived", kind, "000001", suffix)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -139,3 +151,22 @@ def test_guesses_are_the_mean_rows_and_the_picture(tmp_path: Path) -> None:
     assert depth == pytest.approx(np.array([[0.375, 0.375], [0.75, 0.75]]))
     albedo = layout.read(layout.find(tmp_path / "guess", "albedo", "a"), "albedo")
     assert albedo == pytest.approx(colours, abs=1 / 255)
+
+
+def test_image_to_panorama_is_given_a_view_where_it_lay() -> None:
+    angle = np.linspace(0, 2 * np.pi, 2 * HEIGHT, endpoint=False)
+    smooth = 0.5 + 0.4 * np.sin(angle)[None, :, None] * np.cos(angle[:HEIGHT] / 2)[:, None, None] * [1, 0.5, -1]
+    panorama = (smooth[None] * 255).round().astype(np.uint8)
+    off = np.abs(pictures.views_on_grey(panorama).astype(int) - panorama).max(-1)[0] / 255
+    middle = off[HEIGHT // 2 - 8 : HEIGHT // 2 + 8, HEIGHT - 12 : HEIGHT + 12]
+    assert middle.max() < 0.06 and np.median(off) > 0.06
+
+
+def test_generated_panoramas_are_judged_in_two_parts(tmp_path: Path) -> None:
+    true = np.full((HEIGHT, 2 * HEIGHT, 3), 0.5)
+    made = true + 0.1
+    made[:, :4] += 0.2
+    for folder, values in (("true", true), ("made", made)):
+        layout.write(layout.place(tmp_path / folder, "rgb", "a"), "rgb", values)
+    seen, rest = evaluating.completed(tmp_path / "made", tmp_path / "true", ["a"])
+    assert seen == pytest.approx(20, abs=0.3) and rest == pytest.approx(18.9, abs=0.4)

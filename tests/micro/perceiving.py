@@ -1,0 +1,152 @@
+"""The trained micro model in this process: rooms that it never saw, what it perceives, and how far that is off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import comfy.sd
+import comfy.utils
+import numpy as np
+import torch
+from comfyui_omnix.evaluation.compare import compare
+from comfyui_omnix.evaluation.layout import marked
+from comfyui_omnix.evaluation.scoring import Scores
+from comfyui_omnix.lab.micro import graphs
+from comfyui_omnix.lab.micro.evaluating import halved
+from comfyui_omnix.lab.micro.recipe import HEIGHT, JUDGED_SEED, ROOMS_HEIGHT, SEAM_COLUMNS
+from comfyui_omnix.lab.rooms.dataset import maps as maps_of
+from comfyui_omnix.lab.rooms.lighting import FAST
+from comfyui_omnix.lab.rooms.random_room import random_room
+from comfyui_omnix.lab.rooms.room import render
+from comfyui_omnix.omnix import maps, patch
+from comfyui_omnix.omnix.conditioning import load_conditioning
+from comfyui_omnix.omnix.panorama import decode_panorama
+from comfyui_omnix.omnix.schedule import flow_shift
+from comfyui_omnix.omnix.tasks import TASKS, WRAP_COLUMNS
+from numpy.typing import NDArray
+from rig import Case, ksample
+from safetensors.torch import load_file
+from torch import Tensor
+
+Model = Any
+WEIGHTS = Path(graphs.__file__).parent / "weights"
+COUNT = 16
+ALIGNMENT = "scale_by_median"
+
+
+class Judged(NamedTuple):
+    """How a task's decoded picture becomes a map, the map's kind, and the figure that tells how far it is off."""
+
+    kind: str
+    read: Callable[[Tensor], Tensor]
+    figure: str
+    error: Callable[[float], float] = lambda figure: figure
+
+
+def _root_mean_square(psnr: float) -> float:
+    return 10 ** (-psnr / 20)
+
+
+JUDGED = {
+    "rgb_to_depth": Judged("depth", lambda picture: maps.depth(picture).mask, "abs_rel"),
+    "rgb_to_normal": Judged("normal", lambda picture: maps.normal(picture) * 2 - 1, "mean"),
+    "rgb_to_albedo": Judged("albedo", lambda picture: picture, "psnr", _root_mean_square),
+    "rgb_to_pbr": Judged(
+        "roughness", lambda picture: maps.material(picture).roughness[..., 0], "psnr", _root_mean_square
+    ),
+}
+
+
+class Rooms(NamedTuple):
+    """Rooms nobody trained on: pictures [n, H, W, 3] in [0, 1] and their true maps by kind."""
+
+    images: Tensor
+    truth: list[Mapping[str, NDArray[Any]]]
+
+
+def rooms(count: int = COUNT) -> Rooms:
+    """Render rooms of the judged seeds, as `python -m lab.micro evaluate` does."""
+    seeds = range(JUDGED_SEED, JUDGED_SEED + count)
+    made = (render(2 * ROOMS_HEIGHT, ROOMS_HEIGHT, stage=random_room(seed), quality=FAST) for seed in seeds)
+    small = [
+        {kind: marked(halved(v), kind) for kind, v in maps_of(room).items() if kind != "semantic"} for room in made
+    ]
+    return Rooms(torch.from_numpy(np.stack([room["rgb"] for room in small])).float(), small)
+
+
+class Micro:
+    """The micro model's files, loaded through the host."""
+
+    def __init__(self, weights: Path = WEIGHTS) -> None:
+        self.weights = weights
+        self.flux = load_file(weights / graphs.BASE)
+        self.vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(weights / graphs.VAE)))
+        self.text, options = load_conditioning(weights / graphs.PROMPT)[0]
+        self.pooled = options["pooled_output"]
+
+    @cached_property
+    def model(self) -> Model:
+        """FLUX, in float32."""
+        return self.loaded(torch.float32)
+
+    def loaded(self, dtype: torch.dtype) -> Model:
+        """Load FLUX in a dtype of its own."""
+        own = {name: tensor.clone() for name, tensor in self.flux.items()}
+        return comfy.sd.load_diffusion_model_state_dict(own, model_options={"dtype": dtype})
+
+    def files(self, task: str) -> list[Path]:
+        """Return a task's adapters, conditions first."""
+        folder = self.weights / graphs.ADAPTERS / task
+        return [folder / stream / "pytorch_lora_weights.safetensors" for stream in TASKS[task].streams]
+
+    @torch.inference_mode()
+    def case(self, task: str, images: Tensor) -> Case:
+        """Return a task's inputs; the noise is always the same."""
+        process_in = self.model.model.latent_format.process_in
+        latent = process_in(self.vae.encode(images))
+        noise = torch.randn(latent[:1].shape, generator=torch.Generator().manual_seed(5)).expand_as(latent)
+        return Case(TASKS[task], self.flux, [], self.weights, [latent], noise.contiguous(), self.text, self.pooled)
+
+    def attached(
+        self,
+        task: str,
+        files: list[Path] | None = None,
+        strengths: tuple[float, float] = (1.0, 1.0),
+        seam: int = SEAM_COLUMNS,
+        model: Model | None = None,
+    ) -> Model:
+        """Do what OmniX Flow Shift and Apply OmniX Adapters do."""
+        shifted = patch.with_flow_shift(model or self.model, flow_shift(HEIGHT // 8, HEIGHT // 4, seam))
+        return patch.attach(shifted, patch.load_adapters(files or self.files(task), TASKS[task]), *strengths, seam)
+
+    @torch.inference_mode()
+    def picture(
+        self, model: Model, case: Case, steps: int = graphs.STEPS, wrap: int = WRAP_COLUMNS, **changes: Any
+    ) -> Tensor:
+        """Sample, and do what OmniX Decode Panorama does, [n, H, W, 3]."""
+        latent = ksample(model, case, steps, **changes)
+        return decode_panorama(self.vae.decode, model.model.latent_format.process_out(latent), wrap).cpu()
+
+
+def compared(task: str, picture: Tensor, truth: Rooms) -> list[Scores]:
+    """Compare a task's decoded pictures with the true maps."""
+    judged = JUDGED[task]
+    alignment = ALIGNMENT if judged.kind == "depth" else ""
+    pairs = zip(judged.read(picture).numpy(), truth.truth, strict=True)
+    return [compare(judged.kind, ours, room[judged.kind]).scores[alignment] for ours, room in pairs]
+
+
+def error(task: str, picture: Tensor, truth: Rooms) -> float:
+    """Return the mean error of all rooms, less is better; a depth is aligned by its median."""
+    judged = JUDGED[task]
+    figures = (scores.figures[judged.figure][0] for scores in compared(task, picture, truth))
+    return float(np.mean([judged.error(figure) for figure in figures]))
+
+
+def seam(task: str, picture: Tensor, truth: Rooms) -> float:
+    """Return the difference of the first and last column over that of other neighbours, all rooms together."""
+    found = [scores.seam for scores in compared(task, picture, truth)]
+    return float(np.mean([at for at, _ in found]) / np.mean([beside for _, beside in found]))

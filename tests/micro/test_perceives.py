@@ -1,0 +1,182 @@
+"""What the micro model proves: its maps mean something, and only when every stream gets what is its own.
+
+Random weights can't tell any of this: a picture of noise is as wrong with the streams exchanged as without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import comfy.sd
+import pytest
+import torch
+from comfyui_omnix.converters import convert, split
+from comfyui_omnix.lab.host import tiny
+from comfyui_omnix.lab.micro.recipe import HEIGHT
+from comfyui_omnix.omnix import patch
+from comfyui_omnix.omnix.schedule import flow_shift
+from perceiving import JUDGED, Micro, Rooms, error, rooms, seam
+from rig import Case
+from safetensors.torch import load_file
+from torch import Tensor
+
+TASK, OTHER = "rgb_to_depth", "rgb_to_normal"
+
+
+@pytest.fixture(scope="module")
+def micro() -> Micro:
+    return Micro()
+
+
+@pytest.fixture(scope="module")
+def truth() -> Rooms:
+    return rooms()
+
+
+@pytest.fixture(scope="module")
+def perceived(micro: Micro, truth: Rooms) -> dict[str, Tensor]:
+    """Every task's pictures, as the shipped graphs make them."""
+    return {task: micro.picture(micro.attached(task), micro.case(task, truth.images)) for task in JUDGED}
+
+
+LEAST = {"rgb_to_depth": 2.0, "rgb_to_normal": 2.0, "rgb_to_albedo": 1.4, "rgb_to_pbr": 1.2}
+"""How many times the error is without adapters, at least: any grey picture is nearer to an albedo than to a normal."""
+
+
+@pytest.mark.parametrize("task", LEAST)
+def test_every_task_perceives_and_without_its_adapters_does_not(
+    micro: Micro, truth: Rooms, perceived: dict[str, Tensor], task: str, measured: Callable[[str, float], float]
+) -> None:
+    blind = micro.picture(micro.attached(task, strengths=(0.0, 0.0)), micro.case(task, truth.images))
+    right = measured(f"micro {task}, error", error(task, perceived[task], truth))
+    assert (
+        measured(f"micro {task}, without adapters: times the error", error(task, blind, truth) / right) >= LEAST[task]
+    )
+
+
+def bare(files: list[Path], folder: Path) -> list[Path]:
+    """Copy adapters without their headers, which tell the task and stream that they are of."""
+    return [tiny.save(load_file(file), folder / f"{number}.safetensors") for number, file in enumerate(files)]
+
+
+Spoilt = Callable[[Micro, Case, Path], tuple[Any, Case]]
+
+
+def of_another_task(micro: Micro, case: Case, folder: Path) -> tuple[Any, Case]:
+    return micro.attached(TASK, bare(micro.files(OTHER), folder)), case
+
+
+def exchanged(micro: Micro, case: Case, folder: Path) -> tuple[Any, Case]:
+    return micro.attached(TASK, bare(micro.files(TASK)[::-1], folder)), case
+
+
+def condition_on_the_target(micro: Micro, case: Case, folder: Path) -> tuple[Any, Case]:
+    condition, _ = micro.files(TASK)
+    return micro.attached(TASK, bare([condition, condition], folder)), case
+
+
+def empty_condition(micro: Micro, case: Case, _folder: Path) -> tuple[Any, Case]:
+    return micro.attached(TASK), replace(case, conditions=[torch.zeros_like(case.conditions[0])])
+
+
+def another_room(micro: Micro, case: Case, _folder: Path) -> tuple[Any, Case]:
+    return micro.attached(TASK), replace(case, conditions=[case.conditions[0].roll(1, 0)])
+
+
+def merged_as_an_ordinary_lora(micro: Micro, case: Case, _folder: Path) -> tuple[Any, Case]:
+    """Do what others do: Load LoRA for both files, and the panorama as the host's own reference latent."""
+    model = patch.with_flow_shift(micro.model, flow_shift(HEIGHT // 8, HEIGHT // 4, 0))
+    for file in micro.files(TASK):
+        model = comfy.sd.load_lora_for_models(model, None, load_file(file), 1.0, 0.0)[0]
+    return model, case
+
+
+SPOILT: tuple[Spoilt, ...] = (
+    of_another_task,
+    exchanged,
+    condition_on_the_target,
+    empty_condition,
+    another_room,
+    merged_as_an_ordinary_lora,
+)
+
+
+@pytest.mark.parametrize("spoilt", SPOILT)
+def test_it_perceives_with_everything_in_its_place_alone(
+    micro: Micro,
+    truth: Rooms,
+    perceived: dict[str, Tensor],
+    tmp_path: Path,
+    spoilt: Spoilt,
+    measured: Callable[[str, float], float],
+) -> None:
+    model, case = spoilt(micro, micro.case(TASK, truth.images), tmp_path)
+    worse = error(TASK, micro.picture(model, case), truth)
+    right = error(TASK, perceived[TASK], truth)
+    assert measured(f"micro depth, {spoilt.__name__}: times the error", worse / right) >= 2
+
+
+def test_the_columns_past_the_seam_close_it(
+    micro: Micro, truth: Rooms, perceived: dict[str, Tensor], measured: Callable[[str, float], float]
+) -> None:
+    model = micro.attached(TASK, seam=0)
+    open_seam = seam(TASK, micro.picture(model, micro.case(TASK, truth.images), wrap=0), truth)
+    closed = measured("micro depth, seam", seam(TASK, perceived[TASK], truth))
+    assert measured("micro depth, seam without its columns", open_seam) >= 2 * closed
+
+
+def converted(micro: Micro, folder: Path) -> Any:
+    return micro.attached(TASK, [_converted(file, folder) for file in micro.files(TASK)])
+
+
+def split_and_converted_again(micro: Micro, folder: Path) -> Any:
+    halves = folder / "split"
+    parts = [halves / f"{file.parent.name}.safetensors" for file in micro.files(TASK)]
+    for file, part in zip(micro.files(TASK), parts):
+        split(_converted(file, folder), part)
+    return micro.attached(TASK, [_converted(part, folder / "again") for part in parts])
+
+
+def _converted(file: Path, folder: Path) -> Path:
+    target = folder / f"{file.parent.name}_{file.stem}.safetensors"
+    convert(file, target)
+    return target
+
+
+def in_float8(micro: Micro, _folder: Path) -> Any:
+    return micro.attached(TASK, model=micro.loaded(torch.float8_e4m3fn))
+
+
+AS_GOOD: tuple[Callable[[Micro, Path], Any], ...] = (converted, split_and_converted_again, in_float8)
+
+
+@pytest.mark.parametrize("way", AS_GOOD)
+def test_other_files_cost_nearly_nothing(
+    micro: Micro, truth: Rooms, perceived: dict[str, Tensor], tmp_path: Path, way: Callable[[Micro, Path], Any]
+) -> None:
+    picture = micro.picture(way(micro, tmp_path), micro.case(TASK, truth.images))
+    assert error(TASK, picture, truth) <= 1.02 * error(TASK, perceived[TASK], truth)
+
+
+@pytest.mark.parametrize("changes", [{"steps": 28}, {"sampler": "heun"}, {"sampler": "dpmpp_2m"}], ids=str)
+def test_other_samplers_and_more_steps_are_as_good(
+    micro: Micro, truth: Rooms, perceived: dict[str, Tensor], changes: dict[str, Any]
+) -> None:
+    picture = micro.picture(micro.attached(TASK), micro.case(TASK, truth.images), **changes)
+    assert error(TASK, picture, truth) == pytest.approx(error(TASK, perceived[TASK], truth), rel=0.1)
+
+
+def test_a_rolled_panorama_gives_the_rolled_map(
+    micro: Micro, truth: Rooms, perceived: dict[str, Tensor], measured: Callable[[str, float], float]
+) -> None:
+    """By whole tokens, the noise rolled along: what is left is the cut at the seam, which is elsewhere."""
+    columns = HEIGHT
+    case = micro.case(TASK, truth.images.roll(columns, 2))
+    case.noise = case.noise.roll(columns // 8, -1)
+    rolled = micro.picture(micro.attached(TASK), case).roll(-columns, 2)
+    off = (rolled - perceived[TASK]).square().mean().sqrt()
+    other_rooms = (perceived[TASK].roll(1, 0) - perceived[TASK]).square().mean().sqrt()
+    assert measured("micro depth, rolled: of the distance to another room", float(off / other_rooms)) <= 0.25
