@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TASK = "rgb_to_depth"
 CACHES = ("EasyCache", "LazyCache")
 THRESHOLDS = (0.05, 0.1, 0.2, 0.4)
+HEADER = "| | threshold | AbsRel | times the error | FLUX ran | steps |\n|---|---|---|---|---|---|"
 SKIPPED = re.compile(r"Cache - skipped (\d+)/\d+ steps")
 
 
@@ -41,22 +42,17 @@ def main() -> None:
     parser.add_argument("--rooms", type=int, default=16, help="rooms (16)")
     parser.add_argument("--steps", type=int, default=28, help="sampling steps (28)")
     options = parser.parse_args()
-    runpy.run_path(str(ROOT / "lab" / "host" / "pack.py"))["enter"]("caches", cpu=True)
+    runpy.run_path(str(ROOT / "lab" / "host" / "pack.py"))["enter"]("lab/bench/caches.py", cpu=True)
     from comfyui_omnix.lab.host.server import Server
-    from comfyui_omnix.lab.micro import evaluating, graphs, pictures
-    from comfyui_omnix.lab.micro.recipe import JUDGED_SEED
+    from comfyui_omnix.lab.micro import evaluating, graphs
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        pictures.render(folder / "rendered", JUDGED_SEED, options.rooms)
-        stems = [f"{number + 1:06d}" for number in range(options.rooms)]
-        evaluating.reduce(folder / "rendered", folder / "rooms", stems)
+        stems = evaluating.prepare(folder / "rendered", folder / "rooms", options.rooms)
         graphs.install(folder / "base" / "models", graphs.WEIGHTS)
         with Server(Path(os.environ["COMFYUI_PATH"]), folder / "base") as server:
             plain = measured(server, folder / "rooms", stems, options.steps, {})
-            print(
-                "| | threshold | AbsRel | times the error | FLUX ran | steps |\n|---|---|---|---|---|---|", flush=True
-            )
+            print(HEADER, flush=True)
             print_row("none", "", plain, plain, options.steps)
             for cache in CACHES:
                 for threshold in THRESHOLDS:
@@ -79,18 +75,15 @@ def settings(threshold: float) -> dict[str, Any]:
 def measured(server: Server, rooms: Path, stems: list[str], steps: int, cache: dict[str, Any]) -> Outcome:
     """Perceive every room, the model through a cache if there is one."""
     from comfyui_omnix.evaluation import layout
-    from comfyui_omnix.evaluation.compare import compare
     from comfyui_omnix.lab.micro import evaluating, graphs
 
     errors, before = [], len(list(skipped(server)))
     for stem in stems:
         image = server.upload(layout.find(rooms, "rgb", stem), f"{stem}.png")
         graph = cached(graphs.micro_graph(TASK, image, steps), cache)
-        ((kind, data, suffix),) = evaluating.perceived(server, graph)
-        path = rooms / f"perceived{suffix}"
-        path.write_bytes(data)
-        true = layout.read(layout.find(rooms, kind, stem), kind)
-        errors.append(compare(kind, layout.read(path, kind), true).scores["scale_by_median"].figures["abs_rel"][0])
+        path = evaluating.perceived(server, graph, rooms.with_name("perceived"), stem)["depth"]
+        ours, true = (layout.read(file, "depth") for file in (path, layout.find(rooms, "depth", stem)))
+        errors.append(evaluating.scores("depth", ours, true).figures["abs_rel"][0])
     left_out = list(skipped(server))[before:]
     if cache and len(left_out) != len(stems):
         sys.exit(f"caches: the log tells of {len(left_out)} runs of {len(stems)}; the node's message has changed.")

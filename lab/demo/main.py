@@ -28,17 +28,18 @@ def main() -> int:
     runpy.run_path(str(ROOT / "lab" / "host" / "pack.py"))["enter"]("demo")
     from comfyui_omnix.lab.demo import conversion, micro, perception
 
-    if options.flux is None:
-        options.output.mkdir(parents=True, exist_ok=True)
-        conversion.show(options.output)
-        micro.show(options.output, options.steps)
-        return 0
+    real = options.flux is not None
     try:
-        perception.check(options)
+        if real:
+            perception.check(options)
     except ValueError as error:
         sys.exit(f"demo: {error}")
     options.output.mkdir(parents=True, exist_ok=True)
-    perception.show(options)
+    if real:
+        perception.show(options)
+    else:
+        conversion.show(options.output)
+        micro.show(options.output, options.steps)
     return 0
 
 

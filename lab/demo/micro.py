@@ -15,17 +15,14 @@ import torch
 
 from ...converters import convert, jobs
 from ...evaluation import layout, views
-from ...evaluation.compare import compare
 from ...evaluation.metrics import FIGURES
 from ...evaluation.pictures import Array
 from ...omnix.sheet import contact_sheet
 from ..host.server import PACK, ROOT, Server
 from ..micro import graphs
-from ..micro.evaluating import GENERATED, MAPS, given, halved, perceived
-from ..micro.recipe import HEIGHT, JUDGED_SEED, ROOMS_HEIGHT
-from ..rooms.dataset import maps
-from ..rooms.random_room import random_room
-from ..rooms.room import render
+from ..micro.evaluating import GENERATED, given, judged_room, maps_in, perceived, scores
+from ..micro.recipe import HEIGHT, JUDGED_SEED
+from ..rooms.lighting import PICTURE
 from . import scene
 from .files import save_picture, short
 
@@ -63,10 +60,8 @@ def show(output: Path, steps: int | None) -> None:
 
 def prepare(folder: Path) -> None:
     """Write the first of the judged rooms with its true maps."""
-    made = render(2 * ROOMS_HEIGHT, ROOMS_HEIGHT, stage=random_room(JUDGED_SEED))
-    for kind, values in maps(made).items():
-        if kind in ("rgb", *MAPS):
-            layout.write(layout.place(folder, kind, STEM), kind, halved(values))
+    for kind, values in judged_room(JUDGED_SEED, PICTURE).items():
+        layout.write(layout.place(folder, kind, STEM), kind, values)
     print(f"{short(folder)}: room {JUDGED_SEED} and its true maps, as the renderer knows them")
 
 
@@ -84,19 +79,16 @@ def perceive(server: Server, truth: Path, target: Path, steps: int) -> None:
     shutil.rmtree(target, ignore_errors=True)
     for task in graphs.tasks(graphs.WEIGHTS):
         image = server.upload(given(task, truth, STEM), f"{task}.png")
-        for kind, data, suffix in perceived(server, graphs.micro_graph(task, image, steps)):
-            path = layout.place(target, kind, STEM, suffix)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-            print(f"{short(path)}: {len(data) / 1e3:.0f} kB, by {task}")
+        for path in perceived(server, graphs.micro_graph(task, image, steps), target, STEM).values():
+            print(f"{short(path)}: {path.stat().st_size / 1e3:.0f} kB, by {task}")
 
 
 def tiles(truth: Path, ours: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the sheet's rows of three: what is perceived, what is true, and the error; what is made of a picture."""
-    for kind in [kind for kind in layout.kinds(ours) if kind in MAPS]:
+    for kind in maps_in(ours):
         mine, true = (layout.read(layout.find(folder, kind, STEM), kind) for folder in (ours, truth))
         name = FIGURE.get(kind, "psnr")
-        figure = compare(kind, mine, true).scores[views.SHOWN_ALIGNMENT if kind == "depth" else ""].figures[name][0]
+        figure = scores(kind, mine, true).figures[name][0]
         told = f"error of {kind}: {FIGURES[kind][name].title} {figure:.3g}"
         drawn = (*views.views(kind, mine, true), views.error(kind, mine, true))
         yield from zip((f"{kind}, perceived", f"{kind}, true", told), map(batch, drawn))

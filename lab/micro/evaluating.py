@@ -14,12 +14,19 @@ from tqdm import tqdm
 
 from ...evaluation import layout
 from ...evaluation.__main__ import main as evaluate_maps
+from ...evaluation.compare import compare
 from ...evaluation.pictures import Array
+from ...evaluation.scoring import Scores
+from ...evaluation.views import SHOWN_ALIGNMENT
 from ...omnix.panorama import place_on_panorama
 from ..host.graphs import of_type
 from ..host.server import Server
+from ..rooms.dataset import maps as room_maps
+from ..rooms.lighting import Quality
+from ..rooms.random_room import random_room
+from ..rooms.room import render
 from . import graphs, pictures
-from .recipe import HEIGHT, JUDGED, JUDGED_SEED, VIEW
+from .recipe import HEIGHT, JUDGED, JUDGED_SEED, ROOMS_HEIGHT, VIEW
 
 MAPS = ("depth", "normal", "albedo", "roughness", "metallic")
 ENDINGS = {"rgb": "panorama.png", "depth": "depth_float.exr"}
@@ -33,14 +40,12 @@ def evaluate(folder: Path, weights: Path, count: int = JUDGED, steps: int = grap
         raise ValueError(
             f"{weights}: expected a base, a VAE and adapters, got no task's; run `python -m lab.micro make`."
         )
-    rendered, truth, ours = folder / "judged", folder / "judged_small", folder / "perceived"
-    pictures.render(rendered, JUDGED_SEED, count)
-    stems = layout.stems(rendered, "rgb", *MAPS)[:count]
+    truth, ours = folder / "judged_small", folder / "perceived"
     for made in (truth, ours, folder / UNLEARNED):
         shutil.rmtree(made, ignore_errors=True)
-    reduce(rendered, truth, stems)
+    stems = prepare(folder / "judged", truth, count)
     perceive(truth, ours, stems, weights, steps)
-    guess(truth, folder / UNLEARNED, stems, layout.kinds(ours))
+    guess(truth, folder / UNLEARNED, stems, maps_in(ours))
     status = 0
     for name in (UNLEARNED, ours.name):
         print(f"\n{name}: {len(stems)} rooms, seeds from {JUDGED_SEED}", flush=True)
@@ -60,12 +65,21 @@ def completed(ours: Path, truth: Path, stems: Sequence[str]) -> tuple[float, flo
     return float(seen), float(rest)
 
 
-def reduce(rendered: Path, target: Path, stems: Sequence[str]) -> None:
-    """Halve the rooms: means of 2x2 pixels."""
+def prepare(rendered: Path, target: Path, count: int) -> list[str]:
+    """Render the judged rooms that are missing and write them at the model's size; return their stems."""
+    pictures.render(rendered, JUDGED_SEED, count)
+    stems = layout.stems(rendered, "rgb", *MAPS)[:count]
     for stem in stems:
         for kind in ("rgb", *MAPS):
             values = layout.read(layout.find(rendered, kind, stem), kind)
             layout.write(layout.place(target, kind, stem), kind, halved(values))
+    return stems
+
+
+def judged_room(seed: int, quality: Quality) -> dict[str, Array]:
+    """Return a room and its true maps at the model's size, in memory."""
+    made = room_maps(render(2 * ROOMS_HEIGHT, ROOMS_HEIGHT, stage=random_room(seed), quality=quality))
+    return {kind: layout.marked(halved(made[kind]), kind) for kind in ("rgb", *MAPS)}
 
 
 def halved(values: Array) -> Array:
@@ -82,10 +96,7 @@ def perceive(truth: Path, target: Path, stems: Sequence[str], weights: Path, ste
             for stem in tqdm(stems, "rooms", disable=None):
                 for task in graphs.tasks(weights):
                     image = server.upload(given(task, truth, stem), f"{task}_{stem}.png")
-                    for kind, data, suffix in perceived(server, graphs.micro_graph(task, image, steps)):
-                        path = layout.place(target, kind, stem, suffix)
-                        path.parent.mkdir(parents=True, exist_ok=True)
-                        path.write_bytes(data)
+                    perceived(server, graphs.micro_graph(task, image, steps), target, stem)
 
 
 def given(task: str, truth: Path, stem: str) -> Path:
@@ -98,17 +109,32 @@ def given(task: str, truth: Path, stem: str) -> Path:
     return path
 
 
-def perceived(server: Server, graph: graphs.Graph) -> list[tuple[str, bytes, str]]:
-    """Run a graph; return what it saved: kind, file, suffix. Depth as EXR, for its exact values."""
+def perceived(server: Server, graph: graphs.Graph, target: Path, stem: str) -> dict[str, Path]:
+    """Run a graph, keep what it saved in the layout of `evaluation`; return the files by kind.
+
+    Depth is kept as EXR, for its exact values.
+    """
     (saver,) = of_type(graph, "OmniXSavePanorama")
     result = server.run(graph)
-    found = []
+    found = {}
     for file in (*result.files(saver), *result.files(saver, "omnix_values")):
         for kind in ("rgb", *MAPS):
             ending = ENDINGS.get(kind, f"{kind}.png")
             if file["filename"].endswith(f"_{ending}"):
-                found.append((kind, server.fetch(file), Path(ending).suffix))
+                found[kind] = layout.place(target, kind, stem, Path(ending).suffix)
+                found[kind].parent.mkdir(parents=True, exist_ok=True)
+                found[kind].write_bytes(server.fetch(file))
     return found
+
+
+def maps_in(folder: Path) -> list[str]:
+    """Return the kinds of map in a folder that have figures: a generated panorama has no one truth."""
+    return [kind for kind in layout.kinds(folder) if kind in MAPS]
+
+
+def scores(kind: str, ours: Array, true: Array) -> Scores:
+    """Compare two maps; a depth is aligned by its median."""
+    return compare(kind, ours, true).scores[SHOWN_ALIGNMENT if kind == "depth" else ""]
 
 
 def guess(truth: Path, target: Path, stems: Sequence[str], kinds: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from ...training import engine, record
 from ...training.saving import PUBLISHED, saves
 from . import adapters, base, latents, pictures, vae
 from .graphs import ADAPTERS, BASE, PROMPT, VAE
-from .recipe import ROOMS, ROOMS_SEED, STAGES, TASKS
+from .recipe import PICTURES, ROOMS, ROOMS_SEED, STAGES, TASKS
 
 PICTURES_KEPT, CURVES = "pictures.npz", "curves.svg"
 SHOWN = 400
@@ -30,7 +30,9 @@ def make(folder: Path, stages: Sequence[str], steps: int | None, threads: int, r
         pictures.render(folder / "rooms", ROOMS_SEED, rooms or ROOMS)
     seen = pictures.load(folder / "rooms", folder / PICTURES_KEPT)
     blocks = latents.transform(seen.train, folder / "transform.safetensors")
-    encoded = latents.encoded(blocks, seen.train)
+    trained, watched = (latents.of_tasks(blocks, part) for part in seen)
+    data = adapters.Data(folder / BASE, trained, watched, blocks)
+    encoded = {name: trained[name] for name in PICTURES}
     for name, stage in STAGES.items():
         if name not in stages:
             continue
@@ -40,7 +42,6 @@ def make(folder: Path, stages: Sequence[str], steps: int | None, threads: int, r
         elif name == "base":
             write_base(base.train(encoded, stage, folder), folder)
         else:
-            data = adapters.Data(folder / BASE, *(latents.of_tasks(blocks, part) for part in seen), blocks)
             adapters.train(name, stage, data, folder)
     if (folder / BASE).is_file() and (folder / VAE).is_file():
         gather(folder, folder / "weights")

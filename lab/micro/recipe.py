@@ -20,7 +20,7 @@ JUDGED_SEED, JUDGED = 1_000_000, 64
 SEAM_COLUMNS = 2
 """Of 16 latent columns: in proportion still four times the 6 that OmniX takes of 128."""
 PROMPT_TOKENS = 1
-VIEW = (64, 64)
+VIEW = (HEIGHT, HEIGHT)
 """Width and height of the picture that image to panorama is given."""
 
 PICTURES = {

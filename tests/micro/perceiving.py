@@ -11,30 +11,24 @@ import comfy.sd
 import comfy.utils
 import numpy as np
 import torch
-from comfyui_omnix.evaluation.compare import compare
-from comfyui_omnix.evaluation.layout import marked
 from comfyui_omnix.evaluation.scoring import Scores
 from comfyui_omnix.lab.micro import graphs
-from comfyui_omnix.lab.micro.evaluating import halved
-from comfyui_omnix.lab.micro.recipe import HEIGHT, JUDGED_SEED, ROOMS_HEIGHT, SEAM_COLUMNS
-from comfyui_omnix.lab.rooms.dataset import maps as maps_of
+from comfyui_omnix.lab.micro.evaluating import judged_room, scores
+from comfyui_omnix.lab.micro.recipe import HEIGHT, JUDGED_SEED, SEAM_COLUMNS
 from comfyui_omnix.lab.rooms.lighting import FAST
-from comfyui_omnix.lab.rooms.random_room import random_room
-from comfyui_omnix.lab.rooms.room import render
 from comfyui_omnix.omnix import maps, patch
 from comfyui_omnix.omnix.conditioning import load_conditioning
 from comfyui_omnix.omnix.panorama import decode_panorama
 from comfyui_omnix.omnix.schedule import flow_shift
 from comfyui_omnix.omnix.tasks import TASKS, WRAP_COLUMNS
+from comfyui_omnix.training.saving import PUBLISHED
 from numpy.typing import NDArray
 from rig import Case, ksample
 from safetensors.torch import load_file
 from torch import Tensor
 
 Model = Any
-WEIGHTS = Path(graphs.__file__).parent / "weights"
 COUNT = 16
-ALIGNMENT = "scale_by_median"
 
 
 class Judged(NamedTuple):
@@ -70,17 +64,14 @@ class Rooms(NamedTuple):
 def rooms(count: int = COUNT) -> Rooms:
     """Render rooms of the judged seeds, as `python -m lab.micro evaluate` does."""
     seeds = range(JUDGED_SEED, JUDGED_SEED + count)
-    made = (render(2 * ROOMS_HEIGHT, ROOMS_HEIGHT, stage=random_room(seed), quality=FAST) for seed in seeds)
-    small = [
-        {kind: marked(halved(v), kind) for kind, v in maps_of(room).items() if kind != "semantic"} for room in made
-    ]
-    return Rooms(torch.from_numpy(np.stack([room["rgb"] for room in small])).float(), small)
+    made: list[Mapping[str, NDArray[Any]]] = [judged_room(seed, FAST) for seed in seeds]
+    return Rooms(torch.from_numpy(np.stack([room["rgb"] for room in made])).float(), made)
 
 
 class Micro:
     """The micro model's files, loaded through the host."""
 
-    def __init__(self, weights: Path = WEIGHTS) -> None:
+    def __init__(self, weights: Path = graphs.WEIGHTS) -> None:
         self.weights = weights
         self.flux = load_file(weights / graphs.BASE)
         self.vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(weights / graphs.VAE)))
@@ -100,7 +91,7 @@ class Micro:
     def files(self, task: str) -> list[Path]:
         """Return a task's adapters, conditions first."""
         folder = self.weights / graphs.ADAPTERS / task
-        return [folder / stream / "pytorch_lora_weights.safetensors" for stream in TASKS[task].streams]
+        return [folder / stream / PUBLISHED for stream in TASKS[task].streams]
 
     @torch.inference_mode()
     def case(self, task: str, images: Tensor) -> Case:
@@ -134,19 +125,18 @@ class Micro:
 def compared(task: str, picture: Tensor, truth: Rooms) -> list[Scores]:
     """Compare a task's decoded pictures with the true maps."""
     judged = JUDGED[task]
-    alignment = ALIGNMENT if judged.kind == "depth" else ""
     pairs = zip(judged.read(picture).numpy(), truth.truth, strict=True)
-    return [compare(judged.kind, ours, room[judged.kind]).scores[alignment] for ours, room in pairs]
+    return [scores(judged.kind, ours, room[judged.kind]) for ours, room in pairs]
 
 
 def error(task: str, picture: Tensor, truth: Rooms) -> float:
     """Return the mean error of all rooms, less is better; a depth is aligned by its median."""
     judged = JUDGED[task]
-    figures = (scores.figures[judged.figure][0] for scores in compared(task, picture, truth))
+    figures = (found.figures[judged.figure][0] for found in compared(task, picture, truth))
     return float(np.mean([judged.error(figure) for figure in figures]))
 
 
 def seam(task: str, picture: Tensor, truth: Rooms) -> float:
     """Return the difference of the first and last column over that of other neighbours, all rooms together."""
-    found = [scores.seam for scores in compared(task, picture, truth)]
+    found = [each.seam for each in compared(task, picture, truth)]
     return float(np.mean([at for at, _ in found]) / np.mean([beside for _, beside in found]))

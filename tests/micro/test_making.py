@@ -128,14 +128,10 @@ def test_the_base_has_the_names_of_flux_dev(made: Path) -> None:
 def test_a_real_comfyui_perceives_with_it(made: Path, server: Server, task: str) -> None:
     graphs.install(server.base / "models", made / "weights")
     image = server.upload(evaluating.given(task, made / "rooms", "000001"), f"micro_{task}.png")
-    found = evaluating.perceived(server, graphs.micro_graph(task, image, 1))
-    kinds = [kind for kind, _, _ in found]
+    found = evaluating.perceived(server, graphs.micro_graph(task, image, 1), made / "perceived", "000001")
     wanted = ("rgb",) if task == evaluating.GENERATED else PICTURES[task.removeprefix("rgb_to_")]
-    assert sorted(kinds) == sorted(wanted)
-    for kind, data, suffix in found:
-        path = layout.place(made / "perceived", kind, "000001", suffix)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+    assert sorted(found) == sorted(wanted)
+    for kind, path in found.items():
         assert layout.read(path, kind).shape[:2] == (HEIGHT, 2 * HEIGHT)
 
 
