@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import comfy.model_patcher
 import comfy.sample
 import comfy.samplers
 import comfy.sd
+import pytest
 import torch
 from comfyui_omnix.lab.host import tiny
 from comfyui_omnix.omnix import patch
@@ -87,6 +89,16 @@ def load_flux(state: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> M
     """Load a FLUX through the host, which swaps the halves of norm_out in place: it gets tensors of its own."""
     own = {name: tensor.clone() for name, tensor in state.items()}
     return comfy.sd.load_diffusion_model_state_dict(own, model_options={"dtype": dtype})
+
+
+def offloading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the host keep weights where they are, and cast them when they are needed."""
+    load = comfy.model_patcher.ModelPatcher.load
+
+    def in_part(self: Any, device_to: Any = None, lowvram_model_memory: float = 0, **kwargs: Any) -> None:
+        load(self, device_to, lowvram_model_memory=1, **{**kwargs, "full_load": False})
+
+    monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "load", in_part)
 
 
 def patched(model: Model, case: Case, strength: tuple[float, float] = (1.0, 1.0), seam: int = SEAM_COLUMNS) -> Model:

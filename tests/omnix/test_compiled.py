@@ -15,7 +15,7 @@ from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 from comfyui_omnix.lab.host import tiny
 from measure import relative_error
 from oracle import sample
-from rig import Case, Model, forward, hook_count, ksample, load_flux, make_case, patched
+from rig import Case, Model, forward, hook_count, ksample, load_flux, make_case, offloading, patched
 
 EXACT = 1e-5
 GIB = 1 << 30
@@ -260,6 +260,25 @@ def test_exact_and_compiled_once(tmp_path: Path, node: Callable[..., Model], tas
     assert KINDS <= made <= KINDS + 1  # and what the core node's wrapper has round ours
     assert relative_error(ksample(ours, case, 3, seed=7), sample(**case.oracle(), steps=3)) <= EXACT
     assert graphs() - before == made
+
+
+@pytest.mark.parametrize("node", NODES)
+@pytest.mark.parametrize("kept", ["float8", "offloaded"])
+def test_weights_that_the_host_casts(
+    case: Case, monkeypatch: pytest.MonkeyPatch, node: Callable[..., Model], kept: str
+) -> None:
+    torch._dynamo.reset()
+    model = load_flux(case.flux, torch.float8_e4m3fn if kept == "float8" else torch.float32)
+    if kept == "offloaded":
+        offloading(monkeypatch)
+    want = ksample(patched(model, case), case, 2)
+    ours, before = patched(node(model), case), graphs()
+    assert relative_error(ksample(ours, case, 2), want) <= EXACT
+    made = graphs() - before
+    assert KINDS <= made <= KINDS + 1
+    assert relative_error(ksample(ours, case, 2, seed=7), want) <= EXACT
+    assert graphs() - before == made
+    assert model.model.model_lowvram == (kept == "offloaded")
 
 
 def test_compiled_by_a_node_after_ours(case: Case, model: Model) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management
-import comfy.model_patcher
 import comfy.samplers
 import comfy.sd
 import comfy.utils
@@ -20,7 +19,7 @@ from comfyui_omnix.omnix.adapter import read_layers
 from comfyui_omnix.omnix.streams import Stream, adapted
 from measure import relative_error
 from oracle import sample
-from rig import Case, Model, conditioning, forward, hook_count, ksample, load_flux, make_case, patched
+from rig import Case, Model, conditioning, forward, hook_count, ksample, load_flux, make_case, offloading, patched
 from safetensors.torch import load_file
 
 EXACT = 1e-5
@@ -226,12 +225,7 @@ def test_low_vram_offload(case: Case, expected: torch.Tensor, monkeypatch: pytes
     """The host casts offloaded weights when they are needed."""
     model = load_flux(case.flux)
     ours = patched(model, case)
-    load = comfy.model_patcher.ModelPatcher.load
-
-    def in_part(self: Any, device_to: Any = None, lowvram_model_memory: float = 0, **kwargs: Any) -> None:
-        load(self, device_to, lowvram_model_memory=1, **{**kwargs, "full_load": False})
-
-    monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "load", in_part)
+    offloading(monkeypatch)
     assert relative_error(ksample(ours, case, 2), expected) <= EXACT
     assert model.model.model_lowvram
 
