@@ -1,26 +1,16 @@
 """The set-up script: it repairs what was interrupted, refuses what is not what it pinned, and says where things are."""
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from comfyui_omnix.lab.host import environment, pins
 from comfyui_omnix.lab.host.server import Server
 from PIL import Image
-
-
-@pytest.fixture
-def dev(root: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("dev", root / "dev.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_setup_says_where_things_are(root: Path, comfyui: Path) -> None:
@@ -32,50 +22,50 @@ def test_setup_says_where_things_are(root: Path, comfyui: Path) -> None:
     assert Path(facts["python"]).is_file()
 
 
-def test_interrupted_folder_has_no_stamp_and_is_emptied(dev: ModuleType, tmp_path: Path) -> None:
+def test_interrupted_folder_has_no_stamp_and_is_emptied(tmp_path: Path) -> None:
     target = tmp_path / "environment"
-    with pytest.raises(KeyboardInterrupt), dev.fresh(target):
+    with pytest.raises(KeyboardInterrupt), environment.fresh(target):
         (target / "half").write_text("")
         raise KeyboardInterrupt
-    assert not (target / dev.STAMP).exists()
-    with dev.fresh(target):
+    assert not (target / environment.STAMP).exists()
+    with environment.fresh(target):
         assert not (target / "half").exists()
-    assert (target / dev.STAMP).is_file()
+    assert (target / environment.STAMP).is_file()
 
 
-def test_broken_environment_is_made_again(dev: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_environment_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Path] = []
-    monkeypatch.setattr(dev, "create_venv", made.append)
-    monkeypatch.setattr(dev, "run", lambda command: None)
+    monkeypatch.setattr(environment, "create_venv", made.append)
+    monkeypatch.setattr(environment, "run", lambda command: None)
     works = [False]
-    monkeypatch.setattr(dev, "works", lambda python, module: works[0])
+    monkeypatch.setattr(environment, "works", lambda python, module: works[0])
     for count, state in ((1, False), (2, False), (2, True)):
         works[0] = state
-        dev.made_venv(tmp_path, "host", ("a==1",))
+        environment.made_venv(tmp_path, "host", ("a==1",))
         assert len(made) == count
 
 
-def test_host_with_another_hash_is_refused(dev: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_with_another_hash_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def download(python: Path, requirement: str, folder: Path) -> Path:
         with tarfile.open(folder / "a.tar.gz", "w:gz"):
             pass
         return folder / "a.tar.gz"
 
-    monkeypatch.setattr(dev, "download", download)
-    with pytest.raises(dev.SetupError, match=r"expected sha256 .*, got .*; the download was refused"):
-        dev.downloaded_host(tmp_path, dev.NEWEST, Path(sys.executable))
-    assert not list(tmp_path.glob(f"*/{dev.STAMP}"))
+    monkeypatch.setattr(environment, "download", download)
+    with pytest.raises(environment.SetupError, match=r"expected sha256 .*, got .*; the download was refused"):
+        environment.downloaded_host(tmp_path, pins.NEWEST, Path(sys.executable))
+    assert not list(tmp_path.glob(f"*/{environment.STAMP}"))
 
 
-def test_existing_host_must_be_one(dev: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_host_must_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
-    with pytest.raises(dev.SetupError, match=r"is no ComfyUI checkout .*; fix or unset it"):
-        dev.existing_host()
+    with pytest.raises(environment.SetupError, match=r"is no ComfyUI checkout .*; fix or unset it"):
+        environment.existing_host()
 
 
-def test_cache_can_be_moved(dev: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_can_be_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMNIX_CACHE", str(tmp_path))
-    assert dev.cache_folder() == tmp_path
+    assert environment.cache_folder() == tmp_path
 
 
 def demo(root: Path, cache: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -128,7 +118,7 @@ def test_a_wrong_panorama_is_told_before_the_host_is_loaded(root: Path, tmp_path
 
 
 def test_a_frontend_is_downloaded_once_and_shown_by_the_test_servers(
-    dev: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[list[str]] = []
 
@@ -138,9 +128,11 @@ def test_a_frontend_is_downloaded_once_and_shown_by_the_test_servers(
         static.mkdir(parents=True)
         (static / "index.html").write_text("a frontend")
 
-    monkeypatch.setattr(dev, "run", install)
-    folders = [dev.downloaded_frontend(tmp_path, version, Path(sys.executable)) for version in ("newest", "newest")]
-    assert [command[-1] for command in asked] == [f"comfyui-frontend-package=={dev.NEWEST_FRONTEND}"]
+    monkeypatch.setattr(environment, "run", install)
+    folders = [
+        environment.downloaded_frontend(tmp_path, version, Path(sys.executable)) for version in ("newest", "newest")
+    ]
+    assert [command[-1] for command in asked] == [f"comfyui-frontend-package=={pins.NEWEST_FRONTEND}"]
     assert folders[0] == folders[1] and (folders[0] / "index.html").is_file()
     monkeypatch.setenv("OMNIX_FRONTEND", str(folders[0]))
     options = Server(tmp_path, tmp_path / "base").options
