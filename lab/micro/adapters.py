@@ -21,7 +21,8 @@ from ...training.samples import Latents
 from ...training.saving import PUBLISHED, saves
 from . import base
 from .blocks import Blocks
-from .recipe import FIRST, HEIGHT, RANK, SEAM_COLUMNS, Stage
+from .graphs import ADAPTERS
+from .recipe import BEGUN, FIRST, HEIGHT, RANK, SEAM_COLUMNS, Stage
 
 WATCHED, WATCHED_CURVE = 16, "watched.csv"
 """Rooms of the validation part that are sampled now and then."""
@@ -95,8 +96,11 @@ def train(name: str, stage: Stage, data: Data, folder: Path) -> Result:
 def begun_from(task: Task, output: Path, first: Path) -> str:
     """Return the adapters that a task begins with: those of the first task, if it has any; what sees a room is in them.
 
-    They are kept in `output`, as the trainer's --init takes them, and stay what they were when the run began.
+    They are kept in `output`, as the trainer's --init takes them, and stay what they were when the run began. A task
+    that has its own in `BEGUN` begins with those.
     """
+    if (begun := output.parent / BEGUN / ADAPTERS / task.name).is_dir():
+        return str(begun)
     init = output / "init"
     if output != first and saves(first) and not saves(output):
         shutil.rmtree(init, ignore_errors=True)

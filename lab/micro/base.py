@@ -26,7 +26,7 @@ from .recipe import GEOMETRY, PROMPT_TOKENS, SEAM_COLUMNS, TURNED, Stage
 GUIDANCE = 3.5
 AVERAGED = 0.999
 WARMUP = 200
-SAVE_EVERY = 200
+SAVE_EVERY, SAVED = 200, "base.pt"
 WEIGHT_DECAY = 0.02
 ORTHOGONAL = ("qkv", "proj", "mlp", "linear1", "linear2")
 """Parts of the names of the matrices that Muon trains; AdamW trains what is left."""
@@ -94,7 +94,7 @@ def _is_orthogonal(name: str) -> bool:
 
 def train(latents: dict[str, Tensor], stage: Stage, folder: Path) -> dict[str, Tensor]:
     """Train to the stage's end, from the save in `folder` if there is one; return the average's weights."""
-    training, saved = begun(stage), folder / "base.pt"
+    training, saved = begun(stage), folder / SAVED
     step = training.restore(torch.load(saved, map_location="cpu", weights_only=True)) if saved.is_file() else 0
     streams = [Stream({}, 1.0)]
     curve = record.Curve(folder / "base.csv", ("loss",), step)

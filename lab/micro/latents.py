@@ -16,6 +16,7 @@ from .blocks import Blocks, fitted
 from .pictures import as_images, views_on_grey
 
 AT_ONCE = 256
+TRANSFORM = "transform.safetensors"
 
 
 def transform(pictures: Mapping[str, NDArray[np.uint8]], cached: Path) -> Blocks:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ...omnix.conditioning import save_conditioning
@@ -15,7 +15,7 @@ from ...training import engine, record
 from ...training.saving import PUBLISHED, saves
 from . import adapters, base, latents, pictures, vae
 from .graphs import ADAPTERS, BASE, PROMPT, VAE
-from .recipe import PICTURES, ROOMS, ROOMS_SEED, STAGES, TASKS
+from .recipe import BEGUN, PICTURES, ROOMS, ROOMS_SEED, STAGES, TASKS
 
 PICTURES_KEPT, CURVES = "pictures.npz", "curves.svg"
 SHOWN = 400
@@ -29,7 +29,7 @@ def make(folder: Path, stages: Sequence[str], steps: int | None, threads: int, r
     if not (folder / PICTURES_KEPT).is_file():
         pictures.render(folder / "rooms", ROOMS_SEED, rooms or ROOMS)
     seen = pictures.load(folder / "rooms", folder / PICTURES_KEPT)
-    blocks = latents.transform(seen.train, folder / "transform.safetensors")
+    blocks = latents.transform(seen.train, folder / latents.TRANSFORM)
     trained, watched = (latents.of_tasks(blocks, part) for part in seen)
     data = adapters.Data(folder / BASE, trained, watched, blocks)
     encoded = {name: trained[name] for name in PICTURES}
@@ -48,12 +48,32 @@ def make(folder: Path, stages: Sequence[str], steps: int | None, threads: int, r
     draw_curves(folder, folder / CURVES)
 
 
+def begin(weights: Path, folder: Path) -> None:
+    """Lay out `weights`, whose saves are gone, so that their decoder and adapters are trained further in `folder`.
+
+    Raises ValueError where `folder` has a base, or `weights` has none.
+    """
+    if (folder / BASE).exists():
+        raise ValueError(f"{folder / BASE}: there is a base already; give --begin a --folder without one.")
+    if missing := [name for name in (BASE, VAE) if not (weights / name).is_file()]:
+        raise ValueError(f"{weights / missing[0]}: expected weights as `make` leaves them, got no such file.")
+    shutil.copytree(weights, folder / BEGUN, dirs_exist_ok=True)
+    save_file(vae.transform_of(load_file(weights / VAE))._asdict(), folder / latents.TRANSFORM)
+    for name in (VAE, BASE):
+        shutil.copyfile(weights / name, folder / name)
+
+
 def check(folder: Path, stages: Sequence[str]) -> None:
     """Raise ValueError, before anything is made, for a stage that is none or that has no base to stand on."""
     if unknown := [name for name in stages if name not in STAGES]:
         raise ValueError(f"--stages {unknown[0]}: there is no such stage; the stages are {', '.join(STAGES)}.")
     if "base" not in stages and any(name in TASKS for name in stages) and not (folder / BASE).is_file():
         raise ValueError(f"{folder / BASE}: there is no base to train adapters on; make it first with --stages base.")
+    if "base" in stages and (folder / BASE).is_file() and not (folder / base.SAVED).is_file():
+        raise ValueError(
+            f"{folder / BASE}: this base came without its optimiser's state, so it can't be trained further; name "
+            "other --stages, or begin from nothing in another --folder."
+        )
 
 
 def write_base(average: dict[str, Tensor], folder: Path) -> None:
@@ -74,11 +94,12 @@ def gather(folder: Path, weights: Path) -> None:
     text, pooled = base.prompt()
     save_conditioning([(text, {"pooled_output": pooled})], weights / PROMPT)
     for task in TASKS:
-        for newest in saves(adapters.output_of(folder, task, folder / BASE))[-1:]:
-            for file in (newest / task).glob(f"*/{PUBLISHED}"):
-                target = weights / ADAPTERS / task / file.parent.name / PUBLISHED
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, target)
+        newest = saves(adapters.output_of(folder, task, folder / BASE))[-1:]
+        source = newest[0] / task if newest else folder / BEGUN / ADAPTERS / task
+        for file in source.glob(f"*/{PUBLISHED}"):
+            target = weights / ADAPTERS / task / file.parent.name / PUBLISHED
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
 
 
 def draw_curves(folder: Path, target: Path) -> None:

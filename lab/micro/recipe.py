@@ -20,6 +20,8 @@ JUDGED_SEED, JUDGED = 1_000_000, 64
 SEAM_COLUMNS = 2
 """Of 16 latent columns: in proportion still four times the 6 that OmniX takes of 128."""
 PROMPT_TOKENS = 1
+BEGUN = "begun"
+"""The folder beside the saves with the weights that a run began with, if it did not begin from nothing."""
 VIEW = (HEIGHT, HEIGHT)
 """Width and height of the picture that image to panorama is given."""
 

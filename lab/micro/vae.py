@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from einops import rearrange
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from tqdm import tqdm
@@ -26,8 +27,9 @@ from ...evaluation.pictures import replacing
 from ...training import record
 from ..host.tiny_models import CHANNELS, DECODER, ENCODER, LATENT, SCALE, SHIFT
 from .blocks import BLOCK, Blocks
+from .graphs import VAE
 from .pictures import as_images
-from .recipe import Stage
+from .recipe import BEGUN, Stage
 
 Images = Mapping[str, NDArray[np.uint8]]
 
@@ -75,6 +77,8 @@ def narrow_decoder() -> nn.Sequential:
 def train(latents: Mapping[str, Tensor], images: Images, stage: Stage, folder: Path) -> dict[str, Tensor]:
     """Train the decoder to the stage's end, from the save in `folder` if there is one; return the average's weights."""
     decoder, saved = narrow_decoder().to(comfy.model_management.get_torch_device()), folder / "vae.pt"
+    if (folder / BEGUN / VAE).is_file():
+        decoder.load_state_dict(narrowed(load_file(folder / BEGUN / VAE)))
     average = copy.deepcopy(decoder).requires_grad_(False)
     optimizer = torch.optim.AdamW(decoder.parameters(), stage.learning_rate, weight_decay=0.0)
     parts = {"decoder": decoder, "average": average, "optimizer": optimizer}
@@ -168,3 +172,22 @@ def _decoder(trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
         state[name][tuple(slice(size) for size in tensor.shape)] = tensor
     state["1.weight"] /= SMALL
     return state
+
+
+def transform_of(state: Mapping[str, Tensor]) -> Blocks:
+    """Read the transform off the encoder of such a file; of the mean block, what lies along the axes is all it has."""
+    weights = {number: state[f"taesd_encoder.{number}.weight"].float() for number in (10, 14)}
+    pattern = "k (c y0 x0 y1 x1) y2 x2 -> k (c y2 y1 y0 x2 x1 x0)"
+    axes = rearrange(weights[10][:LATENT, : 3 * 16, 1:, 1:], pattern, y0=2, x0=2, y1=2, x1=2)
+    scale = weights[14][:, :LATENT, 1, 1].diag() / SMALL
+    along = -state["taesd_encoder.14.bias"].float() / (SMALL * scale)
+    return Blocks(axes, along @ axes, scale)
+
+
+def narrowed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Read the decoder that was trained off such a file."""
+    found = {
+        name: state[f"taesd_decoder.{name}"][tuple(slice(size) for size in tensor.shape)].float()
+        for name, tensor in narrow_decoder().state_dict().items()
+    }
+    return {**found, "1.weight": found["1.weight"] * SMALL}

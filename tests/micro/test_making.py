@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +13,11 @@ import torch
 from comfyui_omnix.evaluation import layout
 from comfyui_omnix.lab.micro import adapters, base, evaluating, graphs, making, pictures
 from comfyui_omnix.lab.micro.blocks import Blocks
-from comfyui_omnix.lab.micro.recipe import FIRST, HEIGHT, PICTURES, STAGES, TASKS, TURNED, Stage
+from comfyui_omnix.lab.micro.recipe import BEGUN, FIRST, HEIGHT, PICTURES, STAGES, TASKS, TURNED, Stage
 from comfyui_omnix.omnix.tasks import TASKS as TASKS_OF
 from comfyui_omnix.training import record
-from comfyui_omnix.training.saving import PUBLISHED, saves
+from comfyui_omnix.training.saving import PUBLISHED, RUN_KEY, STATE, saves
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 if TYPE_CHECKING:
@@ -105,6 +108,30 @@ def test_the_other_tasks_begin_with_the_first_ones_adapters(made: Path) -> None:
         for ours, theirs in zip(TASKS_OF[task].streams, TASKS_OF[FIRST].streams, strict=True):
             assert (begun / ours / PUBLISHED).read_bytes() == (first / theirs / PUBLISHED).read_bytes()
     assert not (first.parents[1] / "init").exists()
+
+
+def test_weights_without_saves_are_gone_on_with(made: Path, tmp_path: Path) -> None:
+    weights, task = made / "weights", TASKS[1]
+    making.begin(weights, tmp_path)
+    shutil.copyfile(made / making.PICTURES_KEPT, tmp_path / making.PICTURES_KEPT)
+    making.make(tmp_path, (task,), 1, torch.get_num_threads())
+    for kept in (path.relative_to(weights) for path in weights.rglob("*") if path.is_file() and task not in path.parts):
+        assert equal(*(load_file(folder / kept) for folder in (weights, tmp_path / "weights"))), kept
+    (newest,) = saves(adapters.output_of(tmp_path, task, tmp_path / graphs.BASE))
+    with safe_open(newest / STATE, "pt") as state:
+        run = json.loads(state.metadata()[RUN_KEY])
+    assert run["config"]["init"] == str(tmp_path / BEGUN / graphs.ADAPTERS / task)
+
+
+def test_what_cannot_be_gone_on_with_is_told(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is a base already"):
+        making.begin(made / "weights", made)
+    with pytest.raises(ValueError, match="expected weights as `make` leaves them"):
+        making.begin(tmp_path, tmp_path / "new")
+    assert not any(tmp_path.iterdir())
+    making.begin(made / "weights", tmp_path)
+    with pytest.raises(ValueError, match="came without its optimiser's state"):
+        making.make(tmp_path, ("base",), 1, 1)
 
 
 def test_long_curves_are_means_of_neighbours() -> None:

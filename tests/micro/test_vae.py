@@ -55,6 +55,18 @@ def test_the_host_encodes_and_decodes_as_was_trained(pictures: np.ndarray) -> No
     assert (picture - drawn).abs().max() <= ROUNDING
 
 
+def test_what_was_written_is_read_back(pictures: np.ndarray) -> None:
+    blocks, seen = fitted([images(pictures)]), images(pictures)
+    decoder = made_up_decoder(blocks.encode(seen)).state_dict()
+    written = vae.taesd(blocks, decoder)
+    wanted = blocks.encode(seen)
+    assert (vae.transform_of(written).encode(seen) - wanted).abs().max() <= ROUNDING * wanted.abs().max()
+    narrow = vae.narrowed(written)
+    assert narrow.keys() == decoder.keys()
+    for name, tensor in decoder.items():
+        assert (narrow[name] - tensor).abs().max() <= 1e-3 * tensor.abs().max(), name
+
+
 def test_it_learns_and_goes_on_where_it_was(pictures: np.ndarray, tmp_path: Path) -> None:
     blocks = fitted([images(pictures)])
     latents, shown = {"rgb": blocks.encode(images(pictures))}, {"rgb": pictures}
