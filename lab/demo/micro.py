@@ -48,7 +48,7 @@ def show(output: Path, steps: int | None) -> None:
         with Server(Path(os.environ["COMFYUI_PATH"]), Path(folder), {PACK: ROOT}, cpu=True) as server:
             print(f"{server.url}, ready in {server.startup_seconds:.1f} s")
             perceive(server, truth, ours, steps or graphs.STEPS)
-    rgb = layout.read(layout.find(truth, "rgb", STEM), "rgb")
+    rgb = panorama(truth)
     scenes = zip(("its 3D scene from the perceived maps", "from the true maps"), scene.show(ours, truth, rgb, output))
     first = [("panorama, all that the model sees", rgb), *scenes]
     pictures = [*((label, batch(pixels)) for label, pixels in first), *tiles(truth, ours)]
@@ -83,19 +83,29 @@ def perceive(server: Server, truth: Path, target: Path, steps: int) -> None:
             print(f"{short(path)}: {path.stat().st_size / 1e3:.0f} kB, by {task}")
 
 
+def panorama(truth: Path) -> Array:
+    """Return the panorama that is perceived, [H, W, 3] in [0, 1]."""
+    return layout.read(layout.find(truth, "rgb", STEM), "rgb")
+
+
 def tiles(truth: Path, ours: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the sheet's rows of three: what is perceived, what is true, and the error; what is made of a picture."""
     for kind in maps_in(ours):
-        mine, true = (layout.read(layout.find(folder, kind, STEM), kind) for folder in (ours, truth))
-        name = FIGURE.get(kind, "psnr")
-        figure = scores(kind, mine, true).figures[name][0]
-        told = f"error of {kind}: {FIGURES[kind][name].title} {figure:.3g}"
-        drawn = (*views.views(kind, mine, true), views.error(kind, mine, true))
-        yield from zip((f"{kind}, perceived", f"{kind}, true", told), map(batch, drawn))
+        yield from compared(kind, truth, ours)
     if (ours / "rgb").is_dir():
         yield "a picture of the room", batch(layout.read(given(GENERATED, truth, STEM), "rgb"))
         yield "the panorama that is generated around it", batch(layout.read(layout.find(ours, "rgb", STEM), "rgb"))
-        yield "the room", batch(layout.read(layout.find(truth, "rgb", STEM), "rgb"))
+        yield "the room", batch(panorama(truth))
+
+
+def compared(kind: str, truth: Path, ours: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield a map as it is perceived, as it is true, and its error, [1, H, W, 3] each with what it is."""
+    mine, true = (layout.read(layout.find(folder, kind, STEM), kind) for folder in (ours, truth))
+    name = FIGURE.get(kind, "psnr")
+    figure = scores(kind, mine, true).figures[name][0]
+    told = f"error of {kind}: {FIGURES[kind][name].title} {figure:.3g}"
+    drawn = (*views.views(kind, mine, true), views.error(kind, mine, true))
+    yield from zip((f"{kind}, perceived (micro model)", f"{kind}, true (renderer)", told), map(batch, drawn))
 
 
 def batch(picture: Array) -> torch.Tensor:

@@ -1,21 +1,21 @@
 """Draw the pictures of the pages of help:  python lab/pages/help_pictures.py [--screens] [--thumbnails]
 
-The maps are the demo's room with its true maps, sent through the nodes' own functions; no model is run. With --screens
-the nodes themselves are photographed too, in ComfyUI's own frontend: that needs the Chromium that OMNIX_CHROMIUM names.
-COMFYUI_PATH names the host.
+Maps are the sample's room with its true maps, sent through the nodes' own functions; below some stands what the micro
+model perceived of another room, beside the truth. With --screens the nodes themselves are photographed too, in the
+frontend of ComfyUI: that needs the Chromium that OMNIX_CHROMIUM names. COMFYUI_PATH names the host.
 """
 
 from __future__ import annotations
 
 import runpy
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from PIL import Image
 
@@ -33,12 +33,45 @@ DARKER = 0.7
 # The plan shows so many metres across, in so many pixels; what is above the camera's head is left out.
 PLAN_METRES, PLAN_PIXELS = 6.5, 400
 CEILING = 0.4
+MATERIAL = {"panorama": "rgb", "true roughness": "roughness", "true metallic": "metallic"}
+PERCEIVED = {"OmniXDepth": "depth", "OmniXNormal": "normal", "OmniXMaterial": "roughness", "OmniXCompareMaps": "depth"}
+"""Node -> the map that the micro model's is shown of."""
 
 
 def sheets() -> Mapping[str, Tensor]:
     """Return the picture of each node that makes or shows pictures, [H, W, 3] in [0, 1]."""
-    from ...omnix import maps, panorama
+    seen = perceived()
+    return {
+        node: contact_sheet_of({**parts, **seen.get(node, {})})
+        for node, parts in {**of_the_sample(), "OmniXCompareMaps": {}}.items()
+    }
+
+
+def contact_sheet_of(parts: Mapping[str, Tensor]) -> Tensor:
+    """Lay labelled pictures [1, h, w, c] on one sheet, three in a row, or two where that leaves no gap."""
     from ...omnix.sheet import contact_sheet
+
+    return contact_sheet(list(parts.items()), columns=2 if len(parts) in (2, 4) else 3)[0]
+
+
+def perceived() -> Mapping[str, Mapping[str, Tensor]]:
+    """Return, by node, what the micro model perceives of a room that nobody trained on, what is true, and the error."""
+    from ..demo import micro, scene
+    from ..micro import evaluating, graphs
+
+    with tempfile.TemporaryDirectory(prefix="omnix-help-") as folder:
+        truth, ours = Path(folder) / "truth", Path(folder) / "ours"
+        micro.prepare(truth)
+        evaluating.perceive(truth, ours, [micro.STEM], graphs.WEIGHTS, graphs.STEPS)
+        rgb = micro.panorama(truth)
+        scenes = [micro.batch(scene.drawn(scene.scene_of(maps, rgb), rgb)) for maps in (ours, truth)]
+        rows = {node: dict(micro.compared(kind, truth, ours)) for node, kind in PERCEIVED.items()}
+    return {**rows, "OmniXScene": dict(zip(("from perceived maps (micro model)", "from true maps (renderer)"), scenes))}
+
+
+def of_the_sample() -> dict[str, dict[str, Tensor]]:
+    """Return the pictures, [1, H, W, C] by label, that each node makes of the sample's room and its true maps."""
+    from ...omnix import maps, panorama
     from ..rooms.room import render
     from .thumbnails import layers, scene_of
 
@@ -47,12 +80,16 @@ def sheets() -> Mapping[str, Tensor]:
     distance = torch.from_numpy(room.distance)[None]
     photo = panorama.perspective_view(shown["rgb"], 480, 360, 80.0, 20.0, -5.0)
     placed, unseen = panorama.place_on_panorama(photo, WIDTH, HEIGHT, 80.0, 20.0, -5.0, 0.0)
-    pictures = {
+    return {
         "OmniXPlaceOnPanorama": {"image": photo, "panorama": placed, "unseen": rearrange(unseen, "b h w -> b h w 1")},
         "OmniXCameraRays": {"rays": shown["camray"]},
         "OmniXDepth": depths(shown["rgb"], (distance / distance.quantile(FAR) * DARKER).clamp(0, 1)),
-        "OmniXNormal": {"OpenGL": maps.normal(shown["normal"]), "DirectX": maps.normal(shown["normal"], directx=True)},
-        "OmniXMaterial": {name: shown[name] for name in ("roughness", "metallic")},
+        "OmniXNormal": {
+            "panorama": shown["rgb"],
+            "OpenGL": maps.normal(shown["normal"]),
+            "DirectX": maps.normal(shown["normal"], directx=True),
+        },
+        "OmniXMaterial": {name: shown[of] for name, of in MATERIAL.items()},
         "OmniXPackORM": {
             **{name: shown[name] for name in ("roughness", "metallic")},
             "orm": maps.orm(shown["roughness"], shown["metallic"]),
@@ -60,30 +97,11 @@ def sheets() -> Mapping[str, Tensor]:
         "OmniXMogeGeometry": {"panorama": shown["rgb"], "its points, from above": plan(distance, shown["rgb"])},
         "OmniXScene": {"panorama": shown["rgb"], "the scene, from outside": scene_of(room)[None]},
         "OmniXColourDepth": colourings((distance / distance.quantile(FAR)).clamp(0, 1)),
-        "OmniXCompareMaps": compared(distance),
         "OmniXContactSheet": {
             "panorama": shown["rgb"],
             **{name: shown[name] for name in ("depth", "normal", "albedo", "roughness", "metallic", "semantic")},
         },
     }
-    return {
-        node: contact_sheet(list(parts.items()), columns=2 if len(parts) in (2, 4) else 3)[0]
-        for node, parts in pictures.items()
-    }
-
-
-def compared(distance: Tensor) -> dict[str, Tensor]:
-    """Return a depth as a coarse model would see it, the truth, and the error that Compare Maps draws of it."""
-    from ...evaluation.images import compare_images
-    from ...omnix import maps
-
-    def picture(values: Tensor) -> Tensor:
-        return maps.depth(rearrange((values / distance.quantile(FAR) * DARKER).clamp(0, 1), "b h w -> b h w 1")).image
-
-    coarse = F.interpolate(F.avg_pool2d(distance[None], 40), size=distance.shape[1:], mode="bilinear")[0]
-    guess, truth = picture((coarse + distance) / 2), picture(distance)
-    error, _ = compare_images("depth", guess.numpy(), truth.numpy(), "scale_by_median")
-    return {"prediction": guess, "truth": truth, "error": torch.from_numpy(error)}
 
 
 def depths(rgb: Tensor, distance: Tensor) -> dict[str, Tensor]:
@@ -91,7 +109,7 @@ def depths(rgb: Tensor, distance: Tensor) -> dict[str, Tensor]:
     from ...omnix import maps
 
     image = rearrange(distance, "b h w -> b h w 1")
-    return {"panorama": rgb, "depth": maps.depth(image).image, "stretch 2 to 97": maps.stretch(distance, 2, 97).image}
+    return {"panorama": rgb, "true depth": maps.depth(image).image, "stretch 2 to 97": maps.stretch(distance, 2, 97).image}
 
 
 def colourings(distance: Tensor) -> dict[str, Tensor]:

@@ -39,9 +39,9 @@ UNSHIPPED: dict[str, set[str]] = {
     "lab.host": _PACK,
     "lab.rooms": {"evaluation", "lab.host"},
     "lab.workflows": {*_PACK, "lab.host"},
-    "lab.pages": {*_PACK, "lab.host", "lab.workflows", "lab.rooms"},
     "lab.micro": {*_PACK, "lab.host", "lab.rooms"},
     "lab.demo": {*_PACK, "lab.host", "lab.workflows", "lab.rooms", "lab.micro"},
+    "lab.pages": {*_PACK, "lab.host", "lab.workflows", "lab.rooms", "lab.micro", "lab.demo"},
     "lab.bench": {*_PACK, "lab.host", "lab.workflows", "lab.rooms", "lab.micro"},
 }
 ALLOWED = SHIPPED | UNSHIPPED
