@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,9 @@ from ...training.data import picture
 from ..host.pack import ROOT
 from ..rooms.dataset import split_of
 from .recipe import HEIGHT, PICTURES, ROOMS_HEIGHT, ROOMS_SEED, VIEW
+
+LEFT = 2
+"""The channel of a picture of normals that tells how far they point to the left."""
 
 
 class Pictures(NamedTuple):
@@ -72,6 +75,14 @@ def reduced(rooms: Path, name: str, stems: Sequence[str]) -> NDArray[np.uint8]:
         (picture(config, stream, each) * 255).round().byte() for each in tqdm(files, name, len(stems), disable=None)
     ]
     return torch.stack(made).numpy()
+
+
+def mirrored(pictures: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.uint8]]:
+    """Return pictures [n, H, W, 3] by stream of the same rooms as a mirror shows them: others, and as true."""
+    seen = {name: stack[:, :, ::-1].copy() for name, stack in pictures.items()}
+    if "normal" in seen:
+        seen["normal"][..., LEFT] = 255 - seen["normal"][..., LEFT]
+    return seen
 
 
 def views_on_grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

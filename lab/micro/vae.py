@@ -10,6 +10,7 @@ one residual block a level, and written into TAESD's 64 channels with zeros arou
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def train(latents: Mapping[str, Tensor], images: Images, stage: Stage, folder: P
     for number in tqdm(range(step, stage.steps), "vae", stage.steps, initial=step, disable=None):
         loss = one_step(decoder, latents, images, stage, number)
         for group in optimizer.param_groups:
-            group["lr"] = stage.learning_rate * min(1.0, (number + 1) / WARMUP)
+            group["lr"] = learning_rate(stage, number)
         optimizer.step()
         optimizer.zero_grad()
         follow(average, decoder, min(AVERAGED, (1 + number) / (10 + number)))
@@ -101,6 +102,11 @@ def train(latents: Mapping[str, Tensor], images: Images, stage: Stage, folder: P
             with replacing(saved) as temporary:
                 torch.save({"step": number + 1, **{n: part.state_dict() for n, part in parts.items()}}, temporary)
     return {name: tensor.cpu() for name, tensor in average.state_dict().items()}
+
+
+def learning_rate(stage: Stage, number: int) -> float:
+    """Return the learning rate of a step: it rises over the first, and falls to 0 along a cosine."""
+    return stage.learning_rate * min(1.0, (number + 1) / WARMUP) * (1 + math.cos(math.pi * number / stage.steps)) / 2
 
 
 def one_step(decoder: nn.Module, latents: Mapping[str, Tensor], images: Images, stage: Stage, number: int) -> float:

@@ -109,7 +109,11 @@ def depths(rgb: Tensor, distance: Tensor) -> dict[str, Tensor]:
     from ...omnix import maps
 
     image = rearrange(distance, "b h w -> b h w 1")
-    return {"panorama": rgb, "true depth": maps.depth(image).image, "stretch 2 to 97": maps.stretch(distance, 2, 97).image}
+    return {
+        "panorama": rgb,
+        "true depth": maps.depth(image).image,
+        "stretch 2 to 97": maps.stretch(distance, 2, 97).image,
+    }
 
 
 def colourings(distance: Tensor) -> dict[str, Tensor]:

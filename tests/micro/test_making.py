@@ -14,6 +14,7 @@ from comfyui_omnix.evaluation import layout
 from comfyui_omnix.lab.micro import adapters, base, evaluating, graphs, making, pictures
 from comfyui_omnix.lab.micro.blocks import Blocks
 from comfyui_omnix.lab.micro.recipe import BEGUN, FIRST, HEIGHT, PICTURES, STAGES, TASKS, TURNED, Stage
+from comfyui_omnix.omnix.panorama import camera_rays
 from comfyui_omnix.omnix.tasks import TASKS as TASKS_OF
 from comfyui_omnix.training import record
 from comfyui_omnix.training.saving import PUBLISHED, RUN_KEY, STATE, saves
@@ -183,6 +184,14 @@ def test_image_to_panorama_is_given_a_view_where_it_lay() -> None:
     off = np.abs(pictures.views_on_grey(panorama).astype(int) - panorama).max(-1)[0] / 255
     middle = off[HEIGHT // 2 - 8 : HEIGHT // 2 + 8, HEIGHT - 12 : HEIGHT + 12]
     assert middle.max() < 0.06 and np.median(off) > 0.06
+
+
+def test_a_mirrored_room_is_a_true_room() -> None:
+    rays = ((camera_rays(HEIGHT, 2 * HEIGHT)[None] * 0.5 + 0.5) * 255).round().byte().numpy()
+    shown = np.random.default_rng(0).integers(0, 256, rays.shape, np.uint8)
+    mirrored = pictures.mirrored({"rgb": shown, "normal": rays})
+    assert np.abs(mirrored["normal"].astype(int) - rays).max() <= 1, "directions are the same in every panorama"
+    assert (mirrored["rgb"] == np.flip(shown, 2)).all()
 
 
 def test_generated_panoramas_are_judged_in_two_parts(tmp_path: Path) -> None:

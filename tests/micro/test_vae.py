@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import comfy.latent_formats
 import comfy.sd
@@ -67,14 +68,26 @@ def test_what_was_written_is_read_back(pictures: np.ndarray) -> None:
         assert (narrow[name] - tensor).abs().max() <= 1e-3 * tensor.abs().max(), name
 
 
-def test_it_learns_and_goes_on_where_it_was(pictures: np.ndarray, tmp_path: Path) -> None:
+def test_it_learns_and_goes_on_where_it_was(
+    pictures: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     blocks = fitted([images(pictures)])
     latents, shown = {"rgb": blocks.encode(images(pictures))}, {"rgb": pictures}
-    stage = Stage(12, 4, 2e-3)
+    stage = Stage(40, 4, 2e-3)
     torch.manual_seed(0)
     whole = vae.train(latents, shown, stage, tmp_path / "whole")
+
+    def stopped(*inputs: Any) -> float:
+        if inputs[-1] == 7:
+            raise KeyboardInterrupt
+        return one_step(*inputs)
+
+    one_step = vae.one_step
     torch.manual_seed(0)
-    vae.train(latents, shown, stage._replace(steps=5), tmp_path / "parts")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(vae, "one_step", stopped)
+        patched.setattr(vae, "SAVE_EVERY", 5)
+        vae.train(latents, shown, stage, tmp_path / "parts")
     torch.manual_seed(1)
     parts = vae.train(latents, shown, stage, tmp_path / "parts")
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
