@@ -25,29 +25,30 @@ from ..rooms.dataset import maps as room_maps
 from ..rooms.lighting import Quality
 from ..rooms.random_room import random_room
 from ..rooms.room import render
-from . import graphs, pictures
+from . import graphs, guesses, pictures
 from .recipe import HEIGHT, JUDGED, JUDGED_SEED, ROOMS_HEIGHT, VIEW
 
 MAPS = ("depth", "normal", "albedo", "roughness", "metallic")
 ENDINGS = {"rgb": "panorama.png", "depth": "depth_float.exr"}
-UNLEARNED, VIEWS = "unlearned", "views"
+UNLEARNED, BY_CLASS, VIEWS = "unlearned", "by_class", "views"
 GENERATED = "image_to_pano"
 
 
 def evaluate(folder: Path, weights: Path, count: int = JUDGED, steps: int = graphs.STEPS) -> int:
-    """Perceive the judged rooms, print their figures and those of guesses that know no picture; return the status."""
+    """Perceive the judged rooms, print their figures and those of guesses beside them; return the status."""
     if not graphs.tasks(weights):
         raise ValueError(
             f"{weights}: expected a base, a VAE and adapters, got no task's; run `python -m lab.micro make`."
         )
     truth, ours = folder / "judged_small", folder / "perceived"
-    for made in (truth, ours, folder / UNLEARNED):
+    for made in (truth, ours, folder / UNLEARNED, folder / BY_CLASS):
         shutil.rmtree(made, ignore_errors=True)
     stems = prepare(folder / "judged", truth, count)
     perceive(truth, ours, stems, weights, steps)
-    guess(truth, folder / UNLEARNED, stems, maps_in(ours))
+    guesses.without_looking(truth, folder / UNLEARNED, stems, maps_in(ours))
+    guesses.by_class(folder / "judged", folder / BY_CLASS, stems)
     status = 0
-    for name in (UNLEARNED, ours.name):
+    for name in (UNLEARNED, BY_CLASS, ours.name):
         print(f"\n{name}: {len(stems)} rooms, seeds from {JUDGED_SEED}", flush=True)
         status |= evaluate_maps([str(folder / name), str(truth)])
     if GENERATED in graphs.tasks(weights):
@@ -72,20 +73,14 @@ def prepare(rendered: Path, target: Path, count: int) -> list[str]:
     for stem in stems:
         for kind in ("rgb", *MAPS):
             values = layout.read(layout.find(rendered, kind, stem), kind)
-            layout.write(layout.place(target, kind, stem), kind, halved(values))
+            layout.write(layout.place(target, kind, stem), kind, pictures.halved(values))
     return stems
 
 
 def judged_room(seed: int, quality: Quality) -> dict[str, Array]:
     """Return a room and its true maps at the model's size, in memory."""
     made = room_maps(render(2 * ROOMS_HEIGHT, ROOMS_HEIGHT, stage=random_room(seed), quality=quality))
-    return {kind: layout.marked(halved(made[kind]), kind) for kind in ("rgb", *MAPS)}
-
-
-def halved(values: Array) -> Array:
-    """Return the means of cells of 2x2 pixels [H, W, ..]; a cell with none of a value has none."""
-    height, width = values.shape[0] // 2, values.shape[1] // 2
-    return values.reshape(height, 2, width, 2, *values.shape[2:]).mean((1, 3))
+    return {kind: layout.marked(pictures.halved(made[kind]), kind) for kind in ("rgb", *MAPS)}
 
 
 def perceive(truth: Path, target: Path, stems: Sequence[str], weights: Path, steps: int) -> None:
@@ -135,27 +130,3 @@ def maps_in(folder: Path) -> list[str]:
 def scores(kind: str, ours: Array, true: Array) -> Scores:
     """Compare two maps; a depth is aligned by its median."""
     return compare(kind, ours, true).scores[SHOWN_ALIGNMENT if kind == "depth" else ""]
-
-
-def guess(truth: Path, target: Path, stems: Sequence[str], kinds: Sequence[str]) -> None:
-    """Write what can be said without perceiving: the picture as albedo, else the mean of all the rooms.
-
-    That of depth and normals is one for each row: floors lie below, and the poles are near.
-    """
-    for kind in kinds:
-        shown = {
-            stem: layout.read(layout.find(truth, "rgb" if kind == "albedo" else kind, stem), kind) for stem in stems
-        }
-        mean = np.nanmean([relative(values, kind) for values in shown.values()], axis=0)
-        level = np.nanmean(mean, axis=1 if kind in ("depth", "normal") else (0, 1), keepdims=True)
-        for stem, values in shown.items():
-            layout.write(
-                layout.place(target, kind, stem),
-                kind,
-                values if kind == "albedo" else np.broadcast_to(level, mean.shape),
-            )
-
-
-def relative(values: Array, kind: str) -> Array:
-    """Divide a depth by its largest value, as the adapters' target is."""
-    return values / np.nanmax(values) if kind == "depth" else values

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ...evaluation import layout
-from ...evaluation.pictures import replacing
+from ...evaluation.pictures import Array, replacing
 from ...omnix.panorama import perspective_view, place_on_panorama
 from ...training.config import Config, Stream
 from ...training.data import picture
@@ -99,3 +99,9 @@ def view(panoramas: Tensor) -> Tensor:
 def as_images(pixels: NDArray[np.uint8]) -> Tensor:
     """Return [n, 3, H, W] in [0, 1]."""
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+
+
+def halved(values: Array) -> Array:
+    """Return the means of cells of 2x2 pixels [H, W, ..]; a cell with none of a value has none."""
+    height, width = values.shape[0] // 2, values.shape[1] // 2
+    return values.reshape(height, 2, width, 2, *values.shape[2:]).mean((1, 3))
