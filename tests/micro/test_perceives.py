@@ -42,7 +42,7 @@ def perceived(micro: Micro, truth: Rooms) -> dict[str, Tensor]:
     return {task: micro.picture(micro.attached(task), micro.case(task, truth.images)) for task in JUDGED}
 
 
-LEAST = {"rgb_to_depth": 2.0, "rgb_to_normal": 2.0, "rgb_to_albedo": 1.4, "rgb_to_pbr": 1.2}
+LEAST = {"rgb_to_depth": 2.0, "rgb_to_normal": 2.0, "rgb_to_albedo": 1.6, "rgb_to_pbr": 1.35}
 """How many times the error is without adapters, at least: any grey picture is nearer to an albedo than to a normal."""
 
 
@@ -150,15 +150,22 @@ def in_float8(micro: Micro, _folder: Path) -> Any:
     return micro.attached(TASK, model=micro.loaded(torch.float8_e4m3fn))
 
 
-AS_GOOD: tuple[Callable[[Micro, Path], Any], ...] = (converted, split_and_converted_again, in_float8)
+MOST = {converted: 1.02, split_and_converted_again: 1.02, in_float8: 1.05}
+"""How many times the error may be; float8 keeps 3 bits of a weight."""
 
 
-@pytest.mark.parametrize("way", AS_GOOD)
+@pytest.mark.parametrize("way", MOST)
 def test_other_files_cost_nearly_nothing(
-    micro: Micro, truth: Rooms, perceived: dict[str, Tensor], tmp_path: Path, way: Callable[[Micro, Path], Any]
+    micro: Micro,
+    truth: Rooms,
+    perceived: dict[str, Tensor],
+    tmp_path: Path,
+    way: Callable[[Micro, Path], Any],
+    measured: Callable[[str, float], float],
 ) -> None:
     picture = micro.picture(way(micro, tmp_path), micro.case(TASK, truth.images))
-    assert error(TASK, picture, truth) <= 1.02 * error(TASK, perceived[TASK], truth)
+    times = error(TASK, picture, truth) / error(TASK, perceived[TASK], truth)
+    assert measured(f"micro depth, {way.__name__}: times the error", times) <= MOST[way]
 
 
 @pytest.mark.parametrize("changes", [{"steps": 28}, {"sampler": "heun"}, {"sampler": "dpmpp_2m"}], ids=str)
