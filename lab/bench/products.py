@@ -11,10 +11,11 @@ from __future__ import annotations
 import argparse
 import runpy
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+from step import CLOCKS, timed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,59 +72,46 @@ def measured(layer: Layer, streams: int, rounds: int) -> tuple[float, float]:
     import torch
 
     ways = by_themselves(layer, streams), together(layer)
+    clock = CLOCKS["wall" if layer.x.is_cuda else "process"]
     results = []
     for way in ways:
         layer.y.zero_()
-        way()
+        way(layer)
         results.append(layer.y.clone())
     torch.testing.assert_close(*results)
-    seconds = [[timed(way, layer.x.is_cuda) for way in ways] for _ in range(rounds)]
+    seconds = [[timed(way, layer, clock) for way in ways] for _ in range(rounds)]
     each, all_at_once = (statistics.median(column) for column in zip(*seconds))
     return each, all_at_once
 
 
-def by_themselves(layer: Layer, streams: int) -> Callable[[], None]:
+def by_themselves(prepared: Layer, streams: int) -> Callable[[Layer], None]:
     """Return the pack's way: rows of one stream after those of another."""
     from comfyui_omnix.omnix.streams import LowRank, Rows
 
-    hidden = layer.x.shape[-1]
+    hidden = prepared.x.shape[-1]
     rows = [Rows(number * hidden, hidden, 1.0) for number in range(BLOCKS)]
-    low_ranks = [LowRank(layer.downs[stream], list(layer.ups[:, stream]), rows) for stream in range(streams)]
+    low_ranks = [LowRank(prepared.downs[stream], list(prepared.ups[:, stream]), rows) for stream in range(streams)]
 
-    def run() -> None:
+    def run(layer: Layer) -> None:
         for stream, low_rank in enumerate(low_ranks):
             low_rank.add_to(layer.y[stream::streams], layer.x[stream::streams], 1.0)
 
     return run
 
 
-def together(layer: Layer) -> Callable[[], None]:
+def together(prepared: Layer) -> Callable[[Layer], None]:
     """Return one product for the down factors of all streams, and one for each block of their up factors."""
     import torch
 
-    batch = len(layer.x) // len(layer.downs)
-    downs, ups = layer.downs.mT.repeat(batch, 1, 1), layer.ups.mT.repeat(1, batch, 1, 1)
+    batch = len(prepared.x) // len(prepared.downs)
+    downs, ups = prepared.downs.mT.repeat(batch, 1, 1), prepared.ups.mT.repeat(1, batch, 1, 1)
 
-    def run() -> None:
+    def run(layer: Layer) -> None:
         inner = torch.bmm(layer.x, downs)
         for target, part, up in zip(layer.y.chunk(BLOCKS, dim=2), inner.chunk(BLOCKS, dim=2), ups):
             target.baddbmm_(part, up)
 
     return run
-
-
-def timed(way: Callable[[], None], cuda: bool) -> float:
-    """Return the seconds of one run: of the clock on a GPU, of the processor otherwise."""
-    import torch
-
-    clock = time.perf_counter if cuda else time.process_time
-    if cuda:
-        torch.cuda.synchronize()
-    started = clock()
-    way()
-    if cuda:
-        torch.cuda.synchronize()
-    return clock() - started
 
 
 if __name__ == "__main__":

@@ -133,15 +133,15 @@ def check_equal(results: Mapping[str, Tensor]) -> None:
             raise RuntimeError(f"way {name} differs from ours by {error:.1e}, expected at most {limit:.0e}.")
 
 
-def timed(way: Any, bench: Bench, clock: Clock = time.perf_counter) -> float:
-    """Return the seconds of one step."""
+def timed(way: Any, inputs: Any, clock: Clock = time.perf_counter) -> float:
+    """Return the seconds of way(inputs); a GPU is waited for where `inputs.x` lies on one."""
     import torch
 
-    cuda = bench.x.is_cuda
+    cuda = inputs.x.is_cuda
     if cuda:
         torch.cuda.synchronize()
     started = clock()
-    way(bench)
+    way(inputs)
     if cuda:
         torch.cuda.synchronize()
     return clock() - started

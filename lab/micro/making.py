@@ -31,10 +31,11 @@ def make(folder: Path, stages: Sequence[str], steps: int | None, threads: int, r
     seen = pictures.load(folder / "rooms", folder / PICTURES_KEPT)
     blocks = latents.transform(seen.train, folder / latents.TRANSFORM)
     trained, watched = (latents.of_tasks(blocks, part) for part in seen)
-    mirrored = latents.of_tasks(blocks, pictures.mirrored(seen.train))
-    both = {name: torch.cat([trained[name], mirrored[name]]) for name in trained}
-    data = adapters.Data(folder / BASE, both, watched, blocks)
     encoded = {name: trained[name] for name in PICTURES}
+    if any(name in TASKS for name in stages):
+        mirrored = latents.of_tasks(blocks, pictures.mirrored(seen.train))
+        trained = {name: torch.cat([stack, mirrored[name]]) for name, stack in trained.items()}
+    data = adapters.Data(folder / BASE, trained, watched, blocks)
     for name, stage in STAGES.items():
         if name not in stages:
             continue

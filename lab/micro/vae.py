@@ -10,7 +10,6 @@ one residual block a level, and written into TAESD's 64 channels with zeros arou
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,6 +25,8 @@ from tqdm import tqdm
 
 from ...evaluation.pictures import replacing
 from ...training import record
+from ...training.config import Config
+from ...training.optimizers import learning_rate
 from ..host.tiny_models import CHANNELS, DECODER, ENCODER, LATENT, SCALE, SHIFT
 from .blocks import BLOCK, Blocks
 from .graphs import VAE
@@ -36,6 +37,8 @@ Images = Mapping[str, NDArray[np.uint8]]
 
 SMALL = 0.05
 """What TAESD's networks see is so small a multiple of the latent that their tanh(x / 3) * 3 leaves it alone."""
+OF_PIXELS, OF_CHANNELS = "k (c y2 y1 y0 x2 x1 x0)", "k (c y0 x0 y1 x1) y2 x2"
+"""An axis of the transform by a block's pixels, and by the channels and taps of the encoder's third strided layer."""
 WIDTHS = (64, 64, 40, 16)
 """Channels that are trained at an eighth, a quarter, a half and all of the size."""
 SAVE_EVERY, WARMUP, AVERAGED = 100, 100, 0.995
@@ -83,6 +86,7 @@ def train(latents: Mapping[str, Tensor], images: Images, stage: Stage, folder: P
     average = copy.deepcopy(decoder).requires_grad_(False)
     optimizer = torch.optim.AdamW(decoder.parameters(), stage.learning_rate, weight_decay=0.0)
     parts = {"decoder": decoder, "average": average, "optimizer": optimizer}
+    schedule = Config(steps=stage.steps, learning_rate=stage.learning_rate, warmup=WARMUP, decay=True)
     step = 0
     if saved.is_file():
         state = torch.load(saved, map_location="cpu", weights_only=True)
@@ -93,7 +97,7 @@ def train(latents: Mapping[str, Tensor], images: Images, stage: Stage, folder: P
     for number in tqdm(range(step, stage.steps), "vae", stage.steps, initial=step, disable=None):
         loss = one_step(decoder, latents, images, stage, number)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(stage, number)
+            group["lr"] = learning_rate(schedule, number)
         optimizer.step()
         optimizer.zero_grad()
         follow(average, decoder, min(AVERAGED, (1 + number) / (10 + number)))
@@ -102,11 +106,6 @@ def train(latents: Mapping[str, Tensor], images: Images, stage: Stage, folder: P
             with replacing(saved) as temporary:
                 torch.save({"step": number + 1, **{n: part.state_dict() for n, part in parts.items()}}, temporary)
     return {name: tensor.cpu() for name, tensor in average.state_dict().items()}
-
-
-def learning_rate(stage: Stage, number: int) -> float:
-    """Return the learning rate of a step: it rises over the first, and falls to 0 along a cosine."""
-    return stage.learning_rate * min(1.0, (number + 1) / WARMUP) * (1 + math.cos(math.pi * number / stage.steps)) / 2
 
 
 def one_step(decoder: nn.Module, latents: Mapping[str, Tensor], images: Images, stage: Stage, number: int) -> float:
@@ -160,8 +159,7 @@ def _encoder(blocks: Blocks) -> dict[str, Tensor]:
         layers[number]["weight"][: 4 * channels, :channels, 1:, 1:] = rearrange(
             torch.eye(4 * channels), "o (i y x) -> o i y x", y=2, x=2
         )
-    pattern = "k (c y2 y1 y0 x2 x1 x0) -> k (c y0 x0 y1 x1) y2 x2"
-    axes = rearrange(blocks.axes, pattern, c=3, y2=2, y1=2, y0=2, x2=2, x1=2, x0=2)
+    axes = rearrange(blocks.axes, f"{OF_PIXELS} -> {OF_CHANNELS}", c=3, y2=2, y1=2, y0=2, x2=2, x1=2, x0=2)
     layers[10]["weight"][: 2 * LATENT, : axes.shape[1], 1:, 1:] = torch.cat([axes, -axes])
     scale = SMALL * blocks.scale
     last[:, : 2 * LATENT, 1, 1] = torch.cat([scale.diag(), -scale.diag()], dim=1)
@@ -183,8 +181,8 @@ def _decoder(trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def transform_of(state: Mapping[str, Tensor]) -> Blocks:
     """Read the transform off the encoder of such a file; of the mean block, what lies along the axes is all it has."""
     weights = {number: state[f"taesd_encoder.{number}.weight"].float() for number in (10, 14)}
-    pattern = "k (c y0 x0 y1 x1) y2 x2 -> k (c y2 y1 y0 x2 x1 x0)"
-    axes = rearrange(weights[10][:LATENT, : 3 * 16, 1:, 1:], pattern, y0=2, x0=2, y1=2, x1=2)
+    kept = weights[10][:LATENT, : 3 * 16, 1:, 1:]
+    axes = rearrange(kept, f"{OF_CHANNELS} -> {OF_PIXELS}", y0=2, x0=2, y1=2, x1=2)
     scale = weights[14][:, :LATENT, 1, 1].diag() / SMALL
     along = -state["taesd_encoder.14.bias"].float() / (SMALL * scale)
     return Blocks(axes, along @ axes, scale)

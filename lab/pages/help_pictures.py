@@ -40,11 +40,8 @@ PERCEIVED = {"OmniXDepth": "depth", "OmniXNormal": "normal", "OmniXMaterial": "r
 
 def sheets() -> Mapping[str, Tensor]:
     """Return the picture of each node that makes or shows pictures, [H, W, 3] in [0, 1]."""
-    seen = perceived()
-    return {
-        node: contact_sheet_of({**parts, **seen.get(node, {})})
-        for node, parts in {**of_the_sample(), "OmniXCompareMaps": {}}.items()
-    }
+    true, seen = of_the_sample(), perceived()
+    return {node: contact_sheet_of({**true.get(node, {}), **seen.get(node, {})}) for node in {**true, **seen}}
 
 
 def contact_sheet_of(parts: Mapping[str, Tensor]) -> Tensor:
