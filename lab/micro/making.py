@@ -10,8 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ...evaluation.pictures import replacing
 from ...omnix.conditioning import save_conditioning
 from ...training import engine, record
+from ...training.host import checksum
 from ...training.saving import PUBLISHED, saves
 from . import adapters, base, latents, pictures, vae
 from .graphs import ADAPTERS, BASE, PROMPT, VAE
@@ -54,16 +56,20 @@ def make(folder: Path, stages: Sequence[str], steps: int | None, threads: int, r
 def begin(weights: Path, folder: Path) -> None:
     """Lay out `weights`, whose saves are gone, so that their decoder and adapters are trained further in `folder`.
 
-    Raises ValueError where `folder` has a base, or `weights` has none.
+    Where that is done, nothing is: the same command goes on. Raises ValueError where `folder` has another base, or
+    `weights` has none.
     """
-    if (folder / BASE).exists():
-        raise ValueError(f"{folder / BASE}: there is a base already; give --begin a --folder without one.")
     if missing := [name for name in (BASE, VAE) if not (weights / name).is_file()]:
         raise ValueError(f"{weights / missing[0]}: expected weights as `make` leaves them, got no such file.")
+    if (folder / BASE).exists():
+        if (folder / BEGUN).is_dir() and checksum(folder / BASE) == checksum(weights / BASE):
+            return
+        raise ValueError(f"{folder / BASE}: there is a base already; give --begin a --folder without one.")
     shutil.copytree(weights, folder / BEGUN, dirs_exist_ok=True)
     save_file(vae.transform_of(load_file(weights / VAE))._asdict(), folder / latents.TRANSFORM)
     for name in (VAE, BASE):
-        shutil.copyfile(weights / name, folder / name)
+        with replacing(folder / name) as temporary:
+            shutil.copyfile(weights / name, temporary)
 
 
 def check(folder: Path, stages: Sequence[str]) -> None:
