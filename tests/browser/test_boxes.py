@@ -106,9 +106,8 @@ def typed(bench: Workbench, title: str, field: str, value: str) -> None:
         dialog = bench.page.locator(".graphdialog input")
         for _ in range(5):  # on a busy machine two clicks may be too far apart to be a double one
             bench.page.mouse.dblclick(*bench.page.evaluate(FIELD, [title, field]))
-            with suppress(TimeoutError):
-                dialog.wait_for(timeout=5000)
+            with suppress(TimeoutError):  # and the dialog, which closes itself, may be gone before it is filled
+                dialog.fill(value, timeout=5000)
+                dialog.press("Enter", timeout=5000)
                 break
-        dialog.fill(value)
-        dialog.press("Enter")
     bench.settle()
