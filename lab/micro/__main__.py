@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, help="end these stages at this step instead of the table's")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads (one a core)")
     parser.add_argument("--begin", type=Path, help="go on from these weights, whose saves are gone; not for the base")
-    parser.add_argument("--rooms", type=int, help="rooms to render where there are none yet (4500)")
+    parser.add_argument("--rooms", type=int, help="rooms to render where there are none yet (9000)")
     parser.add_argument("--cpu", action="store_true", help="leave a GPU alone")
     return parser
 

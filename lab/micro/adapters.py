@@ -83,7 +83,7 @@ def train(name: str, stage: Stage, data: Data, folder: Path) -> Result:
     return train_adapters(
         config(task, stage, begun_from(task, output, output_of(folder, FIRST, data.base))),
         task,
-        base.loaded(load_file(data.base), checksum(data.base)),
+        base.InTwoPrecisions(base.loaded(load_file(data.base)).model, checksum(data.base)),
         samples,
         output,
         go_on=bool(saves(output)),

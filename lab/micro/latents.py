@@ -13,13 +13,13 @@ from torch import Tensor
 
 from ...evaluation.pictures import replacing
 from .blocks import Blocks, fitted
-from .pictures import as_images, views_on_grey
+from .pictures import Images, as_images, otherwise, views_on_grey
 
 AT_ONCE = 256
 TRANSFORM = "transform.safetensors"
 
 
-def transform(pictures: Mapping[str, NDArray[np.uint8]], cached: Path) -> Blocks:
+def transform(pictures: Images, cached: Path) -> Blocks:
     """Fit the transform to the pictures of all streams, or read it."""
     if not cached.is_file():
         batches = (
@@ -32,15 +32,21 @@ def transform(pictures: Mapping[str, NDArray[np.uint8]], cached: Path) -> Blocks
     return Blocks(**load_file(cached))
 
 
-def encoded(blocks: Blocks, pictures: Mapping[str, NDArray[np.uint8]]) -> dict[str, Tensor]:
+def encoded(blocks: Blocks, pictures: Images) -> dict[str, Tensor]:
     """Return every stream's latents [n, 16, h, w], in half precision."""
     return {name: torch.cat(list(_encoded(blocks, stack))) for name, stack in pictures.items()}
 
 
-def of_tasks(blocks: Blocks, pictures: Mapping[str, NDArray[np.uint8]]) -> dict[str, Tensor]:
+def of_tasks(blocks: Blocks, pictures: Images) -> dict[str, Tensor]:
     """Return the latents of all tasks' streams: those of the pictures, and a view of each room and the whole of it."""
     found = encoded(blocks, {**pictures, "masked_rgb": views_on_grey(pictures["rgb"])})
     return {**found, "filled_rgb": found["rgb"]}
+
+
+def seen_otherwise(blocks: Blocks, pictures: Images, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the latents `own` of all tasks' streams, and after them those of the same rooms seen otherwise."""
+    others = [of_tasks(blocks, each) for each in otherwise(pictures)]
+    return {name: torch.cat([stack, *(other[name] for other in others)]) for name, stack in own.items()}
 
 
 def _encoded(blocks: Blocks, stack: NDArray[np.uint8]) -> list[Tensor]:

@@ -35,8 +35,7 @@ def make(folder: Path, stages: Sequence[str], steps: int | None, threads: int, r
     trained, watched = (latents.of_tasks(blocks, part) for part in seen)
     encoded = {name: trained[name] for name in PICTURES}
     if any(name in TASKS for name in stages):
-        mirrored = latents.of_tasks(blocks, pictures.mirrored(seen.train))
-        trained = {name: torch.cat([stack, mirrored[name]]) for name, stack in trained.items()}
+        trained = latents.seen_otherwise(blocks, seen.train, trained)
     data = adapters.Data(folder / BASE, trained, watched, blocks)
     for name, stage in STAGES.items():
         if name not in stages:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,15 +23,17 @@ from ..host.pack import ROOT
 from ..rooms.dataset import split_of
 from .recipe import HEIGHT, PICTURES, ROOMS_HEIGHT, ROOMS_SEED, VIEW
 
-LEFT = 2
-"""The channel of a picture of normals that tells how far they point to the left."""
+Images = dict[str, NDArray[np.uint8]]
+"""Pictures [n, H, W, 3] by stream."""
+FRONT, LEFT = 0, 2
+"""The channels of a picture of normals that tell how far they point to the front and to the left."""
 
 
 class Pictures(NamedTuple):
     """Pictures by stream, uint8 [rooms, H, W, 3], of rooms that may be trained on and of those to look at meanwhile."""
 
-    train: dict[str, NDArray[np.uint8]]
-    validation: dict[str, NDArray[np.uint8]]
+    train: Images
+    validation: Images
 
 
 def render(folder: Path, seed: int, count: int) -> None:
@@ -77,8 +79,26 @@ def reduced(rooms: Path, name: str, stems: Sequence[str]) -> NDArray[np.uint8]:
     return torch.stack(made).numpy()
 
 
-def mirrored(pictures: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.uint8]]:
-    """Return pictures [n, H, W, 3] by stream of the same rooms as a mirror shows them: others, and as true."""
+def otherwise(pictures: Images) -> Iterator[Images]:
+    """Yield pictures of the same rooms by a camera turned by quarters, and what a mirror shows: others, and as true."""
+    for quarters in range(4):
+        seen = turned(pictures, quarters)
+        if quarters:
+            yield seen
+        yield mirrored(seen)
+
+
+def turned(pictures: Images, quarters: int) -> Images:
+    """Return pictures of rooms that stand turned to the right by quarters, and so do the directions of normals."""
+    seen = {name: np.roll(stack, quarters * stack.shape[2] // 4, 2) for name, stack in pictures.items()}
+    for _ in range(quarters if "normal" in seen else 0):
+        front, left = seen["normal"][..., FRONT].copy(), seen["normal"][..., LEFT].copy()
+        seen["normal"][..., FRONT], seen["normal"][..., LEFT] = left, 255 - front
+    return seen
+
+
+def mirrored(pictures: Images) -> Images:
+    """Return pictures of rooms as a mirror shows them."""
     seen = {name: stack[:, :, ::-1].copy() for name, stack in pictures.items()}
     if "normal" in seen:
         seen["normal"][..., LEFT] = 255 - seen["normal"][..., LEFT]

@@ -14,7 +14,7 @@ HEIGHT = 64
 """Pixels. 128x64 has 32 tokens, a quarter of 256x128's, and so four times as many rooms are seen in the same time."""
 ROOMS_HEIGHT = 128
 """The rooms are rendered twice as large and reduced."""
-ROOMS_SEED, ROOMS = 0, 4500
+ROOMS_SEED, ROOMS = 0, 9000
 JUDGED_SEED, JUDGED = 1_000_000, 64
 """The rooms that are judged; no seed of them is near one that was trained on."""
 SEAM_COLUMNS = 2

@@ -14,10 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import comfy.model_management
-import numpy as np
 import torch
 from einops import rearrange
-from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
@@ -30,10 +28,8 @@ from ...training.optimizers import learning_rate
 from ..host.tiny_models import CHANNELS, DECODER, ENCODER, LATENT, SCALE, SHIFT
 from .blocks import BLOCK, Blocks
 from .graphs import VAE
-from .pictures import as_images
+from .pictures import Images, as_images
 from .recipe import BEGUN, Stage
-
-Images = Mapping[str, NDArray[np.uint8]]
 
 SMALL = 0.05
 """What TAESD's networks see is so small a multiple of the latent that their tanh(x / 3) * 3 leaves it alone."""

@@ -74,6 +74,22 @@ def test_the_base_sees_every_stream_alike_and_turns_no_normals() -> None:
         assert bool(marked[:, 0].all()) == (name not in TURNED)
 
 
+def test_adapters_are_trained_on_both_precisions_and_sampled_with_one() -> None:
+    flux = base.InTwoPrecisions(base.loaded(load_file(graphs.WEIGHTS / graphs.BASE)).model, "base").flux()
+    weight = flux.get_parameter("double_blocks.0.img_attn.qkv.weight")
+    own = weight.detach().clone()
+    text, pooled = base.prompt()
+    seen = []
+    for training in (True, True, False, True, False):
+        with torch.set_grad_enabled(training):
+            flux(torch.zeros(1, 16, 8, 16), torch.ones(1), text, pooled, torch.ones(1))
+        seen.append(weight.detach().clone())
+    rounded = own.to(torch.float8_e4m3fn).float()
+    assert not torch.equal(own, rounded)
+    for found, wanted in zip(seen, (own, rounded, own, own, own)):
+        assert torch.equal(found, wanted)
+
+
 def test_the_watcher_counts_no_scale(tmp_path: Path) -> None:
     axes = torch.eye(192)[:16]
     blocks = Blocks(axes, torch.full((192,), 0.5), torch.ones(16))
@@ -200,12 +216,17 @@ def test_image_to_panorama_is_given_a_view_where_it_lay() -> None:
     assert middle.max() < 0.06 and np.median(off) > 0.06
 
 
-def test_a_mirrored_room_is_a_true_room() -> None:
+def test_a_room_seen_otherwise_is_a_true_room() -> None:
     rays = ((camera_rays(HEIGHT, 2 * HEIGHT)[None] * 0.5 + 0.5) * 255).round().byte().numpy()
     shown = np.random.default_rng(0).integers(0, 256, rays.shape, np.uint8)
-    mirrored = pictures.mirrored({"rgb": shown, "normal": rays})
-    assert np.abs(mirrored["normal"].astype(int) - rays).max() <= 1, "directions are the same in every panorama"
-    assert (mirrored["rgb"] == np.flip(shown, 2)).all()
+    others = list(pictures.otherwise({"rgb": shown, "normal": rays}))
+    for other in others:
+        off = np.abs(other["normal"].astype(int) - rays)
+        assert off.max() <= 1, "directions are the same in every panorama"
+    assert len({other["rgb"].tobytes() for other in others} | {shown.tobytes()}) == 8, "all are different"
+    assert {tuple(np.unique(other["rgb"], return_counts=True)[1]) for other in others} == {
+        tuple(np.unique(shown, return_counts=True)[1])
+    }
 
 
 def test_generated_panoramas_are_judged_in_two_parts(tmp_path: Path) -> None:
