@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -17,19 +17,27 @@ from ...training.host import checksum
 from ...training.saving import PUBLISHED, saves
 from . import adapters, base, latents, pictures, vae
 from .graphs import ADAPTERS, BASE, PROMPT, VAE
-from .recipe import BEGUN, PICTURES, ROOMS, ROOMS_SEED, STAGES, TASKS
+from .recipe import BEGUN, PICTURES, ROOMS, ROOMS_SEED, STAGES, TASKS, Stage
 
 PICTURES_KEPT, CURVES = "pictures.npz", "curves.svg"
 SHOWN = 400
 """Points of a curve."""
 
 
-def make(folder: Path, stages: Sequence[str], steps: int | None, threads: int, rooms: int | None = None) -> None:
-    """Make what is missing of these stages, in the order of the table.  Raises ValueError for others."""
+def chosen(names: Iterable[str], steps: int | None = None, learning_rate: float | None = None) -> dict[str, Stage]:
+    """Return stages in the table's order, `steps` and `learning_rate` in place of its own.  ValueError for no stage."""
+    if unknown := [name for name in names if name not in STAGES]:
+        raise ValueError(f"--stages {unknown[0]}: there is no such stage; the stages are {', '.join(STAGES)}.")
+    rows = {name: stage for name, stage in STAGES.items() if name in names}
+    return {n: Stage(steps or row.steps, row.batch, learning_rate or row.learning_rate) for n, row in rows.items()}
+
+
+def make(folder: Path, stages: Mapping[str, Stage], threads: int, rooms: int = ROOMS) -> None:
+    """Make what is missing of these stages, one after another.  Raises ValueError where one has no base to stand on."""
     check(folder, stages)
     torch.set_num_threads(threads)
     if not (folder / PICTURES_KEPT).is_file():
-        pictures.render(folder / "rooms", ROOMS_SEED, rooms or ROOMS)
+        pictures.render(folder / "rooms", ROOMS_SEED, rooms)
     seen = pictures.load(folder / "rooms", folder / PICTURES_KEPT)
     blocks = latents.transform(seen.train, folder / latents.TRANSFORM)
     trained, watched = (latents.of_tasks(blocks, part) for part in seen)
@@ -37,10 +45,7 @@ def make(folder: Path, stages: Sequence[str], steps: int | None, threads: int, r
     if any(name in TASKS for name in stages):
         trained = latents.seen_otherwise(blocks, seen.train, trained)
     data = adapters.Data(folder / BASE, trained, watched, blocks)
-    for name, stage in STAGES.items():
-        if name not in stages:
-            continue
-        stage = stage._replace(steps=steps or stage.steps)
+    for name, stage in stages.items():
         if name == "vae":
             save_file(vae.taesd(blocks, vae.train(encoded, seen.train, stage, folder)), folder / VAE)
         elif name == "base":
@@ -71,10 +76,8 @@ def begin(weights: Path, folder: Path) -> None:
             shutil.copyfile(weights / name, temporary)
 
 
-def check(folder: Path, stages: Sequence[str]) -> None:
-    """Raise ValueError, before anything is made, for a stage that is none or that has no base to stand on."""
-    if unknown := [name for name in stages if name not in STAGES]:
-        raise ValueError(f"--stages {unknown[0]}: there is no such stage; the stages are {', '.join(STAGES)}.")
+def check(folder: Path, stages: Iterable[str]) -> None:
+    """Raise ValueError, before anything is made, for a stage that has no base to stand on."""
     if "base" not in stages and any(name in TASKS for name in stages) and not (folder / BASE).is_file():
         raise ValueError(f"{folder / BASE}: there is no base to train adapters on; make it first with --stages base.")
     if "base" in stages and (folder / BASE).is_file() and not (folder / base.SAVED).is_file():

@@ -34,7 +34,7 @@ LARGEST = 24 << 20
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of one step a stage."""
     folder = tmp_path_factory.mktemp("micro")
-    making.make(folder, tuple(STAGES), 1, torch.get_num_threads(), ROOMS)
+    making.make(folder, making.chosen(STAGES, 1), torch.get_num_threads(), ROOMS)
     return folder
 
 
@@ -105,9 +105,9 @@ def test_the_watcher_counts_no_scale(tmp_path: Path) -> None:
 
 def test_what_cannot_be_made_is_told_before_anything_is(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--stages depth: .* stages are vae, base, rgb_to_depth"):
-        making.make(tmp_path, ("depth",), 1, 1)
+        making.chosen(("depth",))
     with pytest.raises(ValueError, match=r"no base .* --stages base"):
-        making.make(tmp_path, ("rgb_to_depth",), 1, 1)
+        making.make(tmp_path, making.chosen(("rgb_to_depth",)), 1)
     with pytest.raises(ValueError, match=r"python -m lab\.micro make"):
         evaluating.evaluate(tmp_path, tmp_path / "weights")
     assert not any(tmp_path.iterdir())
@@ -132,13 +132,14 @@ def test_weights_without_saves_are_gone_on_with(made: Path, tmp_path: Path) -> N
     for _ in range(2):
         making.begin(weights, tmp_path)  # the second time as after a stop
     shutil.copyfile(made / making.PICTURES_KEPT, tmp_path / making.PICTURES_KEPT)
-    making.make(tmp_path, (task,), 1, torch.get_num_threads())
+    making.make(tmp_path, making.chosen((task,), 1, 1e-3), torch.get_num_threads())
     for kept in (path.relative_to(weights) for path in weights.rglob("*") if path.is_file() and task not in path.parts):
         assert equal(*(load_file(folder / kept) for folder in (weights, tmp_path / "weights"))), kept
     (newest,) = saves(adapters.output_of(tmp_path, task, tmp_path / graphs.BASE))
     with safe_open(newest / STATE, "pt") as state:
         run = json.loads(state.metadata()[RUN_KEY])
     assert run["config"]["init"] == str(tmp_path / BEGUN / graphs.ADAPTERS / task)
+    assert run["config"]["learning_rate"] == 1e-3
 
 
 def test_what_cannot_be_gone_on_with_is_told(made: Path, tmp_path: Path) -> None:
@@ -149,7 +150,7 @@ def test_what_cannot_be_gone_on_with_is_told(made: Path, tmp_path: Path) -> None
     assert not any(tmp_path.iterdir())
     making.begin(made / "weights", tmp_path)
     with pytest.raises(ValueError, match="came without its optimiser's state"):
-        making.make(tmp_path, ("base",), 1, 1)
+        making.make(tmp_path, making.chosen(("base",)), 1)
 
 
 def test_long_curves_are_means_of_neighbours() -> None:
