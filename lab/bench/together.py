@@ -50,10 +50,10 @@ Refused, in the words that are said:
 {sentences}
 
 EasyCache writes into the latent that it is given. In float32, before Apply OmniX Adapters, that is the sampler's own,
-with or without OmniX; after it, it is not. At a threshold of 0.1 either cache ran FLUX 14 times in 28
-steps; depth by the micro model became 4 % less exact with EasyCache, and no less with LazyCache (six rooms;
-lab/bench/README.md, Caches). So LazyCache is the
-careful choice. On FLUX.1-dev it was not measured.
+with or without OmniX; after it, it is not. At a threshold of 0.1 either cache ran FLUX 13 or 14 times in 28
+steps; depth by the micro model became no less exact with EasyCache, and 5 % less with LazyCache (32 rooms;
+lab/bench/README.md, Caches). So EasyCache at 0.1, after Apply OmniX Adapters, is the careful choice. On
+FLUX.1-dev it was not measured.
 
 What has not been tried is not in the table. If another node changes the size of what is sampled, set `seam_columns` to
 0 in **Apply OmniX Adapters** and **OmniX Flow Shift**.

@@ -47,10 +47,10 @@ STAGES = {
     "vae": Stage(4500, 8, 2e-3),
     "base": Stage(3700, 32, 2e-3),
     "rgb_to_depth": Stage(17000, 16, 5e-3),
-    "rgb_to_normal": Stage(1500, 16, 5e-3),
-    "rgb_to_albedo": Stage(5500, 16, 5e-3),
+    "rgb_to_normal": Stage(6000, 16, 5e-3),
+    "rgb_to_albedo": Stage(12500, 16, 5e-3),
     "rgb_to_pbr": Stage(4500, 16, 5e-3),
-    "image_to_pano": Stage(1000, 16, 5e-3),
+    "image_to_pano": Stage(2000, 16, 5e-3),
 }
 TASKS = tuple(STAGES)[2:]
 FIRST = TASKS[0]

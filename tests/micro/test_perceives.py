@@ -42,8 +42,8 @@ def perceived(micro: Micro, truth: Rooms) -> dict[str, Tensor]:
     return {task: micro.picture(micro.attached(task), micro.case(task, truth.images)) for task in JUDGED}
 
 
-LEAST = {"rgb_to_depth": 2.0, "rgb_to_normal": 2.0, "rgb_to_albedo": 1.6, "rgb_to_pbr": 1.35}
-"""How many times the error is without adapters, at least: any grey picture is nearer to an albedo than to a normal."""
+LEAST = {"rgb_to_depth": 2.0, "rgb_to_normal": 2.0, "rgb_to_albedo": 1.8, "rgb_to_pbr": 1.35}
+"""How many times the error is without adapters, at least: any grey picture is near to a map of roughness."""
 
 
 @pytest.mark.parametrize("task", LEAST)
@@ -150,11 +150,12 @@ def in_float8(micro: Micro, _folder: Path) -> Any:
     return micro.attached(TASK, model=micro.loaded(torch.float8_e4m3fn))
 
 
-MOST = {converted: 1.02, split_and_converted_again: 1.02, in_float8: 1.05}
+OTHER_FILES = (converted, split_and_converted_again, in_float8)
+MOST = 1.02
 """How many times the error may be; float8 keeps 3 bits of a weight."""
 
 
-@pytest.mark.parametrize("way", MOST)
+@pytest.mark.parametrize("way", OTHER_FILES)
 def test_other_files_cost_nearly_nothing(
     micro: Micro,
     truth: Rooms,
@@ -165,7 +166,7 @@ def test_other_files_cost_nearly_nothing(
 ) -> None:
     picture = micro.picture(way(micro, tmp_path), micro.case(TASK, truth.images))
     times = error(TASK, picture, truth) / error(TASK, perceived[TASK], truth)
-    assert measured(f"micro depth, {way.__name__}: times the error", times) <= MOST[way]
+    assert measured(f"micro depth, {way.__name__}: times the error", times) <= MOST
 
 
 @pytest.mark.parametrize("changes", [{"steps": 28}, {"sampler": "heun"}, {"sampler": "dpmpp_2m"}], ids=str)
