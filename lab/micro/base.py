@@ -40,17 +40,16 @@ def prompt() -> tuple[Tensor, Tensor]:
     return text, torch.randn(1, GEOMETRY.pooled, generator=draw)
 
 
-def loaded(state: Mapping[str, Tensor], identity: str = "untrained") -> LoadedBase:
+def loaded(state: Mapping[str, Tensor]) -> LoadedBase:
     """Load weights through the host, in float32."""
     own = {name: tensor.clone() for name, tensor in state.items()}
-    return LoadedBase(comfy.sd.load_diffusion_model_state_dict(own, model_options={"dtype": torch.float32}), identity)
+    return LoadedBase(comfy.sd.load_diffusion_model_state_dict(own, model_options={"dtype": torch.float32}))
 
 
 class InTwoPrecisions(LoadedBase):
     """A base that has its own weights and those that float8 leaves of them in turn, one step each, with gradients.
 
-    What is trained on it needs neither's exact values; without, float8 costs 2 % of depth's accuracy. It samples with
-    its own.
+    What is trained on it needs neither's exact values. It samples with its own.
     """
 
     def flux(self) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -24,12 +24,15 @@ SHOWN = 400
 """Points of a curve."""
 
 
-def chosen(names: Iterable[str], steps: int | None = None, learning_rate: float | None = None) -> dict[str, Stage]:
+def chosen(names: Collection[str], steps: int | None = None, learning_rate: float | None = None) -> dict[str, Stage]:
     """Return stages in the table's order, `steps` and `learning_rate` in place of its own.  ValueError for no stage."""
     if unknown := [name for name in names if name not in STAGES]:
         raise ValueError(f"--stages {unknown[0]}: there is no such stage; the stages are {', '.join(STAGES)}.")
-    rows = {name: stage for name, stage in STAGES.items() if name in names}
-    return {n: Stage(steps or row.steps, row.batch, learning_rate or row.learning_rate) for n, row in rows.items()}
+    return {
+        name: Stage(steps or row.steps, row.batch, learning_rate or row.learning_rate)
+        for name, row in STAGES.items()
+        if name in names
+    }
 
 
 def make(folder: Path, stages: Mapping[str, Stage], threads: int, rooms: int = ROOMS) -> None:
@@ -76,7 +79,7 @@ def begin(weights: Path, folder: Path) -> None:
             shutil.copyfile(weights / name, temporary)
 
 
-def check(folder: Path, stages: Iterable[str]) -> None:
+def check(folder: Path, stages: Collection[str]) -> None:
     """Raise ValueError, before anything is made, for a stage that has no base to stand on."""
     if "base" not in stages and any(name in TASKS for name in stages) and not (folder / BASE).is_file():
         raise ValueError(f"{folder / BASE}: there is no base to train adapters on; make it first with --stages base.")

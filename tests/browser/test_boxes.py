@@ -110,4 +110,6 @@ def typed(bench: Workbench, title: str, field: str, value: str) -> None:
                 dialog.fill(value, timeout=5000)
                 dialog.press("Enter", timeout=5000)
                 break
+        else:
+            pytest.fail(f"{title}, {field}: no dialog stayed open long enough to be filled")
     bench.settle()
