@@ -3,6 +3,7 @@
     python dev.py setup [--json]        a virtual environment and a pinned ComfyUI
     python dev.py demo  [options]       the main job, end to end (demo --help lists the options)
     python dev.py test  [pytest args]   every test, against the real host
+    python dev.py test --fast           those that need no server, no browser and no long run: about a minute
     python dev.py lint                  ruff and the type checker
 
 `--host VERSION` picks another ComfyUI of the table in lab/host/pins.py; COMFYUI_PATH uses an existing checkout instead.
@@ -46,10 +47,13 @@ def main() -> int:
     parser.add_argument("command", choices=("setup", "demo", "test", "lint"))
     parser.add_argument("--host", choices=tuple(HOSTS), default=NEWEST, help="ComfyUI version (default %(default)s)")
     parser.add_argument("--frontend", metavar="VERSION", help="frontend of the test servers: a version, or newest")
+    parser.add_argument("--fast", action="store_true", help="test: leave out servers, browsers and slow tests")
     parser.add_argument("--json", action="store_true", help="setup: print where things are as the last line")
     arguments, rest = parser.parse_known_args()
     if arguments.command == "setup" and rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if arguments.fast and arguments.command == "test":
+        rest = ["-m", "not server and not slow", *rest]
     if arguments.command == "demo":
         # Its help and its complaints come before the minutes of the set-up.
         runpy.run_path(str(DEMO))["checked"](rest)

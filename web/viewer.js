@@ -38,7 +38,14 @@ function remember(key, value) {
   }
 }
 
-const recall = (key) => JSON.parse(sessionStorage.getItem(`OmniX.${key}`) ?? "null");
+function recall(key) {
+  try {
+    return JSON.parse(sessionStorage.getItem(`OmniX.${key}`) ?? "null");
+  } catch {
+    return null; // Forbidden, or written by something else: the viewer opens as if nothing was kept.
+  }
+}
+
 const viewKey = (maps) => `view.${maps[0]?.images?.[0]?.filename}`;
 const mapsKey = (node) => `maps.${(node.graph?.rootGraph ?? node.graph)?.id}.${locator(node)}`;
 
