@@ -89,7 +89,14 @@ def test_the_search_finds_what_it_looks_for(text: str) -> None:
 
 def test_python_that_ships_runs_no_data_and_opens_no_connection(root: Path) -> None:
     files = shipped(root, ".py")
-    assert {path.name for path in files} >= {"nodes.py", "loaders.py", "patch.py", "write.py", "engine.py", "metrics.py"}
+    assert {path.name for path in files} >= {
+        "nodes.py",
+        "loaders.py",
+        "patch.py",
+        "write.py",
+        "engine.py",
+        "metrics.py",
+    }
     found = {path.relative_to(root).as_posix(): bad for path in files if (bad := dangers(path.read_text("utf-8")))}
     assert found == COMMAND_LINES
 
