@@ -14,10 +14,6 @@ from ..omnix.adapter import AdapterWeights, read_layers
 from ..omnix.streams import LowRank, Rows, Stream
 from .errors import TrainingError
 
-MODULES = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "ff.net.0.proj", "ff.net.2")
-"""The six kinds of layers that OmniX adapts: 228 modules of FLUX.1-dev."""
-KNOWN_MODULES = tuple(dict.fromkeys(part.name for fused in LAYOUT if fused.block for part in fused.parts))
-
 
 def geometry_of(flux: nn.Module) -> Geometry:
     """Return the sizes of a FLUX in ComfyUI's layout."""

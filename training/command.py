@@ -12,11 +12,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import data
 from .config import Config, check, from_file, plans, with_flags
 from .config import add_flags as add_config_flags
-from .estimate import lines
-from .run import run
+
+COMFYUIS = ("torch", "numpy", "safetensors", "einops")
+"""Packages that ComfyUI's Python has; the extra `training` brings the others."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,8 +31,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(f"{place}{error.strerror or error}; saves made before are whole.")
     except ValueError as error:  # ours: TrainingError, AdapterError, MapError, and what the runtime refuses
         return _failed(str(error))
+    except ModuleNotFoundError as error:
+        return _failed(_missing((error.name or "").partition(".")[0]))
     except KeyboardInterrupt:
         return _failed("interrupted; saves made before are whole.")
+
+
+def _missing(package: str) -> str:
+    """Return the sentence for a package that is not installed."""
+    if package in COMFYUIS:
+        return f"training needs {package}, which is not installed here; run this with ComfyUI's own Python, which has it."
+    return f'training needs {package}, which is not installed here: pip install "omnix-panorama[training]"'
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,6 +58,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _dry_run(config: Config) -> int:
+    from . import data  # here, since --help must not need torch
+    from .estimate import lines
+
     check(config)
     model = Path(config.model).expanduser() if config.model else None
     for plan in plans(config):
@@ -61,6 +73,8 @@ def _dry_run(config: Config) -> int:
 
 
 def _run(config: Config, go_on: bool) -> int:
+    from .run import run
+
     results = run(config, go_on=go_on)
     for result in results:
         words = "stopped; go on with --resume" if result.stopped else "done"

@@ -1,6 +1,7 @@
 """Everything that can be said about a training run, each with its default and the reason for it.
 
-A field of `Config` is a line of the TOML or YAML file and a flag of the command line alike.
+A field of `Config` is a line of the TOML or YAML file and a flag of the command line alike. Nothing here needs torch or
+numpy, so that `omnix-train --help` works before they are installed.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from ..converters import STREAMS
+from ..converters.lora.layout import LAYOUT
 from ..converters.tasks import is_plain
 from ..omnix.tasks import SEAM_COLUMNS, Task
-from .adapters import KNOWN_MODULES, MODULES
 from .errors import TrainingError
 
+MODULES = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "ff.net.0.proj", "ff.net.2")
+"""The six kinds of layers that OmniX adapts: 228 modules of FLUX.1-dev."""
+KNOWN_MODULES = tuple(dict.fromkeys(part.name for fused in LAYOUT if fused.block for part in fused.parts))
 OPTIMIZERS = ("adamw", "adamw8bit", "prodigy", "muon")
 TIMES = ("logit_normal", "uniform")
 PRECISIONS = ("auto", "bfloat16", "float32")
@@ -230,9 +232,9 @@ def from_file(path: Path, base: Config = Config()) -> Config:
 
 def _read(path: Path) -> Any:
     text = path.read_text("utf-8")
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return _read_yaml(path, text)
     try:
-        if path.suffix.lower() in (".yaml", ".yml"):
-            return yaml.safe_load(text)
         if path.suffix.lower() != ".toml":
             raise TrainingError(f"{path}: expected a file that ends in .toml, .yaml or .yml; rename it.")
         if sys.version_info < (3, 11):
@@ -240,10 +242,28 @@ def _read(path: Path) -> Any:
         import tomllib
 
         return tomllib.loads(text)
-    except (yaml.YAMLError, ValueError) as error:
+    except ValueError as error:
         if isinstance(error, TrainingError):
             raise
-        raise TrainingError(f"{path}: {' '.join(str(error).split())}; mend the file.") from error
+        raise _unreadable(path, error) from error
+
+
+def _read_yaml(path: Path, text: str) -> Any:
+    try:
+        import yaml
+    except ImportError as error:
+        raise TrainingError(
+            f'{path}: reading YAML needs PyYAML, which is not installed: pip install "omnix-panorama[training]", or '
+            "write the file as TOML."
+        ) from error
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> TrainingError:
+    return TrainingError(f"{path}: {' '.join(str(error).split())}; correct the file.")
 
 
 def from_mapping(values: Any, where: str, base: Config = Config()) -> Config:

@@ -81,6 +81,7 @@ def test_the_demo_tells_its_own_options_before_any_set_up(root: Path, tmp_path: 
     done = demo(root, tmp_path / "cache", "--help")
     assert done.returncode == 0
     assert all(option in done.stdout for option in ("--panorama", "--adapters", "--steps", "--output"))
+    assert "7 GB" in done.stdout and "2.2 GB" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -11,7 +13,8 @@ import pytest
 from comfyui_omnix.training import command
 from comfyui_omnix.training.config import Config, check, from_file, plans, with_flags
 
-PAGE = (Path(__file__).resolve().parents[2] / "training" / "README.md").read_text("utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "training" / "README.md").read_text("utf-8")
 COMMANDS = re.findall(r"^python -m training .*$", PAGE, re.MULTILINE)
 (FILE,) = re.findall(r"^```\n(data = .*?)```", PAGE, re.MULTILINE | re.DOTALL)
 FIELDS = {field.name for field in fields(Config)}
@@ -59,3 +62,34 @@ def test_the_example_of_python_names_what_there_is() -> None:
     code = PAGE.split("```python\n")[1].split("```")[0]
     names = set(re.findall(r"(\w+)=", code))
     assert {"data", "target"} <= names <= FIELDS
+
+
+WITHOUT = "import sys; sys.modules.update(dict.fromkeys({names!r})); sys.argv = {words!r}; sys.path.insert(0, {root!r})\n"
+RUN = "import runpy; runpy.run_module('training', run_name='__main__', alter_sys=True)"
+
+
+def without(names: list[str], *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a Python that lacks some packages."""
+    start = WITHOUT.format(names=names, words=["omnix-train", *words], root=str(ROOT))
+    return subprocess.run([sys.executable, "-c", start + RUN], capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_options_are_shown_without_torch_numpy_or_yaml(tmp_path: Path) -> None:
+    done = without(["torch", "numpy", "yaml", "OpenImageIO", "tqdm", "einops", "safetensors"], "--help")
+    assert done.returncode == 0 and "--learning-rate" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [("torch", "run this with ComfyUI's own Python"), ("tqdm", 'pip install "omnix-panorama[training]"')],
+)
+def test_a_missing_package_is_one_sentence(missing: str, said: str, tmp_path: Path) -> None:
+    done = without([missing], "--data", str(tmp_path), "--output", str(tmp_path / "out"), "--target", "shading")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"training needs {missing}, which is not installed here" in done.stderr and said in done.stderr
+
+
+def test_yaml_without_its_package_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("rank: 8\n")
+    done = without(["yaml"], str(tmp_path / "run.yaml"))
+    assert done.returncode == 1 and "reading YAML needs PyYAML, which is not installed" in done.stderr
