@@ -40,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _missing(package: str) -> str:
     """Return the sentence for a package that is not installed."""
     if package in COMFYUIS:
-        return f"training needs {package}, which is not installed here; run this with ComfyUI's own Python, which has it."
+        return (
+            f"training needs {package}, which is not installed here; run this with ComfyUI's own Python, which has it."
+        )
     return f'training needs {package}, which is not installed here: pip install "omnix-panorama[training]"'
 
 

@@ -4,8 +4,8 @@
     python dev.py demo --flux F --vae V --clip-l C --t5 T --adapters A --panorama P      perceive with real files
 
 The first run downloads ComfyUI and its Python packages: about 7 GB in your cache folder, once. The output folder gets
-2.2 GB of converted adapters; you may delete it. Without real files, the micro model of lab/micro perceives a rendered room that it was not trained on; maps, truth and
-errors are laid side by side, and the maps become a 3D scene.
+2.2 GB of converted adapters; you may delete it. Without real files, the micro model of lab/micro perceives a rendered
+room that it was not trained on; maps, truth and errors are laid side by side, and the maps become a 3D scene.
 """
 
 from __future__ import annotations

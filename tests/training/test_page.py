@@ -64,7 +64,9 @@ def test_the_example_of_python_names_what_there_is() -> None:
     assert {"data", "target"} <= names <= FIELDS
 
 
-WITHOUT = "import sys; sys.modules.update(dict.fromkeys({names!r})); sys.argv = {words!r}; sys.path.insert(0, {root!r})\n"
+WITHOUT = (
+    "import sys; sys.modules.update(dict.fromkeys({names!r})); sys.argv = {words!r}; sys.path.insert(0, {root!r})\n"
+)
 RUN = "import runpy; runpy.run_module('training', run_name='__main__', alter_sys=True)"
 
 
