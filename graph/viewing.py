@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from comfy_api.latest import io, ui
+from einops import reduce
 
 from ..omnix import panorama
 from ..omnix.colour import COLOURS, colour_view
@@ -73,11 +74,16 @@ class OmniXPanoramaViewer(io.ComfyNode):
         for pictures in shown.values():
             panorama.check_panorama(*pictures.shape[1:3])
         captured = cut_out(shown, read_view(view), width)
-        saved = [
-            {"label": name, "images": ui.PreviewImage(pictures, cls=cls).as_dict()["images"]}
-            for name, pictures in shown.items()
-        ]
+        saved = [{"label": name, **cls.previews(name, pictures)} for name, pictures in shown.items()]
         return io.NodeOutput(captured, ui={"omnix_maps": saved})
+
+    @classmethod
+    def previews(cls, name: str, pictures: Any) -> dict[str, Any]:
+        """Return the files that the browser gets of one map; a depth in the colours of Colour Depth, too."""
+        drawn = {"images": pictures}
+        if name == "depth":
+            drawn["coloured"] = colour_view(reduce(pictures[..., :3].float(), "b h w c -> b h w", "mean"))
+        return {kind: ui.PreviewImage(images, cls=cls).as_dict()["images"] for kind, images in drawn.items()}
 
 
 class OmniXColourDepth(io.ComfyNode):

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import viewing
 from comfyui_omnix.lab.host.browser import ViewerOnPage, Workbench
+from comfyui_omnix.omnix.colour import spectral
 from viewing import CLOSE, KEY_STEP, error, graph, inside, opened, sees
 
 pytestmark = viewing.MARKS
@@ -33,6 +36,7 @@ def test_another_tab_and_a_reload_keep_what_was_on_show(bench: Workbench, pictur
 def test_the_seam_cannot_be_seen(bench: Workbench, pictures: object) -> None:
     """Noise, zoomed out until its coarser levels are drawn, is the same across the seam as it is in one piece."""
     viewer = opened(bench, "noise", "turned")
+    viewer.press("1")
     viewer.press("r")
     viewer.press("ArrowRight", round(180 / KEY_STEP))
     viewer.press("-", 4)
@@ -43,6 +47,55 @@ def test_the_seam_cannot_be_seen(bench: Workbench, pictures: object) -> None:
     whole = viewer.pixels()
     assert whole.std() > 0.05
     assert error(across, whole) < CLOSE  # a shader that lets the card choose the level is off by 0.09
+
+
+def test_it_opens_on_the_newest_map_with_the_picture_one_key_away(bench: Workbench, pictures: object) -> None:
+    bench.load(graph("rays", "swapped", width=401 if bench.nodes2 else 402))  # a graph that no other test has run
+    bench.run()
+    viewer = ViewerOnPage(bench)
+    viewer.wait()
+    assert viewer.chosen_map() == "normal"
+    sees(viewer, 0, 0, swapped=True)
+    viewer.press("1")
+    sees(viewer, 0, 0)
+    bench.run()
+    assert viewer.chosen_map() == "image", "what was chosen stays"
+
+
+@inside
+def test_depth_is_drawn_in_the_colours_of_colour_depth_and_read_as_values(bench: Workbench, pictures: object) -> None:
+    both = graph("rays", "swapped")
+    both["3"]["inputs"] = {"image": ["1", 0], "depth": ["5", 0], "view": "", "width": 64}
+    both["5"] = {"class_type": "EmptyImage", "inputs": {"width": 512, "height": 256, "batch_size": 1, "color": 0x404040}}
+    bench.load(both)
+    bench.run()
+    viewer = ViewerOnPage(bench)
+    viewer.wait()
+    grey = 0x40 / 255
+    coloured = spectral(torch.tensor(grey)).numpy()
+    assert viewer.chosen_map() == "depth"
+    assert np.abs(viewer.pixels()[20:-20, 20:-20] - coloured).max() < CLOSE
+    assert viewer.readout(0.5, 0.5).startswith(f"{grey:.3f} {grey:.3f} {grey:.3f} ")
+
+
+@inside
+def test_two_fingers_zoom_the_viewer_and_not_the_graph(bench: Workbench, pictures: object) -> None:
+    viewer = opened(bench, "rays", "swapped")
+    viewer.press("1")
+    where = "() => [window.app.canvas.ds.scale, ...window.app.canvas.ds.offset]"
+    before, (x, y, _) = bench.page.evaluate(where), viewer.middle()
+    touch = bench.page.context.new_cdp_session(bench.page)
+
+    def send(kind: str, *apart: float) -> None:
+        points = [{"x": x + side * half, "y": y, "id": number} for half in apart for number, side in enumerate((-1, 1))]
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    send("touchStart", 20)
+    for half in (25, 30, 40):
+        send("touchMove", half)
+    send("touchEnd")
+    sees(viewer, 0, 0, 45)
+    assert bench.page.evaluate(where) == before
 
 
 @inside
@@ -91,7 +144,7 @@ def test_a_picture_that_the_server_lost_is_told_and_not_a_blank(
     temp = bench.server.base / "temp"
     moved = temp.rename(tmp_path / "elsewhere")
     try:
-        viewer.press("2")
+        viewer.press("1")
         message = "The server no longer has this picture; run the graph again."
         bench.wait("text => document.querySelector('.omnix-message').textContent === text", message)
         assert viewer.pixels()[4:80, 4:-4].max() == 0.0, "no other picture in its place"
@@ -130,7 +183,7 @@ def test_the_viewer_speaks_chinese_where_the_frontend_does(bench: Workbench, pic
         assert root.locator(".omnix-tools > button").all_inner_texts() == ["复位", "全屏", "捕获", "保存", "复制"]
         bench.run()
         bench.wait(
-            "() => document.querySelector('.omnix-panorama canvas').ariaLabel === '全景图图像，向右 0°，向上 0°'"
+            "() => document.querySelector('.omnix-panorama canvas').ariaLabel === '全景图法线，向右 0°，向上 0°'"
         )
         assert root.locator(".omnix-maps button").all_inner_texts() == ["图像", "法线"]
     finally:

@@ -47,27 +47,40 @@ export function listen(viewer, { root, canvas }, signal) {
   // Nodes 2.0 takes the wheel on its way down to the nodes, unless what it is over has the focus: be there first.
   const capture = { signal, passive: false, capture: true };
   window.addEventListener("wheel", (event) => root.contains(event.target) && wheeled(viewer, event), capture);
+  // The frontend zooms the graph by two fingers, wherever they are: what they do here comes as pointers.
+  ["touchstart", "touchmove", "touchend", "touchcancel"].forEach((name) =>
+    window.addEventListener(name, (event) => root.contains(event.target) && event.stopPropagation(), capture),
+  );
   listenToPointer(viewer, root, canvas, on);
 }
 
 function listenToPointer(viewer, root, canvas, on) {
-  let last = null;
+  const down = new Map(); // the last event of each pointer that is pressed
   on(canvas, "pointerdown", (event) => {
     if (event.button !== 0) return;
     root.focus({ preventScroll: true });
     canvas.setPointerCapture(event.pointerId);
-    last = event;
+    down.set(event.pointerId, event);
   });
   on(canvas, "pointermove", (event) => {
-    if (last?.pointerId === event.pointerId) {
+    const last = down.get(event.pointerId);
+    if (last) {
       event.stopPropagation();
-      dragged(viewer, canvas, event.clientX - last.clientX, event.clientY - last.clientY);
-      last = event;
+      const other = [...down.values()].find(({ pointerId }) => pointerId !== event.pointerId);
+      if (other) pinched(viewer, other, last, event);
+      else dragged(viewer, canvas, event.clientX - last.clientX, event.clientY - last.clientY);
+      down.set(event.pointerId, event);
     }
     viewer.pointAt(event);
   });
-  ["pointerup", "pointercancel"].forEach((name) => on(canvas, name, () => (last = null)));
+  ["pointerup", "pointercancel"].forEach((name) => on(canvas, name, (event) => down.delete(event.pointerId)));
   on(canvas, "pointerleave", () => viewer.pointAt(null));
+}
+
+/** Zoom by how far the second finger moved away from the first. */
+function pinched(viewer, other, last, event) {
+  const apart = ({ clientX, clientY }) => Math.hypot(clientX - other.clientX, clientY - other.clientY);
+  viewer.camera = zoomed(viewer.camera, Math.max(apart(last), 1) / Math.max(apart(event), 1));
 }
 
 /** Turn so that what is in the middle of the frame stays under the pointer. */

@@ -14,7 +14,8 @@ export class Viewer {
   #maps = [];
   #map = 0;
   #batch = 0;
-  #shown = null;
+  #shown = null; // what is drawn
+  #values = null; // what the readout reads: the same, or the map whose colours are drawn
   #pointer = null;
   #requested = 0;
   #listening = new AbortController();
@@ -64,10 +65,15 @@ export class Viewer {
 
   // --- what is shown ---------------------------------------------------------------------------------------------
 
-  /** Show maps [{label, images: [file, ..]}, ..], from the given view on if there is one. */
+  /**
+   * Show maps [{label, images: [file, ..], coloured?: [file, ..]}, ..], from the given view on if there is one, else on
+   * the newest map. `coloured` is drawn in place of `images`, whose values the readout reads.
+   */
   show(maps, view = null) {
-    const label = view?.map ?? this.#maps[this.#map]?.label;
+    const before = new Set(this.#maps.map(({ label }) => label));
+    const current = this.#maps[this.#map]?.label;
     this.#maps = maps.filter(({ images }) => images?.length);
+    const label = view?.map ?? this.#maps.findLast((map) => !before.has(map.label))?.label ?? current;
     this.#map = Math.max(0, this.#maps.findIndex((map) => map.label === label));
     if (view) {
       this.#camera = camera(view);
@@ -129,9 +135,11 @@ export class Viewer {
     if (!file || !this.renderer || this.renderer.lost) return;
     const wanted = () => file === this.#file() && !this.#listening.signal.aborted;
     try {
-      const picture = this.pictures.peek(file) ?? (await this.pictures.load(file, wanted));
-      if (!picture) return;
-      this.#shown = picture;
+      const load = async (one) => this.pictures.peek(one) ?? (await this.pictures.load(one, wanted));
+      const values = await load(file);
+      const picture = await load(this.#maps[this.#map]?.coloured?.[this.#batch] ?? file);
+      if (!picture || !values || !wanted()) return;
+      [this.#shown, this.#values] = [picture, values];
       this.say("");
       this.requestDraw();
     } catch (error) {
@@ -191,7 +199,7 @@ export class Viewer {
     const box = canvas.getBoundingClientRect();
     const [x, y] = [(this.#pointer.x - box.left) / box.width, (this.#pointer.y - box.top) / box.height];
     const at = seen(this.#camera, 2 * x - 1, 1 - 2 * y, box.width / box.height);
-    const values = this.renderer.texel(this.#shown, ...texelAt(at, this.#shown.width, this.#shown.height));
+    const values = this.renderer.texel(this.#values, ...texelAt(at, this.#values.width, this.#values.height));
     const numbers = values.map((value) => value.toFixed(3)).join(" ");
     readout.value = `${numbers}   lon ${at.lon.toFixed(1)}° lat ${at.lat.toFixed(1)}°`;
   }
