@@ -66,7 +66,10 @@ def test_it_opens_on_the_newest_map_with_the_picture_one_key_away(bench: Workben
 def test_depth_is_drawn_in_the_colours_of_colour_depth_and_read_as_values(bench: Workbench, pictures: object) -> None:
     both = graph("rays", "swapped")
     both["3"]["inputs"] = {"image": ["1", 0], "depth": ["5", 0], "view": "", "width": 64}
-    both["5"] = {"class_type": "EmptyImage", "inputs": {"width": 512, "height": 256, "batch_size": 1, "color": 0x404040}}
+    both["5"] = {
+        "class_type": "EmptyImage",
+        "inputs": {"width": 512, "height": 256, "batch_size": 1, "color": 0x404040},
+    }
     bench.load(both)
     bench.run()
     viewer = ViewerOnPage(bench)
