@@ -64,7 +64,7 @@ def _dry_run(config: Config) -> int:
     from .estimate import lines
 
     check(config)
-    model = Path(config.model).expanduser() if config.model else None
+    model = Path(config.model) if config.model else None
     for plan in plans(config):
         sources = data.find(config, plan)
         trained, held_out = data.split(sources.stems, config.held_out)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -27,6 +28,11 @@ OPTIMIZERS = ("adamw", "adamw8bit", "prodigy", "muon")
 TIMES = ("logit_normal", "uniform")
 PRECISIONS = ("auto", "bfloat16", "float32")
 PIXELS_PER_TOKEN = 16
+
+
+_PATHS = ("data", "output", "model", "vae", "clip_l", "t5", "conditioning", "comfyui", "init")
+"""Fields that may begin with ~, the home folder: a shell replaces it in flags, and nobody does in a file."""
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
 def _option(default: Any, words: str) -> Any:
@@ -99,6 +105,10 @@ class Config:
     held_out: int = _option(4, "pictures that are not trained on, but sampled and measured")
     sample_every: int = _option(500, "steps between samples of the held-out pictures; 0 is never")
     sample_steps: int = _option(8, "Euler steps of those samples")
+
+    def __post_init__(self) -> None:
+        for name in _PATHS:
+            object.__setattr__(self, name, str(Path(getattr(self, name)).expanduser()) if getattr(self, name) else "")
 
 
 def precision_on(config: Config, device: str) -> str:
@@ -222,7 +232,16 @@ def check(config: Config) -> None:
         raise TrainingError(
             f"seam_columns is {config.seam_columns}; a panorama of {config.size} has {width // 8} latent columns."
         )
-    plans(config)
+    _check_ranges(config)
+
+
+def _check_ranges(config: Config) -> None:
+    folders = {folder for plan in plans(config) for stream in plan.streams for folder in stream.folders}
+    for text in config.range:
+        if text.partition("=")[0] not in folders:
+            raise TrainingError(
+                f"--range {text}: no stream reads a folder of this name; the folders are {', '.join(sorted(folders))}."
+            )
 
 
 def from_file(path: Path, base: Config = Config()) -> Config:
@@ -284,6 +303,8 @@ def _typed(where: str, name: str, value: Any, default: Any) -> Any:
             return tuple(value)
     elif isinstance(default, float) and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
+    elif isinstance(default, float) and isinstance(value, str) and _NUMBER.fullmatch(value):
+        return float(value)  # YAML 1.1 reads 1e-4, which has no point, as text
     elif type(value) is type(default):
         return value
     wanted = {

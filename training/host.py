@@ -182,7 +182,7 @@ _ENCODERS = {
 
 def located(name: str, kind: str) -> Path:
     """Return a file by its path, or by its name below the host's models.  Raises TrainingError."""
-    path = Path(name).expanduser()
+    path = Path(name)
     if path.exists():
         return path.resolve()
     folder = _FOLDERS[kind]

@@ -47,20 +47,20 @@ def host_base(config: Config) -> Any:
         from .host import HostBase  # knows the host, which can be imported only now
     except RuntimeError as error:  # the host looks for a GPU while it is imported
         reason = str(error).splitlines()[0]
-        raise TrainingError(f"ComfyUI finds no GPU ({reason}); see to its driver, or use --device cpu.") from error
+        raise TrainingError(f"ComfyUI found no GPU ({reason}). Check the GPU driver, or use --device cpu.") from error
     return HostBase(config)
 
 
 def folder_of(config: Config, plan: Plan) -> Path:
     """Return where a task's saves go: into the output, below it in a folder of its own if there are several."""
-    output = Path(config.output).expanduser()
+    output = Path(config.output)
     return output if len(config.target) == 1 else output / plan.task.name
 
 
 def _train_one(config: Config, plan: Plan, sources: data.Sources, base: Any, go_on: bool, show: bool) -> Result:
     trained, held_out = data.split(sources.stems, config.held_out)
     output = folder_of(config, plan)
-    cache = data.Cache(Path(config.output).expanduser() / LATENTS, base, base.vae_identity)
+    cache = data.Cache(Path(config.output) / LATENTS, base, base.vae_identity)
     samples = _encoded(config, plan, sources, trained, cache, base, show)
     shown = _encoded(config, plan, sources, held_out, cache, base, show) if held_out else None
     base.release()

@@ -23,7 +23,7 @@ from comfyui_omnix.lab.host import tiny
 from comfyui_omnix.omnix.adapter import known_tasks, task_files
 from comfyui_omnix.omnix.tasks import Task
 from comfyui_omnix.training import data, saving
-from comfyui_omnix.training.config import Config, plans
+from comfyui_omnix.training.config import Config, from_file, plans
 from comfyui_omnix.training.errors import TrainingError
 from comfyui_omnix.training.estimate import lines
 from comfyui_omnix.training.host import HostBase
@@ -159,7 +159,7 @@ def test_no_gpu(shop: Shop, comfyui: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "COMFYUI_PATH": str(comfyui)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert "ComfyUI finds no GPU" in done.stderr and "--device cpu" in done.stderr
+    assert "ComfyUI found no GPU" in done.stderr and "--device cpu" in done.stderr
 
 
 def test_several_targets_several_conditions_and_channels(shop: Shop) -> None:
@@ -272,6 +272,7 @@ def test_bad_folders(shop: Shop, tmp_path: Path, name: str) -> None:
         ({"modules": ("attn.to_x",)}, "it must be some of attn.to_q"),
         ({"held_out": 4}, "leaves nothing to train on"),
         ({"range": ("shading=3:1",)}, "expected FOLDER=LOW:HIGH"),
+        ({"range": ("shadnig=0:1",)}, "--range shadnig=0:1: no stream reads a folder of this name"),
         ({"model": ""}, "--model is missing"),
         ({"model": "gone.safetensors"}, "no such file, nor below ComfyUI's models/diffusion_models"),
         ({"conditioning": ""}, "--clip-l is missing"),
@@ -285,6 +286,23 @@ def test_bad_configurations(shop: Shop, tmp_path: Path, changes: dict[str, Any],
     changes = {"output": str(tmp_path), "held_out": 0, "data": str(Path(config.data)), **changes}
     with pytest.raises(TrainingError, match=words):
         run(replace(config, **changes), show=False)
+
+
+def test_yaml_reads_a_number_without_a_point_as_one(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("learning_rate: 1e-4\nweight_decay: 5E-2\nclip: '2'\ntarget: shading\n")
+    config = from_file(tmp_path / "run.yaml")
+    assert (config.learning_rate, config.weight_decay, config.clip) == (1e-4, 5e-2, 2.0)
+    (tmp_path / "run.yaml").write_text("learning_rate: 1e-4 or so\n")
+    with pytest.raises(TrainingError, match="learning_rate is '1e-4 or so'; it must be a number"):
+        from_file(tmp_path / "run.yaml")
+
+
+def test_every_path_may_begin_with_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setenv("USERPROFILE", "/home/somebody")
+    names = ("data", "output", "model", "vae", "clip_l", "t5", "conditioning", "comfyui", "init")
+    config = Config(**{name: f"~/{name}" for name in names})  # type: ignore[arg-type]
+    assert [Path(getattr(config, name)) for name in names] == [Path("/home/somebody", name) for name in names]
 
 
 @pytest.mark.parametrize(("name", "package"), [("adamw8bit", "bitsandbytes"), ("prodigy", "prodigyopt")])
