@@ -72,7 +72,7 @@ def test_python(metadata: dict[str, Any], comfyui: Path) -> None:
 
 
 def test_classifiers_promise_no_system_or_card_that_the_pack_never_ran_on(metadata: dict[str, Any]) -> None:
-    """The Manager warns on every system that such a list leaves out, so a list of what was run would warn the others."""
+    """The Manager warns on every system that such a list leaves out: a list of what was run would warn the others."""
     assert metadata["project"]["classifiers"] == []
 
 
