@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from .panorama import check_panorama
-from .tasks import Task
+from .schedule import flow_shift
+from .tasks import SEAM_COLUMNS, Task
 
 PIXELS_PER_LATENT = 8
 CHANNELS = 16
 """Of FLUX.1's latents."""
+MOST_SEAM_COLUMNS, MOST_ROWS = 64, 2048
+"""Up to which seams and panoramas are looked for, in latent cells."""
 
 Conds = Mapping[str, Sequence[Mapping[str, Any]]]
 """The host's conditionings by name ("positive", "negative"), each with its options."""
@@ -43,21 +47,28 @@ def check_extras(control: object, attention_mask: object) -> None:
         raise ValueError("OmniX can't run with an attention mask (Redux); remove that node from the conditioning.")
 
 
-def check_count(task: Task, got: int, negative_alone: bool, at_cfg_1_alone: bool = True) -> None:
+_INPUTS = {"middle": "cond2", "empty_negative_prompt": "empty_conditioning"}
+"""What the inputs of DualCFGGuider and PerpNegGuider are called, where their guiders call them otherwise."""
+
+
+def check_count(
+    task: Task,
+    got: int,
+    asked: Collection[str | None] = (),
+    guided_by: Collection[str] = (),
+    cfg: float | None = None,
+) -> None:
     """Raise ValueError unless there is one reference latent for each condition stream.
 
-    `negative_alone`: the conditioning is the negative; `at_cfg_1_alone`: at cfg 1 nobody would ask for it.
+    `asked` are the guider's names of the conditionings in question, among all those that it is `guided_by`; None is
+    one that it does not know. `cfg` is None if the negative is asked for whatever it is set to.
     """
     want, names = len(task.conditions), ", ".join(task.conditions)
-    if got == 0 and negative_alone:
-        way_out = (
-            "on the negative conditioning, or set cfg to 1."
-            if at_cfg_1_alone
-            else "on it too; this sampler, or a guidance node on the model, asks for the negative at any cfg."
-        )
+    lacking = sorted(_INPUTS.get(name, name) for name in asked if name is not None)
+    if got == 0 and lacking and not {"positive", None} & set(asked):
         raise ValueError(
-            f"The negative lacks the conditions of {task.name} ({names}): put the same Set Reference Latent nodes "
-            f"{way_out}"
+            f"The {' and the '.join(lacking)} lack{'s' if len(lacking) == 1 else ''} the conditions of {task.name} "
+            f"({names}): put the same Set Reference Latent nodes {_way_out(guided_by, cfg)}"
         )
     if got != want:
         plural = "s" if want > 1 else ""
@@ -67,9 +78,22 @@ def check_count(task: Task, got: int, negative_alone: bool, at_cfg_1_alone: bool
         )
 
 
+def _way_out(guided_by: Collection[str], cfg: float | None) -> str:
+    """Say where the conditions of a negative go: a guider of more than two conditionings asks for it at cfg 1 too."""
+    if not set(guided_by) <= {"positive", "negative"}:
+        return "on it too."
+    if cfg in (None, 1.0):
+        return "on it too; this sampler, or a guidance node on the model, asks for the negative at any cfg."
+    return "on the negative conditioning, or set cfg to 1."
+
+
 def check_latents(task: Task, height: int, width: int, conditions: Sequence[Tensor]) -> None:
     """Raise ValueError unless the sampled latent is a panorama's, and the conditions [b, c, h, w] are of its size."""
-    check_panorama(height * PIXELS_PER_LATENT, width * PIXELS_PER_LATENT)
+    if width != 2 * height:
+        raise ValueError(
+            f"OmniX samples whole panoramas, twice as wide as high, got a latent of {_in_pixels(height, width)}. "
+            f"{_NO_TILES} Else connect a latent that is twice as wide as high."
+        )
     for name, latent in zip(task.conditions, conditions, strict=True):
         if latent.ndim != 4 or latent.shape[1] != CHANNELS:
             raise ValueError(
@@ -77,20 +101,61 @@ def check_latents(task: Task, height: int, width: int, conditions: Sequence[Tens
                 "encode the picture with the VAE of FLUX.1 (ae.safetensors)."
             )
         if latent.shape[-2:] != (height, width):
+            larger = latent.shape[-2] > height or latent.shape[-1] > width
             raise ValueError(
                 f"The reference latent {name} is {_in_pixels(*latent.shape[-2:])}, the sampled latent is "
                 f"{_in_pixels(height, width)}; resize the picture before VAE Encode, or set the empty latent to its "
-                "size."
+                f"size.{f' {_NO_TILES}' if larger else ''}"
             )
 
 
-def check_whole(got: Sequence[int], whole: Sequence[int]) -> None:
-    """Raise ValueError if FLUX is given a part of the picture (height and width in latent cells) that is sampled."""
-    if tuple(got) != tuple(whole):
+_NO_TILES = (
+    "If another node cuts the panorama into tiles (Ultimate SD Upscale, ComfyUI-Distributed), remove that node: each "
+    "stream must see the whole panorama."
+)
+
+
+def check_whole(got: Sequence[int], height: int, width: int, seam: int) -> None:
+    """Raise ValueError if FLUX is given a part [h, w] of the picture that is sampled, all in latent cells."""
+    if tuple(got) != (height, width + seam):
         raise ValueError(
-            f"OmniX was given {_in_pixels(*got)} of a picture of {_in_pixels(*whole)}, and can't run on tiles or "
-            "windows: each stream must see the whole panorama. Remove the node that cuts it (Tiled Diffusion, Context "
-            "Windows)."
+            f"OmniX was given {_in_pixels(*got)} of a picture of {_in_pixels(height, width)}, and can't run on tiles "
+            "or windows: each stream must see the whole panorama. Remove the node that cuts it (Tiled Diffusion, "
+            "Context Windows)."
+        )
+
+
+def check_sampled(got: Sequence[int], height: int, width: int, seam: int) -> None:
+    """Raise ValueError if a sampler has resized what it samples: [h, w] is not the picture's size and the seam."""
+    if tuple(got) != (height, width + seam):
+        raise ValueError(
+            f"The sampler resizes the panorama of {_in_pixels(height, width)} while it samples (SamplerLCMUpscale does), "
+            "and OmniX samples at one size. Choose another sampler, and resize the picture before or after."
+        )
+
+
+def check_not_a_tile(shift: float, height: int, width: int, seam: int) -> None:
+    """Raise ValueError if OmniX Flow Shift was set for a larger panorama than the one that is sampled.
+
+    One that was set for another seam is not told from that where both make as many tokens.
+    """
+    whole = (flow_shift(rows, 2 * rows, seam) for rows in range(height + 1, MOST_ROWS + 1))
+    other_seam = (flow_shift(height, width, columns) for columns in range(MOST_SEAM_COLUMNS + 1))
+    same = functools.partial(math.isclose, shift, rel_tol=1e-6)
+    if any(map(same, whole)) or (shift > flow_shift(height, width, seam) and not any(map(same, other_seam))):
+        raise ValueError(
+            f"OmniX Flow Shift was set for a larger panorama than the {_in_pixels(height, width)} that is sampled. "
+            f"{_NO_TILES} Else give OmniX Flow Shift the latent that is sampled, and the seam_columns of Apply OmniX "
+            f"Adapters ({seam})."
+        )
+
+
+def check_seam(columns: int) -> None:
+    """Raise ValueError unless the seam is a number of latent columns that FLUX's patches of 2x2 divide."""
+    if columns < 0 or columns % 2:
+        raise ValueError(
+            f"seam_columns is {columns}, expected an even number of latent columns such as {SEAM_COLUMNS}, or 0 for no "
+            "seam; FLUX sees two columns at a time."
         )
 
 

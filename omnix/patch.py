@@ -1,13 +1,14 @@
 """Attach OmniX to a ComfyUI model: the one module of the runtime that knows the host.
 
-`attach` returns a clone of the user's MODEL with four wrappers. Everything else (hooks, the attention override, the
+`attach` returns a clone of the user's MODEL with five wrappers. Everything else (hooks, the attention override, the
 widened tensors) exists only while one of them runs, so the original MODEL is never touched and there is nothing to
 undo. The adapters ride along as an additional model: the host counts their bytes, loads and offloads them.
 
 - DIFFUSION_MODEL stacks the reference latents and x into streams and returns the target's prediction.
 - SAMPLER_SAMPLE widens noise, latent and masks by the seam columns, blends and crops the result; watches FLUX.
-- PREDICT_NOISE blends the seam between steps, in place in the sampler's own x. (Under a noise mask the host hands over
-  a copy: there the model sees the seam blended, and the sampler's x is blended in the end.)
+- PREDICT_NOISE blends the seam between steps, in place in the sampler's own x. Under a noise mask the host hands over a
+  copy, so that x is blended before it is masked (`stages.BetweenSteps`).
+- OUTER_SAMPLE puts that into the sampler, and hands on the columns past the seam where noise is left for another run.
 - PREPARE_SAMPLING tells the memory estimate about the seam columns and about references that run once a sequence.
 """
 
@@ -45,15 +46,18 @@ from .checks import (
     check_extras,
     check_fit,
     check_latents,
+    check_not_a_tile,
+    check_seam,
     check_whole,
     each_cond,
     references,
 )
 from .compiled import HOW, Graphs
 from .panorama import widen
-from .sampling import Run, blend_between_steps, run_of, sample_widened
+from .sampling import Run, predict_between_steps, run_of, sample_widened
 from .schedule import ENTRIES, flow_shift, sigmas
-from .streams import Stream, adapted, joint_attention, of_target, stack, text_is_shared
+from .stages import sample_in_stages
+from .streams import Stream, adapted, by_stream, joint_attention, of_target, stack, text_is_shared
 from .tasks import Task
 from .watch import (
     OVERRIDE,
@@ -72,8 +76,7 @@ from .watch import (
 )
 
 KEY = "omnix"
-NEGATIVE = 1
-"""The host's number for the negative among the conditionings of one call."""
+PATCHES = "patches"
 _OWN = ("comfy", "comfy_extras", "torch", __name__.removesuffix(".omnix.patch"))
 """Packages whose functions nobody has replaced."""
 
@@ -98,8 +101,9 @@ def attach(
     """Return a clone of `model` that runs the task's streams; `seam` is in latent columns, 0 switches it off.
 
     Adapters attached before are replaced. Raises ValueError if the model is not FLUX.1, or of another size, or if a
-    strength is no finite number (the host's limits let NaN pass).
+    strength is no finite number (the host's limits let NaN pass), or the seam an odd one.
     """
+    check_seam(seam)
     adapters = loaded.adapters
     if not (math.isfinite(condition_strength) and math.isfinite(target_strength)):
         raise ValueError(f"The strengths are {condition_strength} and {target_strength}; set both to finite numbers.")
@@ -117,7 +121,8 @@ def attach(
     wrappers = {
         WrappersMP.DIFFUSION_MODEL: run_streams(adapters, strengths, seam),
         WrappersMP.SAMPLER_SAMPLE: sample_widened(seam, partial(overseen, seam)),
-        WrappersMP.PREDICT_NOISE: blend_between_steps(seam),
+        WrappersMP.OUTER_SAMPLE: sample_in_stages(seam, as_result),
+        WrappersMP.PREDICT_NOISE: predict_between_steps,
         WrappersMP.PREPARE_SAMPLING: prepare_widened(seam),
     }
     for kind, wrapper in wrappers.items():
@@ -173,10 +178,11 @@ def run_streams(adapters: TaskAdapters, strengths: Sequence[float], seam: int) -
         options, latents = transformer_options or {}, ref_latents or ()
         run = run_of(options)
         check_extras(control, kwargs.get("attention_mask"))
-        negative_alone = set(options.get("cond_or_uncond", ())) == {NEGATIVE}
-        check_count(task, len(latents), negative_alone, run is not None and run.cfg not in (None, 1.0))
         if run is not None:
-            check_whole(x.shape[-2:], (run.height, run.width + seam))
+            check_count(task, len(latents), run.asked(options), set(run.names.values()), run.cfg)
+            check_whole(x.shape[-2:], run.height, run.width, seam)
+        else:
+            check_count(task, len(latents))
         check_latents(task, x.shape[-2], x.shape[-1] - seam, latents)
         stacked = [None if part is None else stack(part, len(streams)) for part in (timestep, context, y, guidance)]
         whole = rearrange([*(as_stream(latent, x, seam) for latent in latents), x], "s b c h w -> (b s) c h w")
@@ -189,7 +195,8 @@ def run_streams(adapters: TaskAdapters, strengths: Sequence[float], seam: int) -
         watch = nullcontext() if run and run.flux is flux else guarded(flux, blame, lambda: None)
         compiled = graphs.standing(flux, run, x.device, step, partial(_stranger, flux)) if run else nullcontext()
         with eager(), watch, adapted(flux, streams, step.added), running(step, blame), compiled:
-            out = executor(whole, *stacked, None, None, {**options, OVERRIDE: step.join}, **kwargs)
+            joined = {**options, OVERRIDE: step.join, PATCHES: by_stream(options.get(PATCHES, {}), len(streams))}
+            out = executor(whole, *stacked, None, None, joined, **kwargs)
             if run is not None:
                 run.ran(step.blocks, lambda: culprit(_places(flux, options), _OWN))
         return of_target(out, len(streams))
@@ -200,6 +207,12 @@ def run_streams(adapters: TaskAdapters, strengths: Sequence[float], seam: int) -
 def as_stream(latent: Tensor, x: Tensor, seam: int) -> Tensor:
     """Return a condition latent [1 or b, c, h, W] as one stream's input beside `x` [b, c, h, W + seam]."""
     return widen(comfy.utils.repeat_to_batch_size(latent, x.shape[0]).to(x), seam)
+
+
+def as_result(latent: Tensor) -> Tensor:
+    """Return a latent where the host moves results to, and in its dtype: the host then hands on that very tensor."""
+    dtype = getattr(comfy.model_management, "intermediate_dtype", lambda: latent.dtype)()
+    return latent.to(device=comfy.model_management.intermediate_device(), dtype=dtype)
 
 
 @contextmanager
@@ -236,11 +249,13 @@ def _stranger(flux: Any, block: Block) -> str | None:
 
 
 def tell_of_shift(sampling: Any, run: Run, seam: int) -> None:
-    """Warn if the model's flow shift is not that of the panorama that is sampled."""
+    """Warn if the model's flow shift is not that of the panorama that is sampled; of a larger one raise ValueError."""
     want, got = flow_shift(run.height, run.width, seam), getattr(sampling, "shift", math.nan)
     if math.isclose(want, got, rel_tol=1e-6):
         return
     ours = len(getattr(sampling, "sigmas", ())) == ENTRIES
+    if ours:
+        check_not_a_tile(got, run.height, run.width, seam)
     found = "OmniX Flow Shift was set for another size or seam" if ours else "The model has no OmniX Flow Shift"
     tell(
         f"{found}: the shift is {got:.4f}, this panorama needs {want:.4f}. Give OmniX Flow Shift the latent that is "
@@ -260,14 +275,14 @@ def tell(message: str) -> None:
 def prepare_widened(seam: int) -> Callable[..., Any]:
     """Return the PREPARE_SAMPLING wrapper: let the memory estimate see the seam and every stream of every sequence.
 
-    The host counts the reference latents once; those of a batch of one run beside each sequence.
+    The host counts one sequence of each reference latent; each runs beside every sequence, whether it is a batch or not.
     """
 
     def prepare(
         executor: Any, model: Patcher, noise_shape: Sequence[int], conds: Conds, *args: Any, **kwargs: Any
     ) -> Any:
         batch = noise_shape[0]
-        repeated = [sum(batch - latent.shape[0] for latent in references(cond)) for cond in each_cond(conds)]
+        repeated = [(batch - 1) * len(references(cond)) for cond in each_cond(conds)]
         shape = [batch + max(0, *repeated), *noise_shape[1:-1], noise_shape[-1] + seam]
         return executor(model, shape, conds, *args, **kwargs)
 

@@ -8,18 +8,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .checks import PIXELS_PER_LATENT, Conds, check_conds, check_noise
+from .checks import PIXELS_PER_LATENT, Conds, check_conds, check_noise, check_sampled
 from .noise import PeriodicNoise
 from .panorama import blend_seam, blend_seam_, crop, widen
 
-RUN = "omnix"
-"""Where a run's own options of the host keep what is known of the run."""
+RUN, STAGE = "omnix", "omnix_stage"
+"""Where a run's own options of the host keep what is known of the run, and of the runs before and after it."""
 
 
 @dataclass
@@ -37,10 +37,23 @@ class Run:
     """That ran with the streams joined."""
     suspect: str | None = None
     """Who stands in the way, looked up when FLUX had run without one of its blocks."""
+    names: Mapping[Any, str] = field(default_factory=dict)
+    """What the guider calls each conditioning, by the id that the host gives to it."""
     cfg: float | None = None
     """None where the negative is asked for whatever cfg is set to."""
+    blended: bool = False
+    """Whether the seam of the x that the model is asked about is blended already."""
     compile: Mapping[str, Any] | None = None
     """What the user's compile node gave to torch.compile, as long as nothing stands in the way."""
+
+    @property
+    def seam(self) -> int:
+        """The latent columns that are sampled twice."""
+        return self.noise.columns
+
+    def asked(self, options: Mapping[str, Any]) -> frozenset[str | None]:
+        """Return what the guider calls the conditionings of one call; None is one that another node asks for."""
+        return frozenset(map(self.names.get, options.get("uuids") or ()))
 
     def called(self) -> None:
         """Count a call of FLUX."""
@@ -51,6 +64,19 @@ class Run:
         self.blocks += blocks
         if not blocks and self.suspect is None:
             self.suspect = suspect()
+
+
+@dataclass
+class Stage:
+    """One of several runs that make a picture together (SplitSigmas, KSampler Advanced): what is handed on.
+
+    The first sigmas may leave noise. The columns past the seam belong to what they leave, as much as the others.
+    """
+
+    given: Tensor | None = None
+    """The latent with its columns past the seam, as the run before left it."""
+    left: Tensor | None = None
+    """The same, as this run leaves it."""
 
 
 def run_of(options: Mapping[str, Any]) -> Run | None:
@@ -81,19 +107,29 @@ def sample_widened(seam: int, around: Around = lambda _guider, _run: nullcontext
         check_conds(guider.conds, noise.shape[0])
         guider.conds = with_wide_masks(guider.conds, seam)  # a copy of this run alone
         height, width = noise.shape[-2:]
-        run = Run(height, width, PeriodicNoise(height, width, seam))
+        names = {cond.get("uuid"): name for name, each in guider.conds.items() for cond in each}
+        run = Run(height, width, PeriodicNoise(height, width, seam), names=names)
+        stage = options_of(extra_args).get(STAGE) or Stage()
         wide = [None if part is None else widen(part, seam) for part in (noise, latent_image, denoise_mask)]
-        arguments = (guider, sigmas, with_run(extra_args, run), closing(callback, seam), *wide, disable_pbar)
+        if stage.given is not None:
+            wide[1] = stage.given.to(noise)
+        arguments = (guider, sigmas, with_run(extra_args, run), closing(callback, run), *wide, disable_pbar)
         with around(guider, run), of_one_width(run, seam), run.noise:
-            return closed(executor(*arguments), seam)
+            stage.left = executor(*arguments)
+        return closed(stage.left, seam)
 
     return sample
+
+
+def options_of(extra_args: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the host's transformer options among a sampler's extra arguments."""
+    return extra_args.get("model_options", {}).get("transformer_options", {})
 
 
 def with_run(extra_args: Mapping[str, Any], run: Run) -> dict[str, Any]:
     """Return a sampler's extra arguments whose model options know the run."""
     options = extra_args.get("model_options", {})
-    transformer_options = {**options.get("transformer_options", {}), RUN: run}
+    transformer_options = {**options_of(extra_args), RUN: run}
     return {**extra_args, "model_options": {**options, "transformer_options": transformer_options}}
 
 
@@ -140,32 +176,50 @@ def closed(x: Tensor, seam: int) -> Tensor:
     return crop(blend_seam(blend_seam(x, seam), seam), seam)
 
 
-def closing(callback: Callable[..., None] | None, seam: int) -> Callable[..., None] | None:
+def closing(callback: Callable[..., None] | None, run: Run) -> Callable[..., None] | None:
     """Return a sampler callback that is shown pictures as they come out: as wide as the result, the seam closed."""
     if callback is None:
         return None
 
     def show(step: int, denoised: Tensor, x: Tensor, total: int) -> None:
-        callback(step, closed(denoised, seam), closed(x, seam), total)
+        with run.noise.suspended():
+            callback(step, closed(denoised, run.seam), closed(x, run.seam), total)
 
     return show
 
 
-def blend_between_steps(seam: int) -> Callable[..., Tensor]:
-    """Return the PREDICT_NOISE wrapper: blend the seam of the sampler's x before every call.
+def between_steps(x: Tensor, options: Mapping[str, Any]) -> Tensor:
+    """Return the sampler's x, with which it asks the model, with its seam blended, in place where that is possible.
 
-    Before the first this changes nothing, for there the columns are equal.
+    `options` are the host's transformer options. Before the first step this changes nothing, for there the columns are
+    equal.
     """
+    run = run_of(options)
+    if run is None or run.blended:
+        return x
+    check_sampled(x.shape[-2:], run.height, run.width, run.seam)
+    run.blended = True
+    try:
+        return blend_seam_(x, run.seam)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:  # x is differentiated (torch.func, a gradient), shared or expanded, and can't be written to
+        return blend_seam(x, run.seam)
 
-    def predict(executor: Any, x: Tensor, timestep: Tensor, model_options: Any = None, *rest: Any, **named: Any) -> Any:
-        options = model_options or {}
-        run = run_of(options.get("transformer_options", {}))
-        blend_seam_(x, seam)
-        if run is None:
-            return executor(x, timestep, options, *rest, **named)
-        asked_anyway = options.get("disable_cfg1_optimization", False)
-        run.cfg = None if asked_anyway else getattr(executor.class_obj, "cfg", None)
-        with run.noise.suspended():
-            return executor(x, timestep, options, *rest, **named)
 
-    return predict
+def predict_between_steps(executor: Any, x: Tensor, timestep: Tensor, *given: Any, **named: Any) -> Any:
+    """Blend the seam before the model is asked, unless that was done: the PREDICT_NOISE wrapper.
+
+    The host calls it with x, timestep, model_options and seed.
+    """
+    model_options = named.get("model_options", given[0] if given else None) or {}
+    options = model_options.get("transformer_options", {})
+    run = run_of(options)
+    if run is None:
+        return executor(x, timestep, *given, **named)
+    x = between_steps(x, options)
+    run.blended = False
+    asked_anyway = model_options.get("disable_cfg1_optimization", False)
+    run.cfg = None if asked_anyway else getattr(executor.class_obj, "cfg", None)
+    with run.noise.suspended():
+        return executor(x, timestep, *given, **named)

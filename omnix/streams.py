@@ -95,6 +95,21 @@ def stack(x: Tensor, streams: int) -> Tensor:
     return repeat(x, "b ... -> (b s) ...", s=streams)
 
 
+def by_stream(patches: Mapping[str, Sequence[Any]], streams: int) -> dict[str, Sequence[Any]]:
+    """Return the host's patches, those of FLUX's inputs run once a stream: they add rows for one (USO's style tokens).
+
+    A patch takes and returns FLUX's inputs by name, tensors [(b s), ...] among them; each stream sees what it adds.
+    """
+
+    def each(change: Callable[[dict[str, Any]], dict[str, Any]], given: dict[str, Any]) -> dict[str, Any]:
+        names = [name for name, value in given.items() if isinstance(value, Tensor)]
+        made = [change({**given, **{name: given[name][one::streams] for name in names}}) for one in range(streams)]
+        return {**made[0], **{name: rearrange([one[name] for one in made], "s b ... -> (b s) ...") for name in names}}
+
+    inputs = [partial(each, change) for change in patches.get("post_input", ())]
+    return {**patches, **({"post_input": inputs} if inputs else {})}
+
+
 def text_is_shared(streams: Sequence[Stream]) -> bool:
     """Tell whether the text rows of all streams are equal throughout the double blocks."""
     return not any(part in layer for stream in streams for layer in stream.layers for part in _TEXT_LAYERS)

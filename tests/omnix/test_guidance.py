@@ -70,22 +70,26 @@ def test_one_condition_is_for_every_sequence(model: Model, case: Case, batch: in
     assert relative_error(got, want) <= EXACT
 
 
-@pytest.mark.parametrize(("references", "rows"), [(1, 3), (2, 2)])
+@pytest.mark.parametrize("sequences", [1, 2], ids=["one for all", "one each"])
 def test_memory_estimate_sees_every_stream_of_every_sequence(
-    model: Model, case: Case, monkeypatch: pytest.MonkeyPatch, references: int, rows: int
+    model: Model, case: Case, monkeypatch: pytest.MonkeyPatch, sequences: int
 ) -> None:
-    """Two streams of two sequences are four rows; the host adds those of the references by itself."""
-    shapes: list[tuple[int, ...]] = []
+    """Two streams of two sequences are four rows, whether the reference is one panorama or one a sequence.
+
+    The host's own formula says how many rows of x its estimate stands for.
+    """
+    found: list[tuple[float, float]] = []
     estimate = comfy.sampler_helpers.estimate_memory
 
-    def record(patcher: Any, shape: Any, conds: Any) -> Any:
-        shapes.append(tuple(shape))
-        return estimate(patcher, shape, conds)
+    def record(*given: Any) -> Any:
+        found.append(estimate(*given))
+        return found[-1]
 
     monkeypatch.setattr(comfy.sampler_helpers, "estimate_memory", record)
-    given = [condition[:references] for condition in case.conditions]
+    given = [condition[:sequences] for condition in case.conditions]
     ksample(patched(model, case), case, 1, conditioning(model, case, given))
-    assert shapes == [(rows, 16, 8, 22)]
+    (_, minimum), row = found[0], model.model.memory_required([1, 16, 8, 22])
+    assert minimum / row == pytest.approx(4 - 6 / 22)  # the host counts a reference without the seam
 
 
 @torch.inference_mode()

@@ -91,7 +91,8 @@ def test_part_of_the_picture(model: Model, case: Case) -> None:
 def test_not_twice_as_wide_as_high(model: Model, case: Case) -> None:
     square = [condition[..., :8] for condition in case.conditions]
     odd = Case(**{**vars(case), "noise": case.noise[..., :8], "conditions": square})
-    refused(model, odd, r"panorama twice as wide as high, got 64x64; resize it to 128x64 first")
+    match = r"whole panoramas, twice as wide as high, got a latent of 64x64\. If another node cuts .* into tiles"
+    refused(model, odd, match)
 
 
 def test_cfg_with_a_negative_that_lacks_the_conditions(model: Model, case: Case) -> None:

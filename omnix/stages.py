@@ -1,0 +1,99 @@
+"""Blend between steps whatever the sampler does, and go on exactly where sampling is cut in two.
+
+What the host's OUTER_SAMPLE wrapper sees: the sampler before it runs, the latent as it comes from another node, and the
+one that goes to the next.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .sampling import STAGE, Stage, between_steps, closed, options_of
+
+LEFT = "omnix_left"
+"""The attribute of a latent that keeps what the run left that made it."""
+
+
+class Left(NamedTuple):
+    """What a run left that ended before the last noise level: its latent with the columns past the seam."""
+
+    wide: Tensor
+    sigma: float
+
+
+def sample_in_stages(seam: int, as_result: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    """Return the OUTER_SAMPLE wrapper: blend in the sampler, and go on where another run has left noise.
+
+    What is left is cropped to the panorama's size for everybody else; the columns past the seam, as they were, go along
+    with the latent, and are used if the next run begins with that latent at that noise level. `as_result` puts a latent
+    where the host puts results, which are then handed on as they are.
+    """
+
+    def sample(
+        executor: Any, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        guider = executor.class_obj
+        model, wide = guider.model_patcher.model, going_on(latent_image, sigmas, seam)
+        stage = Stage(None if wide is None else model.process_latent_in(wide))
+        guider.model_options.setdefault("transformer_options", {})[STAGE] = stage  # the host's copy for this run
+        out = executor(noise, latent_image, blending(sampler), sigmas, *args, **kwargs)
+        if seam and stage.left is not None and float(sigmas[-1]) > 0:
+            out = as_result(out)
+            wide = model.process_latent_out(stage.left.float()).to(out.device)
+            setattr(out, LEFT, Left(wide, float(sigmas[-1])))
+        return out
+
+    return sample
+
+
+def going_on(latent: Tensor, sigmas: Tensor, seam: int) -> Tensor | None:
+    """Return what the run before left, wider by the seam, if it left this latent, unchanged, at this noise level."""
+    left: Left | None = getattr(latent, LEFT, None)
+    if left is None or not math.isclose(left.sigma, float(sigmas[0]), rel_tol=1e-6):
+        return None
+    if left.wide.shape != (*latent.shape[:-1], latent.shape[-1] + seam):
+        return None
+    near = 16 * torch.finfo(latent.dtype).eps * float(latent.abs().max())
+    return left.wide if torch.allclose(closed(left.wide, seam), latent.to(left.wide), rtol=0, atol=near) else None
+
+
+class BetweenSteps:
+    """The model as a sampler sees it, which blends the seam of the sampler's x before a noise mask makes a copy of it.
+
+    Samplers read and set what hangs on the model: it is the model's own.
+    """
+
+    def __init__(self, model: Any) -> None:
+        vars(self)["_model"] = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["_model"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(vars(self)["_model"], name, value)
+
+    def __call__(self, x: Tensor, sigma: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the denoised picture."""
+        return vars(self)["_model"](between_steps(x, options_of(kwargs)), sigma, *args, **kwargs)
+
+
+def blending(sampler: Any) -> Any:
+    """Return a sampler that gives its function `BetweenSteps`; a pack's own that has no function, as it is."""
+    function = getattr(sampler, "sampler_function", None)
+    if function is None:
+        return sampler
+
+    @functools.wraps(function)
+    def sample(model: Any, *args: Any, **kwargs: Any) -> Any:
+        return function(BetweenSteps(model), *args, **kwargs)
+
+    ours = copy.copy(sampler)
+    ours.sampler_function = sample
+    return ours
