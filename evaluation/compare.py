@@ -76,11 +76,11 @@ def _doubts(kind: str, truth: Array) -> tuple[str, ...]:
     return (*([NO_PANORAMA] if width != 2 * height else []), *([NO_LABELS] if mixed else []))
 
 
-def check_sizes(prediction: Array, truth: Array, way_out: str = "bring one to the other's size") -> None:
+def check_sizes(prediction: Array, truth: Array, or_else: str = "") -> None:
     """Raise MapError unless two maps have one size."""
     if prediction.shape != truth.shape:
         ours, true = (f"{values.shape[1]}x{values.shape[0]}" for values in (prediction, truth))
-        raise MapError(f"the prediction is {ours} but the truth is {true}; {way_out}.")
+        raise MapError(f"the prediction is {ours} but the truth is {true}; bring one to the other's size{or_else}.")
 
 
 def fitted(name: str, prediction: Array, truth: Array) -> Align:

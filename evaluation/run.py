@@ -175,7 +175,7 @@ def evaluate(
     def one(pair: Pair) -> Comparison | Failed:
         try:
             prediction, truth, notes = reading.read(pair)
-            check_sizes(prediction, truth, "bring one to the other's size, or use --resize")
+            check_sizes(prediction, truth, ", or use --resize")
             comparison = compare(pair.kind, prediction, truth, options)
         except MissingPackage:
             raise

@@ -1,7 +1,7 @@
 """Do normals agree with the slope of the depth of the same room? If not, their axes are read wrongly.
 
 A plane n . x = p is seen at distance d in direction r where 1 / d = (n / p) . r. So nine pixels around a place, about
-two degrees apart, give n by least squares, and the residual shows whether the place is a plane at all. The depth's scale
+two degrees apart, give n by least squares; the residual shows whether the place is a plane at all. The depth's scale
 does not change n. Axes: front +X, up +Y, left +Z.
 """
 
