@@ -1,9 +1,9 @@
 """Measure predicted maps of panoramas against the truth.
 
 PREDICTED and TRUTH are folders with rgb/, depth/, normal/, albedo/, roughness/, metallic/ and semantic/ in which files
-of one stem belong together (0001.png, 0001.exr), single files, or the tree of a public set: Structured3D,
-Stanford2D3D, Matterport3D. Every map that both sides have is measured, depth under each alignment, with every pixel
-alike and by the area that it covers on the sphere, and at the seam and the poles.
+of one stem belong together (0001.png, 0001.exr), single files, the tree of a public set (Structured3D, Stanford2D3D,
+Matterport3D), or a folder that Save Panorama and Maps wrote. Every map that both sides have is measured, depth under
+each alignment, with every pixel alike and by the area that it covers on the sphere, and at the seam and the poles.
 Exit status: 0 all was measured, 1 something failed or was missing (a sentence says what), 2 the call was wrong.
 """
 
@@ -71,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
         "--unlabelled", type=_colour, metavar="RRGGBB", help="true colour of a semantic map that is no class"
     )
     parser.add_argument(
+        "--resize", action="store_true", help="bring the larger map of a pair to the smaller one's size"
+    )
+    parser.add_argument(
         "--lpips",
         type=Path,
         metavar="FILE",
@@ -98,16 +101,20 @@ def _run(options: argparse.Namespace) -> int:
     predicted = run.alike(predicted, truth)
     plan = run.plan(predicted, truth)
     unlabelled = truth.unlabelled if options.unlabelled is None else options.unlabelled
-    reading = run.maps(predicted, truth, plan.pairs)
+    reading = run.maps(predicted, truth, plan.pairs, options.resize)
     looking = distance(options.lpips) if options.lpips else None
     chosen = Options(options.max_depth, unlabelled, looking)
     found = run.evaluate(reading, plan.pairs, chosen, _bar(len(plan.pairs)))
-    result = summary(found)
+    if not found.pairs:
+        first, *others = (failed.reason for failed in found.failed)
+        raise MapError(first + (f" {len(others)} other pairs can't be measured either." if others else ""))
     if options.sheet:
-        write_sheet(options.sheet, reading, plan.pairs)
+        write_sheet(options.sheet, reading, found.pairs)
+    result = summary(found.comparisons)
     form = report.markdown if options.markdown else report.text
     print(json.dumps(result, indent=1, allow_nan=False) if options.json else form(result))
-    return _remarks(plan, run.doubts(plan.pairs, found))
+    doubts = [*run.doubts(found.pairs, found.comparisons), *run.wrong_axes(predicted, truth, found.pairs)]
+    return _remarks(plan, found.failed, doubts)
 
 
 def _bar(total: int) -> Callable[[int], None]:
@@ -121,12 +128,14 @@ def _bar(total: int) -> Callable[[int], None]:
     return draw if sys.stderr.isatty() else lambda _done: None
 
 
-def _remarks(plan: run.Plan, doubts: Sequence[str]) -> int:
+def _remarks(plan: run.Plan, failed: Sequence[run.Failed], doubts: Sequence[str]) -> int:
     """Say what is doubtful and what could not be compared; return the exit status."""
     for doubt in doubts:
-        print(f"omnix-evaluate: {doubt}.", file=sys.stderr)
+        print(f"omnix-evaluate: {doubt.rstrip('.')}.", file=sys.stderr)
     if plan.alone:
         print(f"omnix-evaluate: on one side only, so not measured: {', '.join(plan.alone)}.", file=sys.stderr)
+    for pair, reason in failed:
+        print(f"omnix-evaluate: not measured: {pair.kind} of {pair.stem}: {reason}", file=sys.stderr)
     if plan.missing:
         return _failed("; ".join(map(run.sentence, plan.missing)) + "; the others were measured.")
-    return 0
+    return 1 if failed else 0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
-from . import semantic
+from . import cubes, semantic
 from .alignment import ALIGNMENTS, Align
 from .errors import MapError
 from .metrics import KINDS, LPIPS
@@ -16,11 +18,14 @@ from .scoring import Scores, filled, score
 
 
 class Comparison(NamedTuple):
-    """The scores of one pair by alignment ("" where the kind knows none), its overlap of classes, and its doubts."""
+    """The scores of one pair by alignment ("" where the kind knows none), its overlap of classes, its doubts, and of a
+    depth: the seams of a cube, and pixels where nothing is there (predicted, true)."""
 
     scores: dict[str, Scores]
     overlap: semantic.Overlap
     doubts: tuple[str, ...]
+    cube: Mapping[str, float] = MappingProxyType({})
+    nothing: tuple[int, int] = (0, 0)
 
 
 class Options(NamedTuple):
@@ -59,9 +64,9 @@ def compare(kind: str, prediction: Array, truth: Array, options: Options = DEFAU
         valid &= ~(truth > options.max_depth)
     ours, true = prediction[valid].astype(np.float64), truth[valid].astype(np.float64)
     aligns = {name: fitted(name, ours, true) for name in ALIGNMENTS}
-    return Comparison(
-        {name: score(kind, prediction, truth, valid, align) for name, align in aligns.items()}, {}, doubts
-    )
+    scores = {name: score(kind, prediction, truth, valid, align) for name, align in aligns.items()}
+    predicted, real = (int(np.count_nonzero(np.isnan(depth))) for depth in (prediction, truth))
+    return Comparison(scores, {}, doubts, cubes.seams(prediction), (predicted, real))
 
 
 def _doubts(kind: str, truth: Array) -> tuple[str, ...]:
@@ -71,11 +76,11 @@ def _doubts(kind: str, truth: Array) -> tuple[str, ...]:
     return (*([NO_PANORAMA] if width != 2 * height else []), *([NO_LABELS] if mixed else []))
 
 
-def check_sizes(prediction: Array, truth: Array) -> None:
+def check_sizes(prediction: Array, truth: Array, or_else: str = "") -> None:
     """Raise MapError unless two maps have one size."""
     if prediction.shape != truth.shape:
         ours, true = (f"{values.shape[1]}x{values.shape[0]}" for values in (prediction, truth))
-        raise MapError(f"the prediction is {ours} but the truth is {true}; bring one to the other's size.")
+        raise MapError(f"the prediction is {ours} but the truth is {true}; bring one to the other's size{or_else}.")
 
 
 def fitted(name: str, prediction: Array, truth: Array) -> Align:

@@ -14,8 +14,9 @@ Sibling folders, one a kind of map, with equal stems; any of them may be missing
 | roughness, metallic | PNG of 8 or 16 bits, linear; EXR | float32 [H, W] in [0, 1] |
 | semantic | PNG of 8 bits: one colour a class | uint8 [H, W, 3] |
 
-A depth of a PNG is read in metres. In an EXR, depths that are infinite or not above 0 are none too; a normal shorter
-than 0.02 (mid-grey) is none. NaN on a disk is an error, as are transparent pixels.
+A depth of a PNG is read in metres. Which depths mean that nothing is there: `nothing`. A normal shorter than 0.02
+(mid-grey) is none. NaN on a disk is an error, as are transparent pixels. Of an EXR with several channels, `channels`
+chooses by their names.
 A caption is the text file beside the picture, as trainers keep it; `0001.txt` in the folder above is read as well.
 
 How to use it: `for stem in stems(folder, "rgb", "depth")` gives the stems that all of these kinds have, in order;
@@ -32,6 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .errors import MapError
+from .nothing import nothing_there
 from .pictures import Array, pixels, replacing, save
 
 # A mid-grey of 8 bits (128) has length 0.007.
@@ -110,25 +112,36 @@ def write_caption(folder: Path, stem: str, text: str) -> None:
 
 def read(path: Path, kind: str) -> Array:
     """Read one map; shape, dtype and range as in the table above. MapError says what is wrong with the file."""
-    found = pixels(path)
+    values = stored(path, kind)
+    if kind == "semantic":
+        return values
+    if kind == "depth":
+        return distances(values, MILLIMETRES if values.dtype.kind == "u" else 1.0)
+    if values.dtype.kind == "f":
+        return marked(values.astype(np.float32), kind)
+    shares = values / np.float32(np.iinfo(values.dtype).max)
+    return marked(shares * 2 - 1, kind) if kind == "normal" else shares
+
+
+def stored(path: Path, kind: str) -> Array:
+    """Return the numbers of a file, checked, in the channels of its kind."""
+    found = pixels(path, kind)
     _check_type(path, kind, found.dtype)
     if found.dtype.kind == "f" and np.isnan(found).any():
         raise MapError(f"{path}: {int(np.isnan(found).sum())} values are NaN; write 0 where there is no value.")
-    values = _channels(path, kind, found)
-    if kind == "semantic":
-        return values
-    if values.dtype.kind == "f":
-        return marked(values.astype(np.float32), kind)
-    if kind == "depth":
-        return marked(values / np.float32(MILLIMETRES), kind)
-    shares = values / np.float32(np.iinfo(values.dtype).max)
-    return marked(shares * 2 - 1, kind) if kind == "normal" else shares
+    return _channels(path, kind, found)
+
+
+def distances(values: Array, units: float) -> Array:
+    """Return stored depths as distances, NaN where nothing is there; so many units of the file are one."""
+    found = values if values.dtype.kind == "u" else values.astype(np.float32)
+    return np.where(nothing_there(found), np.float32(np.nan), found / np.float32(units))
 
 
 def marked(values: Array, kind: str) -> Array:
     """Put NaN where a depth or a normal is none; bring the other normals to unit length."""
     if kind == "depth":
-        return np.where((values > 0) & np.isfinite(values), values, np.float32(np.nan))
+        return distances(values, 1.0)
     if kind == "normal":
         length = np.sqrt(np.einsum("hwc,hwc->hw", values, values))
         shorten = np.where(length < SHORTEST_NORMAL, np.float32(np.nan), 1 / np.maximum(length, SHORTEST_NORMAL))

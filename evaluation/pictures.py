@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .channels import chosen
 from .errors import MapError, package
 
 Array = NDArray[Any]
 
 
-def pixels(path: Path) -> Array:
-    """Read a file as it is, [H, W, C]."""
+def pixels(path: Path, kind: str) -> Array:
+    """Read a file as it is, [H, W, C]; of an EXR the channels that hold a kind of map."""
     oiio = package("OpenImageIO")
     _check_end(path)
     hints = oiio.ImageSpec()
@@ -31,13 +32,37 @@ def pixels(path: Path) -> Array:
         reason = oiio.geterror().strip().splitlines()
         raise MapError(f"{path}: can't be read as a picture ({reason[0] if reason else 'no reason given'}).")
     try:
-        found = source.read_image(format=source.spec().format)
+        found = _layers(path, kind, source) if source.format_name() == "openexr" else _whole(source)
         reason = source.geterror().strip().splitlines()
     finally:
         source.close()
     if found is None or reason:
         raise MapError(f"{path}: the picture is damaged ({reason[0] if reason else 'no reason given'}).")
     return found
+
+
+def _whole(source: Any) -> Array | None:
+    return source.read_image(format=source.spec().format)
+
+
+def _layers(path: Path, kind: str, source: Any) -> Array | None:
+    """Read the channels of an EXR that hold a kind of map, from the one part that has them."""
+    specs: list[Any] = []
+    while source.seek_subimage(len(specs), 0):
+        specs.append(source.spec())
+    source.geterror()  # there is no further part
+    places = [(part, channel, name) for part, spec in enumerate(specs) for channel, name in _names(spec, len(specs))]
+    numbers = chosen(path, kind, [name for _, _, name in places])
+    part = places[numbers[0]][0]
+    found = source.read_image(part, 0, 0, specs[part].nchannels, specs[part].format)
+    return None if found is None else found[..., [places[number][1] for number in numbers]]
+
+
+def _names(spec: Any, parts: int) -> Iterator[tuple[int, str]]:
+    """Yield the channels of a part and their names, with the part's own name before them if there are several."""
+    layer = spec.getattribute("oiio:subimagename") if parts > 1 else None
+    for number, name in enumerate(spec.channelnames):
+        yield number, name if not layer or name.startswith(f"{layer}.") else f"{layer}.{name}"
 
 
 def _check_end(path: Path) -> None:

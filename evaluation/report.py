@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from . import cubes
 from .alignment import ALIGNMENTS
 from .metrics import FIGURES, LPIPS
 from .sphere import POLAR_LATITUDE
@@ -30,23 +31,33 @@ Row = list[str]
 
 def text(summary: Mapping[str, Any]) -> str:
     """Return one table a kind, set in columns."""
-    return "\n\n".join(f"{_heading(kind, found)}\n{_columns(_rows(kind, found))}" for kind, found in summary.items())
+    return "\n\n".join(
+        "\n".join([*_heading(kind, found), _columns(_rows(kind, found))]) for kind, found in summary.items()
+    )
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
     """Return one Markdown table a kind, under a heading."""
     return "\n\n".join(
-        f"### {_heading(kind, found)}\n\n{_piped(_rows(kind, found))}" for kind, found in summary.items()
+        "\n\n".join([f"### {first}", *rest, _piped(_rows(kind, found))])
+        for kind, found in summary.items()
+        for first, *rest in [_heading(kind, found)]
     )
 
 
-def _heading(kind: str, found: Mapping[str, Any]) -> str:
+def _heading(kind: str, found: Mapping[str, Any]) -> list[str]:
+    """Return the lines above a table."""
     part = _parts(found)[0][1]
     poles = POLES.get(kind, "mean difference")
-    return (
+    first = (
         f"{kind}: {part['pixels']} pixels, {part['invalid']} invalid left out ({UNITS[kind]}; "
         f"poles: {poles} from {POLAR_LATITUDE:g} degrees on)"
     )
+    if kind != "depth":
+        return [first]
+    nothing = f"nothing is there: {part['nothing_predicted']} predicted pixels, {part['nothing_true']} true ones"
+    seams = ", ".join(f"{title} {_written(part[name])}" for name, title in cubes.FIGURES.items())
+    return [first, f"{nothing}; seams of a cube (PaGeR): {seams}"]
 
 
 def _parts(found: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

@@ -10,10 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import semantic
-from .compare import Comparison, Options, compare
-from .errors import MapError
+from . import semantic, slope
+from .compare import Comparison, Options, check_sizes, compare
+from .errors import MapError, MissingPackage
+from .nothing import FAR_PLANE, without_far_plane
 from .pictures import Array
+from .resize import to_one_size
 from .trees import MEASURED, Side
 
 
@@ -86,11 +88,22 @@ def doubts(pairs: Sequence[Pair], found: Mapping[str, Sequence[Comparison]]) -> 
 
 
 def alike(predicted: Side, truth: Side) -> Side:
-    """Give the one map of a predicted file the stem of the one true file, since files are named as people like."""
-    ours, true = (list(side.maps.items()) for side in (predicted, truth))
-    if len(ours) == len(true) == 1 and len(ours[0][1]) == len(true[0][1]) == 1:
-        return predicted._replace(maps={ours[0][0]: dict(zip(true[0][1], ours[0][1].values()))})
+    """Give the maps of the one predicted room the stem of the one true room, since files are named as people like."""
+    ours, true = ({stem for files in side.maps.values() for stem in files} for side in (predicted, truth))
+    if len(ours) == len(true) == 1:
+        stem = next(iter(true))
+        return predicted._replace(
+            maps={kind: dict(zip([stem], files.values())) for kind, files in predicted.maps.items()}
+        )
     return predicted
+
+
+class Read(NamedTuple):
+    """A prediction and its truth, semantic maps as codes, and what was done to them, in words."""
+
+    prediction: Array
+    truth: Array
+    notes: tuple[str, ...] = ()
 
 
 class Maps(NamedTuple):
@@ -99,50 +112,122 @@ class Maps(NamedTuple):
     predicted: Side
     truth: Side
     known: Array
+    resize: bool = False
 
-    def read(self, pair: Pair) -> tuple[Array, Array]:
-        """Return (prediction, truth); semantic maps as codes, painted ones with the nearest known ones."""
+    def read(self, pair: Pair) -> Read:
+        """Read a pair: semantic maps as codes, painted ones with the nearest known ones; with `resize` in one size."""
         ours, true = self.predicted.read(pair.predicted, pair.kind), self.truth.read(pair.true, pair.kind)
-        if pair.kind != "semantic":
-            return ours, true
-        labels = semantic.codes(ours)
-        painted = semantic.is_painted(labels, self.known)
-        return semantic.nearest(labels, self.known) if painted else labels, semantic.codes(true)
+        notes = []
+        if pair.kind == "semantic":
+            labels = semantic.codes(ours)
+            painted = semantic.is_painted(labels, self.known)
+            ours, true = semantic.nearest(labels, self.known) if painted else labels, semantic.codes(true)
+        if pair.kind == "depth":
+            true, far = without_far_plane(true)
+            notes += [FAR_PLANE] if far else []
+        if self.resize:
+            ours, true, words = to_one_size(pair.kind, ours, true)
+            notes += [words] if words else []
+        return Read(ours, true, tuple(notes))
 
 
-def maps(predicted: Side, truth: Side, pairs: Iterable[Pair]) -> Maps:
+def maps(predicted: Side, truth: Side, pairs: Iterable[Pair], resize: bool = False) -> Maps:
     """Look through the true semantic maps for their colours."""
     paths = [pair.true for pair in pairs if pair.kind == "semantic"]
     with ThreadPoolExecutor(workers()) as pool:
-        found = list(pool.map(lambda path: semantic.distinct(semantic.codes(truth.read(path, "semantic"))), paths))
-    return Maps(predicted, truth, np.unique(np.concatenate(found)) if found else np.empty(0, dtype=np.int32))
+        found = list(pool.map(lambda path: _colours(truth, path), paths))
+    return Maps(predicted, truth, np.unique(np.concatenate(found)) if found else _NO_COLOURS, resize)
+
+
+_NO_COLOURS = np.empty(0, dtype=np.int32)
+
+
+def _colours(side: Side, path: Path) -> Array:
+    """Return the codes of a semantic map; none of one that can't be read, which is said when its pair is compared."""
+    try:
+        return semantic.distinct(semantic.codes(side.read(path, "semantic")))
+    except MissingPackage:
+        raise
+    except MapError:
+        return _NO_COLOURS
+
+
+class Failed(NamedTuple):
+    """A pair that can't be judged, and why."""
+
+    pair: Pair
+    reason: str
+
+
+class Found(NamedTuple):
+    """Kind -> the comparison of each pair that could be judged, in order; those pairs; and the others."""
+
+    comparisons: dict[str, list[Comparison]]
+    pairs: tuple[Pair, ...]
+    failed: tuple[Failed, ...]
 
 
 def evaluate(
     reading: Maps, pairs: Sequence[Pair], options: Options, done: Callable[[int], None] = lambda _count: None
-) -> dict[str, list[Comparison]]:
-    """Return kind -> the comparison of each pair, in order; `done` hears how many pairs are ready."""
+) -> Found:
+    """Compare every pair; `done` hears how many are ready."""
 
-    def one(pair: Pair) -> Comparison:
+    def one(pair: Pair) -> Comparison | Failed:
         try:
-            return compare(pair.kind, *reading.read(pair), options)
+            prediction, truth, notes = reading.read(pair)
+            check_sizes(prediction, truth, ", or use --resize")
+            comparison = compare(pair.kind, prediction, truth, options)
+        except MissingPackage:
+            raise
         except MapError as error:
             # What is said of one file names it already.
-            raise (
-                error
-                if str(error).startswith((str(pair.predicted), str(pair.true)))
-                else MapError(f"{pair.predicted}: {error}")
-            ) from error
+            named = str(error).startswith((str(pair.predicted), str(pair.true)))
+            return Failed(pair, str(error) if named else f"{pair.predicted}: {error}")
+        return comparison._replace(doubts=(*notes, *comparison.doubts))
 
     pool = ThreadPoolExecutor(workers())
-    result: dict[str, list[Comparison]] = {pair.kind: [] for pair in pairs}
+    results: list[Comparison | Failed] = []
     try:
-        for count, (pair, comparison) in enumerate(zip(pairs, pool.map(one, pairs)), start=1):
-            result[pair.kind].append(comparison)
-            done(count)
+        for result in pool.map(one, pairs):
+            results.append(result)
+            done(len(results))
     finally:
         pool.shutdown(cancel_futures=True)
-    return result
+    judged = [(pair, result) for pair, result in zip(pairs, results) if isinstance(result, Comparison)]
+    comparisons: dict[str, list[Comparison]] = {pair.kind: [] for pair, _ in judged}
+    for pair, comparison in judged:
+        comparisons[pair.kind].append(comparison)
+    failed = tuple(result for result in results if isinstance(result, Failed))
+    return Found(comparisons, tuple(pair for pair, _ in judged), failed)
+
+
+ROOMS_CHECKED = 3
+
+
+def wrong_axes(predicted: Side, truth: Side, pairs: Sequence[Pair]) -> list[str]:
+    """Say which side's normals contradict its own depth, of the first rooms that have both.
+
+    A relative depth is bent by an unknown offset, so of predictions this is said only if other axes fit.
+    """
+    stems = [pair.stem for pair in pairs if pair.kind == "normal"]
+    said = []
+    for side, name in ((predicted, "prediction"), (truth, "truth")):
+        both = [stem for stem in stems if stem in side.maps.get("depth", {})][:ROOMS_CHECKED]
+        for stem in both:
+            found = _verdict(side, stem)
+            if found and found.contradicts and (found.has_better or side is truth):
+                said.append(f"normal of {stem}, {name}: {slope.sentence(found)}")
+                break
+    return said
+
+
+def _verdict(side: Side, stem: str) -> slope.Verdict | None:
+    """Compare normals with their depth; None where a map can't be read, which is said elsewhere, or sizes differ."""
+    try:
+        normals, depth = (side.read(side.maps[kind][stem], kind) for kind in ("normal", "depth"))
+    except MapError:
+        return None
+    return slope.verdict(normals, without_far_plane(depth)[0]) if normals.shape[:2] == depth.shape else None
 
 
 def workers() -> int:

@@ -31,7 +31,7 @@ def write_sheet(path: Path, reading: Maps, pairs: Sequence[Pair]) -> None:
 
 
 def _row(reading: Maps, pair: Pair) -> Array:
-    ours, true = reading.read(pair)
+    ours, true, _ = reading.read(pair)
     prediction, truth = views.views(pair.kind, ours, true)
     tiles = [
         ("input", _input(reading, pair)),

@@ -1,10 +1,14 @@
 """The figures of many pairs together, as `--json` gives them.
 
     {"depth": {"scale_by_median": {"unweighted": {"abs_rel": ..., ...}, "weighted": {...},
-                                   "seam": ..., "poles": ..., "pixels": ..., "invalid": ...}, ...},
+                                   "seam": ..., "poles": ..., "pixels": ..., "invalid": ...,
+                                   "seam_defect_density": ..., "seam_severity": ..., "seam_prevalence": ...,
+                                   "nothing_predicted": ..., "nothing_true": ...}, ...},
      "normal": {"unweighted": {"mean": ..., ...}, "weighted": {...}, "seam": ..., ...}, ...}
 
 A figure is the mean of the pictures' own figures, each picture counting alike; mIoU is that of all pixels together.
+What no alignment changes is the same in each: PaGeR's seams (see `cubes`), and how many pixels of either side have a
+depth that means nothing is there (see `nothing`).
 `seam` is the mean difference at the seam over that of other neighbours, both over all pictures. A picture without a
 valid pixel has no figures. None stands for what is not defined (no pixels, a prediction that is the same everywhere,
 LPIPS by latitude) and for an infinite PSNR (equal maps), since JSON has no word for either.
@@ -32,11 +36,21 @@ def summary(comparisons: Mapping[str, Sequence[Comparison]]) -> dict[str, Any]:
 
 def _kind(kind: str, found: Sequence[Comparison]) -> dict[str, Any]:
     parts = {name: _together([one.scores[name] for one in found]) for name in found[0].scores}
+    if kind == "depth":
+        alike = _of_depth(found)
+        return {name: part | alike for name, part in parts.items()}
     if kind != "semantic":
-        return parts.get("", parts)
+        return parts[""]
     overlaps = mean_iou(one.overlap for one in found)
     shares = {name: parts[""][name] | {"miou": _number(value)} for name, value in zip(WEIGHTS, overlaps)}
     return parts[""] | shares
+
+
+def _of_depth(found: Sequence[Comparison]) -> dict[str, Any]:
+    """Return what no alignment changes: the seams of a cube, and the pixels where nothing is there."""
+    predicted, true = (sum(one.nothing[side] for one in found) for side in (0, 1))
+    seams = {name: _mean([one.cube[name] for one in found]) for name in found[0].cube}
+    return {**seams, "nothing_predicted": predicted, "nothing_true": true}
 
 
 def _together(scores: Sequence[Scores]) -> dict[str, Any]:

@@ -4,15 +4,30 @@
 |---|---|---|---|
 | Structured3D (Zheng et al., 2020) | PNG, millimetres, 0 = none | rgb, normal, albedo, semantic | scene_room |
 | Stanford2D3D (Armeni et al., 2017) | PNG, 1/512 m, 65535 = none | rgb | file name without its last word |
+| the same, as UniFuse and DA360 list it | the same, without the folder `pano` | rgb | the same |
 | Matterport3D as UniFuse stitches it | PNG, 1/4000 m, 0 = none | rgb | file name |
+| a folder of Save Panorama and Maps | EXR or PNG of 16 bits, relative | all | prefix and number |
 
-Structured3D's normals are 128 (1 + n) in the world's axes, z up; its panoramas look along +y with +x on the right (its
-own `visualize_mesh.py`, and Pointcept's fusion of panoramas with views): front, up, left = y, z, -x. Black is no class
-in it. Stanford's normals are in a frame of the building that no picture tells, so they are not read.
+Axes of the normals of each set. Each row needs a source that reads or writes normals:
+
+| set | red, green, blue | source |
+|---|---|---|
+| Structured3D | front, up, left; 128 (1 + n) | [1], [2], [3] |
+| Stanford2D3D | not read: axes of the building, which the picture does not show | README of 2D-3D-S, "Normal" |
+| Matterport3D, stitched | there are none | UniFuse's Matterport3D/stitch.m writes colour and depth |
+| Save Panorama and Maps | front, up, left; 0.5 + 0.5 n, in EXR too | OmniX Normal, which is connected to it |
+
+[1] The author in issue 61 of bertjiazheng/Structured3D: R is the look-at, G is up, B follows in a left-handed system.
+[2] OmniX's src/systems/builder.py, get_equi_raymap_numpy: "Structured3D: Front +X, Up +Y, Left +Z".
+[3] PaGeR's dataloaders/Structured3D_dataloader.py reads right, up, back as -B, G, -R.
+
+`slope` checks normals of any set against the depth of the same room. Structured3D's `semantic.png` is either one
+channel of NYUv2's class numbers, as its page documents, or colours; black is no class.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +37,7 @@ import numpy as np
 from . import layout
 from .errors import MapError
 from .metrics import FIGURES
+from .nyu40 import COLOURS
 from .pictures import Array, pixels
 
 Read = Callable[[Path, str], Array]
@@ -52,32 +68,55 @@ class Tree(NamedTuple):
 
 
 def _structured3d(path: Path, kind: str) -> Array:
-    if kind != "normal":
-        return layout.read(path, kind)
-    stored = _stored(path, np.uint8)
-    if stored.shape[2] < 3:
-        raise MapError(f"{path}: expected normals in 3 channels, got {stored.shape[2]}.")
-    x, y, z = (stored[..., axis].astype(np.float32) / 128 - 1 for axis in range(3))
-    return layout.marked(np.stack([y, z, -x], axis=-1), "normal")
+    if kind == "normal":
+        found = _of_type(path, kind, np.uint8)
+        if found.shape[2] < 3:
+            raise MapError(f"{path}: expected normals in 3 channels, got {found.shape[2]}.")
+        return layout.marked(found[..., :3].astype(np.float32) / 128 - 1, kind)
+    if kind == "semantic" and (found := _of_type(path, kind, np.uint8)).shape[2] == 1:
+        return _classes(path, found[..., 0])
+    return layout.read(path, kind)
 
 
-def _stored(path: Path, dtype: type[np.generic]) -> Array:
-    found = pixels(path)
+def _classes(path: Path, numbers: Array) -> Array:
+    """Return the colours of class numbers [H, W]."""
+    if numbers.max(initial=0) >= len(COLOURS):
+        raise MapError(f"{path}: expected class numbers up to {len(COLOURS) - 1}, got {numbers.max()}.")
+    return COLOURS[numbers]
+
+
+def _of_type(path: Path, kind: str, dtype: type[np.generic]) -> Array:
+    found = pixels(path, kind)
     if found.dtype != dtype:
         raise MapError(f"{path}: expected {np.dtype(dtype).name}, got {found.dtype.name}.")
     return found
 
 
-def _depth_by(units: float, none: int) -> Read:
-    """Return a reader of depth in PNG: so many units are a metre, and one value means none."""
+def _depth_by(units: float) -> Read:
+    """Return a reader of depth in PNG: so many units are a metre."""
 
     def read(path: Path, kind: str) -> Array:
-        if kind != "depth":
-            return layout.read(path, kind)
-        stored = _stored(path, np.uint16)[..., 0]
-        return np.where((stored == none) | (stored == 0), np.float32(np.nan), stored / np.float32(units))
+        return (
+            layout.distances(_of_type(path, kind, np.uint16)[..., 0], units)
+            if kind == "depth"
+            else layout.read(path, kind)
+        )
 
     return read
+
+
+def _saved(path: Path, kind: str) -> Array:
+    """Read a file of Save Panorama and Maps: every map is a picture in [0, 1], in EXR too; 65535 is 1 in 16 bits."""
+    if kind not in ("depth", "normal"):
+        return layout.read(path, kind)
+    values = layout.stored(path, kind)
+    if values.dtype.kind == "u":
+        values = values / np.float32(np.iinfo(values.dtype).max)
+    return layout.marked(values if kind == "depth" else values * 2 - 1, kind)
+
+
+def _without_last_word(path: Path) -> str:
+    return path.stem.rsplit("_", 1)[0]
 
 
 _ROOM = "scene_*/2D_rendering/*/panorama/full"
@@ -95,16 +134,30 @@ TREES = (
     Tree(
         "Stanford2D3D",
         {"rgb": "area_*/pano/rgb/*_rgb.png", "depth": "area_*/pano/depth/*_depth.png"},
-        lambda path: path.stem.rsplit("_", 1)[0],
-        _depth_by(512.0, 65535),
+        _without_last_word,
+        _depth_by(512.0),
+    ),
+    Tree(
+        "Stanford2D3D",
+        {"rgb": "area_*/rgb*/*_rgb.png", "depth": "area_*/depth/*_depth.png"},
+        _without_last_word,
+        _depth_by(512.0),
     ),
     Tree(
         "Matterport3D",
         {"rgb": "*/pano_skybox_color/*.jpg", "depth": "*/pano_depth/*.png"},
         lambda path: path.stem,
-        _depth_by(4000.0, 0),
+        _depth_by(4000.0),
     ),
 )
+SAVED = re.compile(rf"(.+_[0-9]{{5,}})_(panorama|{'|'.join(MEASURED)})(_16bit\.png|_float\.exr|\.png)")
+"""A file of Save Panorama and Maps: its stem, what it shows, and how it is written; depth_view is for people."""
+SAVED_AS = {
+    "depth": ("_float.exr", "_16bit.png"),
+    "normal": ("_float.exr", "_16bit.png", ".png"),
+    "semantic": (".png",),
+}
+"""The files that are read of a kind, the best first."""
 
 
 def side(path: Path, kind: str | None) -> Side:
@@ -121,6 +174,8 @@ def side(path: Path, kind: str | None) -> Side:
 
 
 def _one_file(path: Path, kind: str | None) -> Side:
+    if (saved := SAVED.fullmatch(path.name)) and saved[2] in MEASURED:
+        return Side({saved[2]: {path.stem: path}}, _saved)
     named = [name for name in MEASURED if name in (path.parent.name, path.stem)] or [
         name for name in MEASURED if name in path.stem.lower()
     ]
@@ -136,8 +191,26 @@ def _folder(path: Path, kind: str | None) -> Side:
         maps = {name: dict(_stems(tree, sorted(path.glob(pattern)))) for name, pattern in tree.patterns.items()}
         if found := {name: files for name, files in maps.items() if files}:
             return Side(found, tree.read, tree.unlabelled)
+    if saved := _saved_maps(path):
+        return Side(saved, _saved)
     name = kind or path.name
     return Side({name: layout.files(path, name)} if name in MEASURED else {}, layout.read)
+
+
+def _saved_maps(folder: Path) -> dict[str, dict[str, Path]]:
+    """Return kind -> stem -> the best file of each, of a folder of Save Panorama and Maps."""
+    written: dict[str, dict[str, set[str]]] = {}
+    for path in sorted(folder.iterdir()):
+        if match := SAVED.fullmatch(path.name):
+            stem, shown, form = match.groups()
+            written.setdefault(shown, {}).setdefault(stem, set()).add(form)
+    found: dict[str, dict[str, Path]] = {}
+    for shown, stems in written.items():
+        kind = "rgb" if shown == "panorama" else shown
+        for stem, forms in stems.items():
+            if form := next((form for form in SAVED_AS.get(kind, ("_16bit.png", ".png")) if form in forms), None):
+                found.setdefault(kind, {})[stem] = folder / f"{stem}_{shown}{form}"
+    return found
 
 
 def _stems(tree: Tree, paths: list[Path]) -> Iterator[tuple[str, Path]]:

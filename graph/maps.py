@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..omnix import maps
-from .lineage import HIDDEN, check_map
+from .lineage import HIDDEN, check_inputs, check_map
 
 MogeGeometry = io.Custom("MOGE_GEOMETRY")
 
@@ -22,7 +22,7 @@ class OmniXDepth(io.ComfyNode):
             description="Relative distance along the ray from a decoded depth panorama, as it is or stretched between "
             "two percentiles if you ask for it.",
             search_aliases=["omnix", "distance", "depth map", "360"],
-            hidden=HIDDEN,
+            hidden=[*HIDDEN],
             inputs=[
                 io.Image.Input("image", tooltip="The decoded target of rgb_to_depth."),
                 io.Boolean.Input(
@@ -73,7 +73,7 @@ class OmniXNormal(io.ComfyNode):
             description="World-space normals from a decoded normal panorama, made unit length. Axes: front +X, "
             "up +Y, left +Z.",
             search_aliases=["omnix", "normal map", "world normal", "360"],
-            hidden=HIDDEN,
+            hidden=[*HIDDEN],
             inputs=[
                 io.Image.Input("image", tooltip="The decoded target of rgb_to_normal or rgb_camray_to_normal."),
                 io.Combo.Input(
@@ -102,7 +102,7 @@ class OmniXMaterial(io.ComfyNode):
             category="OmniX/maps",
             description="The two channels of a decoded PBR panorama, unchanged.",
             search_aliases=["omnix", "pbr", "roughness", "metallic", "material", "intrinsic"],
-            hidden=HIDDEN,
+            hidden=[*HIDDEN],
             inputs=[io.Image.Input("image", tooltip="The decoded target of rgb_to_pbr.")],
             outputs=[
                 io.Image.Output(display_name="roughness", tooltip="0 smooth, 1 rough."),
@@ -125,6 +125,7 @@ class OmniXPackORM(io.ComfyNode):
             category="OmniX/maps",
             description="Pack glTF's ORM texture: occlusion in red, roughness in green, metallic in blue.",
             search_aliases=["omnix", "ORM", "ARM", "glTF", "texture"],
+            hidden=[*HIDDEN],
             inputs=[
                 io.Image.Input("roughness", tooltip="0 smooth, 1 rough."),
                 io.Image.Input("metallic", tooltip="0 dielectric, 1 metal."),
@@ -135,6 +136,7 @@ class OmniXPackORM(io.ComfyNode):
 
     @classmethod
     def execute(cls, roughness: Any, metallic: Any, occlusion: Any = None) -> io.NodeOutput:
+        check_inputs(cls, "roughness", "metallic")
         return io.NodeOutput(maps.orm(roughness, metallic, occlusion))
 
 
@@ -147,6 +149,7 @@ class OmniXMogeGeometry(io.ComfyNode):
             category="OmniX/maps",
             description="Hand OmniX depth to ComfyUI's MoGe nodes, which render it and make a mesh of it.",
             search_aliases=["omnix", "mesh", "point map", "glb", "geometry"],
+            hidden=[*HIDDEN],
             inputs=[
                 io.Mask.Input("depth", tooltip="The mask output of OmniX Depth."),
                 io.Image.Input("image", tooltip="The panorama, in the depth's size; it becomes the texture."),
@@ -156,4 +159,5 @@ class OmniXMogeGeometry(io.ComfyNode):
 
     @classmethod
     def execute(cls, depth: Any, image: Any) -> io.NodeOutput:
+        check_inputs(cls, "depth")
         return io.NodeOutput(maps.moge_geometry(depth, image))

@@ -21,6 +21,7 @@ from ..omnix.adapter import fingerprint
 from ..omnix.colour import colour_view
 from ..omnix.panorama import check_panorama
 from .files import allowed, inside, say
+from .lineage import HIDDEN, check_inputs
 from .viewing import MAPS
 
 SAMPLES = Path(__file__).resolve().parents[1] / "sample"
@@ -143,7 +144,7 @@ class OmniXSavePanorama(io.ComfyNode):
             "depth also as exact values, with a coloured view for people.",
             search_aliases=["omnix", "save image", "360", "GPano", "XMP", "EXR", "16-bit", "save depth", "save maps"],
             is_output_node=True,
-            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            hidden=[*HIDDEN, io.Hidden.extra_pnginfo],
             inputs=[
                 io.Image.Input("panorama", optional=True, tooltip="The panorama itself, if it is to be saved."),
                 *(io.Image.Input(name, optional=True, tooltip=f"The {name} map.") for name in MAPS),
@@ -165,6 +166,7 @@ class OmniXSavePanorama(io.ComfyNode):
 
     @classmethod
     def execute(cls, filename_prefix: str, values: str, **images: Any) -> io.NodeOutput:
+        check_inputs(cls, "panorama", *MAPS)
         given = {name: images[name] for name in ("panorama", *MAPS) if images.get(name) is not None}
         height, width, batch = _common_size(given)
         texts = posted(cls.hidden.prompt, cls.hidden.extra_pnginfo) | {save.XMP: save.gpano(width, height)}

@@ -11,6 +11,7 @@ from comfy_api.latest import Types, io
 
 from ..omnix.scene import Options, Scene
 from ..omnix.scene.inputs import each_scene
+from .lineage import HIDDEN, check_inputs
 
 MogeGeometry = io.Custom("MOGE_GEOMETRY")
 MAPS = {
@@ -54,6 +55,7 @@ class OmniXScene(io.ComfyNode):
             description="Turn a panorama and its depth into a closed, textured mesh as GLB, which Blender, three.js "
             "and Unreal open: cut where surfaces end, reduced, with the materials that are given.",
             search_aliases=["omnix", "mesh", "glb", "gltf", "3D", "scene", "360", "export"],
+            hidden=[*HIDDEN],
             inputs=[
                 io.Image.Input("image", tooltip="The panorama, twice as wide as high."),
                 io.Mask.Input(
@@ -84,6 +86,7 @@ class OmniXScene(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: Any, depth: Any = None, moge_geometry: Any = None, **more: Any) -> io.NodeOutput:
+        check_inputs(cls, "depth", *MAPS)
         maps = {name: more.pop(name, None) for name in MAPS}
         given = {"image": image, **{name: pixels for name, pixels in maps.items() if pixels is not None}}
         scenes = list(each_scene(given, depth, moge_geometry, Options(**more)))

@@ -11,6 +11,7 @@ from ..omnix import panorama
 from ..omnix.colour import COLOURS, colour_view
 from ..omnix.sheet import contact_sheet
 from ..omnix.view import cut_out, read_view
+from .lineage import HIDDEN, check_inputs
 
 MAPS = ("depth", "normal", "albedo", "roughness", "metallic", "semantic")
 
@@ -24,6 +25,7 @@ class OmniXContactSheet(io.ComfyNode):
             category="OmniX/image",
             description="All maps of a panorama on one labelled sheet.",
             search_aliases=["omnix", "grid", "overview", "labels"],
+            hidden=[*HIDDEN],
             inputs=[
                 io.Image.Input("panorama", optional=True, tooltip="The panorama itself."),
                 *(io.Image.Input(name, optional=True, tooltip=f"The {name} map.") for name in MAPS),
@@ -34,6 +36,7 @@ class OmniXContactSheet(io.ComfyNode):
 
     @classmethod
     def execute(cls, columns: int, **images: Any) -> io.NodeOutput:
+        check_inputs(cls, "panorama", *MAPS, views=True)
         given = [(name, images[name]) for name in ("panorama", *MAPS) if images.get(name) is not None]
         return io.NodeOutput(contact_sheet(given, columns))
 
@@ -51,6 +54,7 @@ class OmniXPanoramaViewer(io.ComfyNode):
                 *("omnix", "360 viewer", "equirectangular preview", "panorama preview", "skybox", "HDRI", "ERP"),
             ],
             is_output_node=True,
+            hidden=[*HIDDEN],
             inputs=[
                 io.Image.Input("image", tooltip="The panorama, twice as wide as high."),
                 *(io.Image.Input(name, optional=True, tooltip=f"The {name} map.") for name in MAPS),
@@ -70,6 +74,7 @@ class OmniXPanoramaViewer(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: Any, view: str, width: int, **images: Any) -> io.NodeOutput:
+        check_inputs(cls, *MAPS, views=True)
         shown = {"image": image, **{name: images[name] for name in MAPS if images.get(name) is not None}}
         for pictures in shown.values():
             panorama.check_panorama(*pictures.shape[1:3])
@@ -95,6 +100,7 @@ class OmniXColourDepth(io.ComfyNode):
             category="OmniX/maps",
             description="A coloured view of a depth map for people; keep the map itself for tools.",
             search_aliases=["omnix", "colormap", "color map", "spectral", "turbo", "depth preview"],
+            hidden=[*HIDDEN],
             inputs=[
                 io.Mask.Input("depth", tooltip="The mask output of OmniX Depth."),
                 io.Combo.Input("colours", options=list(COLOURS), tooltip="Spectral is what the paper shows."),
@@ -105,4 +111,5 @@ class OmniXColourDepth(io.ComfyNode):
 
     @classmethod
     def execute(cls, depth: Any, colours: str, invert: bool) -> io.NodeOutput:
+        check_inputs(cls, "depth")
         return io.NodeOutput(colour_view(depth, colours, invert))

@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ..evaluation import layout
-from ..evaluation.pictures import pixels
+from ..evaluation.nothing import nothing_there, without_far_plane
+from ..evaluation.pictures import Array, pixels
 from ..omnix.panorama import camera_rays
 from ..omnix.tasks import WRAP_COLUMNS
 from .base import Pictures
@@ -32,6 +33,8 @@ from .samples import RAYS, Batch
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".exr")
 PIXELS_PER_LATENT = 8
+READING = 2
+"""Part of a latent's name: raise it when pictures are read in another way, so that older latents are made again."""
 _FARTHEST = "max"
 _DEFAULT_RANGES = {"depth": _FARTHEST}
 
@@ -154,12 +157,19 @@ def _values(path: Path, folder: str, spans: Mapping[str, str]) -> Tensor:
         if folder == "normal":
             values = np.nan_to_num(values, nan=0.0) * 0.5 + 0.5
     else:
-        values = pixels(path)
+        values = pixels(path, folder)
+    values, span = values if values.ndim == 3 else values[..., None], spans.get(folder)
+    nowhere = nothing_there(values) if folder == "depth" or span == _FARTHEST else None
     if values.dtype.kind == "u":
         values = values / np.float32(np.iinfo(values.dtype.name).max)
-    tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
-    tensor = rearrange(tensor, "h w -> h w 1") if tensor.ndim == 2 else tensor
-    return _ranged(_channels(tensor, path), path, folder, spans.get(folder))
+    tensor = _channels(torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)), path)
+    return _ranged(tensor if nowhere is None else _endless(tensor, nowhere), path, folder, span)
+
+
+def _endless(depth: Tensor, nowhere: Array) -> Tensor:
+    """Return a depth that is infinite where it means that nothing is there: see `evaluation.nothing`."""
+    known = np.where(nowhere[..., : depth.shape[-1]], np.float32(np.nan), depth.numpy())
+    return torch.from_numpy(np.nan_to_num(without_far_plane(known)[0], nan=np.inf, posinf=np.inf))
 
 
 def _channels(values: Tensor, path: Path) -> Tensor:
@@ -215,7 +225,7 @@ class Cache:
     def latent(self, config: Config, stream: Stream, files: Sequence[Path], sums: Sequence[str]) -> Path:
         """Return the file of a picture's latent, which is made if it is not there."""
         spans = {file.parent.name: ranges(config).get(file.parent.name) for file in files}
-        path = self._path("latent", sums, spans, config.size, WRAP_COLUMNS, self.encoder, len(files))
+        path = self._path("latent", READING, sums, spans, config.size, WRAP_COLUMNS, self.encoder, len(files))
         return path if _is_whole(path) else self._write(path, {"latent": self._encoded(picture(config, stream, files))})
 
     def prompt(self, words: str, encoders: str) -> Path:

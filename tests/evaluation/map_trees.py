@@ -32,6 +32,25 @@ def maps(seed: int, height: int = 16) -> dict[str, Any]:
     }
 
 
+class Room(NamedTuple):
+    """Distances along the ray [H, W], and the normals that face the viewer [H, W, 3]: front, up, left."""
+
+    depth: Any
+    normal: Any
+
+
+def box_room(height: int = 32, near: Sequence[float] = (2.0, 1.6, 1.5), far: Sequence[float] = (3.0, 1.1, 2.5)) -> Room:
+    """An empty room: the viewer is `near` metres from back, floor and right, and `far` from front, ceiling and left."""
+    rows, columns = np.meshgrid(np.arange(height), np.arange(2 * height), indexing="ij")
+    latitude, longitude = np.pi / 2 - (rows + 0.5) * np.pi / height, np.pi - (columns + 0.5) * np.pi / height
+    ray = [np.cos(latitude) * np.cos(longitude), np.sin(latitude), np.cos(latitude) * np.sin(longitude)]
+    way = np.stack(ray, axis=-1)
+    walls = np.where(way > 0, np.asarray(far), np.asarray(near)) / np.maximum(np.abs(way), 1e-12)
+    hit = walls.argmin(axis=-1)
+    normal = -np.sign(np.take_along_axis(way, hit[..., None], -1)) * np.eye(3)[hit]
+    return Room(walls.min(axis=-1), normal)
+
+
 def write_maps(folder: Path, stem: str, found: dict[str, Any], depth: str = ".exr") -> None:
     for kind, values in found.items():
         layout.write(layout.place(folder, kind, stem, depth if kind == "depth" else ""), kind, values)

@@ -14,6 +14,7 @@ from map_trees import ROOT, maps, run, sides, write_maps
 from PIL import Image
 
 REST = {"seam", "poles", "pixels", "invalid"}
+OF_DEPTH = {"seam_defect_density", "seam_severity", "seam_prevalence", "nothing_predicted", "nothing_true"}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def test_json_has_the_shape_that_is_documented(folders: tuple[Path, Path]) -> No
     assert list(found["depth"]) == list(ALIGNMENTS)
     parts = [(kind, part) for kind, part in found.items() if kind != "depth"]
     for kind, part in [*parts, *(("depth", part) for part in found["depth"].values())]:
-        assert part.keys() == {"unweighted", "weighted"} | REST
+        assert part.keys() == {"unweighted", "weighted"} | REST | (OF_DEPTH if kind == "depth" else set())
         assert part["unweighted"].keys() == part["weighted"].keys() == report.TITLES[kind].keys() - {"lpips"}
         assert (part["pixels"], part["invalid"]) == (2 * 16 * 32, 0)
         assert all(isinstance(value, float) for value in [*part["weighted"].values(), part["seam"], part["poles"]])
@@ -196,6 +197,36 @@ def test_a_bad_map_is_one_sentence(fault: str, tmp_path: Path) -> None:
     path.parent.mkdir(parents=True)
     spoil(path)
     assert words in failure(tmp_path / "predicted", tmp_path / "true")
+
+
+@pytest.mark.parametrize("kind", ["depth", "normal", "albedo", "semantic"])
+@pytest.mark.parametrize("side", ["predicted", "true"])
+def test_a_map_that_can_not_be_judged_is_a_line_of_the_report(kind: str, side: str, tmp_path: Path) -> None:
+    """Everything else is measured and printed; the status tells, and so does a line with the reason."""
+    folders = dict(zip(("predicted", "true"), sides(tmp_path)))
+    spoiled = layout.find(folders[side], kind, "0001")
+    spoiled.write_bytes(b"no picture")
+    done = run(*folders.values(), "--json", "--sheet", tmp_path / "sheet.png")
+    found = json.loads(done.stdout)
+    assert done.returncode == 1 and len(found) == 6 and (tmp_path / "sheet.png").is_file()
+    part = found[kind]["none"] if kind == "depth" else found[kind]
+    assert part["pixels"] == 16 * 32 and found["metallic"]["pixels"] == 2 * 16 * 32
+    assert done.stderr.startswith(f"omnix-evaluate: not measured: {kind} of 0001: {spoiled}: can't be read as a pict")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_kind_that_can_not_be_judged_at_all_leaves_the_others(tmp_path: Path) -> None:
+    predicted, truth = sides(tmp_path)
+    for path in (truth / "semantic").iterdir():
+        Image.new("L", (32, 16), 7).save(path)
+    for form in ((), ("--json",), ("--markdown",)):
+        done = run(predicted, truth, *form)
+        assert done.returncode == 1 and "depth" in done.stdout and "semantic" not in done.stdout
+        lines = done.stderr.splitlines()
+        assert [line[:44] for line in lines] == [
+            f"omnix-evaluate: not measured: semantic of {stem}"[:44] for stem in ("0000", "0001")
+        ]
+        assert all("expected semantic in 3 channels, got 1" in line for line in lines)
 
 
 def test_bad_folders_are_one_sentence(folders: tuple[Path, Path], tmp_path: Path) -> None:

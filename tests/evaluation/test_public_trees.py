@@ -5,9 +5,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from comfyui_omnix.evaluation import layout
-from map_trees import maps, run, write_maps
+from comfyui_omnix.evaluation.trees import side
+from map_trees import box_room, maps, run, write_maps
 from PIL import Image
+
+# NYUv2's number -> colour of ScanNet's tools: wall, floor, door, window, curtain, ceiling, otherprop.
+SCANNET = {
+    1: (174, 199, 232),
+    2: (152, 223, 138),
+    8: (214, 39, 40),
+    9: (197, 176, 213),
+    16: (219, 219, 141),
+    22: (78, 71, 183),
+    40: (100, 85, 144),
+}
 
 
 def save16(path: Path, values: Any) -> None:
@@ -31,9 +44,8 @@ def structured3d(root: Path, scene: str, room: str, found: dict[str, Any]) -> No
     depth = np.rint(found["depth"] * 1000)
     depth[0, :4] = 0
     save16(folder / "depth.png", depth)
-    front, up, left = np.moveaxis(found["normal"], -1, 0)
-    world = np.stack([-left, front, up], axis=-1)
-    save8(folder / "normal.png", np.clip(np.rint(128 * (1 + world)), 0, 255))
+    # Red is the look-at, green is up, and blue the rest of a left-handed system, which is left (the author, issue 61).
+    save8(folder / "normal.png", np.clip(np.rint(128 * (1 + found["normal"])), 0, 255))
     save8(folder / "rgb_rawlight.png", found["rgb"] * 255)
     save8(folder / "albedo.png", np.rint(found["albedo"] * 255))
     labels = found["semantic"].copy()
@@ -61,14 +73,42 @@ def test_structured3d(tmp_path: Path) -> None:
 
 
 def test_up_is_up_in_structured3d(tmp_path: Path) -> None:
-    """A floor's normal is (0, 0, 1) there and (0, 1, 0) here; the wall that the panorama looks at faces back, -y."""
+    """A floor is green there; the wall that the panorama looks at is without red, the wall on the left without blue."""
     folder = tmp_path / "set" / "scene_00000" / "2D_rendering" / "1" / "panorama" / "full"
-    save8(folder / "normal.png", [[[128, 128, 255], [128, 0, 128], [0, 128, 128], [128, 128, 0]]])
-    from comfyui_omnix.evaluation.trees import side
-
+    save8(folder / "normal.png", [[[128, 255, 128], [0, 128, 128], [128, 128, 0], [128, 0, 128]]])
     found = side(tmp_path / "set", None)
     normals = found.read(found.maps["normal"]["scene_00000_1"], "normal")
-    np.testing.assert_allclose(normals[0], [[0, 1, 0], [-1, 0, 0], [0, 0, 1], [0, -1, 0]], atol=1e-6)
+    np.testing.assert_allclose(normals[0], [[0, 1, 0], [-1, 0, 0], [0, 0, -1], [0, -1, 0]], atol=1e-6)
+
+
+def test_structured3d_agrees_with_the_slope_of_its_depth(tmp_path: Path) -> None:
+    """A whole room, whose walls, floor and ceiling are known in closed form: nothing is said, and no degree is lost."""
+    room = box_room(64)
+    structured3d(tmp_path / "set", "scene_00000", "1", maps(0, 64) | room._asdict())
+    write_maps(tmp_path / "predicted", "scene_00000_1", room._asdict())
+    done = run(tmp_path / "predicted", tmp_path / "set", "--map", "normal", "--json")
+    assert done.returncode == 0 and "contradict" not in done.stderr
+    assert json.loads(done.stdout)["normal"]["unweighted"]["mean"] < 0.3
+
+
+def test_class_numbers_of_structured3d(tmp_path: Path) -> None:
+    """One channel of 8 bits, as the set's page says: a prediction in ScanNet's colours is right; 41 is no class."""
+    colours = np.zeros((41, 3), dtype=np.uint8)
+    for number, colour in SCANNET.items():
+        colours[number] = colour
+    numbers = np.random.default_rng(0).choice([0, *SCANNET], (16, 32))
+    structured3d(tmp_path / "set", "scene_00000", "1", maps(0))
+    path = tmp_path / "set/scene_00000/2D_rendering/1/panorama/full/semantic.png"
+    save8(path, numbers)
+    write_maps(tmp_path / "predicted", "scene_00000_1", {"semantic": colours[numbers], "depth": maps(0)["depth"]})
+    found = measured(tmp_path / "predicted", tmp_path / "set")
+    assert found["semantic"]["unweighted"] == {"accuracy": 1.0, "miou": 1.0}
+    assert found["semantic"]["invalid"] == np.count_nonzero(numbers == 0) and "depth" in found
+    numbers[2, 2] = 41
+    save8(path, numbers)
+    done = run(tmp_path / "predicted", tmp_path / "set", "--json")
+    assert done.returncode == 1 and list(json.loads(done.stdout)) == ["depth"]
+    assert "not measured: semantic of scene_00000_1" in done.stderr and "up to 40, got 41" in done.stderr
 
 
 def test_stanford2d3d(tmp_path: Path) -> None:
@@ -83,6 +123,23 @@ def test_stanford2d3d(tmp_path: Path) -> None:
     write_maps(tmp_path / "predicted", name, {"depth": depth / 512})
     measure = measured(tmp_path / "predicted", tmp_path / "set")["depth"]["none"]
     assert measure["unweighted"]["mae"] < 1e-6 and measure["invalid"] == 7
+
+
+@pytest.mark.parametrize("rgb", ["rgb_", "rgb"])
+def test_stanford2d3d_as_others_list_it(rgb: str, tmp_path: Path) -> None:
+    """UniFuse and DA360 keep it as area_5a/rgb_/*_rgb.png and area_5a/depth/*_depth.png; 65535 means none here too."""
+    depth = np.rint(maps(0)["depth"] * 512)
+    depth[3, :7] = 65535
+    for area, name in (
+        ("area_1", "camera_a_office_1_frame_equirectangular_domain"),
+        ("area_5a", "camera_b_hall_domain"),
+    ):
+        save16(tmp_path / "set" / area / "depth" / f"{name}_depth.png", depth)
+        save8(tmp_path / "set" / area / rgb / f"{name}_rgb.png", maps(0)["rgb"] * 255)
+        write_maps(tmp_path / "predicted", name, {"depth": np.minimum(depth / 512, 20)})
+    found = measured(tmp_path / "predicted", tmp_path / "set")["depth"]["none"]
+    assert found["unweighted"]["mae"] < 1e-6 and found["invalid"] == found["nothing_true"] == 14
+    assert len(side(tmp_path / "set", None).maps["rgb"]) == 2
 
 
 def test_matterport3d(tmp_path: Path) -> None:

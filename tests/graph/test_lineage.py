@@ -1,15 +1,18 @@
 """A map goes to the node that reads it; another map's node says so, and where it belongs."""
 
 import itertools
+import json
+from inspect import signature
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from comfyui_omnix import nodes
 from comfyui_omnix.graph import maps
 from comfyui_omnix.graph.lineage import READERS, check_map, task_of_picture
 from comfyui_omnix.lab.bench import soak
-from comfyui_omnix.lab.host.server import GraphError, Server
+from comfyui_omnix.lab.host.server import ROOT, GraphError, Server
 from comfyui_omnix.omnix.tasks import TASKS
 
 NODES = {"depth": maps.OmniXDepth, "normal": maps.OmniXNormal, "pbr": maps.OmniXMaterial}
@@ -77,7 +80,11 @@ def test_where_the_graph_does_not_tell_nothing_is_refused() -> None:
             "estimated": node("DepthAnything", image=["decoded", 0]),
             "map": node("OmniXDepth", image=["estimated", 0]),
         },
-        "plain model": {"shifted": node("UNETLoader", unet_name="x")},
+        "another pack's model": {"shifted": node("SomeDepthModel", name="x")},
+        "a LoRA of somebody": {
+            "shifted": node("LoraLoaderModelOnly", model=["base", 0]),
+            "base": node("UNETLoader", unet_name="x"),
+        },
         "linked task": {"adapters": node("OmniXLoadAdapters", task=["chooser", 0], folder="OmniX")},
         "circle": {"shifted": node("Reroute", model=["shifted", 0])},
         "lost": {"sampled": node("KSampler", model=["gone", 0])},
@@ -86,6 +93,159 @@ def test_where_the_graph_does_not_tell_nothing_is_refused() -> None:
         assert told(graph("rgb_to_normal", "depth", **more), "depth") is None
     assert told({}, "depth") is None
     assert len(maps.OmniXDepth.execute(torch.rand(1, 4, 8, 3)).args) == 2
+
+
+PHOTO = {"photo": node("OmniXLoadPanorama", image="my room.png", height=512)}
+PLAIN_MODEL = {"shifted": node("UNETLoader", unet_name="x")}
+CHECKED = {
+    "OmniXSavePanorama": ("depth", "normal", "albedo", "roughness", "metallic", "semantic", "panorama"),
+    "OmniXPanoramaViewer": ("depth", "normal", "albedo", "roughness", "metallic", "semantic"),
+    "OmniXContactSheet": ("depth", "normal", "albedo", "roughness", "metallic", "semantic", "panorama"),
+    "OmniXScene": ("depth", "albedo", "normal", "roughness", "metallic"),
+    "OmniXColourDepth": ("depth",),
+    "OmniXMogeGeometry": ("depth",),
+    "OmniXPackORM": ("roughness", "metallic"),
+}
+PAIRS = [(kind, name) for kind, names in CHECKED.items() for name in names]
+MAPS_MADE = {
+    "depth": ["depth node", 0],
+    "normal": ["normal node", 0],
+    "roughness": ["pbr node", 0],
+    "metallic": ["pbr node", 1],
+}
+
+
+def made(task: str = "rgb_to_depth") -> dict[str, Any]:
+    """A task's graph, with nodes that made maps beside it."""
+    return soak.graph(task, 0, 1) | {
+        "depth node": node("OmniXDepth", image=["somewhere", 0]),
+        "normal node": node("OmniXNormal", image=["somewhere", 0]),
+        "pbr node": node("OmniXMaterial", image=["somewhere", 0]),
+        "view": node("OmniXColourDepth", depth=["depth node", 1]),
+        **PHOTO,
+    }
+
+
+def said(kind: str, prompt: dict[str, Any], **inputs: Any) -> str | None:
+    """Run a node as the host does, with the graph but without pictures; return what its check says."""
+    hidden = SimpleNamespace(prompt=prompt | {"it": node(kind, **inputs)}, unique_id="it", extra_pnginfo=None)
+    cls = type(kind, (getattr(nodes, kind),), {"hidden": hidden})
+    named = {name: None for name, one in signature(cls.execute).parameters.items() if one.kind is not one.VAR_KEYWORD}
+    try:
+        cls.execute(**named)
+    except (TypeError, AttributeError):  # the pictures are not there
+        return None
+    except ValueError as error:
+        return str(error) if " but the graph connects " in str(error) else None
+    return None
+
+
+@pytest.mark.parametrize(("kind", "name"), PAIRS)
+def test_a_bypassed_box_leaves_no_photo_as_a_map(kind: str, name: str) -> None:
+    """The photo itself, resized on its way, or encoded and decoded without a sampler in between."""
+    ways = {
+        "photo": PHOTO,
+        "resized": {"resized": node("ImageScale", image=["photo", 0]), **PHOTO},
+        "decoded": {
+            "decoded": node("VAEDecode", samples=["encoded", 0]),
+            "encoded": node("VAEEncode", pixels=["photo", 0]),
+            **PHOTO,
+        },
+    }
+    for last, prompt in ways.items():
+        words = said(kind, prompt, **{name: [last, 0]})
+        if name == "panorama":
+            assert words is None
+        else:
+            assert words is not None and "\n" not in words
+            assert (
+                f": {name} expects a map of {name}, but the graph connects a panorama as it is to it; is a box" in words
+            )
+
+
+@pytest.mark.parametrize(("kind", "name"), PAIRS)
+def test_crosswise_wires_are_refused_and_straight_ones_not(kind: str, name: str) -> None:
+    for other, link in MAPS_MADE.items():
+        words = said(kind, made(), **{name: link})
+        assert (words is None) == (other == name), (other, words)
+        assert words is None or f"connects the {other} map to it; connect it to {other}." in words
+    for task, each in TASKS.items():
+        words, target = (
+            said(kind, made(task), **{name: ["decoded", 0]}),
+            "panorama" if task == "image_to_pano" else each.target,
+        )
+        assert (words is None) == (target == name), (task, words)
+
+
+@pytest.mark.parametrize(("kind", "name"), PAIRS)
+def test_a_picture_that_was_made_without_adapters_is_no_map(kind: str, name: str) -> None:
+    words = said(kind, made() | PLAIN_MODEL, **{name: ["decoded", 0]})
+    if name == "panorama":
+        assert words is None
+    else:
+        assert words is not None and "sampled without OmniX adapters to it; put Apply OmniX Adapters before" in words
+
+
+@pytest.mark.parametrize("target", NODES)
+def test_readers_of_maps_refuse_photos_and_plain_models_too(target: str) -> None:
+    plain, photo = (
+        told(graph("rgb_to_depth", target, **more), target) for more in (PLAIN_MODEL, {"decoded": PHOTO["photo"]})
+    )
+    assert plain is not None and "sampled without OmniX adapters" in plain
+    assert photo is not None and f"image expects a map of {target}, but the graph connects a panorama" in photo
+
+
+@pytest.mark.parametrize(("kind", "name"), PAIRS)
+def test_maps_from_files_and_from_other_packs_pass(kind: str, name: str) -> None:
+    """Load Image says nothing; Load Panorama's own files have names; another pack's node may make anything."""
+    files = {
+        "unknown": node("LoadImage", image="x.png"),
+        "estimated": node("DepthAnything", image=["photo", 0]),
+        "named": node("OmniXLoadPanorama", image=f"omnix_sample_room_{name}.png", height=512),
+        **PHOTO,
+    }
+    for source in ("unknown", "estimated", "named"):
+        assert said(kind, files, **{name: [source, 0]}) is None
+
+
+def test_the_picture_that_is_the_panorama_is_no_map_wherever_it_came_from() -> None:
+    loaded = {"any": node("LoadImage", image="x.png"), "smaller": node("ImageScale", image=["any", 0])}
+    for kind, photo in (("OmniXSavePanorama", "panorama"), ("OmniXPanoramaViewer", "image"), ("OmniXScene", "image")):
+        words = said(kind, loaded, **{photo: ["any", 0], "normal": ["smaller", 0]})
+        assert words is not None and ": normal expects a map of normal, but the graph connects a panorama" in words
+
+
+def test_a_coloured_view_is_for_eyes_only() -> None:
+    for kind in ("OmniXPanoramaViewer", "OmniXContactSheet"):
+        assert said(kind, made(), depth=["view", 0]) is None
+    words = said("OmniXSavePanorama", made(), depth=["view", 0])
+    assert (
+        words is not None
+        and "connects a coloured view of depth to it; connect the depth output of OmniX Depth." in words
+    )
+    words = said("OmniXPanoramaViewer", made(), normal=["view", 0])
+    assert words is not None and "coloured view" in words
+    words = said("OmniXScene", made(), depth=["photo", 1])
+    assert words is not None and "connects the mask of what is unseen to it" in words
+
+
+def test_the_shipped_workflows_pass() -> None:
+    for path in sorted((ROOT / "workflows" / "api").glob("*.json")):
+        prompt = json.loads(path.read_text(encoding="utf-8"))
+        for unique_id, each in prompt.items():
+            if each["class_type"] in CHECKED:
+                assert said(each["class_type"], prompt, **each["inputs"]) is None, (path.name, unique_id)
+
+
+@pytest.mark.server
+def test_a_bypassed_box_is_said_by_the_server_and_nothing_is_saved(server: Server) -> None:
+    photo = node("OmniXLoadPanorama", image="omnix_sample_room.png", height=64)
+    saved = node("OmniXSavePanorama", depth=["photo", 0], filename_prefix="bypassed/room", values="depth")
+    with pytest.raises(
+        GraphError, match="Save Panorama and Maps: depth expects a map of depth, but the graph connects a pan"
+    ):
+        server.run({"photo": photo, "saved": saved})
+    assert not list((server.base / "output").glob("bypassed/*"))
 
 
 @pytest.mark.server

@@ -18,6 +18,7 @@ def graph(name: str, height: int = 720, **saved: Any) -> dict[str, dict[str, Any
     inputs = {"panorama": ["load", 0], "filename_prefix": "OmniX/loaded", "values": "depth", **saved}
     return {
         "load": {"class_type": "OmniXLoadPanorama", "inputs": {"image": name, "height": height}},
+        "map": {"class_type": "LoadImage", "inputs": {"image": name}},
         "save": {"class_type": "OmniXSavePanorama", "inputs": inputs},
     }
 
@@ -99,7 +100,7 @@ def test_one_run_writes_one_number(server: Server) -> None:
     output = server.base / "output" / "OmniX"
     name = put(server, "numbered.png", 16, 32)
     for run, expected in enumerate(("00001", "00002", "00004")):
-        posted = graph(name, 16 + 8 * run, filename_prefix="OmniX/numbered", depth=["load", 0], normal=["load", 0])
+        posted = graph(name, 16 + 8 * run, filename_prefix="OmniX/numbered", depth=["map", 0], normal=["map", 0])
         result = server.run(posted)
         shown = [file["filename"] for file in result.files("save")]
         assert shown == [f"numbered_{expected}_{part}.png" for part in ("panorama", "depth_view", "normal")]
@@ -115,7 +116,7 @@ def test_one_run_writes_one_number(server: Server) -> None:
 def test_one_run_writes_equal_numbers_as_exr_and_png(server: Server, tmp_path: Path) -> None:
     """Read by another library: what 16 bits hold of the floats, and not a brighter or a stretched copy."""
     name = put(server, "equal.png", 16, 32)
-    result = server.run(graph(name, filename_prefix="OmniX/equal", depth=["load", 0], values="depth"))
+    result = server.run(graph(name, filename_prefix="OmniX/equal", depth=["map", 0], values="depth"))
     read = {}
     for file in result.files("save", "omnix_values"):
         path = tmp_path / file["filename"]
@@ -128,7 +129,7 @@ def test_one_run_writes_equal_numbers_as_exr_and_png(server: Server, tmp_path: P
 @pytest.mark.parametrize(("values", "count"), [("every map", 3), ("none", 1)])
 def test_the_values_that_are_asked_for(server: Server, values: str, count: int) -> None:
     name = put(server, "asked.png", 16, 32)
-    posted = graph(name, filename_prefix=f"OmniX/asked {values}", values=values, normal=["load", 0])
+    posted = graph(name, filename_prefix=f"OmniX/asked {values}", values=values, normal=["map", 0])
     del posted["save"]["inputs"]["panorama"]
     result = server.run(posted)
     assert len(result.files("save")) + len(result.files("save", "omnix_values")) == count
@@ -141,7 +142,7 @@ def test_a_batch_and_another_shape(server: Server) -> None:
     posted["save"]["inputs"]["panorama"] = ["two", 0]
     files = server.run(posted).files("save")
     assert [file["filename"] for file in files] == ["batch_00001_panorama.png", "batch_00002_panorama.png"]
-    posted["save"]["inputs"]["normal"] = ["load", 0]
+    posted["save"]["inputs"]["normal"] = ["map", 0]
     with pytest.raises(GraphError, match="save maps of one panorama together"):
         server.run(posted)
     del posted["save"]["inputs"]["normal"], posted["save"]["inputs"]["panorama"]

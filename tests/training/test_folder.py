@@ -219,6 +219,28 @@ def test_depth_is_relative_to_the_farthest(shop: Shop) -> None:
     assert torch.allclose(ranged, torch.from_numpy(((metres - 1) / 2).clip(0, 1)), atol=1e-6)
 
 
+@pytest.mark.parametrize("value", [1e10, 65504.0, np.inf, 0.0, 1000.0])
+@pytest.mark.parametrize("folder", ["depth", "far"])
+def test_sky_is_farthest_and_the_room_keeps_its_range(shop: Shop, tmp_path: Path, value: float, folder: str) -> None:
+    """Values that renderers write where nothing is, a far plane too: with them as distances the room would be black."""
+    _, config = shop
+    rooms = write_rooms(tmp_path / "rooms", 1)
+    metres = layout.read(rooms / "depth" / "0000.exr", "depth")
+    metres[:9] = value
+    layout.save(rooms / folder / "0000.exr", metres)
+    given = replace(config, data=str(rooms), target=(folder,), range=(f"{folder}=max",))
+    (plan,) = plans(given)
+    files = data.find(given, plan).files["0000", folder]
+    shown = data.picture(given, plan.streams[1], files)[..., 0].numpy()
+    assert (shown[:9] == 1).all()
+    np.testing.assert_allclose(shown[9:], metres[9:] / metres[9:].max(), atol=1e-6)
+    if folder == "depth":
+        ranged = data.picture(replace(given, range=("depth=1:3",)), plan.streams[1], files)[..., 0].numpy()
+        np.testing.assert_allclose(
+            ranged, np.concatenate([np.ones((9, 128)), (metres[9:] - 1) / 2]).clip(0, 1), atol=1e-6
+        )
+
+
 BAD: dict[str, tuple[Any, str]] = {
     "missing": (lambda folder: (folder / "shading" / "0001.png").unlink(), r"got none for 1 \(0001\); add them"),
     "no panorama": (

@@ -1,0 +1,76 @@
+"""Seams where a model works on the six faces of a cube, as PaGeR measures them (Bozic et al., 2026).
+
+The figures are of the predicted depth alone, before any alignment. They follow the authors' repository (prs-eth/PaGeR
+99188f2, `src/metrics/seams_metrics.py`) with the thresholds of its `evaluation/seams_evaluation.py`:
+
+1. the depth is stretched from its 1st and 99th percentile to 0 and 1, and clipped;
+2. at each pair of neighbouring pixels, left and right or above and below, that lie on two faces, the step is the
+   absolute difference; columns wrap, rows do not; a cube has 12 edges;
+3. `seam_defect_density` is the share of all steps above 0.010, `seam_severity` the share of edges whose mean step is
+   above 0.008, `seam_prevalence` the share of edges with more than 5 % of their steps above 0.010.
+
+Pixels without a depth have no steps (the authors' maps have none). A width that 4 does not divide has no figures.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .pictures import Array
+
+FIGURES = {
+    "seam_defect_density": "defect density",
+    "seam_severity": "severity",
+    "seam_prevalence": "prevalence",
+}
+PERCENTILES = (1.0, 99.0)
+STEP, MEAN_STEP, SHARE = 0.010, 0.008, 0.05
+FACES = 6
+_UP, _DOWN = 4, 5
+
+
+def seams(depth: Array) -> dict[str, float]:
+    """Return the three figures of a depth [H, W], NaN where they are not defined."""
+    steps, edges = _steps(_stretched(depth), faces(*depth.shape)) if depth.shape[1] % 4 == 0 else (np.empty(0),) * 2
+    if not steps.size:
+        return dict.fromkeys(FIGURES, np.nan)
+    each = [steps[edges == edge] for edge in np.unique(edges)]
+    shares = (
+        np.mean(steps > STEP),
+        np.mean([found.mean() > MEAN_STEP for found in each]),
+        np.mean([(found > STEP).mean() > SHARE for found in each]),
+    )
+    return dict(zip(FIGURES, map(float, shares)))
+
+
+def faces(height: int, width: int) -> Array:
+    """Return the face that each pixel lies on [H, W]: 0 to 3 around, 4 up, 5 down.
+
+    The middle of face 0 is the middle of the picture; borders are rounded as the authors do.
+    """
+    quarter = width // 4
+    around = np.roll(np.repeat(np.arange(4), quarter), 3 * (width // 8))
+    longitude = np.linspace(-np.pi, np.pi, quarter) / 4
+    last = np.rint(height / 2 - np.arctan(np.cos(longitude)) * height / np.pi)
+    above = np.arange(height)[:, None] < np.roll(np.tile(last, 4), 3 * (width // 8))
+    return np.where(above[::-1], _DOWN, np.where(above, _UP, around))
+
+
+def _stretched(depth: Array) -> Array:
+    known = depth[np.isfinite(depth)].astype(np.float64)
+    low, high = np.percentile(known, PERCENTILES) if known.size else (0.0, 1.0)
+    return np.clip((depth - low) / max(high - low, 1e-8), 0, 1)
+
+
+def _steps(depth: Array, face: Array) -> tuple[Array, Array]:
+    """Return the steps [N] between neighbours on two faces, and which edge [N] each is at."""
+    pairs = [
+        ((depth, face), (np.roll(depth, -1, axis=1), np.roll(face, -1, axis=1))),
+        ((depth[:-1], face[:-1]), (depth[1:], face[1:])),
+    ]
+    steps, edges = [], []
+    for (one, here), (other, there) in pairs:
+        apart = (here != there) & np.isfinite(one) & np.isfinite(other)
+        steps.append(np.abs(one - other)[apart])
+        edges.append((np.minimum(here, there) * FACES + np.maximum(here, there))[apart])
+    return np.concatenate(steps), np.concatenate(edges)
