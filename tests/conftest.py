@@ -43,6 +43,22 @@ def pytest_configure() -> None:
     loading.load_pack()
 
 
+# Files that take more than about ten seconds of a core: `dev.py test --fast` leaves them out.
+SLOW = {
+    *("test_captions", "test_engine", "test_folder", "test_overfit"),  # training
+    *("test_making", "test_perceives"),  # the micro model
+    *("test_compiled", "test_oracle_golden", "test_true_advice", "test_wrong_graphs"),  # the runtime
+    *("test_client", "test_geometry"),  # scenes
+    *("test_dialects", "test_peft"),  # the converter
+}
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark the tests of slow files."""
+    if item.path.stem in SLOW:
+        item.add_marker("slow")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out, and count as such, what older hosts lack: tests that name the first ComfyUI that has it."""
     marks = {item: item.get_closest_marker("since") for item in items}
