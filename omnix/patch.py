@@ -38,6 +38,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .adapter import TaskAdapters, load_task
+from .blame import Place, accused, blaming, culprit, pack_of
 from .checks import (
     CHANNELS,
     Conds,
@@ -50,26 +51,13 @@ from .checks import (
     references,
 )
 from .compiled import HOW, Graphs
+from .fused import called
 from .panorama import widen
 from .sampling import Run, blend_between_steps, run_of, sample_widened
 from .schedule import ENTRIES, flow_shift, sigmas
 from .streams import Stream, adapted, joint_attention, of_target, stack, text_is_shared
 from .tasks import Task
-from .watch import (
-    OVERRIDE,
-    Block,
-    Place,
-    Step,
-    accused,
-    blaming,
-    culprit,
-    eager,
-    guarded,
-    pack_of,
-    running,
-    unwrapped,
-    wanted_of,
-)
+from .watch import OVERRIDE, Block, Step, eager, guarded, running, unwrapped, wanted_of
 
 KEY = "omnix"
 NEGATIVE = 1
@@ -155,7 +143,7 @@ def run_streams(adapters: TaskAdapters, strengths: Sequence[float], seam: int) -
     """Return the DIFFUSION_MODEL wrapper: run FLUX on all streams, return the target's prediction."""
     task = adapters.task
     streams = [Stream(layers, strength) for layers, strength in zip(adapters.stream_layers(), strengths)]
-    wanted = wanted_of(layer for stream in streams for layer in stream.layers)
+    layers = dict.fromkeys(layer for stream in streams for layer in stream.layers)
     graphs = Graphs(streams)
 
     def forward(
@@ -183,12 +171,19 @@ def run_streams(adapters: TaskAdapters, strengths: Sequence[float], seam: int) -
         join = partial(
             joint_attention, streams=len(streams), text_rows=context.shape[1], shared_text=text_is_shared(streams)
         )
-        flux, step = executor.class_obj, Step(options.get(OVERRIDE), join, wanted)
+        flux, step = executor.class_obj, Step(options.get(OVERRIDE), join, wanted_of(layers))
         blame = blaming(partial(_places, flux, options), _OWN)
         # The run watches its own model; another one, on another card or called by a node, is watched for this call.
         watch = nullcontext() if run and run.flux is flux else guarded(flux, blame, lambda: None)
         compiled = graphs.standing(flux, run, x.device, step, partial(_stranger, flux)) if run else nullcontext()
-        with eager(), watch, adapted(flux, streams, step.added), running(step, blame), compiled:
+        with (
+            eager(),
+            watch,
+            adapted(flux, streams, step.added),
+            running(step, blame),
+            compiled,
+            called(flux, () if run and run.compile else layers),
+        ):
             out = executor(whole, *stacked, None, None, {**options, OVERRIDE: step.join}, **kwargs)
             if run is not None:
                 run.ran(step.blocks, lambda: culprit(_places(flux, options), _OWN))
