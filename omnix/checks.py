@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .panorama import check_panorama
@@ -92,6 +93,35 @@ def check_whole(got: Sequence[int], whole: Sequence[int]) -> None:
             "windows: each stream must see the whole panorama. Remove the node that cuts it (Tiled Diffusion, Context "
             "Windows)."
         )
+
+
+def check_place(got: Tensor, sampled: Tensor | None) -> None:
+    """Raise ValueError if FLUX is given the sampled picture [b, c, h, w], once or more, with its cells moved."""
+    if sampled is None or got.shape[0] % sampled.shape[0]:
+        return
+    want = sampled.to(got).repeat(got.shape[0] // sampled.shape[0], 1, 1, 1)
+    if torch.equal(got, want):
+        return
+    if torch.equal(*(x.flatten(2).sort(dim=-1).values for x in (got, want))):
+        raise ValueError(
+            "A node on the model rolls or mirrors the picture before FLUX sees it, and OmniX's conditions don't fit "
+            "it then. Remove that node (Seamless Tiling); OmniX's own seam_columns close the seam."
+        )
+
+
+_SPARSE = ("spars", "radial")
+"""In the names of attentions that leave out keys."""
+
+
+def note_on(attention: object) -> str | None:
+    """Say what is not exact about another node's attention; None if nothing is known of it."""
+    name = f"{getattr(attention, '__module__', '')}.{getattr(attention, '__qualname__', '')}".lower()
+    if any(word in name for word in _SPARSE):
+        return (
+            "A node puts a sparse attention on the model, which may leave out keys of any stream. How far that moves "
+            "OmniX's results was never measured; remove the node (Model Sparse Attention) for exact ones."
+        )
+    return None
 
 
 def _in_pixels(height: int, width: int) -> str:

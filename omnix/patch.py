@@ -46,8 +46,10 @@ from .checks import (
     check_extras,
     check_fit,
     check_latents,
+    check_place,
     check_whole,
     each_cond,
+    note_on,
     references,
 )
 from .compiled import HOW, Graphs
@@ -165,6 +167,9 @@ def run_streams(adapters: TaskAdapters, strengths: Sequence[float], seam: int) -
         check_count(task, len(latents), negative_alone, run is not None and run.cfg not in (None, 1.0))
         if run is not None:
             check_whole(x.shape[-2:], (run.height, run.width + seam))
+            check_place(x, run.x)
+            if run.calls == 1 and (note := note_on(options.get(OVERRIDE))):
+                tell(note)
         check_latents(task, x.shape[-2], x.shape[-1] - seam, latents)
         stacked = [None if part is None else stack(part, len(streams)) for part in (timestep, context, y, guidance)]
         whole = rearrange([*(as_stream(latent, x, seam) for latent in latents), x], "s b c h w -> (b s) c h w")

@@ -31,6 +31,8 @@ class Run:
     noise: PeriodicNoise
     flux: object = None
     """The model that is watched as long as the run lasts."""
+    x: Tensor | None = None
+    """What the sampler asks FLUX about now."""
     calls: int = 0
     """Of FLUX."""
     blocks: int = 0
@@ -163,6 +165,7 @@ def blend_between_steps(seam: int) -> Callable[..., Tensor]:
         blend_seam_(x, seam)
         if run is None:
             return executor(x, timestep, options, *rest, **named)
+        run.x = x
         asked_anyway = options.get("disable_cfg1_optimization", False)
         run.cfg = None if asked_anyway else getattr(executor.class_obj, "cfg", None)
         with run.noise.suspended():

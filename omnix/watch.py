@@ -138,7 +138,8 @@ class Step:
     def check(self, blame: Blame) -> None:
         """Raise if blocks were run by other means than a call, and not joined or not with all their adapters."""
         loose = self._loose
-        blocks = [sorted((loose[layer], layer) for layer in wanted - {JOIN}) for wanted in self._wanted.values()]
+        wanted = [layers - {JOIN} for name, layers in self._wanted.items() if "_blocks." in name]
+        blocks = [sorted((loose[layer], layer) for layer in layers) for layers in wanted]
         runs = sum(each[-1][0] for each in blocks)
         if loose[JOIN] < runs:
             raise blame(JOIN, None)
