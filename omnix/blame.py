@@ -13,6 +13,14 @@ class Place(NamedTuple):
 
     name: str
     function: Any
+    lasts: bool = False
+    """For the whole process: what stands there does not go with its node."""
+
+
+def method(owner: Any, name: str, called: str) -> Place:
+    """Return the place of a method of the host's, which lasts where its class has got another."""
+    of_the_host = type(owner).__module__.startswith("comfy.")
+    return Place(called, getattr(owner, name, None), of_the_host and name not in vars(owner))
 
 
 def blaming(places: Callable[[Block | None], Iterable[Place]], own: Sequence[str]) -> Blame:
@@ -56,7 +64,8 @@ def culprit(places: Iterable[Place], own: Sequence[str]) -> str | None:
         if not any(module == name or module.startswith(f"{name}.") for name in own):
             code = getattr(function, "__code__", None)
             name = getattr(code, "co_name", None) or type(function).__name__
-            return f"{place.name} is replaced by {name} of {pack_of(module)}"
+            lasting = ", which lasts until ComfyUI restarts" if place.lasts else ""
+            return f"{place.name} is replaced by {name} of {pack_of(module)}{lasting}"
     return None
 
 

@@ -38,7 +38,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .adapter import TaskAdapters, load_task
-from .blame import Place, accused, blaming, culprit, pack_of
+from .blame import Place, accused, blaming, culprit, method, pack_of
 from .checks import (
     CHANNELS,
     Conds,
@@ -218,11 +218,11 @@ def overseen(seam: int, guider: Any, run: Run) -> Iterator[None]:
 def _places(flux: Any, options: Mapping[str, Any], block: Block | None = None) -> Iterator[Place]:
     """Yield what other packs replace, the likeliest first."""
     if block is not None:
-        yield Place(f"{block.kind.capitalize()}StreamBlock.forward", unwrapped(block.module).forward)
-    yield from (Place(f"Flux.{name}", getattr(flux, name, None)) for name in ("forward_orig", "_forward", "forward"))
-    yield Place("FLUX's attention", comfy.ldm.flux.layers.attention)
-    attentions = (comfy.ldm.flux.math.optimized_attention, options.get(OVERRIDE))
-    yield from (Place("ComfyUI's attention", attention) for attention in attentions)
+        yield method(unwrapped(block.module), "forward", f"{block.kind.capitalize()}StreamBlock.forward")
+    yield from (method(flux, name, f"Flux.{name}") for name in ("forward_orig", "_forward", "forward"))
+    yield Place("FLUX's attention", comfy.ldm.flux.layers.attention, lasts=True)
+    yield Place("ComfyUI's attention", comfy.ldm.flux.math.optimized_attention, lasts=True)
+    yield Place("ComfyUI's attention", options.get(OVERRIDE))
     replaced = options.get("patches_replace", {}).get("dit", {})
     yield from (Place("_".join(map(str, key)), function) for key, function in replaced.items())
     for kind in (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL):
