@@ -7,6 +7,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .schedule import flow_shift
@@ -157,6 +158,35 @@ def check_seam(columns: int) -> None:
             f"seam_columns is {columns}, expected an even number of latent columns such as {SEAM_COLUMNS}, or 0 for no "
             "seam; FLUX sees two columns at a time."
         )
+
+
+def check_place(got: Tensor, sampled: Tensor | None) -> None:
+    """Raise ValueError if FLUX is given the sampled picture [b, c, h, w], once or more, with its cells moved."""
+    if sampled is None or got.shape[0] % sampled.shape[0]:
+        return
+    want = sampled.to(got).repeat(got.shape[0] // sampled.shape[0], 1, 1, 1)
+    if torch.equal(got, want):
+        return
+    if torch.equal(*(x.flatten(2).sort(dim=-1).values for x in (got, want))):
+        raise ValueError(
+            "A node on the model rolls or mirrors the picture before FLUX sees it, and OmniX's conditions don't fit "
+            "it then. Remove that node (Seamless Tiling); OmniX's own seam_columns close the seam."
+        )
+
+
+_SPARSE = ("spars", "radial")
+"""In the names of attentions that leave out keys."""
+
+
+def note_on(attention: object) -> str | None:
+    """Say what is not exact about another node's attention; None if nothing is known of it."""
+    name = f"{getattr(attention, '__module__', '')}.{getattr(attention, '__qualname__', '')}".lower()
+    if any(word in name for word in _SPARSE):
+        return (
+            "A node puts a sparse attention on the model, which may leave out keys of any stream. How far that moves "
+            "OmniX's results was never measured; remove the node (Model Sparse Attention) for exact ones."
+        )
+    return None
 
 
 def _in_pixels(height: int, width: int) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 from torch.nn.functional import linear
 
+from .fused import asked, called, is_plain
 from .sampling import Run
 from .streams import (
     Deltaed,
@@ -37,26 +38,37 @@ from .watch import OPTIONS, OVERRIDE, Block, Step, blocks_of, unwrapped
 HOW = "torch_compile_kwargs"
 """Where the host's model options keep what the user's compile node gave to torch.compile."""
 
-_TEXT = ("txt_attn.qkv", "txt_attn.proj", "txt_mlp")
+_TEXT = ("txt_attn.qkv", "txt_attn.proj", "txt_mlp.0", "txt_mlp.2")
 _OUTSIDE = {"post_input"}
 """Patches of the host that do not act in a block."""
 _MODES = (None, "default", "max-autotune-no-cudagraphs")
 
 
-class _Deltas(nn.Module):
-    """A layer and every stream's delta on it, for a graph: whatever runs may change is a tensor."""
+class _Instead(nn.Module):
+    """What stands in a layer's place in a twin, and has no weights that a kernel of the host could run without it."""
 
-    def __init__(self, base: nn.Module, deltas: Deltaed, streams: int, device: torch.device) -> None:
+    weight, _full_precision_mm = None, True  # fused.CALLED
+
+    def __init__(self, base: nn.Module, streams: int) -> None:
         super().__init__()
         self.base, self.streams = base, streams
-        self.layers = nn.ModuleList(layer for _, layer, _ in deltas)
+
+
+class _Deltas(_Instead):
+    """A layer and every stream's delta on it, for a graph: whatever runs or blocks may change is a tensor."""
+
+    def __init__(self, base: nn.Module, name: str, deltas: Deltaed, streams: int, device: torch.device) -> None:
+        super().__init__(base, streams)
+        self.name, self.layers = name, nn.ModuleList(layer for _, layer, _ in deltas)
         self.numbers = tuple(number for number, _, _ in deltas)
         self.places = tuple(_places(layer) for _, layer, _ in deltas)
         for place, (_, layer, strength) in enumerate(deltas):
             self.register_buffer(f"gain_{place}", _gain(layer, strength, device))
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.base.forward(x).contiguous()
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        x, scale = asked(self.name, args, kwargs)
+        out = self.base.forward(*args, **kwargs)
+        y = out.contiguous() if scale is None else torch.zeros_like(out)
         for number, (stream, layer, places) in enumerate(zip(self.numbers, self.layers, self.places)):
             hidden = linear(x[stream :: self.streams], layer.get_parameter("down").to(x))
             hidden = (hidden.float() * self.get_buffer(f"gain_{number}")).to(x)
@@ -64,7 +76,7 @@ class _Deltas(nn.Module):
                 up = layer.get_parameter(f"up_{block}").to(x)
                 rows = y[stream :: self.streams, ..., start : start + size]
                 rows += linear(hidden[..., column : column + rank], up)
-        return y
+        return y if scale is None else out + (scale * y).to(out)
 
 
 def _places(layer: LowRank) -> tuple[tuple[int, int, int, int], ...]:
@@ -83,26 +95,22 @@ def _gain(layer: LowRank, strength: float, device: torch.device) -> Tensor:
         return torch.tensor(gains, dtype=torch.float32, device=device)
 
 
-class _Once(nn.Module):
+class _Once(_Instead):
     """A layer that sees rows that are equal in all streams."""
 
-    def __init__(self, base: nn.Module, streams: int) -> None:
-        super().__init__()
-        self.base, self.streams = base, streams
-
-    def forward(self, x: Tensor) -> Tensor:
-        return stack(self.base.forward(x[:: self.streams]), self.streams)
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        if not is_plain(args, kwargs):
+            return self.base.forward(*args, **kwargs)
+        return stack(self.base.forward(args[0][:: self.streams]), self.streams)
 
 
-class _Target(nn.Module):
+class _Target(_Instead):
     """A layer of which the target's rows alone are read."""
 
-    def __init__(self, base: nn.Module, streams: int) -> None:
-        super().__init__()
-        self.base, self.streams = base, streams
-
-    def forward(self, x: Tensor) -> Tensor:
-        return among_streams(self.base.forward(of_target(x, self.streams)), self.streams)
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        if not is_plain(args, kwargs):
+            return self.base.forward(*args, **kwargs)
+        return among_streams(self.base.forward(of_target(args[0], self.streams)), self.streams)
 
 
 class _Double(nn.Module):
@@ -161,19 +169,27 @@ def _replacing(block: Block, streams: Sequence[Stream], last: str, device: torch
         found |= dict.fromkeys(_TEXT, lambda base: _Once(base, count))
     if last.startswith(f"{block.name}."):
         found[last.removeprefix(f"{block.name}.")] = lambda base: _Target(base, count)
-    for layer in dict.fromkeys(layer for stream in streams for layer in stream.layers):
-        if layer.startswith(f"{block.name}."):
-            deltas = [(number, s.layers[layer], s.strength) for number, s in enumerate(streams) if layer in s.layers]
-            found[layer.removeprefix(f"{block.name}.")] = partial(_Deltas, deltas=deltas, streams=count, device=device)
+    for place in _layers_of(block, streams):
+        name = f"{block.name}.{place}"
+        deltas = [(number, s.layers[name], s.strength) for number, s in enumerate(streams) if name in s.layers]
+        found[place] = partial(_Deltas, name=place, deltas=deltas, streams=count, device=device)
     return found
+
+
+def _layers_of(block: Block, streams: Sequence[Stream]) -> list[str]:
+    """Name a block's layers that have adapters, as they are called within it."""
+    layers = dict.fromkeys(layer for stream in streams for layer in stream.layers)
+    return [layer.removeprefix(f"{block.name}.") for layer in layers if layer.startswith(f"{block.name}.")]
 
 
 class _Compiled(nn.Module):
     """What stands in a block's place during a step: its graph, or the block where a graph does not know all."""
 
-    def __init__(self, block: Block, graphs: Mapping[str, Any], step: Step, failed: Callable[[str], None]) -> None:
+    def __init__(
+        self, block: Block, layers: Sequence[str], graphs: Mapping[str, Any], step: Step, failed: Callable[[str], None]
+    ) -> None:
         super().__init__()
-        self.block, self.graphs, self.step, self.failed = block, graphs, step, failed
+        self.block, self.layers, self.graphs, self.step, self.failed = block, layers, graphs, step, failed
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         options, graph = kwargs.get(OPTIONS) or {}, self.graphs.get(self.block.name)
@@ -187,7 +203,8 @@ class _Compiled(nn.Module):
             else:
                 self.step.ran_whole()
                 return out
-        return self.block.module(*args, **kwargs)
+        with called(self.block.module, self.layers):
+            return self.block.module(*args, **kwargs)
 
 
 class Graphs:
@@ -223,7 +240,8 @@ class Graphs:
         if run.compile is None:
             yield
             return
-        twins = {block.name: _Compiled(block, self._graphs, step, uncompiled) for block in blocks}
+        layers = {each.name: _layers_of(each, self._streams) for each in blocks}
+        twins = {each.name: _Compiled(each, layers[each.name], self._graphs, step, uncompiled) for each in blocks}
         with _in_place(flux, twins):
             yield
 
@@ -268,14 +286,10 @@ def hindrance(blocks: Sequence[Block], how: Mapping[str, Any]) -> str | None:
         return "CUDA graphs are not supported; choose the backend inductor and the mode default"
     for block in blocks:
         for name, module in unwrapped(block.module).named_modules():
-            if "forward" in vars(module) or not all(map(_is_ours, _hooks_of(module))):
+            hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+            if "forward" in vars(module) or not all(map(_is_ours, hooks)):
                 return f"another node has its hand on {block.name}{name and '.'}{name}"
     return None
-
-
-def _hooks_of(module: nn.Module) -> Iterator[Any]:
-    yield from module._forward_pre_hooks.values()
-    yield from module._forward_hooks.values()
 
 
 def _is_ours(hook: Any) -> bool:

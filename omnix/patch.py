@@ -39,6 +39,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .adapter import TaskAdapters, load_task
+from .blame import Place, accused, blaming, culprit, method, pack_of
 from .checks import (
     CHANNELS,
     Conds,
@@ -47,33 +48,22 @@ from .checks import (
     check_fit,
     check_latents,
     check_not_a_tile,
+    check_place,
     check_seam,
     check_whole,
     each_cond,
+    note_on,
     references,
 )
 from .compiled import HOW, Graphs
+from .fused import called
 from .panorama import widen
 from .sampling import Run, predict_between_steps, run_of, sample_widened
 from .schedule import ENTRIES, flow_shift, sigmas
 from .stages import sample_in_stages
 from .streams import Stream, adapted, by_stream, joint_attention, of_target, stack, text_is_shared
 from .tasks import Task
-from .watch import (
-    OVERRIDE,
-    Block,
-    Place,
-    Step,
-    accused,
-    blaming,
-    culprit,
-    eager,
-    guarded,
-    pack_of,
-    running,
-    unwrapped,
-    wanted_of,
-)
+from .watch import OVERRIDE, Block, Step, eager, guarded, running, unwrapped, wanted_of
 
 KEY = "omnix"
 PATCHES = "patches"
@@ -160,7 +150,7 @@ def run_streams(adapters: TaskAdapters, strengths: Sequence[float], seam: int) -
     """Return the DIFFUSION_MODEL wrapper: run FLUX on all streams, return the target's prediction."""
     task = adapters.task
     streams = [Stream(layers, strength) for layers, strength in zip(adapters.stream_layers(), strengths)]
-    wanted = wanted_of(layer for stream in streams for layer in stream.layers)
+    layers = dict.fromkeys(layer for stream in streams for layer in stream.layers)
     graphs = Graphs(streams)
 
     def forward(
@@ -181,6 +171,9 @@ def run_streams(adapters: TaskAdapters, strengths: Sequence[float], seam: int) -
         if run is not None:
             check_count(task, len(latents), run.asked(options), set(run.names.values()), run.cfg)
             check_whole(x.shape[-2:], run.height, run.width, seam)
+            check_place(x, run.x)
+            if run.calls == 1 and (note := note_on(options.get(OVERRIDE))):
+                tell(note)
         else:
             check_count(task, len(latents))
         check_latents(task, x.shape[-2], x.shape[-1] - seam, latents)
@@ -189,13 +182,20 @@ def run_streams(adapters: TaskAdapters, strengths: Sequence[float], seam: int) -
         join = partial(
             joint_attention, streams=len(streams), text_rows=context.shape[1], shared_text=text_is_shared(streams)
         )
-        flux, step = executor.class_obj, Step(options.get(OVERRIDE), join, wanted)
+        flux, step = executor.class_obj, Step(options.get(OVERRIDE), join, wanted_of(layers))
         blame = blaming(partial(_places, flux, options), _OWN)
         # The run watches its own model; another one, on another card or called by a node, is watched for this call.
         watch = nullcontext() if run and run.flux is flux else guarded(flux, blame, lambda: None)
         compiled = graphs.standing(flux, run, x.device, step, partial(_stranger, flux)) if run else nullcontext()
-        with eager(), watch, adapted(flux, streams, step.added), running(step, blame), compiled:
-            joined = {**options, OVERRIDE: step.join, PATCHES: by_stream(options.get(PATCHES, {}), len(streams))}
+        joined = {**options, OVERRIDE: step.join, PATCHES: by_stream(options.get(PATCHES, {}), len(streams))}
+        with (
+            eager(),
+            watch,
+            adapted(flux, streams, step.added),
+            running(step, blame),
+            compiled,
+            called(flux, () if run and run.compile else layers),
+        ):
             out = executor(whole, *stacked, None, None, joined, **kwargs)
             if run is not None:
                 run.ran(step.blocks, lambda: culprit(_places(flux, options), _OWN))
@@ -231,11 +231,11 @@ def overseen(seam: int, guider: Any, run: Run) -> Iterator[None]:
 def _places(flux: Any, options: Mapping[str, Any], block: Block | None = None) -> Iterator[Place]:
     """Yield what other packs replace, the likeliest first."""
     if block is not None:
-        yield Place(f"{block.kind.capitalize()}StreamBlock.forward", unwrapped(block.module).forward)
-    yield from (Place(f"Flux.{name}", getattr(flux, name, None)) for name in ("forward_orig", "_forward", "forward"))
-    yield Place("FLUX's attention", comfy.ldm.flux.layers.attention)
-    attentions = (comfy.ldm.flux.math.optimized_attention, options.get(OVERRIDE))
-    yield from (Place("ComfyUI's attention", attention) for attention in attentions)
+        yield method(unwrapped(block.module), "forward", f"{block.kind.capitalize()}StreamBlock.forward")
+    yield from (method(flux, name, f"Flux.{name}") for name in ("forward_orig", "_forward", "forward"))
+    yield Place("FLUX's attention", comfy.ldm.flux.layers.attention, lasts=True)
+    yield Place("ComfyUI's attention", comfy.ldm.flux.math.optimized_attention, lasts=True)
+    yield Place("ComfyUI's attention", options.get(OVERRIDE))
     replaced = options.get("patches_replace", {}).get("dit", {})
     yield from (Place("_".join(map(str, key)), function) for key, function in replaced.items())
     for kind in (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL):

@@ -31,6 +31,8 @@ class Run:
     noise: PeriodicNoise
     flux: object = None
     """The model that is watched as long as the run lasts."""
+    x: Tensor | None = None
+    """What the sampler asks FLUX about now."""
     calls: int = 0
     """Of FLUX."""
     blocks: int = 0
@@ -217,7 +219,7 @@ def predict_between_steps(executor: Any, x: Tensor, timestep: Tensor, *given: An
     run = run_of(options)
     if run is None:
         return executor(x, timestep, *given, **named)
-    x = between_steps(x, options)
+    run.x = x = between_steps(x, options)
     run.blended = False
     asked_anyway = model_options.get("disable_cfg1_optimization", False)
     run.cfg = None if asked_anyway else getattr(executor.class_obj, "cfg", None)

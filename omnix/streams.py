@@ -24,6 +24,8 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from .fused import asked, is_plain
+
 Attention = Callable[..., Tensor]
 Deltas = Mapping[str, "LowRank"]
 
@@ -66,7 +68,8 @@ class LowRank(nn.Module):
         for up, rows in zip(self.ups, self.rows, strict=True):
             part = hidden[..., start : start + up.shape[1]]
             target = output[..., rows.start : rows.start + rows.size]
-            target.baddbmm_(part, up.to(x).t().expand(len(x), -1, -1), alpha=strength * rows.scale)
+            factor = up.to(target).t().expand(len(x), -1, -1)
+            target.baddbmm_(part.to(target), factor, alpha=strength * rows.scale)
             start += up.shape[1]
 
     def gradients(self, grad: Tensor, x: Tensor, strength: float) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -125,14 +128,14 @@ def adapted(model: nn.Module, streams: Sequence[Stream], added: Callable[[str], 
 
     `model` is a FLUX in ComfyUI's layout; a hook sees whatever forward a layer has at that time, be it quantised,
     offloaded or wrapped by another LoRA. All hooks are removed on the way out, also by an exception. Of the model's
-    result only the last stream's part counts.
+    result only the last stream's part counts. Raises ValueError where a layer is called as OmniX does not know.
     """
     names = dict.fromkeys(layer for stream in streams for layer in stream.layers)
     with ExitStack() as hooks:
         for name in names:
             layers = [(index, s.layers[name], s.strength) for index, s in enumerate(streams) if name in s.layers]
-            hook = _delta_hook([entry for entry in layers if entry[2] != 0], len(streams), partial(added, name))
-            hooks.callback(model.get_submodule(name).register_forward_hook(hook).remove)
+            hook = _delta_hook(name, [entry for entry in layers if entry[2] != 0], len(streams), added)
+            hooks.callback(model.get_submodule(name).register_forward_hook(hook, with_kwargs=True).remove)
         for layer in text_layers(model) if text_is_shared(streams) else ():
             _run_on_part(hooks, layer, lambda x: x[:: len(streams)], lambda y: stack(y, len(streams)))
         if (last := last_layer(model)) not in names:
@@ -157,17 +160,20 @@ Deltaed = Sequence[tuple[int, LowRank, float]]
 """The deltas of one layer: each with the number of its stream and its strength."""
 
 
-def _delta_hook(layers: Deltaed, streams: int, added: Callable[[], None]) -> Callable[..., Tensor]:
+def _delta_hook(
+    name: str, layers: Deltaed, streams: int, added: Callable[[str], None]
+) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Tensor], Tensor]:
     factors = [factor for _, layer, _ in layers for factor in layer.parameters()]
 
-    def add_deltas(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        output = output.contiguous()
-        if torch.is_grad_enabled() and any(part.requires_grad for part in (args[0], output, *factors)):
-            output = _Differentiable.apply(output, args[0], layers, streams, *factors)
+    def add_deltas(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        x, scale = asked(name, args, kwargs)
+        own = output.contiguous() if scale is None else torch.zeros_like(output, memory_format=torch.contiguous_format)
+        if torch.is_grad_enabled() and any(part.requires_grad for part in (x, own, *factors)):
+            own = _Differentiable.apply(own, x, layers, streams, *factors)
         else:
-            _add_deltas(output, args[0], layers, streams)
-        added()
-        return output
+            _add_deltas(own, x, layers, streams)
+        added(name)
+        return own if scale is None else output + (scale * own).to(output)
 
     return add_deltas
 
@@ -211,16 +217,19 @@ class _Differentiable(torch.autograd.Function):
 def _run_on_part(
     hooks: ExitStack, layer: nn.Module, part: Callable[[Tensor], Tensor], whole: Callable[[Tensor], Tensor]
 ) -> None:
-    """Let a layer see only `part` of the stack, and give on the `whole` that its result stands for."""
+    """Let a layer see only `part` of the stack, and give on the `whole` that its result stands for.
 
-    def take(_layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
-        return (part(args[0]),)
+    What is not called as layer(x) sees the whole stack: what else it is given may be of all streams, too.
+    """
 
-    def give(_layer: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return whole(output)
+    def take(_layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return ((part(args[0]),), {}) if is_plain(args, kwargs) else None
 
-    hooks.callback(layer.register_forward_pre_hook(take).remove)
-    hooks.callback(layer.register_forward_hook(give).remove)
+    def give(_layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        return whole(output) if is_plain(args, kwargs) else output
+
+    hooks.callback(layer.register_forward_pre_hook(take, with_kwargs=True).remove)
+    hooks.callback(layer.register_forward_hook(give, with_kwargs=True).remove)
 
 
 def joint_attention(inner: Attention | None, streams: int, text_rows: int, shared_text: bool) -> Attention:
@@ -237,8 +246,8 @@ def joint_attention(inner: Attention | None, streams: int, text_rows: int, share
         block = options if isinstance(options, Mapping) else {}
         once = shared_text and block.get("block_type") == "double"
         last = block.get("block_type") == "single" and block.get("block_index") == block.get("total_blocks", 0) - 1
-        asked = attention if inner is None else partial(inner, attention)
-        return attend_jointly(asked, *args, streams=streams, shared=text_rows if once else 0, last=last, **kwargs)
+        function = attention if inner is None else partial(inner, attention)
+        return attend_jointly(function, *args, streams=streams, shared=text_rows if once else 0, last=last, **kwargs)
 
     return attend
 
@@ -258,11 +267,17 @@ def attend_jointly(
 
     The first `shared` rows of all streams' queries are equal, and asked once; in the `last` block the target's alone.
     """
-    asked = fold_shared(q, streams, shared) if shared else of_target(q, streams) if last else fold(q, streams)
-    out = attention(asked, fold(k, streams), fold(v, streams), *args, **kwargs)
+    q, k, v = map(_taken, (q, k, v))
+    queries = fold_shared(q, streams, shared) if shared else of_target(q, streams) if last else fold(q, streams)
+    out = attention(queries, fold(k, streams), fold(v, streams), *args, **kwargs)
     if last:
         return among_streams(out, streams)
     return unfold_shared(out, streams, shared) if shared else rearrange(out, "b (s n) c -> (b s) n c", s=streams)
+
+
+def _taken(tensor: Any) -> Tensor:
+    """Take a tensor out of the container in which newer hosts carry it to the attention."""
+    return tensor if isinstance(tensor, Tensor) else tensor.take()
 
 
 def of_target(x: Tensor, streams: int) -> Tensor:

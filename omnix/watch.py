@@ -1,4 +1,4 @@
-"""See in every step that each block joined the streams and that each adapter was added; say who stands in the way.
+"""See in every step that each block joined the streams and that each adapter was added.
 
 Other packs replace FLUX's forward, its blocks or its attention. What they leave out would cost the result without a
 word: streams that do not meet, adapters that are not added, or plain FLUX. So the join is handed to each block by the
@@ -9,6 +9,7 @@ that do not run at all, as caches and patches have it, are nobody's fault.
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -23,7 +24,8 @@ OVERRIDE = "optimized_attention_override"
 """The host's name for what runs in the place of its attention."""
 OPTIONS = "transformer_options"
 
-_JOIN = "attention"
+JOIN = "attention"
+"""What a block does beside running its adapted layers."""
 _QUERIES = {"double": "img_attn.qkv", "single": "linear1"}
 _MODULATION = {"double": "img_mod", "single": "modulation"}
 
@@ -67,7 +69,8 @@ class Step:
         self._seen: set[str] = set()
         self._block: Block | None = None
         self._joining = False
-        self._loose = 0
+        self._loose: Counter[str] = Counter()
+        """How often each layer ran with its adapters, and the join (`JOIN`), by other means than a block's call."""
         self.blocks = 0
 
     def join(self, attention: Attention, *args: Any, **kwargs: Any) -> Any:
@@ -77,8 +80,8 @@ class Step:
     def _joined(self, joint: Attention, attention: Attention, *args: Any, **kwargs: Any) -> Any:
         if self._joining:  # an override round ours asks for what is joined by now
             return attention(*args, **kwargs) if self._inner is None else self._inner(attention, *args, **kwargs)
-        self._seen.add(_JOIN)
-        self._loose -= self._block is None
+        self._seen.add(JOIN)
+        self._loose[JOIN] += self._block is None
         self._joining = True
         try:
             return joint(attention, *args, **kwargs)
@@ -88,9 +91,9 @@ class Step:
     def added(self, layer: str) -> None:
         """Note that a layer ran with its adapters, inside a block or called by somebody who runs blocks himself."""
         self._seen.add(layer)
-        if self._block is None and layer.endswith(tuple(_QUERIES.values())):
-            self._loose += 1
-            self.blocks += 1
+        if self._block is None:
+            self._loose[layer] += 1
+            self.blocks += layer.endswith(tuple(_QUERIES.values()))
 
     def enter(self, block: Block, kwargs: Mapping[str, Any], takes_options: bool) -> dict[str, Any]:
         """Return what a block is called with: the join is among it, whatever its caller gave."""
@@ -127,15 +130,23 @@ class Step:
     def leave(self, block: Block, given: Iterable[Any], output: Any) -> str | None:
         """Name what a block that comes back left out, be it the join or an adapted layer; None if it did all."""
         seen, self._seen, self._block = self._seen, set(), None
-        missing = (self._wanted.get(block.name) or {_JOIN}) - seen
+        missing = (self._wanted.get(block.name) or {JOIN}) - seen
         if not missing or not (seen or _computed(given, output)):
             return None
-        return _JOIN if _JOIN in missing else min(missing)
+        return JOIN if JOIN in missing else min(missing)
 
     def check(self, blame: Blame) -> None:
-        """Raise if blocks were run by other means than a call, and their streams were not joined."""
-        if self._loose > 0:
-            raise blame(_JOIN, None)
+        """Raise if blocks were run by other means than a call, and not joined or not with all their adapters."""
+        loose = self._loose
+        wanted = [layers - {JOIN} for name, layers in self._wanted.items() if "_blocks." in name]
+        blocks = [sorted((loose[layer], layer) for layer in layers) for layers in wanted]
+        runs = sum(each[-1][0] for each in blocks)
+        if loose[JOIN] < runs:
+            raise blame(JOIN, None)
+        least = 1 if loose[JOIN] > runs else 0  # a block was joined, and none of its adapters was added
+        short = [each[0][1] for each in blocks if each[0][0] < max(least, each[-1][0])]
+        if short:
+            raise blame(short[0], None)
 
 
 def _computed(given: Iterable[Any], output: Any) -> bool:
@@ -148,7 +159,7 @@ def wanted_of(layers: Iterable[str]) -> dict[str, frozenset[str]]:
     """Return what each block must do, by the block's name: join the streams, and run the layers that are adapted."""
     found: dict[str, set[str]] = {}
     for layer in layers:
-        found.setdefault(".".join(layer.split(".")[:2]), {_JOIN}).add(layer)
+        found.setdefault(".".join(layer.split(".")[:2]), {JOIN}).add(layer)
     return {name: frozenset(wanted) for name, wanted in found.items()}
 
 
@@ -246,50 +257,3 @@ def unwrapped(module: Any) -> Any:
             break
         module = inner[0]
     return module
-
-
-class Place(NamedTuple):
-    """Something that other packs replace: what it is called, what stands there now."""
-
-    name: str
-    function: Any
-
-
-def blaming(places: Callable[[Block | None], Iterable[Place]], own: Sequence[str]) -> Blame:
-    """Return what makes the error for streams that do not meet and adapters that are not added: it names who did it."""
-
-    def blame(what: str, block: Block | None) -> Exception:
-        where = f" in {block.name}" if block is not None else ""
-        told = {_JOIN: f"OmniX's streams did not meet{where}", "streams": "FLUX ran without OmniX's streams"}
-        return accused(told.get(what, f"OmniX's adapter was not added to {what}"), culprit(places(block), own))
-
-    return blame
-
-
-def accused(happened: str, who: str | None) -> ValueError:
-    """Return the error that says what happened and who did it, as far as `culprit` knows."""
-    return ValueError(
-        f"{happened}, so the picture would be wrong: {who or 'a node on the model computes FLUX in its own way'}. "
-        "Remove the node that does this from the model that goes into OmniX's sampler."
-    )
-
-
-def culprit(places: Iterable[Place], own: Sequence[str]) -> str | None:
-    """Name the first place whose function is not of the `own` packages, and whose function it is."""
-    for place in places:
-        if (function := place.function) is None:
-            continue
-        while (inner := getattr(function, "__func__", getattr(function, "func", None))) is not None:  # bound, partial
-            function = inner
-        # A wrapped function bears the names of the one that it wraps, but not its globals.
-        module = getattr(function, "__globals__", {}).get("__name__") or type(function).__module__
-        if not any(module == name or module.startswith(f"{name}.") for name in own):
-            code = getattr(function, "__code__", None)
-            name = getattr(code, "co_name", None) or type(function).__name__
-            return f"{place.name} is replaced by {name} of {pack_of(module)}"
-    return None
-
-
-def pack_of(module: str) -> str:
-    """Name a module as people know its pack: what comes after custom_nodes."""
-    return module.replace("\\", "/").split("custom_nodes")[-1].lstrip("/.") or module

@@ -1,0 +1,88 @@
+"""What hosts fuse with a layer, an activation before it and a residual after it: the adapter sees what its layer sees.
+
+Newer hosts may call a layer with keywords, and then it gives residual + scale * layer(activation(x)). Or they run its
+weights in a kernel of their own (int8 weights, fp16 accumulation) and do not call it at all; then no hook would hear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+
+CALLED = "_full_precision_mm"
+"""The host's word on a layer whose weights no kernel may run without the layer: while it is true, the layer is called.
+
+A quantised layer's own forward reads it, too: true, it would compute with its weights dequantised.
+"""
+
+_ACTIVATIONS: Mapping[object, Callable[[Tensor], Tensor]] = {
+    None: lambda x: x,
+    "gelu_tanh": partial(gelu, approximate="tanh"),
+}
+
+
+class Asked(NamedTuple):
+    """What a call asks of a layer: its weights see `x`, and the result is scaled before a residual is added to it."""
+
+    x: Tensor
+    scale: Any = None
+
+
+def is_plain(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Tell whether a layer is called as layer(x)."""
+    return len(args) == 1 and not kwargs
+
+
+def asked(layer: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Asked:
+    """Read a call of a layer.  Raises ValueError, naming both, for one that OmniX does not know."""
+    named = {name: value for name, value in kwargs.items() if value is not None and name != "act_eps"}
+    inputs = (*args, named.pop("input")) if "input" in named else tuple(args)
+    how, residual, scale = (named.pop(name, None) for name in ("input_act", "residual", "residual_scale"))
+    activation = _ACTIVATIONS.get(how, cast("Any", how) if callable(how) else None)
+    x = inputs[0] if len(inputs) == 1 else None
+    if activation is None or not isinstance(x, Tensor) or named or (residual is None and scale is not None):
+        raise ValueError(
+            f"OmniX doesn't know the call {_shown(args, kwargs)} of {layer}, so its adapter can't be added there and "
+            "the picture would be wrong. Update OmniX and remove nodes that change how FLUX computes; if that doesn't "
+            "help, load FLUX.1-dev in bf16."
+        )
+    return Asked(activation(x), scale)
+
+
+def _shown(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """Write a call as people would."""
+
+    def text(value: Any) -> str:
+        return repr(value) if value is None or isinstance(value, (str, int, float)) else type(value).__name__
+
+    return f"layer({', '.join([*map(text, args), *(f'{name}={text(value)}' for name, value in kwargs.items())])})"
+
+
+@contextmanager
+def called(model: nn.Module, layers: Iterable[str]) -> Iterator[None]:
+    """Have the host call these layers where it would run their weights in a kernel of its own, while this lasts.
+
+    Within a layer's own forward it is as it was.
+    """
+    with ExitStack() as undo:
+        for layer in map(model.get_submodule, layers):
+            before = getattr(layer, CALLED, None)
+            undo.callback(partial(setattr, layer, CALLED, before) if CALLED in vars(layer) else partial(_drop, layer))
+            setattr(layer, CALLED, True)
+            if before is False:
+                undo.callback(layer.register_forward_pre_hook(partial(_mark, value=False)).remove)
+                undo.callback(layer.register_forward_hook(partial(_mark, value=True)).remove)
+        yield
+
+
+def _mark(layer: nn.Module, *_: Any, value: bool) -> None:
+    setattr(layer, CALLED, value)
+
+
+def _drop(layer: nn.Module) -> None:
+    delattr(layer, CALLED)
