@@ -11,8 +11,9 @@ from comfy_api.latest import io
 
 from ..omnix.adapter import fingerprint
 from ..omnix.conditioning import load_conditioning, save_conditioning
+from ..omnix.save import own_number
 from ..omnix.tasks import tagged_prompt
-from .files import CONDITIONING_FOLDER, allowed, choices, inside, located
+from .files import CONDITIONING_FOLDER, allowed, check_name, choices, inside, located
 
 
 class OmniXPrompt(io.ComfyNode):
@@ -65,14 +66,18 @@ class OmniXSaveConditioning(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, filename_prefix: str | None) -> bool | str:
+        return filename_prefix is None or allowed(lambda: check_name(filename_prefix))
+
+    @classmethod
     def execute(cls, conditioning: Any, filename_prefix: str) -> io.NodeOutput:
         root = folder_paths.get_output_directory()
         inside(Path(root), filename_prefix)  # ComfyUI before 0.30 follows links that lead out of the folder
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(filename_prefix, root)
         # The host counts from 1 again where the prefix ends in a slash.
-        paths = (Path(folder, f"{name}_{number:05}_.safetensors") for number in itertools.count(counter))
-        path = next(path for path in paths if not path.exists())
-        save_conditioning(conditioning, path)
+        with own_number(Path(folder, f"{name}_{number:05}_") for number in itertools.count(counter)) as stem:
+            path = stem.with_name(f"{stem.name}.safetensors")
+            save_conditioning(conditioning, path)
         return io.NodeOutput(ui={"text": [str(Path(subfolder, path.name))]})
 
 
@@ -109,6 +114,7 @@ class OmniXLoadConditioning(io.ComfyNode):
 
     @staticmethod
     def file(name: str) -> Path:
+        check_name(name)
         path = located(CONDITIONING_FOLDER)(name)
         if path is None:
             raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import folder_paths
@@ -12,15 +13,14 @@ from .. import converters
 from ..omnix import patch
 from ..omnix.adapter import fingerprint, folders_with_tasks, known_tasks, task_files, task_in
 from ..omnix.tasks import Task
-from .files import allowed, choices, inside, located, posted_input
+from .files import allowed, check_name, choices, hidden, inside, located, posted_input
 from .model import Adapters
 
 
 class OmniXLoadAdapters(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        names = folder_paths.get_filename_list("loras")
-        tasks = cls.known()
+        names, tasks = cls.known()
         folders = choices(folders_with_tasks(names, tasks))
         return io.Schema(
             node_id="OmniXLoadAdapters",
@@ -47,25 +47,30 @@ class OmniXLoadAdapters(io.ComfyNode):
 
     @classmethod
     def execute(cls, task: str, folder: str) -> io.NodeOutput:
-        return io.NodeOutput(patch.load_adapters(cls.files(task, folder), cls.chosen(task, folder)))
+        chosen, files = cls.found(task, folder)
+        return io.NodeOutput(patch.load_adapters(files, chosen))
 
     @classmethod
     def validate_inputs(cls, folder: str | None) -> bool | str:
         # The host marks every input that this function names: only the folder, which is where the files are missing.
         # The task is looked up; one that comes by a link, or that no list holds, is not ours to judge here.
-        task = posted_input(getattr(cls.hidden, "unique_id", None), "task")
-        return folder is None or task not in cls.known() or allowed(lambda: cls.files(task, folder))
+        task = posted_input(hidden(cls, "unique_id"), "task")
+        if folder is None or not isinstance(task, str):
+            return True
+        return allowed(lambda: cls.found(task, folder)) if task in cls.known()[1] else True
 
     @classmethod
     def fingerprint_inputs(cls, task: str, folder: str) -> str:
-        return fingerprint(cls.files(task, folder))
+        return fingerprint(cls.found(task, folder)[1])
 
     @classmethod
-    def files(cls, task: str, folder: str) -> tuple[Path, ...]:
-        chosen = cls.chosen(task, folder)
-        names = [name.replace("\\", "/") for name in folder_paths.get_filename_list("loras")]
-        there = folders_with_tasks(names, cls.known())
-        if folder not in there and not any(name.startswith(f"{folder}/") for name in names):
+    def found(cls, task: str, folder: str) -> tuple[Task, tuple[Path, ...]]:
+        """Return a task, with its streams as the files of the folder tell them, and those files."""
+        names, tasks = cls.known()
+        check_name(folder)
+        chosen = task_in(folder, task, tasks, located("loras"))
+        below = any(name.startswith(f"{folder}/") for name in names)
+        if not below and folder not in (there := folders_with_tasks(names, tasks)):
             if not there:
                 raise ValueError(
                     "No folder below models/loras holds the adapters of an OmniX task; download them from "
@@ -74,17 +79,13 @@ class OmniXLoadAdapters(io.ComfyNode):
             raise ValueError(
                 f"{folder}: no such folder below models/loras; folders with OmniX adapters are {', '.join(there)}."
             )
-        return task_files(located("loras"), folder, chosen)
+        return chosen, task_files(located("loras"), folder, chosen)
 
     @staticmethod
-    def chosen(task: str, folder: str) -> Task:
-        """Return a task by name, with its streams as the files of the folder tell them."""
-        return task_in(folder, task, OmniXLoadAdapters.known(), located("loras"))
-
-    @staticmethod
-    def known() -> dict[str, Task]:
-        """Return OmniX's tasks and those that adapters below models/loras tell of themselves."""
-        return known_tasks(folder_paths.get_filename_list("loras"), located("loras"))
+    def known() -> tuple[list[str], dict[str, Task]]:
+        """Return the names of all files below models/loras; OmniX's tasks, and those that these files tell."""
+        names = folder_paths.get_filename_list("loras")
+        return [name.replace("\\", "/") for name in names], known_tasks(names, located("loras"))
 
 
 class OmniXLoadDiffusersFlux(io.ComfyNode):
@@ -117,6 +118,7 @@ class OmniXLoadDiffusersFlux(io.ComfyNode):
 
     @staticmethod
     def shards(folder: str) -> list[str]:
+        check_name(folder)
         if folder not in (snapshots := diffusers_snapshots()):
             raise ValueError(
                 f"{folder}: expected a snapshot with transformer/*.safetensors below models/diffusers, got none; "
@@ -177,11 +179,13 @@ class OmniXConvertAdapter(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, source: str | None) -> bool | str:
-        return source is None or allowed(lambda: cls.file(source))
+    def validate_inputs(cls, source: str | None, name: str | None = None) -> bool | str:
+        told = source is None or allowed(lambda: cls.file(source))
+        return told if told is not True or name is None else allowed(lambda: cls.target(name))
 
     @staticmethod
     def file(source: str) -> Path:
+        check_name(source)
         path = located("loras")(source)
         if path is None:
             raise ValueError(f"{source}: no such file below models/loras; choose another and press R.")
@@ -189,17 +193,30 @@ class OmniXConvertAdapter(io.ComfyNode):
 
     @classmethod
     def execute(cls, source: str, name: str) -> io.NodeOutput:
-        root = Path(folder_paths.get_folder_paths("loras")[0])
-        plain = inside(root, name.removesuffix(".safetensors"))
-        target = plain.with_name(f"{plain.name}.safetensors")
+        root, target = cls.target(name)
         if target.exists():
             raise ValueError(f"{name}: a file of that name is below models/loras; choose another, or delete the file.")
         report = converters.convert(cls.file(source), target, slot=converters.slot_of_name(source))
-        written = target.relative_to(root.resolve()).as_posix()
+        written = target.relative_to(root).as_posix()
         done = f"{written}: {len(report.layers)} layers, {report.bytes_out / 1e6:.1f} MB"
         return io.NodeOutput(written, ui={"text": [done]})
 
     @classmethod
-    def fingerprint_inputs(cls, source: str, name: str) -> str:
-        path = located("loras")(source)
-        return fingerprint([Path(path)]) if path else name
+    def fingerprint_inputs(cls, source: str | None, name: str | None) -> str:
+        """Change with the source, and each time that the converted file is missing: then it is to be made again."""
+        if source is None or name is None:  # linked: the host's own key has their values
+            return ""
+        _, target = cls.target(name)
+        _MISSING[target] += not target.exists()
+        return f"{fingerprint([cls.file(source)])} {_MISSING[target]}"
+
+    @staticmethod
+    def target(name: str) -> tuple[Path, Path]:
+        """Return the folder of new LoRAs, and the path below it of the file with this name."""
+        root = Path(folder_paths.get_folder_paths("loras")[0])
+        plain = inside(root, name.removesuffix(".safetensors"))
+        return root.resolve(), plain.with_name(f"{plain.name}.safetensors")
+
+
+_MISSING: Counter[Path] = Counter()
+"""How often each converted file was missing when a graph with its node was run: the host's cache does not look."""

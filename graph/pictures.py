@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import glob
 import itertools
 import json
 import os
@@ -20,7 +19,7 @@ from ..omnix import picture, save
 from ..omnix.adapter import fingerprint
 from ..omnix.colour import colour_view
 from ..omnix.panorama import check_panorama
-from .files import allowed, inside, say
+from .files import allowed, check_name, hidden, inside, say
 from .lineage import HIDDEN, check_inputs
 from .viewing import MAPS
 
@@ -93,7 +92,7 @@ class OmniXLoadPanorama(io.ComfyNode):
         shown, (rows, columns) = picture.load_panorama(cls.file(image), height)
         say(
             f"{columns}x{rows} in the file, {shown.colours.shape[1]}x{shown.colours.shape[0]} here",
-            cls.hidden.unique_id,
+            hidden(cls, "unique_id"),
         )
         colours, clear = rearrange(shown.colours, "h w c -> 1 h w c"), rearrange(1 - shown.opacity, "h w -> 1 h w")
         return io.NodeOutput(colours, clear)
@@ -165,19 +164,29 @@ class OmniXSavePanorama(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, filename_prefix: str | None) -> bool | str:
+        return filename_prefix is None or allowed(lambda: check_name(filename_prefix))
+
+    @classmethod
     def execute(cls, filename_prefix: str, values: str, **images: Any) -> io.NodeOutput:
         check_inputs(cls, "panorama", *MAPS)
         given = {name: images[name] for name in ("panorama", *MAPS) if images.get(name) is not None}
         height, width, batch = _common_size(given)
-        texts = posted(cls.hidden.prompt, cls.hidden.extra_pnginfo) | {save.XMP: save.gpano(width, height)}
+        graph = posted(hidden(cls, "prompt"), hidden(cls, "extra_pnginfo"))
+        texts = graph | {save.XMP: save.gpano(width, height)}
+        numbers, subfolder = stems(filename_prefix, width, height)
         shown: list[dict[str, str]] = []
         precise: list[dict[str, str]] = []
-        for index, (stem, subfolder) in zip(range(batch), stems(filename_prefix, width, height)):
-            for name, pictures in given.items():
-                for part, data in encodings(name, pictures[index], name in VALUES[values], texts):
-                    write_whole(stem.with_name(f"{stem.name}{part}"), data)
-                    file = {"filename": f"{stem.name}{part}", "subfolder": subfolder, "type": "output"}
-                    (precise if part.endswith(EXACT) else shown).append(file)
+        for index in range(batch):
+            files = (
+                file
+                for name, pictures in given.items()
+                for file in encodings(name, pictures[index], name in VALUES[values], texts)
+            )
+            with save.own_number(numbers) as stem:
+                for filename in save.write_set(stem, files):
+                    file = {"filename": filename, "subfolder": subfolder, "type": "output"}
+                    (precise if filename.endswith(EXACT) else shown).append(file)
         # The browser shows what stands under "images"; it cannot show EXR.
         return io.NodeOutput(ui={"images": shown, "omnix_values": precise})
 
@@ -213,15 +222,12 @@ def _common_size(given: Mapping[str, Any]) -> tuple[int, int, int]:
     return height, width, batch
 
 
-def stems(prefix: str, width: int, height: int) -> Iterator[tuple[Path, str]]:
-    """Yield (path without ending, subfolder) of the next numbers that no file has yet: name_00001_ and on."""
+def stems(prefix: str, width: int, height: int) -> tuple[Iterator[Path], str]:
+    """Return the paths without endings name_00001_ and on, from where the host counts; and their subfolder."""
     root = folder_paths.get_output_directory()
     inside(Path(root), prefix)  # ComfyUI before 0.30 follows links that lead out of the folder
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, root, width, height)
-    for number in itertools.count(counter):
-        stem = Path(folder, f"{name}_{number:05}_")
-        if not any(stem.parent.glob(f"{glob.escape(stem.name)}*")):
-            yield stem, subfolder
+    return (Path(folder, f"{name}_{number:05}_") for number in itertools.count(counter)), subfolder
 
 
 def posted(prompt: Any, extra: Any) -> dict[str, str]:
@@ -230,13 +236,3 @@ def posted(prompt: Any, extra: Any) -> dict[str, str]:
         return {}
     graph = {} if prompt is None else {"prompt": json.dumps(prompt)}
     return graph | {name: json.dumps(value) for name, value in (extra or {}).items()}
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is there as a whole or not at all.  Raises OSError."""
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    try:
-        unfinished.write_bytes(data)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,9 @@ _LAYOUTS = (
     "{task}/{stream}/pytorch_lora_weights.safetensors",
     "{task}_{stream}.safetensors",
 )
+
+
+_SUFFIX = ".safetensors"
 
 
 class AdapterWeights(nn.ModuleDict):
@@ -56,32 +61,67 @@ def known_tasks(names: Iterable[str], find: Find) -> dict[str, Task]:
 
     A header counts where its file lies in a place for that task and stream. Of two that tell a task differently, and of
     one that tells another task of OmniX's name, the first in order and OmniX's own stand.
+
+    Files that told nothing are not opened again until a file comes, goes or is replaced in their folders, if `find` is
+    the same function each time.
     """
+    places = _places(tuple(names))
     told: dict[str, Task] = {}
-    for name in sorted(names):
-        place = PurePosixPath(name.replace("\\", "/"))
-        if len(place.parts) < 2 and "_to_" not in place.stem:
-            continue  # in no place for a task
+    for name in _telling(places, _states(places, find), find):
         found = _told_by(find(name))
-        if found and any(True for _ in _slots(place, {found[0].name: found[0]})):
+        if found and any(True for _ in _slots(name, _endings((found[0],)))):
             told.setdefault(found[0].name, found[0])
     return TASKS | {name: told[name] for name in sorted(told) if name not in TASKS}
 
 
-def _told_by(path: str | None) -> tuple[Task, str] | None:
+@lru_cache(maxsize=4)
+def _places(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names, in order, that may be in a place for a task: it has two files at least, side by side.
+
+    They are files of one folder, or of folders in one folder under the published name, or name a task themselves.
+    """
+    split = {name: name.replace("\\", "/").split("/") for name in sorted(names) if name.endswith(_SUFFIX)}
+    beside = Counter(tuple(parts[:-1]) for parts in split.values())
+    below = Counter(tuple(parts[:-2]) for parts in split.values() if _is_published(parts))
+    return tuple(
+        name
+        for name, parts in split.items()
+        if "_to_" in parts[-1]
+        or (len(parts) > 1 and beside[tuple(parts[:-1])] > 1)
+        or (_is_published(parts) and below[tuple(parts[:-2])] > 1)
+    )
+
+
+def _is_published(parts: Sequence[str]) -> bool:
+    return len(parts) > 2 and parts[-1] == PurePosixPath(_LAYOUTS[1]).name
+
+
+def _states(names: Sequence[str], find: Find) -> tuple[tuple[int, ...], ...]:
+    """Return what changes when a file is added to the folders of these names, taken away or put in another's place."""
+    one_each = {os.path.dirname(name): name for name in names}
+    folders = (os.path.dirname(path) for name in one_each.values() if (path := find(name)))
+    states = (os.stat(folder) for folder in folders)
+    return tuple((state.st_dev, state.st_ino, state.st_mtime_ns) for state in states)
+
+
+@lru_cache(maxsize=4)
+def _telling(names: tuple[str, ...], _folders: tuple[tuple[int, ...], ...], find: Find) -> tuple[str, ...]:
+    """Return the names of the files that tell a task, or that can't be read: they may be on their way here."""
+    return tuple(name for name in names if _told_by(find(name), otherwise=True))
+
+
+def _told_by(path: str | None, otherwise: Any = None) -> Any:
+    """Return the task and stream that a file tells, None if it tells none, `otherwise` if it can't be read."""
     try:
         return _told(*_facts(Path(path))) if path else None
-    except OSError:
-        return None
+    except (AdapterError, OSError):
+        return otherwise  # who loads it is told why
 
 
 @lru_cache(maxsize=4096)
 def _told(path: str, *_facts: int) -> tuple[Task, str] | None:
     """Read what a file's header tells of its task; the facts stand for its contents, so it is read once."""
-    try:
-        return told_task(read_metadata(Path(path), HEADER_KEY))
-    except (AdapterError, OSError):
-        return None  # who loads it is told why
+    return told_task(read_metadata(Path(path), HEADER_KEY))
 
 
 def folders_with_tasks(names: Iterable[str], tasks: Mapping[str, Task] = TASKS) -> dict[str, tuple[str, ...]]:
@@ -90,8 +130,9 @@ def folders_with_tasks(names: Iterable[str], tasks: Mapping[str, Task] = TASKS) 
     "." is the folder that the names are relative to.
     """
     found: dict[str, set[tuple[str, str]]] = {}
+    endings = _endings(tuple(tasks.values()))
     for name in names:
-        for folder, slot in _slots(PurePosixPath(name.replace("\\", "/")), tasks):
+        for folder, slot in _slots(name, endings):
             found.setdefault(folder, set()).add(slot)
     complete = {folder: tuple(t.name for t in tasks.values() if _has_all(t, slots)) for folder, slots in found.items()}
     return {folder: complete[folder] for folder in sorted(complete) if complete[folder]}
@@ -101,14 +142,20 @@ def _has_all(task: Task, slots: set[tuple[str, str]]) -> bool:
     return all((task.name, stream) in slots for stream in task.streams)
 
 
-def _slots(path: PurePosixPath, tasks: Mapping[str, Task]) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Yield the (folder, (task, stream)) that a file's relative path can stand for."""
-    for task in tasks.values():
-        for stream in task.streams:
-            for layout in _LAYOUTS:
-                ending = PurePosixPath(layout.format(task=task.name, stream=stream))
-                if path.parts[-len(ending.parts) :] == ending.parts:
-                    yield str(PurePosixPath(*path.parts[: -len(ending.parts)])), (task.name, stream)
+@lru_cache(maxsize=256)
+def _endings(tasks: tuple[Task, ...]) -> Mapping[str, tuple[str, str]]:
+    """Map the endings of the names that a task's files can have to (task, stream)."""
+    slots = ((task.name, stream) for task in tasks for stream in task.streams)
+    return {layout.format(task=task, stream=stream): (task, stream) for task, stream in slots for layout in _LAYOUTS}
+
+
+def _slots(name: str, endings: Mapping[str, tuple[str, str]]) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yield the (folder, (task, stream)) that a file's relative name can stand for."""
+    parts = name.replace("\\", "/").split("/")
+    for length in range(1, min(3, len(parts)) + 1):
+        slot = endings.get("/".join(parts[-length:]))
+        if slot is not None:
+            yield "/".join(parts[:-length]) or ".", slot
 
 
 def task_in(folder: str, name: str, tasks: Mapping[str, Task], find: Find) -> Task:

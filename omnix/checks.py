@@ -130,8 +130,8 @@ def check_sampled(got: Sequence[int], height: int, width: int, seam: int) -> Non
     """Raise ValueError if a sampler has resized what it samples: [h, w] is not the picture's size and the seam."""
     if tuple(got) != (height, width + seam):
         raise ValueError(
-            f"The sampler resizes the panorama of {_in_pixels(height, width)} while it samples (SamplerLCMUpscale does), "
-            "and OmniX samples at one size. Choose another sampler, and resize the picture before or after."
+            f"The sampler resizes the panorama of {_in_pixels(height, width)} while it samples (SamplerLCMUpscale "
+            "does), and OmniX samples at one size. Choose another sampler, and resize the picture before or after."
         )
 
 

@@ -3,9 +3,9 @@
 The appended columns stand for the first ones. If a stochastic sampler gave them noise of their own, blending the two
 would leave the seam with less deviation than the rest of the picture, and so with less detail.
 
-White noise is drawn in the picture's size. Other noise (pyramids, Perlin, filtered) is computed from draws of any size, so
-it is noted of every tensor whether the picture's values went into it. Noise is continued where it first meets the
-picture; what descends from the picture is never changed.
+White noise is drawn in the picture's size. Other noise (pyramids, Perlin, filtered) is computed from draws of any size,
+so each tensor is noted as noise, constant or picture, by what it was computed from. Noise is continued where it first
+meets the picture; the picture itself is never changed.
 """
 
 from __future__ import annotations

@@ -275,7 +275,7 @@ def tell(message: str) -> None:
 def prepare_widened(seam: int) -> Callable[..., Any]:
     """Return the PREPARE_SAMPLING wrapper: let the memory estimate see the seam and every stream of every sequence.
 
-    The host counts one sequence of each reference latent; each runs beside every sequence, whether it is a batch or not.
+    The host counts one sequence of each reference latent; each runs beside every sequence, batch or not.
     """
 
     def prepare(

@@ -6,15 +6,20 @@ PNG files of panoramas say so in XMP, in Google's GPano namespace, so that photo
 
 from __future__ import annotations
 
+import glob
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import av
 import numpy as np
 from torch import Tensor
+
+from ..converters import write_bytes
 
 PNG = b"\x89PNG\r\n\x1a\n"
 HEADER_END = 33
@@ -99,3 +104,41 @@ def gpano(width: int, height: int) -> str:
         f"{attributes}/>\n </rdf:RDF>\n</x:xmpmeta>\n"
         '<?xpacket end="r"?>'
     )
+
+
+@contextmanager
+def own_number(stems: Iterable[Path]) -> Iterator[Path]:
+    """Yield the first stem of files' names that no file has yet; until the end, no other process gets it either.
+
+    A hidden file beside claims it: only one process can create that.
+    """
+    for stem in stems:
+        claim = stem.with_name(f".{stem.name}.claim")
+        try:
+            claim.touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        try:
+            if not any(stem.parent.glob(f"{glob.escape(stem.name)}*")):
+                yield stem
+                return
+        finally:
+            claim.unlink(missing_ok=True)
+
+
+def write_set(stem: Path, files: Iterable[tuple[str, bytes]]) -> list[str]:
+    """Write files (ending, content) that belong together: all of them, or none.  Return their names.
+
+    Raises OSError with the path of the file for which there was no room.
+    """
+    written: list[Path] = []
+    try:
+        for ending, data in files:
+            path = stem.with_name(f"{stem.name}{ending}")
+            write_bytes(path, data, force=False)
+            written.append(path)
+    except BaseException:
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise
+    return [path.name for path in written]

@@ -85,7 +85,7 @@ class Noise:
 
 @torch.inference_mode()
 def test_split_sigmas_go_on_exactly(model: Model, case: Case) -> None:
-    """Three runs of SamplerCustomAdvanced, and a latent that another node has changed between them is taken as it is."""
+    """Three runs of SamplerCustomAdvanced; a latent that another node has changed is taken as it is."""
     ours = patched(model, case)
     guider = BasicGuider.execute(ours, conditioning(model, case)).result[0]
     sampler = comfy.samplers.sampler_object("euler")

@@ -141,7 +141,7 @@ ANY_NOISE: dict[str, Callable[[torch.Size], Tensor]] = {
 @pytest.mark.parametrize("name", ANY_NOISE)
 @pytest.mark.parametrize("add", ["sum", "in place", "into the noise", "lerp", "cat"])
 def test_any_noise_goes_on_past_the_seam(model: Model, case: Case, name: str, add: str) -> None:
-    """Whatever a sampler's noise is made of, both sides of the seam get the same; the other columns get it unchanged."""
+    """Whatever noise is made of, both sides of the seam get the same, and the other columns get it unchanged."""
     drawn: list[Tensor] = []
 
     def add_noise(x: Tensor, noise: Tensor) -> Tensor:
