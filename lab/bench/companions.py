@@ -184,6 +184,19 @@ def tiled(model: Model) -> Model:
     return own
 
 
+def rolled(model: Model) -> Model:
+    """Mix in what the model says of the picture rolled by half its width."""
+    own = model.clone()
+
+    def wrapper(apply: Callable[..., Any], given: Mapping[str, Any]) -> Any:
+        x, half = given["input"], given["input"].shape[-1] // 2
+        pictures = (apply(x.roll(shift, -1), given["timestep"], **given["c"]).roll(-shift, -1) for shift in (0, half))
+        return sum(pictures) / 2
+
+    own.set_model_unet_function_wrapper(wrapper)
+    return own
+
+
 def patched_blocks(model: Model) -> Model:
     """Put a patch round every double block that changes nothing."""
     own = model.clone()
@@ -232,4 +245,5 @@ DOUBLES = (
     ),
     Companion("forward replaced (Fluxtapoz, ReFlux)", "double", replaced_forward, neutral=True),
     Companion("tiles (TiledDiffusion)", "double", tiled),
+    Companion("a rolled picture (Seamless Tiling)", "double", rolled),
 )

@@ -55,6 +55,20 @@ steps; depth by the micro model became no less exact with EasyCache, and 5 % les
 lab/bench/README.md, Caches). So EasyCache at 0.1, after Apply OmniX Adapters, is the careful choice. On
 FLUX.1-dev it was not measured.
 
+## Newer ComfyUI
+
+What ComfyUI has got since the version above, and what OmniX does there ([which hosts were run](exactness.md#hosts)):
+
+- **Model Attention Backend** (0.32) is right before and after Apply OmniX Adapters. A checkpoint with an attention of
+  its own (int8) runs with ComfyUI's usual attention beside OmniX: exact, but slower.
+- **Model Sparse Attention** (BlockSparseAttention) runs, and a warning says that it may leave out keys of any stream.
+  Its effect on OmniX was not measured. Up to its `min_tokens` (12,288) it leaves out nothing: at 1440x720, two streams
+  have 9,394 tokens, and three streams have 14,091.
+- **Seamless Tiling** (in a branch of ComfyUI) rolls the picture but not OmniX's conditions, and is refused.
+- **Fused layers** (int8 weights, `--fast fp16_accumulation`): OmniX has ComfyUI call each adapted layer, and adds the
+  delta of what the layer's weights see. A layer that is passed over, or called in an unknown way, ends the run with a
+  sentence that names the layer.
+
 What has not been tried is not in the table. If another node changes the size of what is sampled, set `seam_columns` to
 0 in **Apply OmniX Adapters** and **OmniX Flow Shift**.
 """
