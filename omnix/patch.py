@@ -50,6 +50,7 @@ from .checks import (
     references,
 )
 from .compiled import HOW, Graphs
+from .conditioning import note_on_rows
 from .panorama import widen
 from .sampling import Run, blend_between_steps, run_of, sample_widened
 from .schedule import ENTRIES, flow_shift, sigmas
@@ -177,6 +178,7 @@ def run_streams(adapters: TaskAdapters, strengths: Sequence[float], seam: int) -
         check_count(task, len(latents), negative_alone, run is not None and run.cfg not in (None, 1.0))
         if run is not None:
             check_whole(x.shape[-2:], (run.height, run.width + seam))
+            run.tell_once(note_on_rows(context), tell)
         check_latents(task, x.shape[-2], x.shape[-1] - seam, latents)
         stacked = [None if part is None else stack(part, len(streams)) for part in (timestep, context, y, guidance)]
         whole = rearrange([*(as_stream(latent, x, seam) for latent in latents), x], "s b c h w -> (b s) c h w")

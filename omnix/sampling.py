@@ -41,10 +41,18 @@ class Run:
     """None where the negative is asked for whatever cfg is set to."""
     compile: Mapping[str, Any] | None = None
     """What the user's compile node gave to torch.compile, as long as nothing stands in the way."""
+    told: bool = False
+    """Whether the user was warned of a text of another length."""
 
     def called(self) -> None:
         """Count a call of FLUX."""
         self.calls += 1
+
+    def tell_once(self, note: str | None, tell: Callable[[str], None]) -> None:
+        """Warn of a text of another length, at the first call that has one."""
+        if note and not self.told:
+            self.told = True
+            tell(note)
 
     def ran(self, blocks: int, suspect: Callable[[], str | None]) -> None:
         """Count the blocks of one call; of one without any, find out at once who may be the reason."""
