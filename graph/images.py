@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import comfy.sd
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -25,7 +24,7 @@ class UnclampedVAE:
     """A VAE of the host that is asked for the network's own values, so that a seam can be blended before they are cut.
 
     The user's VAE stays as it is: a copy that shares its weights gets another `process_output`, which the host calls
-    on whole pictures, batches and tiles. Objects of other classes, and those that do not call it, decode as they do.
+    on whole pictures, batches and tiles. Objects that have none, or do not call it, decode as they do.
     """
 
     def __init__(self, vae: Any) -> None:
@@ -34,7 +33,7 @@ class UnclampedVAE:
     def decode(self, latent: Tensor) -> Tensor:
         """Decode a latent to [b, H, W, c], in the network's range."""
         vae = self.vae
-        if isinstance(vae, comfy.sd.VAE):
+        if "process_output" in getattr(vae, "__dict__", {}):  # its own: not what a wrapper passes on
             vae = copy.copy(vae)
             vae.process_output = self._kept
         return vae.decode(latent)
