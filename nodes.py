@@ -8,7 +8,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import ComfyExtension, io
 
-from .graph.conditioning import OmniXLoadConditioning, OmniXPrompt, OmniXSaveConditioning
+from .graph.conditioning import OmniXEncodePrompt, OmniXLoadConditioning, OmniXPrompt, OmniXSaveConditioning
 from .graph.files import CONDITIONING_FOLDER, remember_posted_graphs
 from .graph.images import OmniXCameraRays, OmniXDecodePanorama, OmniXPlaceOnPanorama
 from .graph.loaders import OmniXConvertAdapter, OmniXLoadAdapters, OmniXLoadDiffusersFlux
@@ -26,6 +26,7 @@ NODES: list[type[io.ComfyNode]] = [
     OmniXApplyAdapters,
     OmniXFlowShift,
     OmniXLoadDiffusersFlux,
+    OmniXEncodePrompt,
     OmniXPrompt,
     OmniXSaveConditioning,
     OmniXLoadConditioning,

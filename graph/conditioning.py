@@ -9,11 +9,66 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
+from ..omnix import patch
 from ..omnix.adapter import fingerprint
-from ..omnix.conditioning import load_conditioning, save_conditioning
+from ..omnix.conditioning import encode_prompt, load_conditioning, note_on_rows, save_conditioning
 from ..omnix.save import own_number
 from ..omnix.tasks import tagged_prompt
 from .files import CONDITIONING_FOLDER, allowed, check_name, choices, inside, located
+
+
+class OmniXEncodePrompt(io.ComfyNode):
+    """One node and one wire for what OmniX needs of a text.
+
+    Core's T5 Tokenizer Options can pad T5's text to 512 rows, but can't cut it there, and is experimental.
+    """
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OmniXEncodePrompt",
+            display_name="OmniX Encode Prompt",
+            category="OmniX/conditioning",
+            description="Encode a prompt as OmniX was trained: the tag [EQUIRECTANGULAR], T5's text in 512 rows, and "
+            "FLUX's guidance. It replaces CLIP Text Encode and FluxGuidance.",
+            search_aliases=["omnix", "panorama prompt", "equirectangular", "clip text encode", "t5 512"],
+            inputs=[
+                io.Clip.Input("clip", tooltip="FLUX.1's text encoders: Load CLIP (Dual), type flux."),
+                io.String.Input(
+                    "prompt",
+                    default="",
+                    multiline=True,
+                    tooltip="What the panorama shows. Leave it empty for depth, normals and the other maps. The words "
+                    "count as they are written: weights as in (word:1.2) and embeddings have no effect.",
+                ),
+                io.Float.Input(
+                    "guidance",
+                    default=3.5,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="FLUX's guidance, as in FluxGuidance. OmniX uses 3.5.",
+                ),
+                io.Boolean.Input(
+                    "tag",
+                    default=True,
+                    optional=True,
+                    tooltip="Put [EQUIRECTANGULAR] before the prompt. Turn it off only for a picture that FLUX paints "
+                    "without OmniX.",
+                    advanced=True,
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(
+                    display_name="conditioning", tooltip="For Set Reference Latent, or Save OmniX Conditioning."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, clip: Any, prompt: str, guidance: float, tag: bool = True) -> io.NodeOutput:
+        words = tagged_prompt(prompt) if tag else prompt
+        return io.NodeOutput(encode_prompt(clip, words, guidance, patch.tell))
 
 
 class OmniXPrompt(io.ComfyNode):
@@ -23,8 +78,8 @@ class OmniXPrompt(io.ComfyNode):
             node_id="OmniXPrompt",
             display_name="OmniX Prompt",
             category="OmniX/conditioning",
-            description="Put the tag [EQUIRECTANGULAR] before a prompt, as OmniX was trained. Perception uses "
-            "the bare tag.",
+            description="Put the tag [EQUIRECTANGULAR] before a prompt, for older graphs. OmniX Encode Prompt does "
+            "this and encodes the prompt as OmniX was trained.",
             search_aliases=["omnix", "panorama prompt", "equirectangular"],
             inputs=[
                 io.String.Input(
@@ -34,7 +89,7 @@ class OmniXPrompt(io.ComfyNode):
                     tooltip="What the panorama shows. Leave it empty for depth, normals and the other maps.",
                 )
             ],
-            outputs=[io.String.Output(display_name="prompt", tooltip="For CLIP Text Encode.")],
+            outputs=[io.String.Output(display_name="prompt", tooltip="The prompt with its tag.")],
         )
 
     @classmethod
@@ -102,7 +157,10 @@ class OmniXLoadConditioning(io.ComfyNode):
 
     @classmethod
     def execute(cls, name: str) -> io.NodeOutput:
-        return io.NodeOutput(load_conditioning(cls.file(name)))
+        conditioning = load_conditioning(cls.file(name))
+        if notes := {note for text, _ in conditioning if (note := note_on_rows(text))}:
+            patch.tell(f"{name}: {' '.join(sorted(notes))}")
+        return io.NodeOutput(conditioning)
 
     @classmethod
     def validate_inputs(cls, name: str | None) -> bool | str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..omnix import panorama
 from ..omnix.tasks import WRAP_COLUMNS
@@ -16,6 +18,33 @@ def panorama_size() -> tuple[io.Int.Input, io.Int.Input]:
         io.Int.Input("width", default=1024, min=16, max=16384, step=16, tooltip="Panorama width in pixels."),
         io.Int.Input("height", default=512, min=8, max=8192, step=8, tooltip="Half the width, in pixels."),
     )
+
+
+class UnclampedVAE:
+    """A VAE of the host that is asked for the network's own values, so that a seam can be blended before they are cut.
+
+    The user's VAE stays as it is: a copy that shares its weights gets another `process_output`, which the host calls
+    on whole pictures, batches and tiles. Objects that have none, or do not call it, decode as they do.
+    """
+
+    def __init__(self, vae: Any) -> None:
+        self.vae, self.called = vae, False
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Decode a latent to [b, H, W, c], in the network's range."""
+        vae = self.vae
+        if "process_output" in getattr(vae, "__dict__", {}):  # its own: not what a wrapper passes on
+            vae = copy.copy(vae)
+            vae.process_output = self._kept
+        return vae.decode(latent)
+
+    def _kept(self, image: Tensor) -> Tensor:
+        self.called = True
+        return image
+
+    def finish(self, image: Tensor) -> Tensor:
+        """Bring what `decode` gave to the VAE's own range; for FLUX's that is [0, 1], and clamped."""
+        return self.vae.process_output(image.movedim(-1, 1)).movedim(1, -1) if self.called else image
 
 
 class OmniXDecodePanorama(io.ComfyNode):
@@ -44,7 +73,8 @@ class OmniXDecodePanorama(io.ComfyNode):
 
     @classmethod
     def execute(cls, samples: dict[str, Any], vae: Any, wrap_columns: int) -> io.NodeOutput:
-        return io.NodeOutput(panorama.decode_panorama(vae.decode, samples["samples"], wrap_columns))
+        own = UnclampedVAE(vae)
+        return io.NodeOutput(own.finish(panorama.decode_panorama(own.decode, samples["samples"], wrap_columns)))
 
 
 class OmniXPlaceOnPanorama(io.ComfyNode):

@@ -1,4 +1,4 @@
-"""Keep a CONDITIONING in a safetensors file, so that a constant prompt is encoded once and T5 is never loaded again.
+"""Encode a prompt as OmniX was trained, and keep the CONDITIONING in a safetensors file, so that T5 is loaded once.
 
 A CONDITIONING is a list of (text embedding [b, tokens, channels], options). Tensors, lists of tensors and plain values
 (numbers, text, truth values) are kept exactly; what can't be (hooks, ControlNets, areas bound to a model) is refused.
@@ -7,7 +7,8 @@ A CONDITIONING is a list of (text embedding [b, tokens, channels], options). Ten
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,79 @@ import torch
 from torch import Tensor
 
 from ..converters import AdapterError, remove_stale, write_bytes
+from .tasks import TEXT_ROWS
 
+CLIP_TOKENS = 77
+"""Of which CLIP-L makes its pooled vector."""
+HOST_ROWS, T5_CHANNELS = 256, 4096
+"""The rows that ComfyUI pads T5's text to at least, and T5-XXL's channels."""
+_SYNTAX = re.compile(r"\([^()]*:\s*[\d.]+\s*\)|\bembedding:")
+"""What ComfyUI's own text encoding reads as a weight or as the name of an embedding."""
 _FORMAT_KEY = "omnix_conditioning"
+_ROWS_KEY = "omnix_text_rows"
 _PLAIN = (bool, int, float, str, type(None))
 # The file's tensors: {entry}.embedding, {entry}.option.{name}, {entry}.list.{number}.{name}
 _EMBEDDING, _OPTION, _LIST = "embedding", "option", "list"
 
 Conditioning = Sequence[tuple[Tensor, Mapping[str, Any]]]
+
+
+def encode_prompt(clip: Any, words: str, guidance: float, tell: Callable[[str], None]) -> list[list[Any]]:
+    """Encode words as the reference pipeline does: T5 padded and cut to 512 tokens, CLIP-L's pooled vector of 77.
+
+    `clip` is a CLIP of the host with FLUX.1's text encoders; it is not changed. The words count as they are written:
+    the reference knows no weights and no embeddings. `tell` gets what the user may not expect. Raises ValueError for
+    other text encoders.
+    """
+    tokenizer: Any = getattr(clip, "tokenizer", None)
+    if not (hasattr(tokenizer, "clip_l") and hasattr(tokenizer, "t5xxl")) or hasattr(tokenizer, "clip_g"):
+        raise ValueError(
+            f"OmniX needs FLUX.1's text encoders, got {type(clip if tokenizer is None else tokenizer).__name__}; "
+            "connect Load CLIP (Dual) with clip_l, t5xxl and the type flux."
+        )
+    short, long = _ids(tokenizer.clip_l, words), _ids(tokenizer.t5xxl, words)
+    if notes := [*_notes(words, len(long))]:
+        tell(" ".join(notes))
+    tokens = {
+        "l": _fitted(short, CLIP_TOKENS, tokenizer.clip_l.pad_token),
+        "t5xxl": _fitted(long, TEXT_ROWS, tokenizer.t5xxl.pad_token),
+    }
+    return clip.encode_from_tokens_scheduled(tokens, add_dict={"guidance": guidance})
+
+
+def _ids(tokenizer: Any, words: str) -> list[int]:
+    """Return the tokens of all words, with the end token."""
+    return tokenizer.tokenizer(words, verbose=False)["input_ids"]  # not verbose: what is too long is cut here
+
+
+def _fitted(ids: Sequence[int], length: int, pad: int) -> list[list[tuple[int, float]]]:
+    """Cut tokens to a length, keeping the end token, or fill them up; return one row of them, each of weight 1."""
+    kept = [*ids[: length - 1], ids[-1]] if len(ids) > length else [*ids]
+    return [[(token, 1.0) for token in kept + [pad] * (length - len(kept))]]
+
+
+def _notes(words: str, tokens: int) -> Iterator[str]:
+    if _SYNTAX.search(words):
+        yield "Weights as in (word:1.2) and embeddings have no effect here: OmniX reads them as plain words. Remove them."
+    if tokens > TEXT_ROWS:
+        yield (
+            f"The prompt has {tokens} tokens, and T5 reads {TEXT_ROWS} of them: the end of the prompt is cut. "
+            "Shorten the prompt."
+        )
+
+
+def note_on_rows(text: Tensor) -> str | None:
+    """Say what to change if a text [b, rows, channels] is not as long as the text that OmniX was trained with.
+
+    A short text of other channels than T5-XXL's is not T5's: models that were made for it (lab/micro) take it as it is.
+    """
+    rows, channels = text.shape[-2:]
+    if rows == TEXT_ROWS or (rows < HOST_ROWS and channels != T5_CHANNELS):
+        return None
+    return (
+        f"The text has {rows} rows, and OmniX was trained with {TEXT_ROWS}: the result differs from OmniX's. Replace "
+        "CLIP Text Encode with OmniX Encode Prompt. Save the conditioning again if it comes from a file."
+    )
 
 
 def save_conditioning(conditioning: Conditioning, path: Path) -> None:
@@ -33,7 +100,8 @@ def save_conditioning(conditioning: Conditioning, path: Path) -> None:
     """
     tensors: dict[str, Tensor] = {}
     entries = [_flattened(index, *entry, tensors) for index, entry in enumerate(conditioning)]
-    data = safetensors.torch.save(tensors, {"format": "pt", _FORMAT_KEY: json.dumps(entries)})
+    rows = json.dumps([embedding.shape[-2] for embedding, _ in conditioning])
+    data = safetensors.torch.save(tensors, {"format": "pt", _FORMAT_KEY: json.dumps(entries), _ROWS_KEY: rows})
     remove_stale(path.parent)
     write_bytes(path, data, force=False)
 

@@ -56,6 +56,7 @@ from .checks import (
     references,
 )
 from .compiled import HOW, Graphs
+from .conditioning import note_on_rows
 from .fused import called
 from .panorama import widen
 from .sampling import Run, predict_between_steps, run_of, sample_widened
@@ -172,8 +173,7 @@ def run_streams(adapters: TaskAdapters, strengths: Sequence[float], seam: int) -
             check_count(task, len(latents), run.asked(options), set(run.names.values()), run.cfg)
             check_whole(x.shape[-2:], run.height, run.width, seam)
             check_place(x, run.x)
-            if run.calls == 1 and (note := note_on(options.get(OVERRIDE))):
-                tell(note)
+            run.warn_once((note_on(options.get(OVERRIDE)), note_on_rows(context)), tell)
         else:
             check_count(task, len(latents))
         check_latents(task, x.shape[-2], x.shape[-1] - seam, latents)

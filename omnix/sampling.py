@@ -6,7 +6,7 @@ These wrap the host's sampling but know no more of it than the arguments that th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,6 +47,8 @@ class Run:
     """Whether the seam of the x that the model is asked about is blended already."""
     compile: Mapping[str, Any] | None = None
     """What the user's compile node gave to torch.compile, as long as nothing stands in the way."""
+    warned: set[str] = field(default_factory=set)
+    """What the user was warned of."""
 
     @property
     def seam(self) -> int:
@@ -60,6 +62,13 @@ class Run:
     def called(self) -> None:
         """Count a call of FLUX."""
         self.calls += 1
+
+    def warn_once(self, notes: Iterable[str | None], warn: Callable[[str], None]) -> None:
+        """Warn of what is not exact in a call, of each thing at the first call that has it."""
+        for note in notes:
+            if note and note not in self.warned:
+                self.warned.add(note)
+                warn(note)
 
     def ran(self, blocks: int, suspect: Callable[[], str | None]) -> None:
         """Count the blocks of one call; of one without any, find out at once who may be the reason."""

@@ -10,6 +10,8 @@ from ..converters import STREAMS
 from ..converters.tasks import is_plain
 
 PROMPT_TAG = "[EQUIRECTANGULAR]"
+TEXT_ROWS = 512
+"""Rows of T5's text that OmniX was trained with. FLUX attends to the padding, so another number is another result."""
 SEAM_COLUMNS = 6
 """Latent columns that wrap round the seam while sampling (the reference pipeline's default)."""
 WRAP_COLUMNS = 2

@@ -10,12 +10,12 @@ from ..converters import AdapterError
 from ..converters.files.header import read_header
 from ..converters.lora.layout import FLUX_1, Geometry
 from ..omnix.adapter import AdapterWeights
+from ..omnix.tasks import TEXT_ROWS
 from .adapters import factor_count, fresh
 from .config import PIXELS_PER_TOKEN, Config, Plan, size_of
 from .data import maps
 from .samples import turns
 
-TEXT_TOKENS = 256
 _BLOCK = re.compile(r"(?:^|\.)(double_blocks|single_blocks|transformer_blocks|single_transformer_blocks)\.(\d+)\.")
 _FIRST = re.compile(r"(?:^|\.)(?:img_in|x_embedder)\.weight")
 _BYTES = {"auto": 2, "bfloat16": 2, "float32": 4}
@@ -55,7 +55,7 @@ def lines(config: Config, plan: Plan, trained: int, held_out: int, model: Path |
     modules = sum(len(layer.rows) for layer in layers.by_name().values())
     height, width = size_of(config)
     image = (height // PIXELS_PER_TOKEN) * ((width // 8 + config.seam_columns) // 2)
-    tokens = streams * config.batch * (image + TEXT_TOKENS)
+    tokens = streams * config.batch * (image + TEXT_ROWS)
     yield f"task            {plan.task.name}: {', '.join(plan.task.conditions)} -> {plan.task.target}"
     yield f"pictures        {trained} trained on, {held_out} held out, at {config.size}"
     sizes = f"hidden size {geometry.hidden}, {geometry.double} + {geometry.single} blocks"

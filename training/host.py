@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from ..omnix import patch
-from ..omnix.conditioning import load_conditioning
-from ..omnix.tasks import PROMPT_TAG
+from ..omnix.conditioning import encode_prompt, load_conditioning, note_on_rows
+from ..omnix.tasks import PROMPT_TAG, TEXT_ROWS
 from .config import Config, precision_on
 from .errors import TrainingError
 
@@ -78,7 +78,8 @@ class HostBase(LoadedBase):
                 )
         self.identity = checksum(self.files["model"])
         self.vae_identity = checksum(self.files["vae"])
-        self.text_identity = " ".join(checksum(self.files[kind]) for kind in _TEXT if kind in self.files)
+        sums = [checksum(self.files[kind]) for kind in _TEXT if kind in self.files]
+        self.text_identity = " ".join([f"{TEXT_ROWS} rows", *sums])
         self._vae: Any = None
         self._clip: Any = None
         self._loaded = False
@@ -115,7 +116,7 @@ class HostBase(LoadedBase):
 
     @torch.no_grad()
     def prompt(self, words: str) -> tuple[Tensor, Tensor]:
-        """Encode a prompt: text [1, tokens, channels], pooled vector [1, channels]."""
+        """Encode a prompt as the graphs do: text [1, tokens, channels], pooled vector [1, channels]."""
         if "conditioning" in self.files:
             if words != PROMPT_TAG:
                 raise TrainingError(
@@ -123,12 +124,16 @@ class HostBase(LoadedBase):
                     "--t5 instead, or do without captions (--caption-dropout 1) and --prompt."
                 )
             text, options = load_conditioning(self.files["conditioning"])[0]
+            if note := note_on_rows(text):
+                patch.tell(f"--conditioning {self.files['conditioning']}: {note}")
             return text.float(), options["pooled_output"].float()
         if self._clip is None:
             paths = [str(self._encoder(kind)) for kind in _ENCODERS]
             self._clip = comfy.sd.load_clip(ckpt_paths=paths, clip_type=comfy.sd.CLIPType.FLUX)
-        text, pooled = self._clip.encode_from_tokens(self._clip.tokenize(words), return_pooled=True)
-        return text.float().cpu(), pooled.float().cpu()
+        ((text, options),) = encode_prompt(
+            self._clip, words, self.config.guidance, lambda note: patch.tell(f"{words[:60]!r}: {note}")
+        )
+        return text.float().cpu(), options["pooled_output"].float().cpu()
 
     def _encoder(self, kind: str) -> Path:
         """Return a text encoder's file.  Raises TrainingError for another: the host would fill it up with anything."""

@@ -130,9 +130,7 @@ def graph(task: str, seed: int, steps: int = STEPS, folder: str = FOLDER) -> Gra
         "flux": node("UNETLoader", unet_name=names.flux, weight_dtype="default"),
         "clip": node("DualCLIPLoader", clip_name1=names.clip_l, clip_name2=names.t5, type="flux", device="default"),
         "vae": node("VAELoader", vae_name=names.vae),
-        "prompt": node("OmniXPrompt", prompt=""),
-        "text": node("CLIPTextEncode", clip=["clip", 0], text=["prompt", 0]),
-        "guided": node("FluxGuidance", conditioning=["text", 0], guidance=3.5),
+        "text": node("OmniXEncodePrompt", clip=["clip", 0], prompt="", guidance=3.5, tag=True),
         "rays": node("OmniXCameraRays", width=WIDTH, height=HEIGHT),
         "encoded": node("VAEEncode", pixels=["rays", 0], vae=["vae", 0]),
         "empty": node("EmptySD3LatentImage", width=WIDTH, height=HEIGHT, batch_size=1),
@@ -142,7 +140,7 @@ def graph(task: str, seed: int, steps: int = STEPS, folder: str = FOLDER) -> Gra
         "decoded": node("OmniXDecodePanorama", samples=["sampled", 0], vae=["vae", 0], wrap_columns=2),
         "saved": node("SaveImage", images=["decoded", 0], filename_prefix=task),
     }
-    last = "guided"
+    last = "text"
     for stream in TASKS[task].conditions:
         nodes[stream] = node("ReferenceLatent", conditioning=[last, 0], latent=["encoded", 0])
         last = stream

@@ -139,7 +139,7 @@ def clip_l(seed: int = 0) -> dict[str, Tensor]:
 
 
 def t5(seed: int = 0) -> dict[str, Tensor]:
-    """Make a T5 encoder with the sizes of the double; it embeds a prompt as [256, 64]."""
+    """Make a T5 encoder with the sizes of the double; it embeds each token as [64]."""
     size = TEXT_SIZES["t5xxl"]
     h, inner, wide = size["d_model"], size["d_kv"] * size["num_heads"], size["d_ff"]
     shapes = {"shared.weight": (T5_VOCABULARY, h), "encoder.final_layer_norm.weight": (h,)}

@@ -50,9 +50,9 @@ def micro_graph(task: str, image: str, steps: int = STEPS, height: int = HEIGHT)
         "KSampler": {"steps": steps},
     }
     graph = pointed(graph_of(task), changes)
-    for name in [name for name, node in graph.items() if node["class_type"] in ("DualCLIPLoader", "OmniXPrompt")]:
+    for name in [name for name, node in graph.items() if node["class_type"] == "DualCLIPLoader"]:
         del graph[name]
     for node in graph.values():
-        if node["class_type"] == "CLIPTextEncode":
+        if node["class_type"] == "OmniXEncodePrompt":
             node |= {"class_type": "OmniXLoadConditioning", "inputs": {"name": PROMPT}}
     return graph

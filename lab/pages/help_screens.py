@@ -28,13 +28,13 @@ IN_WORKFLOWS = {
     "OmniXLoadAdapters": DEPTH,
     "OmniXApplyAdapters": DEPTH,
     "OmniXFlowShift": DEPTH,
-    "OmniXPrompt": DEPTH,
+    "OmniXEncodePrompt": "OmniX extra - Save the prompt once",
     "OmniXDecodePanorama": DEPTH,
     "OmniXLoadPanorama": DEPTH,
     "OmniXSavePanorama": DEPTH,
     "OmniXSaveConditioning": "OmniX extra - Save the prompt once",
 }
-ALONE = ("OmniXLoadConditioning", "OmniXLoadDiffusersFlux", "OmniXConvertAdapter", "OmniXOlderGraph")
+ALONE = ("OmniXPrompt", "OmniXLoadConditioning", "OmniXLoadDiffusersFlux", "OmniXConvertAdapter", "OmniXOlderGraph")
 MAPS = ("depth", "normal", "albedo", "roughness", "metallic")
 # Pixels of the surroundings that are shown round a node.
 MARGIN = 45

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from .graph import App, Graph, Group, Link, Node, Value
 from .notes import generation_notes, maps_notes, perception_notes, prompt_notes, scene_notes
@@ -152,24 +153,18 @@ def scene(slug: str, name: str, before: tuple[Group, ...], shown: tuple[tuple[st
 
 def save_prompt() -> Graph:
     """Encode the constant prompt of perception once, for good."""
-    written: Inputs = {"conditioning": Link("guided"), "filename_prefix": "conditioning/OmniX"}
-    clip = Node("clip", "DualCLIPLoader", models().nodes[1].inputs)
-    words = tuple(node if node.name != "text" else _encoded(node) for node in text())
+    written: Inputs = {"conditioning": Link("text"), "filename_prefix": "conditioning/OmniX"}
+    encoded = text()
     return Graph(
         "save_prompt",
         "OmniX extra - Save the prompt once",
         (
-            Group("", 0, (clip, words[0])),
-            Group("", 1, (words[1],)),
-            Group("", 2, (words[2],)),
-            Group("", 3, (Node("save", "OmniXSaveConditioning", written),)),
+            Group("", 0, (Node("clip", "DualCLIPLoader", models().nodes[1].inputs),)),
+            Group("", 1, (replace(encoded, inputs={**encoded.inputs, "clip": Link("clip")}),)),
+            Group("", 2, (Node("save", "OmniXSaveConditioning", written),)),
         ),
         prompt_notes(),
     )
-
-
-def _encoded(node: Node) -> Node:
-    return Node(node.name, node.type, {**node.inputs, "clip": Link("clip")})
 
 
 GRAPHS = (

@@ -50,9 +50,8 @@ lose nothing. Double-click a blue box to see what is inside.
 """
 ONCE = """## Without T5
 
-Press **R**. Then open a box such as *Panorama to depth* and put **Load OmniX Conditioning** in place of \
-**FluxGuidance**: its output goes into the first *Condition stream*. OmniX Prompt, CLIP Text Encode and FluxGuidance \
-can go, and T5 is never loaded again.
+Press **R**. Then open a box such as *Panorama to depth* and replace **OmniX Encode Prompt** with **Load OmniX \
+Conditioning**: connect its output to the first *Condition stream*. T5 is never loaded again.
 """
 
 

@@ -32,13 +32,9 @@ def models(column: int = 0) -> Group:
     )
 
 
-def text(prompt: Value | Link = "") -> tuple[Node, ...]:
-    """The tagged prompt, encoded, with FLUX's guidance; ends in `guided`."""
-    return (
-        Node("prompt", "OmniXPrompt", {"prompt": prompt}),
-        Node("text", "CLIPTextEncode", {"text": Link("prompt")}),
-        Node("guided", "FluxGuidance", {"conditioning": Link("text"), "guidance": GUIDANCE}),
-    )
+def text(prompt: Value | Link = "") -> Node:
+    """The tagged prompt, encoded, with FLUX's guidance."""
+    return Node("text", "OmniXEncodePrompt", {"prompt": prompt, "guidance": GUIDANCE})
 
 
 def condition(stream: str, pixels: str | None, before: str) -> tuple[Node, ...]:

@@ -45,7 +45,7 @@ def perceiver(task: str, what: str, words: str, aliases: tuple[str, ...]) -> Blu
     """Return the box that turns a panorama into the maps of one task."""
     rays = task == "rgb_camray_to_normal"
     target = task.rpartition("_to_")[2]
-    inner = (*text(), *condition("rgb", None, "guided"))
+    inner = (text(), *condition("rgb", None, "text"))
     conditioned = "rgb_condition"
     size = canvas(None, conditioned)
     if rays:
@@ -107,7 +107,7 @@ def several(tasks: Sequence[str]) -> Several:
     runs = {task.rpartition("_to_")[2]: one_of_all(task) for task in tasks}
     return Several(
         (
-            Group("Prompt and condition stream", 0, (*text(), *condition("rgb", None, "guided"))),
+            Group("Prompt and condition stream", 0, (text(), *condition("rgb", None, "text"))),
             canvas(None, "rgb_condition"),
             *(Group(target.capitalize(), 2 + i, run.nodes) for i, (target, run) in enumerate(runs.items())),
         ),
@@ -148,7 +148,7 @@ def completed(prompt: Value | Link, column: int) -> tuple[Group, ...]:
     if prompt:
         placed["image"] = Link("picture")
     laid = Node("placed", "OmniXPlaceOnPanorama", {**placed, "yaw": 0.0, "pitch": 0.0})
-    words = (*text(prompt), laid, *condition("masked_rgb", "placed", "guided"))
+    words = (text(prompt), laid, *condition("masked_rgb", "placed", "text"))
     shared = canvas("placed", "masked_rgb_condition")
     return (
         Group("Prompt and condition stream", column, words),
@@ -169,7 +169,7 @@ def image_to_panorama() -> Blueprint:
             "model": (("shifted", "model"),),
             "clip": (("text", "clip"),),
             "vae": encoders("masked_rgb"),
-            "prompt": (("prompt", "prompt"),),
+            "prompt": (("text", "prompt"),),
             **{name: (("placed", name),) for name in ("width", "height", "fov_x", "yaw", "pitch")},
             **SAMPLING,
         },
@@ -183,13 +183,12 @@ def text_to_panorama() -> Blueprint:
     words = Node("words", "PrimitiveStringMultiline", {"value": PICTURE_PROMPT}, "What the panorama shows")
     painting = (
         words,
-        Node("picture_text", "CLIPTextEncode", {"text": Link("words")}),
-        Node("picture_guided", "FluxGuidance", {"conditioning": Link("picture_text"), "guidance": GUIDANCE}),
+        Node("picture_text", "OmniXEncodePrompt", {"prompt": Link("words"), "guidance": GUIDANCE, "tag": False}),
         Node("picture_negative", "ConditioningZeroOut", {"conditioning": Link("picture_text")}),
         Node("picture_empty", "EmptySD3LatentImage", square),
         Node("picture_shift", "ModelSamplingFlux", square),
         sampler(
-            "picture_sampler", "picture_shift", "picture_guided", "picture_negative", "picture_empty", after="randomize"
+            "picture_sampler", "picture_shift", "picture_text", "picture_negative", "picture_empty", after="randomize"
         ),
         Node("picture", "VAEDecode", {"samples": Link("picture_sampler")}),
     )

@@ -27,7 +27,7 @@ RAYS = "camray"
 HEIGHT = 512
 """Of the panorama, in pixels; what `omnix-train` trains at."""
 MODELS = {
-    "CLIPTextEncode": {"clip": "clip"},
+    "OmniXEncodePrompt": {"clip": "clip"},
     "VAEEncode": {"vae": "vae"},
     "OmniXFlowShift": {"model": "flux"},
     "OmniXDecodePanorama": {"vae": "vae"},
@@ -48,7 +48,7 @@ def graph_of(task: Task, folder: str) -> Graph:
     groups = (
         graphs.Group("Your panorama", 0, (given, *measured)),
         parts.models(),
-        graphs.Group("Prompt and condition streams", 1, (*parts.text(), *_conditions(task, first))),
+        graphs.Group("Prompt and condition streams", 1, (parts.text(), *_conditions(task, first))),
         parts.canvas(first, last),
         graphs.Group("OmniX", 2, parts.streams(task.name, last)),
         graphs.Group("Maps", 3, (*read.nodes, *pictures)),
@@ -69,7 +69,7 @@ def _conditions(task: Task, first: str) -> tuple[Node, ...]:
     """Chain the condition streams; the first is the panorama, each other one a picture of its own, or camera rays."""
     graphs, parts = (import_module(f".{name}", PACKAGE) for name in ("graph", "parts"))
     nodes: tuple[Node, ...] = ()
-    before = "guided"
+    before = "text"
     for stream in task.conditions:
         pixels = first if stream == task.conditions[0] and stream != RAYS else f"{stream}_pixels"
         if pixels != first:

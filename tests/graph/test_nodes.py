@@ -29,6 +29,7 @@ TABLE: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["MODEL"],
     ),
     "OmniXFlowShift": ({"model": ..., "latent": ..., "seam_columns": 6}, ["MODEL"]),
+    "OmniXEncodePrompt": ({"clip": ..., "prompt": "", "guidance": 3.5, "tag": True}, ["CONDITIONING"]),
     "OmniXPrompt": ({"prompt": ""}, ["STRING"]),
     "OmniXSaveConditioning": ({"conditioning": ..., "filename_prefix": "conditioning/OmniX"}, []),
     "OmniXLoadConditioning": ({"name": ...}, ["CONDITIONING"]),

@@ -36,11 +36,15 @@ def tiny_text_encoders() -> Iterator[None]:
 
 @torch.inference_mode()
 def text(prompt: str, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Encode a prompt as DualCLIPLoader and CLIPTextEncode do: text [1, 256, 64] and pooled vector [1, 32]."""
+    """Encode a prompt as DualCLIPLoader and OmniX Encode Prompt do: text [1, 512, 64] and pooled vector [1, 32].
+
+    The host's own tokenizers pad and encode it; no prompt here is longer than that.
+    """
     states = [tiny_models.clip_l(seed), tiny_models.t5(seed)]
     with tiny_text_encoders():
         clip = comfy.sd.load_text_encoder_state_dicts(states, clip_type=comfy.sd.CLIPType.FLUX)
-        words, pooled = clip.encode_from_tokens(clip.tokenize(prompt), return_pooled=True)
+        tokens = clip.tokenize(prompt, tokenizer_options={"t5xxl_min_length": 512})
+        words, pooled = clip.encode_from_tokens(tokens, return_pooled=True)
     return words, pooled
 
 
@@ -57,8 +61,9 @@ def encoded(image: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def decoded(latent: Tensor) -> Tensor:
-    """Decode a latent [b, 16, h, w] to pixels [b, 8h, 8w, 3]."""
-    return vae().decode(latent / SCALE + SHIFT)
+    """Decode a latent [b, 16, h, w] to pixels [b, 8h, 8w, 3], which may lie beyond [0, 1]: a seam is blended first."""
+    image = vae().first_stage_model.decode(latent / SCALE + SHIFT)
+    return rearrange(image, "b c h w -> b h w c") / 2 + 0.5
 
 
 def noise(seed: int, height: int, width: int, batch: int = 1) -> Tensor:

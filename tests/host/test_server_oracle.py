@@ -67,9 +67,7 @@ def graph(task: str) -> dict[str, dict[str, Any]]:
         "flux": node("UNETLoader", unet_name=NAMES.flux, weight_dtype="default"),
         "clip": node("DualCLIPLoader", clip_name1=NAMES.clip_l, clip_name2=NAMES.t5, type="flux", device="default"),
         "vae": node("VAELoader", vae_name=NAMES.vae),
-        "prompt": node("OmniXPrompt", prompt=""),
-        "text": node("CLIPTextEncode", clip=["clip", 0], text=["prompt", 0]),
-        "conditioned": node("FluxGuidance", conditioning=["text", 0], guidance=3.5),
+        "text": node("OmniXEncodePrompt", clip=["clip", 0], prompt="", guidance=3.5),
         "adapters": node("OmniXLoadAdapters", task=task, folder=FOLDER),
         "applied": node(
             "OmniXApplyAdapters",
@@ -84,7 +82,7 @@ def graph(task: str) -> dict[str, dict[str, Any]]:
         "decoded": node("OmniXDecodePanorama", samples=["sampled", 0], vae=["vae", 0], wrap_columns=2),
         "saved": node("SaveImage", images=["decoded", 0], filename_prefix=task),
     }
-    last = "conditioned"
+    last = "text"
     for i in range(len(STREAMS[task]) - 1):
         nodes[f"load {i}"] = node("LoadImage", image=f"condition_{i}.png")
         nodes[f"encode {i}"] = node("VAEEncode", pixels=[f"load {i}", 0], vae=["vae", 0])

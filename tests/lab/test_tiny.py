@@ -87,7 +87,7 @@ def test_vae_sees_its_neighbours() -> None:
 
 def test_text_depends_on_every_word() -> None:
     (words, pooled), (others, other) = stock.text("a red room"), stock.text("a blue room")
-    assert words.shape == (1, 256, 64)
+    assert words.shape == (1, 512, 64)
     assert pooled.shape == (1, 32)
     assert (words - others).abs().max() > 0.1
     assert (pooled - other).abs().max() > 0.01

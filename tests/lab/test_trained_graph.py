@@ -19,7 +19,7 @@ def test_a_graph_chains_the_conditions_in_order(task: Task) -> None:
         chained.append(at.node.removesuffix("_condition"))
         at = nodes[at.node].inputs["conditioning"]
     assert tuple(reversed(chained)) == task.conditions
-    assert at == Link("guided")
+    assert at == Link("text")
     links = [link for node in nodes.values() for link in node.inputs.values() if isinstance(link, Link)]
     assert {link.node for link in links} <= {*nodes}
     loaders = sum(node.type in ("LoadImage", "OmniXLoadPanorama") for node in nodes.values())

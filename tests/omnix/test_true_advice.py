@@ -6,6 +6,7 @@ import logging
 import sys
 import types
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -277,6 +278,22 @@ def test_a_flow_shift_for_another_size(
     assert out.isfinite().all()
     (warning,) = said()
     assert warning.startswith(f"OmniX: {told}") and "seam_columns of Apply OmniX Adapters (6)" in warning
+
+
+@pytest.mark.parametrize(("rows", "cfg", "warnings"), [(256, 1.0, 1), (256, 3.0, 1), (512, 3.0, 0), (1024, 1.0, 1)])
+def test_a_text_of_another_length(
+    model: Model, case: Case, said: Callable[[], list[str]], rows: int, cfg: float, warnings: int
+) -> None:
+    """Told once a run, at every run, and the run goes on; a negative that nobody asks for is not told of."""
+    channels = case.text.shape[-1]
+    positive = conditioning(model, replace(case, text=torch.randn(1, rows, channels)))
+    negative = conditioning(model, replace(case, text=torch.randn(1, 300 if cfg == 1.0 else rows, channels)))
+    for number in (1, 2):
+        out = ksample(patched(model, case), case, 2, positive, cfg=cfg, negative=negative)
+        assert out.isfinite().all() and len(said()) == number * warnings
+    if warnings:
+        assert f"has {rows} rows, and OmniX was trained with 512" in said()[0]
+        assert "Replace CLIP Text Encode with OmniX Encode Prompt" in said()[0]
 
 
 def test_a_warning_is_on_the_node_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,149 @@
+"""From a picture and a prompt to a picture, the reference's way: Diffusers, transformers, PEFT, numpy; nothing of ours.
+
+Text is FluxPipeline's own `encode_prompt` on the tokenizers that the host ships, latents are AutoencoderKL's of FLUX's
+own shape, the streams are the oracle's. What the reference pipeline draws from the VAE's encoder is taken at its mode,
+as the host does. Weights are made up from each tensor's name.
+"""
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from comfyui_omnix.lab.host import tiny_models
+from diffusers import AutoencoderKL, FluxPipeline
+from einops import rearrange
+from oracle import State, decode_panorama, sample
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
+
+VAE_OF_FLUX = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+    "latent_channels": 16,
+    "norm_num_groups": 32,
+    "sample_size": 1024,
+    "scaling_factor": 0.3611,
+    "shift_factor": 0.1159,
+    "force_upcast": True,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+}
+
+
+def made_up(name: str, shape: torch.Size) -> Tensor:
+    """Draw a tensor by its name: weights keep the size of what they act on, the last layer's go beyond [-1, 1]."""
+    draw = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode()))).standard_normal(shape, dtype=np.float32)
+    if len(shape) == 1:
+        return torch.from_numpy(0.1 * draw + (name.endswith("weight")))
+    size = 1.5 if "conv_out" in name else 1.0
+    return torch.from_numpy(draw * size * np.prod(shape[1:], dtype=np.float32) ** -0.5)
+
+
+def vae() -> AutoencoderKL:
+    """Make FLUX.1's VAE of made-up weights."""
+    made = AutoencoderKL(**VAE_OF_FLUX).eval().requires_grad_(False)
+    made.load_state_dict({name: made_up(name, tensor.shape) for name, tensor in made.state_dict().items()})
+    return made
+
+
+def encoded(model: AutoencoderKL, image: Tensor) -> Tensor:
+    """Encode pixels [b, h, w, 3] in [0, 1] to the latent that FLUX sees."""
+    latent = model.encode(rearrange(image, "b h w c -> b c h w") * 2 - 1).latent_dist.mode()
+    return (latent - model.config.shift_factor) * model.config.scaling_factor
+
+
+def decoded(model: AutoencoderKL, latent: Tensor) -> Tensor:
+    """Decode a latent that FLUX has made to a panorama [b, h, w, 3]: the seam is blended, then values are cut."""
+
+    def network(x: Tensor) -> Tensor:
+        x = x / model.config.scaling_factor + model.config.shift_factor
+        return rearrange(model.decode(x, return_dict=False)[0], "b c h w -> b h w c")
+
+    return (decode_panorama(network, latent) / 2 + 0.5).clamp(0, 1)
+
+
+def text(comfyui: Path, prompt: str, rows: int = 512) -> tuple[Tensor, Tensor]:
+    """Encode a prompt with the tiny text encoders of the tests' server: text [1, rows, 64], pooled vector [1, 32]."""
+    sizes = tiny_models.TEXT_SIZES
+    clip, lacking = CLIPTextModel.from_pretrained(
+        None,
+        config=CLIPTextConfig(hidden_act="quick_gelu", eos_token_id=2, **sizes["clip_l"]),
+        state_dict=_in_half(tiny_models.clip_l()),
+        output_loading_info=True,
+    )
+    t5, missing = T5EncoderModel.from_pretrained(
+        None,
+        config=T5Config(feed_forward_proj="gated-gelu", **sizes["t5xxl"]),
+        state_dict=_in_half(tiny_models.t5()),
+        output_loading_info=True,
+    )
+    assert not any([*lacking.values(), *missing.values()])
+    pipeline = FluxPipeline(
+        scheduler=None,
+        vae=None,
+        text_encoder=clip.eval(),
+        tokenizer=CLIPTokenizer.from_pretrained(comfyui / "comfy" / "sd1_tokenizer", model_max_length=77),
+        text_encoder_2=t5.eval(),
+        tokenizer_2=T5TokenizerFast.from_pretrained(comfyui / "comfy" / "text_encoders" / "t5_tokenizer"),
+        transformer=None,
+    )
+    embeds, pooled, _ = pipeline.encode_prompt(prompt, None, device=torch.device("cpu"), max_sequence_length=rows)
+    return embeds, pooled
+
+
+def _in_half(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Round weights as people's files of text encoders hold them, and as the host keeps them."""
+    return {name: tensor.half().float() for name, tensor in state.items()}
+
+
+def camera_rays(height: int, width: int) -> Tensor:
+    """Return ray * 0.5 + 0.5 of each pixel's centre, [1, h, w, 3]: front +X, up +Y, left +Z."""
+    lat = (0.5 - (np.arange(height)[:, None] + 0.5) / height) * np.pi
+    lon = (0.5 - (np.arange(width)[None] + 0.5) / width) * 2 * np.pi
+    rays = np.stack([np.cos(lat) * np.cos(lon), np.sin(lat) + 0 * lon, np.cos(lat) * np.sin(lon)], -1)
+    return torch.from_numpy(rays[None] * 0.5 + 0.5).float()
+
+
+def placed(image: Tensor, height: int, width: int, fov: float = 90.0) -> Tensor:
+    """Lay a picture [1, h, w, 3] on a grey panorama, pixel by pixel."""
+    h, w = image.shape[1:3]
+    focal = w / (2 * np.tan(np.radians(fov) / 2))
+    out = torch.full((1, height, width, 3), 127.5 / 255)
+    for i in range(height):
+        for j in range(width):
+            theta, phi = 2 * np.pi * j / width - np.pi, np.pi * i / height - np.pi / 2
+            x, y, z = np.cos(phi) * np.cos(theta), np.cos(phi) * np.sin(theta), np.sin(phi)
+            if x < 0:
+                continue
+            u, v = focal * y / x + w / 2 + 0.5, focal * z / x + h / 2 + 0.5
+            if 0 <= u < w and 0 <= v < h:
+                (left, a), (top, b) = divmod(u, 1), divmod(v, 1)
+                for rows, down in ((int(top), 1 - b), ((int(top) + 1) % h, b)):
+                    for columns, across in ((int(left), 1 - a), ((int(left) + 1) % w, a)):
+                        share = down * across
+                        seen = share * image[0, rows, columns]
+                        out[0, i, j] = seen if (rows, columns) == (int(top), int(left)) else out[0, i, j] + seen
+    return out
+
+
+@torch.no_grad()
+def picture(
+    comfyui: Path,
+    model: AutoencoderKL,
+    flux: State,
+    adapters: list[dict[str, Tensor]],
+    conditions: list[Tensor],
+    prompt: str,
+    *,
+    seed: int,
+    steps: int,
+    rows: int = 512,
+) -> Tensor:
+    """Return the panorama [1, h, w, 3] that the reference makes of condition pictures and a prompt with its tag."""
+    latents = [encoded(model, condition) for condition in conditions]
+    noise = torch.randn(latents[0].shape, generator=torch.Generator().manual_seed(seed))
+    embeds, pooled = text(comfyui, prompt, rows)
+    return decoded(model, sample(flux, adapters, latents, noise, embeds, pooled, steps, 3.5))
