@@ -19,9 +19,10 @@ from typing import Any
 from . import console
 from .convert import convert, split
 from .errors import AdapterError
-from .fusing.outputs import dtype_of
+from .fusing.change import dtype_of
 from .inspect import inspect
 from .lora.layout import table
+from .lora.scales import APPLY, IGNORE
 from .tree import Job, Outcome, jobs, listed, run, sentence
 from .verify import verify
 from .version import VERSION
@@ -93,6 +94,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--force", action="store_true", help="replace files that exist")
     parser.add_argument("--dry-run", action="store_true", help="check and report, write nothing")
     parser.add_argument("--allow-unused", action="store_true", help="leave out tensors that belong to no FLUX.1 layer")
+    parser.add_argument(
+        "--header-alpha",
+        choices=(APPLY, IGNORE),
+        help="what an alpha means that is a plain entry of the header: ComfyUI ignores it, newer loaders apply it",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
     parser.add_argument("--version", action="version", version=f"omnix-convert {VERSION}")
     return parser
@@ -153,7 +159,7 @@ def _action(options: argparse.Namespace) -> Callable[[Job], Any]:
         return lambda job: verify(job.source, job.destination)
     if options.command == "split":
         return lambda job: split(job.source, job.destination, force=force, dry_run=dry_run)
-    dtype, allow_unused = options.dtype, options.allow_unused
+    dtype, allow_unused, header_alpha = options.dtype, options.allow_unused, options.header_alpha
     return lambda job: convert(
         job.source,
         job.destination,
@@ -162,6 +168,7 @@ def _action(options: argparse.Namespace) -> Callable[[Job], Any]:
         force=force,
         dry_run=dry_run,
         allow_unused=allow_unused,
+        header_alpha=header_alpha,
     )
 
 

@@ -62,7 +62,8 @@ def _exactness(report: Report) -> str:
     if report.identical:
         return ", the original file byte for byte"
     if report.exact is False:
-        return ", rounded (--split can't undo it)" if report.identical is None else ", scales stay folded in"
+        lost = "rounded" if report.rounded else "an alpha of 0 leaves nothing of some numbers"
+        return f", {lost} (--split can't undo it)" if report.identical is None else ", scales stay folded in"
     return ", its tensors bit for bit" if report.identical is False else ""
 
 

@@ -39,7 +39,7 @@ def described(entries: Mapping[str, Entry], plan: Callable[[], AdapterFile], slo
         "task": adapter.task or (slot.task if slot else None),
         "stream": adapter.stream or (slot.stream if slot else None),
         **_facts(adapter),
-        "notes": list(adapter.notes),
+        "notes": [*adapter.notes, *([adapter.question] if adapter.question else [])],
         "kept": {name: [piece.key for piece in kept.pieces] for name, kept in adapter.kept.items()},
         "unused": list(adapter.unused),
         "layers": {

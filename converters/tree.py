@@ -172,6 +172,8 @@ def run(work: Iterable[Job], action: Callable[[Job], Any]) -> Iterator[Outcome]:
                 error = str(refusal)
             except OSError as failure:
                 error = sentence(failure, job.source)
+            except Exception as fault:  # whatever is wrong with one file, the others are converted
+                error = f"{job.source}: expected no fault of the converter, got {type(fault).__name__} ({fault}); report it."
         yield Outcome(job, result, error, time.perf_counter() - started)
 
 

@@ -14,16 +14,19 @@ from pathlib import Path
 from ..errors import AdapterError
 from ..files.header import DTYPE_BYTES, Entry, read_header
 from . import names
-from .dialects import TEXT
+from .dialects import CLIP, T5
 from .fused import converted_plan
 from .original import original_plan
 from .plan import BLOCKS_KEY, AdapterFile, Alpha
 from .recognise import Recognised, recognised
-from .scales import Adapted, Scaling, header_scaling, read_scaling
+from .scales import APPLY, Adapted, Scaling, header_scaling, read_scaling
 
 
-def open_adapter(path: Path | str) -> AdapterFile:
-    """Read the plan of an adapter file, original or converted.  Raises AdapterError, or OSError."""
+def open_adapter(path: Path | str, header_alpha: str | None = None) -> AdapterFile:
+    """Read the plan of an adapter file, original or converted.  Raises AdapterError, or OSError.
+
+    `header_alpha` "apply" lets a plain alpha in the header count, which ComfyUI ignores.
+    """
     path = Path(path)
     header = read_header(path)
     found = recognised(header.entries)
@@ -32,11 +35,15 @@ def open_adapter(path: Path | str) -> AdapterFile:
     def scaling() -> Scaling:
         return read_scaling(path, header.metadata, _values(alphas), _adapted(header.entries, found))
 
-    return _plan(path, header.metadata, header.entries, found, alphas, scaling)
+    return _plan(path, header.metadata, header.entries, found, alphas, scaling, header_alpha)
 
 
 def state_plan(
-    path: Path, metadata: Mapping[str, str], entries: Mapping[str, Entry], data: Mapping[str, bytes]
+    path: Path,
+    metadata: Mapping[str, str],
+    entries: Mapping[str, Entry],
+    data: Mapping[str, bytes],
+    header_alpha: str | None = None,
 ) -> AdapterFile:
     """Plan a state dict in memory, original or fused; `data` are the bytes of its alphas.  Raises AdapterError."""
     found = recognised(entries)
@@ -45,7 +52,7 @@ def state_plan(
     def scaling() -> Scaling:
         return header_scaling(path, metadata, _values(alphas), _adapted(entries, found))
 
-    return _plan(path, metadata, entries, found, alphas, scaling)
+    return _plan(path, metadata, entries, found, alphas, scaling, header_alpha)
 
 
 def _plan(
@@ -55,15 +62,19 @@ def _plan(
     found: Recognised,
     alphas: Mapping[str, Alpha],
     scaling: Callable[[], Scaling],
+    header_alpha: str | None,
 ) -> AdapterFile:
     if BLOCKS_KEY in metadata and found.fused:
         return converted_plan(path, metadata, entries, found, alphas)
-    text = header_scaling(path, metadata, {}, _adapted(entries, found), "text_encoder")
-    return original_plan(path, metadata, entries, found, alphas, (scaling(), text))
+    scalings = {"": scaling()._replace(applies_flat=header_alpha == APPLY)}
+    for encoder, component in ((CLIP, "text_encoder"), (T5, "text_encoder_2")):
+        values = _values(alphas, encoder)
+        scalings[encoder] = header_scaling(path, metadata, values, _adapted(entries, found), component)
+    return original_plan(path, metadata, entries, found, alphas, scalings)
 
 
-def _values(alphas: Mapping[str, Alpha]) -> dict[str, float]:
-    return {module: found.value for module, found in alphas.items()}
+def _values(alphas: Mapping[str, Alpha], prefix: str = "") -> dict[str, float]:
+    return {m.removeprefix(prefix): found.value for m, found in alphas.items() if m.startswith(prefix)}
 
 
 def _adapted(entries: Mapping[str, Entry], found: Recognised) -> Adapted:
@@ -77,9 +88,8 @@ def _is_down(name: names.Name, entry: Entry) -> bool:
 
 
 def alpha_keys(found: Recognised) -> dict[str, str]:
-    """Return the names of the transformer's alpha tensors by layer; those of text encoders are never computed with."""
-    named = ((key, name) for key, name in found.names.items() if name and name.role == names.ALPHA)
-    return {name.module: key for key, name in named if not name.module.startswith(TEXT)}
+    """Return the names of the alpha tensors by layer, text encoders' too."""
+    return {name.module: key for key, name in found.names.items() if name and name.role == names.ALPHA}
 
 
 def _read_alphas(path: Path, entries: Mapping[str, Entry], found: Recognised) -> dict[str, Alpha]:

@@ -101,6 +101,17 @@ def alpha_key(module: str) -> str:
     return f"transformer.{module}.alpha"
 
 
+def alpha_beside(down: str, module: str) -> str:
+    """Return the alpha's name of a layer beside the name of its down factor, spelled alike where that has one suffix."""
+    found = suffixed(down)
+    return f"{found.module}.alpha" if found else alpha_key(module)
+
+
+def fused_alpha(layer: str) -> str:
+    """Return the name of the alpha that the host's LoRA loaders take beside `fused_keys`."""
+    return f"diffusion_model.{layer}.alpha"
+
+
 def fused_keys(layer: str) -> tuple[str, str]:
     """Return the down and up names of a ComfyUI layer that the host's LoRA loaders take."""
     return f"diffusion_model.{layer}.lora_A.weight", f"diffusion_model.{layer}.lora_B.weight"

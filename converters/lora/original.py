@@ -23,26 +23,32 @@ def original_plan(
     entries: Mapping[str, Entry],
     found: Recognised,
     alphas: Mapping[str, Alpha],
-    scaling: tuple[Scaling, Scaling],
+    scalings: Mapping[str, Scaling],
 ) -> AdapterFile:
-    """Plan an adapter; the scalings are the transformer's and the text encoders'.
+    """Plan an adapter; the scalings are the transformer's, under "", and the text encoders' by the host's names.
 
     Raises AdapterError for what is not a FLUX.1 LoRA, and for a tensor of FLUX.1 that no LoRA of the host can hold.
     """
     _refuse_foreign(path, entries, found)
     pairs = names.pair_up(path, found.names)
     geometry = _checked_geometry(path, entries, found, pairs)
-    layers = _layers(path, entries, found.places, pairs, geometry, scaling[0])
+    scaling = scalings[""]
+    layers = _layers(path, entries, found.places, pairs, geometry, scaling)
     extras = find_extras(pairs.others)
-    kept = text_layers(path, entries, pairs, scaling[1])
-    kept |= flux_extras(path, entries, extras.named, layers, geometry, scaling[0])
+    kept = text_layers(path, entries, pairs, scalings)
+    kept |= flux_extras(path, entries, extras.named, layers, geometry, scaling)
     unplaced = [module for module in pairs.factors if module not in found.places and not module.startswith(TEXT)]
     lost = [key for module in unplaced for key in (*pairs.factors[module], pairs.alphas.get(module)) if key]
     unused = (*extras.rest, *lost)
     _refuse_mutilation(path, unused)
     own = {found.places[module].module: alpha for module, alpha in alphas.items() if module in found.places}
     notes = (*((found.note,) if found.note else ()), *_wide(layers))
-    return AdapterFile(path, found.fused, metadata, geometry, layers, unused, own, scaling[0].source, kept, notes)
+    question = scaling.question(
+        {module: entries[down].shape[0] for module, (down, _) in pairs.factors.items() if module in found.places}
+    )
+    return AdapterFile(
+        path, found.fused, metadata, geometry, layers, unused, own, scaling.source, kept, notes, question
+    )
 
 
 def _wide(layers: Mapping[str, FusedLayer]) -> tuple[str, ...]:

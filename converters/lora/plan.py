@@ -13,6 +13,8 @@ from .layout import Geometry
 BLOCKS_KEY = "omnix_blocks"
 TASK_KEY = "omnix_task"
 STREAM_KEY = "omnix_stream"
+HEADER_ALPHA_KEY = "omnix_header_alpha"
+"""Metadata: whether a plain alpha of the source's header was applied or ignored, where that was asked."""
 
 
 class Block(NamedTuple):
@@ -93,6 +95,8 @@ class AdapterFile(NamedTuple):
     """What else becomes of it, by the names that ComfyUI's loaders take: text encoders, biases, norms, wider shapes."""
     notes: tuple[str, ...] = ()
     """What whoever uses it should know, a sentence each."""
+    question: str = ""
+    """What only the user can decide before it is converted: whether an alpha counts that loaders read differently."""
 
     @property
     def converted(self) -> bool:

@@ -23,7 +23,7 @@ from . import names
 from .dialects import parse
 from .layout import place
 from .plan import AdapterFile, Alpha, Block, Kept
-from .scales import HEADER_KEY
+from .scales import FLAT, HEADER_KEY
 
 SOURCE_KEY = "omnix_source"
 EXACT_KEY = "omnix_exact"
@@ -31,13 +31,17 @@ EXACT_KEY = "omnix_exact"
 
 
 class SourceLayer(NamedTuple):
-    """How the source spelled one layer: its names, its dtypes (None: as they are now), its scale, its alpha tensor."""
+    """How the source spelled one layer: its names, its dtypes (None: as they are now), its alpha tensor.
+
+    `scale` is what multiplied its up factor, `lift` what multiplied its down factor.
+    """
 
     down: str
     up: str
     dtypes: tuple[str, str] | None = None
     scale: float = 1.0
     alpha: tuple[str, str, tuple[int, ...], bytes] | None = None
+    lift: float = 1.0
 
 
 class SourceTensor(NamedTuple):
@@ -56,14 +60,15 @@ class Record(NamedTuple):
 
     layers: Mapping[str, SourceLayer]
     kept: Mapping[str, tuple[SourceTensor, ...]] = MappingProxyType({})
+    exact: bool = True
 
     def of(self, part: str) -> SourceLayer:
         """Return how the source spelled a layer."""
         return self.layers.get(part) or SourceLayer(*names.original_keys(part))
 
 
-def write_record(adapter: AdapterFile) -> str:
-    """Describe an original adapter's tensors as JSON."""
+def write_record(adapter: AdapterFile, scales: Mapping[str, float], lifts: Mapping[str, float]) -> str:
+    """Describe an original adapter's tensors as JSON; by part, what multiplies its up factor and its down factor."""
     blocks = {block.part: block for fused in adapter.layers.values() for block in fused.blocks}
     alphas = {part: _alpha_of(adapter, part, block) for part, block in blocks.items()}
     tables: dict[str, Mapping[str, Any]] = {
@@ -71,12 +76,14 @@ def write_record(adapter: AdapterFile) -> str:
             part: [_short(block.down.key, part), _short(block.up[0].key, part)] for part, block in blocks.items()
         },
         "dtypes": {part: [block.down.dtype, block.up[0].dtype] for part, block in blocks.items()},
-        "scales": {part: block.scale for part, block in blocks.items()},
+        "scales": scales,
         "alphas": {
             part: alpha and [_short(alpha.key, part), alpha.dtype, list(alpha.shape), alpha.data.hex()]
             for part, alpha in alphas.items()
         },
     }
+    if any(lift != 1.0 for lift in lifts.values()):
+        tables["lifts"] = lifts
     shared = {name: _shared(table) for name, table in tables.items()}
     kept = {name: _kept_tensors(tensor) for name, tensor in adapter.kept.items() if tensor.pieces}
     own = {**shared, "kept": kept} if kept else shared
@@ -92,7 +99,7 @@ def _kept_tensors(tensor: Kept) -> list[list[Any]]:
 
 def _alpha_of(adapter: AdapterFile, part: str, block: Block) -> Alpha | None:
     """Return a layer's alpha tensor; one that says the same where only a file beside the source told its scale."""
-    if part in adapter.alphas or block.scale == 1.0 or adapter.scaling == HEADER_KEY:
+    if part in adapter.alphas or block.scale == 1.0 or adapter.scaling in (HEADER_KEY, FLAT):
         return adapter.alphas.get(part)
     value = block.scale * block.rank
     return Alpha(names.alpha_key(part), "F64", (), struct.pack("<d", value), value)
@@ -118,7 +125,8 @@ def read_record(path: Path, metadata: Mapping[str, str], parts: list[str]) -> Re
     try:
         tables = parsed(metadata[SOURCE_KEY])
         layers = {part: _source_layer(tables, part, exact) for part in parts}
-        return Record(layers, {name: _source_tensors(rows, exact) for name, rows in tables.get("kept", {}).items()})
+        kept = {name: _source_tensors(rows, exact) for name, rows in tables.get("kept", {}).items()}
+        return Record(layers, kept, exact)
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError) as error:
         raise AdapterError(
             f"{path}: {SOURCE_KEY}: expected the source's names, dtypes and alphas, got {error!r}; "
@@ -134,9 +142,14 @@ def _source_layer(tables: Mapping[str, Any], part: str, exact: bool) -> SourceLa
     if not exact:
         return SourceLayer(down, up)
     dtypes, scale, alpha = told("dtypes"), float(told("scales")), told("alphas")
-    if len(dtypes) != 2 or not set(dtypes) <= set(FLOATS) or not math.isfinite(scale) or scale == 0:
-        raise ValueError(f"{dtypes}, {scale} for {part}")
-    return SourceLayer(down, up, (dtypes[0], dtypes[1]), scale, None if alpha is None else _alpha(alpha, part))
+    lift = float(told("lifts")) if "lifts" in tables else 1.0
+    if len(dtypes) != 2 or not set(dtypes) <= set(FLOATS) or not all(map(_is_factor, (scale, lift))):
+        raise ValueError(f"{dtypes}, {scale}, {lift} for {part}")
+    return SourceLayer(down, up, (dtypes[0], dtypes[1]), scale, None if alpha is None else _alpha(alpha, part), lift)
+
+
+def _is_factor(number: float) -> bool:
+    return math.isfinite(number) and number != 0
 
 
 def _source_tensors(rows: list[Any], exact: bool) -> tuple[SourceTensor, ...]:
@@ -145,9 +158,10 @@ def _source_tensors(rows: list[Any], exact: bool) -> tuple[SourceTensor, ...]:
         lengths = (*shape, row)
         if not isinstance(key, str) or not all(type(length) is int and 0 <= length < 1 << 40 for length in lengths):
             raise ValueError(f"{shape} from row {row} for {key}")
-        if dtype not in DTYPE_BYTES or not isinstance(swapped, bool) or not math.isfinite(scale) or scale == 0:
+        scale = float(scale) if exact else 1.0
+        if dtype not in DTYPE_BYTES or not isinstance(swapped, bool) or not _is_factor(scale):
             raise ValueError(f"{dtype}, {scale} for {key}")
-        found.append(SourceTensor(key, tuple(shape), row, dtype, float(scale) if exact else 1.0, swapped))
+        found.append(SourceTensor(key, tuple(shape), row, dtype, scale, swapped))
     return tuple(found)
 
 
