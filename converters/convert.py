@@ -30,6 +30,8 @@ VERSION_KEY = "omnix_converter"
 _OWN_KEYS = (BLOCKS_KEY, TASK_KEY, STREAM_KEY, SOURCE_KEY, EXACT_KEY, DIGEST_KEY, VERSION_KEY, HEADER_ALPHA_KEY)
 _HIDDEN = "omnix_source:"
 """What stands before a header's key that tells a scale: in the result the scale is in the numbers already."""
+_MARKERS = ("scaled_fp8", "diffusion_model.scaled_fp8")
+"""Tensors that say nothing but that ComfyUI wrote scaled float8."""
 _NO_DIGEST = "0" * 64
 
 
@@ -109,11 +111,12 @@ def checked_original(adapter: AdapterFile, allow_unused: bool = False, header_al
             f"{source}: {BLOCKS_KEY}: expected an original adapter, got one that is already converted; "
             "put it under ComfyUI's loras folder, or give it to --split for the original."
         )
-    if adapter.unused and not allow_unused:
-        some = ", ".join(adapter.unused[:5])
+    unused = [key for key in adapter.unused if key not in _MARKERS]
+    if unused and not allow_unused:
+        some = ", ".join(unused[:5])
         raise AdapterError(
-            f"{source}: {adapter.unused[0]}: expected every tensor to belong to a FLUX.1 layer, got "
-            f"{len(adapter.unused)} that do not ({some}); use --allow-unused to leave them out."
+            f"{source}: {unused[0]}: expected every tensor to belong to a FLUX.1 layer, got "
+            f"{len(unused)} that do not ({some}); use --allow-unused to leave them out."
         )
     if header_alpha not in (None, APPLY, IGNORE):
         raise ValueError(f"Expected {APPLY!r} or {IGNORE!r} as header_alpha, got {header_alpha!r}.")

@@ -27,8 +27,7 @@ from .fusing.copying import Copy
 from .fusing.folding import fold_notes, folds_of
 from .fusing.outputs import Outputs, fused_outputs, split_outputs
 from .inspect import described
-from .lora.adapter import state_plan
-from .lora.names import ALPHA
+from .lora.adapter import number_keys, state_plan
 from .lora.plan import BLOCKS_KEY, HEADER_ALPHA_KEY, AdapterFile
 from .lora.recognise import recognised
 from .lora.record import EXACT_KEY
@@ -116,8 +115,8 @@ def _plan(
     state: Mapping[str, Tensor], metadata: Mapping[str, str] | None, header_alpha: str | None = None
 ) -> AdapterFile:
     entries = _entries(state)
-    alphas = (key for key, name in recognised(entries).names.items() if name and name.role == ALPHA)
-    small = {key: as_bytes(state[key]) if state[key].numel() == 1 else b"" for key in alphas}
+    numbers = number_keys(recognised(entries))
+    small = {key: as_bytes(state[key]) if state[key].numel() == 1 else b"" for key in numbers}
     return state_plan(STATE, metadata or {}, entries, small, header_alpha)
 
 

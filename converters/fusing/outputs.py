@@ -122,10 +122,9 @@ def _split_block(adapter: AdapterFile, block: Block, columns: int, record: Recor
         source.down: Output(Entry(down_dtype, (block.rank, columns)), (down,)),
         source.up: Output(Entry(up_dtype, (block.rows, block.rank)), (up,)),
     }
-    if source.alpha is not None:
-        key, dtype, shape, data = source.alpha
+    for key, dtype, shape, data in (*source.factor_scales, *((source.alpha,) if source.alpha else ())):
         outputs[key] = Output(Entry(dtype, shape), (), data)
-    elif source.dtypes is None:  # the factors stay as they are, and so does the scale beside them
+    if source.dtypes is None:  # the factors stay as they are, and so does the scale beside them
         outputs |= _alpha(names.alpha_beside(source.down, block.part), block.scale, block.rank)
     return outputs
 

@@ -54,6 +54,11 @@ def text_layers(
             continue
         factors = [entries[key] for key in (down, up)]
         shapes = [entry.shape for entry in factors]
+        if module in pairs.scales:
+            raise AdapterError(
+                f"{path}: {pairs.scales[module][0]}: expected factors of a text encoder without scales of their own, got "
+                "quantised ones; save the LoRA in bfloat16 or float16."
+            )
         floats = all(len(entry.shape) == 2 and entry.dtype in FLOATS for entry in factors)
         if not floats or shapes[0][0] != shapes[1][1]:
             got = " and ".join(f"{entry.dtype} {list(entry.shape)}" for entry in factors)

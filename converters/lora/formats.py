@@ -41,6 +41,16 @@ _NO_LORA = tuple(
         (r"hra_u|boft_|waveft_|fourierft_|c3a_kernel|shira_", "a PEFT adapter of another kind"),
     )
 )
+# Numbers beside a factor, as bitsandbytes, GPTQ, quanto and torchao keep them; scaled float8 alone is plain arithmetic.
+_QUANTISED = Format(
+    re.compile(
+        r".*[._]lora(?:_A|_B|[._]down|[._]up)\.(?:.*\.)?(?:SCB|absmax|nested_absmax|quant_map|nested_quant_map"
+        r"|quant_state\..+|weight_format|qweight|qzeros|g_idx|scales?|zero_point|zeros?|_data|_scale|_shift|qdata"
+        r"|weight_scale_(?:inv|2)|input_scale|scale_input|output_scale|comfy_quant|weight_zero_point)$"
+    ),
+    "a quantised LoRA, whose factors have scales of their own",
+    "save it in bfloat16 or float16 with the program that quantised it",
+)
 # Layers of other models beside such as are named like FLUX.1's; the first row that fits names a file.
 _DESCENDANTS = (
     _other(
@@ -96,7 +106,7 @@ def foreign_format(keys: Iterable[str], has_flux_layers: bool) -> Format | None:
     FLUX.1 are looked for.
     """
     keys = tuple(key for key in keys if len(key) < _LONGEST_KEY)
-    known = (*_NO_LORA, *_DESCENDANTS) if has_flux_layers else (*_NO_LORA, *_DESCENDANTS, *_OTHERS)
+    known = (_QUANTISED, *_NO_LORA, *_DESCENDANTS, *(() if has_flux_layers else _OTHERS))
     return next((row for row in known if any(map(row.pattern.match, keys))), None)
 
 

@@ -47,6 +47,7 @@ def converted_plan(
     extras = find_extras(pairs.others)
     kept = {key: whole(key, entries[key]) for key in (*_text_keys(pairs), *extras.named)}
     lost = [key for module, keys in pairs.factors.items() if not _is_placed(module, found) for key in keys]
+    lost += [key for keys in pairs.scales.values() for key in keys]
     own = {module: alpha for module, alpha in alphas.items() if module in found.places}
     return AdapterFile(
         path, True, metadata, found.geometry, layers, (*extras.rest, *lost), own, kept=dict(sorted(kept.items()))

@@ -12,10 +12,15 @@ from typing import NamedTuple
 from ..errors import AdapterError
 
 DOWN, UP, ALPHA, DORA = "down", "up", "alpha", "dora"
+DOWN_SCALE, UP_SCALE = "scale of down", "scale of up"
 BIAS, DIFF_B, DIFF, SET, RESHAPE = "bias", "diff_b", "diff", "set_weight", "reshape_weight"
 
 # PEFT may put the adapter's name between lora_A and weight; lora_B.bias is no factor.
+# scaled float8, as ComfyUI (scale_weight) and NVIDIA (weight_scale) name it, keeps one number beside a factor.
+_SCALED = r"(?:\.(?!weight_)[^.]+)??(?:\.weight)?\.(?:scale_weight|weight_scale)"
 _SUFFIXES = (
+    (re.compile(rf"[._]lora(?:_A|[._]down|_linear_layer\.down){_SCALED}"), DOWN_SCALE),
+    (re.compile(rf"[._]lora(?:_B|[._]up|_linear_layer\.up){_SCALED}"), UP_SCALE),
     (re.compile(r"\.lora_A(?:\.(?!weight|bias)[^.]+)?(?:\.weight)?"), DOWN),
     (re.compile(r"\.lora_B(?:\.(?!weight|bias)[^.]+)?(?:\.weight)?"), UP),
     (re.compile(r"\.lora[._]down\.weight"), DOWN),
@@ -123,11 +128,20 @@ def fused_extra(layer: str, role: str) -> str:
 
 
 class Pairs(NamedTuple):
-    """The tensors of a file by layer: (down, up) keys, alpha keys, and the keys that belong to no LoRA pair."""
+    """The tensors of a file by layer: (down, up) keys, alpha keys, and the keys that belong to no LoRA pair.
+
+    `scales` are the keys of the numbers that scaled factors are multiplied by.
+    """
 
     factors: Mapping[str, tuple[str, str]]
     alphas: Mapping[str, str]
     others: tuple[str, ...]
+    scales: Mapping[str, tuple[str, ...]]
+
+    def keys_of(self, module: str) -> tuple[str, ...]:
+        """Return all keys of a layer that has factors."""
+        alpha = (self.alphas[module],) if module in self.alphas else ()
+        return (*self.factors[module], *alpha, *self.scales.get(module, ()))
 
 
 def pair_up(path: object, names: Mapping[str, Name | None]) -> Pairs:
@@ -143,10 +157,14 @@ def pair_up(path: object, names: Mapping[str, Name | None]) -> Pairs:
             raise AdapterError(
                 f"{path}: {key}: expected one {name.role} per layer, got {other} too; remove one of them."
             )
-    factors = {module: _factors(path, module, roles) for module, roles in found.items() if set(roles) != {ALPHA}}
+    factors = {module: _factors(path, module, roles) for module, roles in found.items() if {*roles} & {DOWN, UP}}
     alphas = {module: roles[ALPHA] for module, roles in found.items() if ALPHA in roles and module in factors}
-    lonely = [roles[ALPHA] for module, roles in found.items() if module not in factors]
-    return Pairs(factors, alphas, (*others, *lonely))
+    scales = {module: tuple(found[module][role] for role in _NUMBERS if role in found[module]) for module in factors}
+    lonely = [key for module, roles in found.items() if module not in factors for key in roles.values()]
+    return Pairs(factors, alphas, (*others, *lonely), {module: keys for module, keys in scales.items() if keys})
+
+
+_NUMBERS = (DOWN_SCALE, UP_SCALE)
 
 
 def _factors(path: object, module: str, roles: Mapping[str, str]) -> tuple[str, str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..errors import AdapterError
@@ -14,7 +15,10 @@ from .extras import CHANNELS, IMG_IN, find_extras, flux_extras, text_layers
 from .layout import LAYOUT, SINGLE, Geometry, Part, Place, fused_place, height, owner
 from .plan import AdapterFile, Alpha, Block, FusedLayer
 from .recognise import Recognised
-from .scales import Scaling
+from .scales import LARGEST, Scaling
+
+Scaler = Callable[[str, int], float]
+"""Tells the scale of a layer from its name and rank."""
 
 
 def original_plan(
@@ -22,10 +26,10 @@ def original_plan(
     metadata: Mapping[str, str],
     entries: Mapping[str, Entry],
     found: Recognised,
-    alphas: Mapping[str, Alpha],
+    numbers: Mapping[str, Alpha],
     scalings: Mapping[str, Scaling],
 ) -> AdapterFile:
-    """Plan an adapter; the scalings are the transformer's, under "", and the text encoders' by the host's names.
+    """Plan an adapter; `numbers` are its alphas and scales of factors by key, the scalings are the transformer's, under "", and the text encoders' by the host's names.
 
     Raises AdapterError for what is not a FLUX.1 LoRA, and for a tensor of FLUX.1 that no LoRA of the host can hold.
     """
@@ -33,22 +37,39 @@ def original_plan(
     pairs = names.pair_up(path, found.names)
     geometry = _checked_geometry(path, entries, found, pairs)
     scaling = scalings[""]
-    layers = _layers(path, entries, found.places, pairs, geometry, scaling)
+    scales = {module: tuple(numbers[key] for key in keys) for module, keys in pairs.scales.items()}
+    layers = _layers(path, entries, found.places, pairs, geometry, _scaler(path, scaling, scales))
     extras = find_extras(pairs.others)
     kept = text_layers(path, entries, pairs, scalings)
     kept |= flux_extras(path, entries, extras.named, layers, geometry, scaling)
     unplaced = [module for module in pairs.factors if module not in found.places and not module.startswith(TEXT)]
-    lost = [key for module in unplaced for key in (*pairs.factors[module], pairs.alphas.get(module)) if key]
+    lost = [key for module in unplaced for key in pairs.keys_of(module)]
     unused = (*extras.rest, *lost)
     _refuse_mutilation(path, unused)
-    own = {found.places[module].module: alpha for module, alpha in alphas.items() if module in found.places}
+    own = {found.places[m].module: numbers[key] for m, key in pairs.alphas.items() if m in found.places}
+    of_factors = {found.places[m].module: told for m, told in scales.items() if m in found.places}
     notes = (*((found.note,) if found.note else ()), *_wide(layers))
     question = scaling.question(
         {module: entries[down].shape[0] for module, (down, _) in pairs.factors.items() if module in found.places}
     )
     return AdapterFile(
-        path, found.fused, metadata, geometry, layers, unused, own, scaling.source, kept, notes, question
+        path, found.fused, metadata, geometry, layers, unused, own, scaling.source, kept, notes, of_factors, question
     )
+
+
+def _scaler(path: Path, scaling: Scaling, scales: Mapping[str, tuple[Alpha, ...]]) -> Scaler:
+    """Return what tells a layer's scale, that of scaled factors included."""
+
+    def scale(module: str, rank: int) -> float:
+        own = scales.get(module, ())
+        found = scaling.scale(module, rank) * math.prod(number.value for number in own)
+        if not abs(found) * rank <= LARGEST:
+            raise AdapterError(
+                f"{path}: {own[0].key}: expected scales that float32 can hold, got {found:g} in all; repair the scale."
+            )
+        return found
+
+    return scale
 
 
 def _wide(layers: Mapping[str, FusedLayer]) -> tuple[str, ...]:
@@ -102,7 +123,7 @@ def _layers(
     places: Mapping[str, Place],
     pairs: names.Pairs,
     geometry: Geometry,
-    scaling: Scaling,
+    scale_of: Scaler,
 ) -> dict[str, FusedLayer]:
     placed: dict[str, list[Block]] = {}
     for module, found in places.items():
@@ -110,7 +131,11 @@ def _layers(
             continue
         down, up = (matrix(path, entries, key) for key in pairs.factors[module])
         _check_shapes(path, found, down, up, geometry)
-        scale = scaling.scale(module, down.rows)
+        scale = scale_of(module, down.rows)
+        if module in pairs.scales and not {down.dtype, up.dtype} & {"F8_E4M3", "F8_E5M2"}:
+            raise AdapterError(
+                f"{path}: {pairs.scales[module][0]}: expected it beside float8, got {down.dtype}; is this a FLUX.1 adapter?"
+            )
         row = found.row.of(geometry)
         block = Block(found.module, row, up.rows, down.rows, scale, down, _in_order(up, found.part))
         placed.setdefault(found.layer, []).append(block)
@@ -120,6 +145,11 @@ def _layers(
 def matrix(path: Path, entries: Mapping[str, Entry], key: str) -> Slab:
     """Return a factor's place in the file.  Raises AdapterError if it is no floating point matrix."""
     entry = entries[key]
+    if entry.dtype in ("I8", "U8"):
+        raise AdapterError(
+            f"{path}: {key}: expected a floating point matrix, got {entry.dtype} {list(entry.shape)}; the LoRA is "
+            "quantised, so save it in bfloat16 or float16."
+        )
     if len(entry.shape) != 2 or entry.dtype not in FLOATS:
         got = f"{entry.dtype} {list(entry.shape)}"
         raise AdapterError(f"{path}: {key}: expected a floating point matrix, got {got}; is this a FLUX.1 adapter?")

@@ -95,6 +95,8 @@ class AdapterFile(NamedTuple):
     """What else becomes of it, by the names that ComfyUI's loaders take: text encoders, biases, norms, wider shapes."""
     notes: tuple[str, ...] = ()
     """What whoever uses it should know, a sentence each."""
+    factor_scales: Mapping[str, tuple[Alpha, ...]] = MappingProxyType({})
+    """What a layer's scaled factors are multiplied by, where they are: it is in its block's scale."""
     question: str = ""
     """What only the user can decide before it is converted: whether an alpha counts that loaders read differently."""
 

@@ -42,6 +42,7 @@ class SourceLayer(NamedTuple):
     scale: float = 1.0
     alpha: tuple[str, str, tuple[int, ...], bytes] | None = None
     lift: float = 1.0
+    factor_scales: tuple[tuple[str, str, tuple[int, ...], bytes], ...] = ()
 
 
 class SourceTensor(NamedTuple):
@@ -71,6 +72,7 @@ def write_record(adapter: AdapterFile, scales: Mapping[str, float], lifts: Mappi
     """Describe an original adapter's tensors as JSON; by part, what multiplies its up factor and its down factor."""
     blocks = {block.part: block for fused in adapter.layers.values() for block in fused.blocks}
     alphas = {part: _alpha_of(adapter, part, block) for part, block in blocks.items()}
+    factor_scales = {part: adapter.factor_scales.get(part, ()) for part in blocks}
     tables: dict[str, Mapping[str, Any]] = {
         "names": {
             part: [_short(block.down.key, part), _short(block.up[0].key, part)] for part, block in blocks.items()
@@ -78,16 +80,21 @@ def write_record(adapter: AdapterFile, scales: Mapping[str, float], lifts: Mappi
         "dtypes": {part: [block.down.dtype, block.up[0].dtype] for part, block in blocks.items()},
         "scales": scales,
         "alphas": {
-            part: alpha and [_short(alpha.key, part), alpha.dtype, list(alpha.shape), alpha.data.hex()]
-            for part, alpha in alphas.items()
+            part: alpha and _written(alpha, part) for part, alpha in alphas.items()
         },
     }
     if any(lift != 1.0 for lift in lifts.values()):
         tables["lifts"] = lifts
+    if any(factor_scales.values()):
+        tables["factors"] = {part: [_written(own, part) for own in told] for part, told in factor_scales.items()}
     shared = {name: _shared(table) for name, table in tables.items()}
     kept = {name: _kept_tensors(tensor) for name, tensor in adapter.kept.items() if tensor.pieces}
     own = {**shared, "kept": kept} if kept else shared
     return json.dumps(own, separators=(",", ":"), ensure_ascii=False)
+
+
+def _written(number: Alpha, part: str) -> list[Any]:
+    return [_short(number.key, part), number.dtype, list(number.shape), number.data.hex()]
 
 
 def _kept_tensors(tensor: Kept) -> list[list[Any]]:
@@ -99,9 +106,10 @@ def _kept_tensors(tensor: Kept) -> list[list[Any]]:
 
 def _alpha_of(adapter: AdapterFile, part: str, block: Block) -> Alpha | None:
     """Return a layer's alpha tensor; one that says the same where only a file beside the source told its scale."""
-    if part in adapter.alphas or block.scale == 1.0 or adapter.scaling in (HEADER_KEY, FLAT):
+    scale = block.scale / (math.prod(number.value for number in adapter.factor_scales.get(part, ())) or 1.0)
+    if part in adapter.alphas or scale == 1.0 or adapter.scaling in (HEADER_KEY, FLAT, ""):
         return adapter.alphas.get(part)
-    value = block.scale * block.rank
+    value = scale * block.rank
     return Alpha(names.alpha_key(part), "F64", (), struct.pack("<d", value), value)
 
 
@@ -145,7 +153,17 @@ def _source_layer(tables: Mapping[str, Any], part: str, exact: bool) -> SourceLa
     lift = float(told("lifts")) if "lifts" in tables else 1.0
     if len(dtypes) != 2 or not set(dtypes) <= set(FLOATS) or not all(map(_is_factor, (scale, lift))):
         raise ValueError(f"{dtypes}, {scale}, {lift} for {part}")
-    return SourceLayer(down, up, (dtypes[0], dtypes[1]), scale, None if alpha is None else _alpha(alpha, part), lift)
+    own = told("factors") if "factors" in tables else []
+    roles = (names.DOWN_SCALE, names.UP_SCALE)
+    return SourceLayer(
+        down,
+        up,
+        (dtypes[0], dtypes[1]),
+        scale,
+        None if alpha is None else _alpha(alpha, part, names.ALPHA),
+        lift,
+        tuple(_alpha(fields, part, *roles) for fields in own),
+    )
 
 
 def _is_factor(number: float) -> bool:
@@ -165,19 +183,19 @@ def _source_tensors(rows: list[Any], exact: bool) -> tuple[SourceTensor, ...]:
     return tuple(found)
 
 
-def _alpha(fields: list[Any], part: str) -> tuple[str, str, tuple[int, ...], bytes]:
+def _alpha(fields: list[Any], part: str, *roles: str) -> tuple[str, str, tuple[int, ...], bytes]:
     name, dtype, shape, text = fields
     data = bytes.fromhex(text)
     if len(data) != DTYPE_BYTES[dtype] or not all(type(length) is int and length == 1 for length in shape):
         raise ValueError(f"an alpha of {len(data)} bytes")
-    return _long(name, part, names.ALPHA), dtype, tuple(shape), data
+    return _long(name, part, *roles), dtype, tuple(shape), data
 
 
-def _long(short: str, part: str, role: str) -> str:
+def _long(short: str, part: str, *roles: str) -> str:
     """Return the name of a part's tensor.  Raises ValueError for a name that is not the part's."""
     name = short.replace("{}", part, 1).replace("{_}", part.replace(".", "_"), 1)
     found = parse(name)
     where = place(found.module) if found else None
-    if found is None or where is None or (found.role, where.module) != (role, part):
-        raise ValueError(f"{name} for the {role} of {part}")
+    if found is None or where is None or found.role not in roles or where.module != part:
+        raise ValueError(f"{name} for the {roles[0]} of {part}")
     return name

@@ -78,7 +78,7 @@ class Scaling(NamedTuple):
                     f"{self.path}: {module}: expected one scale, got {told[0][1]:g} from {told[0][0]} and {other:g} "
                     f"from {source}; remove the one that is wrong."
                 )
-        if told and not abs(told[0][1]) * rank <= _LARGEST:
+        if told and not abs(told[0][1]) * rank <= LARGEST:
             raise AdapterError(
                 f"{self.path}: {module}: expected an alpha that float32 can hold, got {told[0][1] * rank:g} from "
                 f"{told[0][0]}; repair the alpha."
@@ -106,7 +106,7 @@ class Scaling(NamedTuple):
 
 FLAT = "the header's plain alpha"
 APPLY, IGNORE = "apply", "ignore"
-_LARGEST = 2.0**128 * (1 - 2.0**-24)
+LARGEST = 2.0**128 * (1 - 2.0**-24)
 """float32's largest number."""
 
 
