@@ -119,8 +119,8 @@ def _split_block(adapter: AdapterFile, block: Block, columns: int, record: Recor
     down = Piece(0, columns * DTYPE_BYTES[down_dtype], (block.down,), below)
     up = Piece(0, block.rank * DTYPE_BYTES[up_dtype], rows, change_due(rows, up_dtype, source.scale, True))
     outputs = {
-        source.down: Output(Entry(down_dtype, (block.rank, columns)), (down,)),
-        source.up: Output(Entry(up_dtype, (block.rows, block.rank)), (up,)),
+        source.down: Output(Entry(down_dtype, (block.rank, columns, *(1,) * source.ones[0])), (down,)),
+        source.up: Output(Entry(up_dtype, (block.rows, block.rank, *(1,) * source.ones[1])), (up,)),
     }
     for key, dtype, shape, data in (*source.factor_scales, *((source.alpha,) if source.alpha else ())):
         outputs[key] = Output(Entry(dtype, shape), (), data)

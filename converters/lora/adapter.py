@@ -65,7 +65,7 @@ def _plan(
     header_alpha: str | None,
 ) -> AdapterFile:
     alphas = _alphas(numbers, found)
-    if BLOCKS_KEY in metadata and found.fused:
+    if BLOCKS_KEY in metadata and (found.fused or not found.places):
         return converted_plan(path, metadata, entries, found, alphas)
     scalings = {"": scaling()._replace(applies_flat=header_alpha == APPLY)}
     for encoder, component in ((CLIP, "text_encoder"), (T5, "text_encoder_2")):

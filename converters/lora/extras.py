@@ -99,11 +99,13 @@ def find_extras(keys: tuple[str, ...]) -> Found:
 def _is_known(name: Name) -> bool:
     """Differences and values must be of whole layers, as ComfyUI has them; biases may be of Diffusers' parts."""
     if name.module.startswith(TEXT):
-        return name.role in (names.DIFF, names.DIFF_B)
-    if name.role == SET:
+        return name.role in (names.DIFF, names.DIFF_B, names.NORM, SET)
+    if name.role in (SET, names.NORM):
         return norm_place(name.module) is not None
     if name.role == BIAS:
         return place(name.module) is not None
+    if name.role == names.DIFF and norm_place(name.module) is not None:
+        return True
     return is_comfy(name.module) or (name.role == names.DIFF_B and place(name.module) is not None)
 
 

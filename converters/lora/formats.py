@@ -20,6 +20,8 @@ class Format(NamedTuple):
 
 _OTHER = "this converter is for FLUX.1; load it with the model it was trained for"
 _NO_PAIRS = "it has no LoRA pairs that could be fused; extract a LoRA from it, or merge it into the model"
+_SOME_PAIRS = "some of its layers have LoRA pairs, these have none that could be fused; merge it into the model"
+_NODES = "it is no LoRA of the whole model; load it with the nodes that were made for it"
 _WEIGHTS = "give the LoRA, not the model"
 
 
@@ -27,6 +29,17 @@ def _other(pattern: str, name: str) -> Format:
     return Format(re.compile(pattern), name, _OTHER)
 
 
+# What acts on a part of the tokens alone, or beside the model's own layers.
+_ADAPTERS = tuple(
+    Format(re.compile(pattern), name, _NODES)
+    for pattern, name in (
+        (r".*processor\.(?:[qkv]|proj)_loras\.\d+\.", "an EasyControl adapter"),
+        (r".*(?:ip_adapter|image_proj\.|image_proj_model\.|to_[kv]_ip\b)", "an IP-Adapter"),
+        (r".*pulid_(?:ca|encoder)\b", "a PuLID adapter"),
+        (r".*(?:controlnet_(?:x_embedder|blocks|single_blocks|mode_embedder)|input_hint_block)\b", "a ControlNet"),
+        (r".*redux_(?:up|down)\.", "a FLUX.1 Redux adapter"),
+    )
+)
 # What is no LoRA, whatever the layers are called (the names of LyCORIS and PEFT).
 _NO_LORA = tuple(
     Format(re.compile(rf".*[._](?:{marks})"), f"{name}, which is no LoRA", _NO_PAIRS)
@@ -36,6 +49,7 @@ _NO_LORA = tuple(
         (r"(?:oft_(?:blocks|diag|[RrSs])|boft_[RrSs])", "an OFT adapter"),
         (r"(?:glora_[AB]|[ab][12]\.weight)", "a GLoRA adapter"),
         (r"lora_mid\.", "a LoCon adapter with a core (Tucker)"),
+        (r"(?:[qp]_layer\.|lambda_layer\b|base_[qp]\b)", "a T-LoRA adapter, whose rank changes with the step"),
         (r"vera_lambda_[bd]|randlora_", "a VeRA adapter"),
         (r"ia3_l", "an (IA)3 adapter"),
         (r"hra_u|boft_|waveft_|fourierft_|c3a_kernel|shira_", "a PEFT adapter of another kind"),
@@ -106,8 +120,16 @@ def foreign_format(keys: Iterable[str], has_flux_layers: bool) -> Format | None:
     FLUX.1 are looked for.
     """
     keys = tuple(key for key in keys if len(key) < _LONGEST_KEY)
-    known = (_QUANTISED, *_NO_LORA, *_DESCENDANTS, *(() if has_flux_layers else _OTHERS))
-    return next((row for row in known if any(map(row.pattern.match, keys))), None)
+    known = (_QUANTISED, *_ADAPTERS, *_NO_LORA, *_DESCENDANTS, *(() if has_flux_layers else _OTHERS))
+    found = next((row for row in known if any(map(row.pattern.match, keys))), None)
+    if found is None or found.advice != _NO_PAIRS or "lora_mid" in found.pattern.pattern:
+        return found
+    if not any(map(_PAIR.match, keys)):
+        return found
+    return found._replace(name=found.name.replace(", which is no LoRA", " beside LoRA pairs"), advice=_SOME_PAIRS)
+
+
+_PAIR = re.compile(r".*[._](?:lora_(?:A|B)\b|lora[._](?:down|up)\.)")
 
 
 def model_weights(keys: Iterable[str]) -> Format | None:

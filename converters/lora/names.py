@@ -13,7 +13,7 @@ from ..errors import AdapterError
 
 DOWN, UP, ALPHA, DORA = "down", "up", "alpha", "dora"
 DOWN_SCALE, UP_SCALE = "scale of down", "scale of up"
-BIAS, DIFF_B, DIFF, SET, RESHAPE = "bias", "diff_b", "diff", "set_weight", "reshape_weight"
+BIAS, DIFF_B, DIFF, SET, RESHAPE, NORM = "bias", "diff_b", "diff", "set_weight", "reshape_weight", "w_norm"
 
 # PEFT may put the adapter's name between lora_A and weight; lora_B.bias is no factor.
 # scaled float8, as ComfyUI (scale_weight) and NVIDIA (weight_scale) name it, keeps one number beside a factor.
@@ -41,9 +41,10 @@ _EXTRAS = (
     (re.compile(r"\.diff"), DIFF),
     (re.compile(r"(?:\.scale)?\.set_weight"), SET),
     (re.compile(r"\.reshape_weight"), RESHAPE),
+    (re.compile(r"\.w_norm"), NORM),
 )
 NORM_ENDS = (".weight", ".scale")
-_MARKS = (".lora", "_lora.", ".alpha", ".dora_", ".diff", ".scale.set_weight", ".set_weight", ".reshape_weight")
+_MARKS = (".lora", "_lora.", ".alpha", ".dora_", ".diff", ".scale.set_weight", ".set_weight", ".reshape_weight", ".w_norm")
 # torch.compile's and FSDP's stand anywhere in a name, the others before it, in any order and nesting.
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 _PREFIXES = ("base_model.model.", "model.", "transformer.", "diffusion_model.", "module.", "unet.")

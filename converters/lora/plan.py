@@ -97,6 +97,8 @@ class AdapterFile(NamedTuple):
     """What whoever uses it should know, a sentence each."""
     factor_scales: Mapping[str, tuple[Alpha, ...]] = MappingProxyType({})
     """What a layer's scaled factors are multiplied by, where they are: it is in its block's scale."""
+    ones: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+    """How many axes of length 1 a layer's down and up factor have behind their two, as of a convolution."""
     question: str = ""
     """What only the user can decide before it is converted: whether an alpha counts that loaders read differently."""
 

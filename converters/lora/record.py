@@ -43,6 +43,8 @@ class SourceLayer(NamedTuple):
     alpha: tuple[str, str, tuple[int, ...], bytes] | None = None
     lift: float = 1.0
     factor_scales: tuple[tuple[str, str, tuple[int, ...], bytes], ...] = ()
+    ones: tuple[int, int] = (0, 0)
+    """How many axes of length 1 its down and up factor have behind their two."""
 
 
 class SourceTensor(NamedTuple):
@@ -87,6 +89,8 @@ def write_record(adapter: AdapterFile, scales: Mapping[str, float], lifts: Mappi
         tables["lifts"] = lifts
     if any(factor_scales.values()):
         tables["factors"] = {part: [_written(own, part) for own in told] for part, told in factor_scales.items()}
+    if adapter.ones:
+        tables["ones"] = {part: list(adapter.ones.get(part, (0, 0))) for part in blocks}
     shared = {name: _shared(table) for name, table in tables.items()}
     kept = {name: _kept_tensors(tensor) for name, tensor in adapter.kept.items() if tensor.pieces}
     own = {**shared, "kept": kept} if kept else shared
@@ -121,7 +125,7 @@ def _shared(table: Mapping[str, Any]) -> dict[str, Any]:
     """Say once what most layers share."""
     written = {part: json.dumps(value) for part, value in table.items()}
     counted = Counter(written.values())
-    common = max(counted, key=counted.__getitem__)
+    common = max(counted, key=counted.__getitem__, default="null")  # text encoders alone have no layers
     return {"*": json.loads(common)} | {part: table[part] for part, text in written.items() if text != common}
 
 
@@ -147,8 +151,11 @@ def _source_layer(tables: Mapping[str, Any], part: str, exact: bool) -> SourceLa
         return tables[table].get(part, tables[table]["*"])
 
     down, up = (_long(name, part, role) for name, role in zip(told("names"), (names.DOWN, names.UP), strict=True))
+    ones = tuple(told("ones")) if "ones" in tables else (0, 0)
+    if len(ones) != 2 or not all(type(number) is int and 0 <= number <= _MOST_ONES for number in ones):
+        raise ValueError(f"{ones} axes of length 1 for {part}")
     if not exact:
-        return SourceLayer(down, up)
+        return SourceLayer(down, up, ones=(ones[0], ones[1]))
     dtypes, scale, alpha = told("dtypes"), float(told("scales")), told("alphas")
     lift = float(told("lifts")) if "lifts" in tables else 1.0
     if len(dtypes) != 2 or not set(dtypes) <= set(FLOATS) or not all(map(_is_factor, (scale, lift))):
@@ -163,7 +170,11 @@ def _source_layer(tables: Mapping[str, Any], part: str, exact: bool) -> SourceLa
         None if alpha is None else _alpha(alpha, part, names.ALPHA),
         lift,
         tuple(_alpha(fields, part, *roles) for fields in own),
+        (ones[0], ones[1]),
     )
+
+
+_MOST_ONES = 8
 
 
 def _is_factor(number: float) -> bool:
