@@ -7,12 +7,13 @@ rounded once, and the result has no alpha; where the dtype would lose numbers by
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 from .errors import AdapterError
-from .files.header import header_bytes
-from .files.reading import Digest, reading, sha256_of
+from .files.header import header_bytes, read_header
+from .files.reading import Digest, read_at, reading, sha256_of
 from .files.write import check_writable, exists, remove_stale, write_file
 from .fusing.copying import Copy
 from .fusing.folding import Folds, fold_notes, folds_of, multipliers
@@ -64,6 +65,8 @@ class Report(NamedTuple):
     """Tensors of the result beside the fused pairs: text encoders', biases, norms, a wider shape."""
     notes: tuple[str, ...] = ()
     """What whoever uses it should know, a sentence each."""
+    skipped: bool = False
+    """It was made before, of the same source and in the same way, and is left as it is."""
     rounded: bool | None = None
     """Converted: rounding is why the source can't be had back bit for bit. None: not written yet, or split."""
 
@@ -78,27 +81,34 @@ def convert(
     dry_run: bool = False,
     allow_unused: bool = False,
     header_alpha: str | None = None,
+    skip_done: bool = False,
 ) -> Report:
     """Convert one FLUX.1 LoRA, in any of its dialects, into a file for ComfyUI's LoRA loaders.
 
     `slot` is the (task, stream) to be written into it, `dtype` torch's dtype or a name (BF16, F16, F32, F8_E4M3,
     F8_E5M2); None keeps every part's. `header_alpha` "apply" or "ignore" says what a plain alpha of the header means.
-    Raises AdapterError, or OSError; then nothing stands under the destination's name.
+    With `skip_done` a destination that would not change is left as it is, and the report says so. Raises AdapterError,
+    or OSError; then nothing stands under the destination's name.
     """
     source, destination = Path(source), Path(destination)
     if not dry_run:
         remove_stale(destination.parent)
     adapter = checked_original(open_adapter(source, header_alpha), allow_unused, header_alpha)
-    _refuse_destination(source, destination, force)
+    looks = skip_done and not force
+    _refuse_destination(source, destination, force or looks)
     with reading(source) as read:
         folds = folds_of(adapter, dtype, read)
     outputs = fused_outputs(adapter, folds)
     report = report_of(adapter, destination, slot, outputs, source.stat().st_size)
     report = report._replace(notes=(*report.notes, *fold_notes(adapter, folds, dtype)))
+    metadata = {**hidden_metadata(adapter.metadata), **fused_metadata(adapter, slot, folds, header_alpha)}
+    if looks and destination.exists():
+        if _is_done(adapter, destination, metadata, outputs):
+            return report._replace(skipped=True, bytes_out=destination.stat().st_size)
+        raise exists(destination)
     if dry_run:
         _rehearse(adapter, destination, outputs)
         return report
-    metadata = {**hidden_metadata(adapter.metadata), **fused_metadata(adapter, slot, folds, header_alpha)}
     copy = _write(adapter, destination, metadata, outputs, force)
     return report._replace(exact=copy.exact, rounded=copy.rounded, bytes_out=destination.stat().st_size)
 
@@ -144,6 +154,29 @@ def hidden_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     """Return a source's metadata for its result: what tells a scale gets a name that no loader reads."""
     foreign = ((key, value) for key, value in metadata.items() if key not in _OWN_KEYS)
     return {(_HIDDEN + key if tells_scale(key, value) else key): value for key, value in foreign}
+
+
+def _is_done(adapter: AdapterFile, destination: Path, metadata: Mapping[str, str], outputs: Outputs) -> bool:
+    """Tell whether a file is what an earlier run made of this source with these options."""
+    try:
+        found = read_header(destination)
+    except AdapterError:
+        return False
+    shapes = {name: (entry.dtype, entry.shape) for name, entry in found.entries.items()}
+    if shapes != {name: (output.entry.dtype, output.entry.shape) for name, output in outputs.items()}:
+        return False
+    told = {**metadata, EXACT_KEY: found.metadata.get(EXACT_KEY, "")}
+    return found.metadata == {**told, DIGEST_KEY: sha256_of(adapter.path)}
+
+
+def _is_written(adapter: AdapterFile, destination: Path, outputs: Outputs) -> bool:
+    """Tell whether a file is, byte for byte, what a split would write."""
+    header, offsets, size = header_bytes(split_metadata(adapter), {name: out.entry for name, out in outputs.items()})
+    if destination.stat().st_size != size:
+        return False
+    with reading(adapter.path) as read, open(destination, "rb", buffering=0) as file:
+        pieces = ((offsets[name] + at, data) for name, at, data in Copy(adapter.path, read).placed(outputs))
+        return all(read_at(file.fileno(), at, len(data)) == data for at, data in chain(((0, header),), pieces))
 
 
 def _rehearse(adapter: AdapterFile, destination: Path, outputs: Outputs) -> None:
@@ -215,12 +248,19 @@ def report_of(
     )
 
 
-def split(source: Path | str, destination: Path | str, *, force: bool = False, dry_run: bool = False) -> Report:
+def split(
+    source: Path | str,
+    destination: Path | str,
+    *,
+    force: bool = False,
+    dry_run: bool = False,
+    skip_done: bool = False,
+) -> Report:
     """Write the Diffusers pairs of a converted file again: the inverse of `convert`, bit for bit.
 
     Names, dtypes, scales and alphas are the source's again. Where folding a scale or changing a dtype had to round,
     the source can't be had back: then the factors stay as they are in the converted file, with scale 1, and the
-    report says `exact=False`. Raises AdapterError, or OSError; then nothing stands under the destination's name.
+    report says `exact=False`. `skip_done` leaves a destination that is the source already. Raises AdapterError, or OSError; then nothing stands under the destination's name.
     """
     source, destination = Path(source), Path(destination)
     if not dry_run:
@@ -231,9 +271,11 @@ def split(source: Path | str, destination: Path | str, *, force: bool = False, d
             f"{source}: {BLOCKS_KEY}: expected a converted file, got none in its metadata; give an original to convert."
         )
     outputs = split_outputs(adapter, record_of(adapter))
-    _refuse_destination(source, destination, force)
     exact = adapter.metadata.get(EXACT_KEY) == "1"
     report = report_of(adapter, destination, None, outputs, source.stat().st_size)._replace(exact=exact)
+    if skip_done and not force and destination.is_file() and _is_written(adapter, destination, outputs):
+        return report._replace(skipped=True, bytes_out=destination.stat().st_size)
+    _refuse_destination(source, destination, force)
     if dry_run:
         _rehearse(adapter, destination, outputs)
         return report

@@ -85,7 +85,7 @@ def split_state_dict(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -
 
 def inspect_state_dict(state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Describe a state dict as `inspect` does a file."""
-    return described(_entries(state), lambda: _plan(state, metadata), None)
+    return described(_entries(state), metadata or {}, lambda: _plan(state, metadata), None)
 
 
 def verify_state_dict(
@@ -115,7 +115,7 @@ def _plan(
     state: Mapping[str, Tensor], metadata: Mapping[str, str] | None, header_alpha: str | None = None
 ) -> AdapterFile:
     entries = _entries(state)
-    numbers = number_keys(recognised(entries))
+    numbers = number_keys(recognised(entries, metadata or {}))
     small = {key: as_bytes(state[key]) if state[key].numel() == 1 else b"" for key in numbers}
     return state_plan(STATE, metadata or {}, entries, small, header_alpha)
 

@@ -29,7 +29,7 @@ def open_adapter(path: Path | str, header_alpha: str | None = None) -> AdapterFi
     """
     path = Path(path)
     header = read_header(path)
-    found = recognised(header.entries)
+    found = recognised(header.entries, header.metadata)
     numbers = _read_numbers(path, header.entries, found)
 
     def scaling() -> Scaling:
@@ -46,7 +46,7 @@ def state_plan(
     header_alpha: str | None = None,
 ) -> AdapterFile:
     """Plan a state dict in memory, original or fused; `data` are the bytes of its `number_keys`.  Raises AdapterError."""
-    found = recognised(entries)
+    found = recognised(entries, metadata)
     numbers = {key: alpha(path, key, entries[key], data[key]) for key in number_keys(found)}
 
     def scaling() -> Scaling:

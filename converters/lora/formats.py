@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from . import architectures
-from .layout import Geometry
+from .layout import DOUBLE, FLUX_1, SINGLE, Geometry
 
 
 class Format(NamedTuple):
@@ -145,3 +145,46 @@ def architecture(geometry: Geometry, blocks: architectures.Blocks) -> tuple[Form
     name = verdict.foreign
     named = name if name.startswith("another") else f"{'an' if name[0] in 'AO' else 'a'} {name} LoRA"
     return Format(re.compile(""), named.replace("another model's", "another model's LoRA"), _OTHER), None
+
+
+# Entries of a header that name the base model, and the models whose LoRAs may look like FLUX.1's. Those of FLUX.1
+# itself, FLUX.1-Krea-dev too, are no news.
+_BASE = re.compile(r"(?:.*[._])?(?:architecture|base_?model(?:_.*)?|model_?(?:name|type|version|spec)|sd_model_name)", re.I)
+_BASE_IN_JSON = re.compile(r'base_model_name_or_path"\s*:\s*"([^"]{1,200})"')
+_FLUX_1 = re.compile(r"flux[ ._/-]*1", re.I)
+_NAMED = tuple(
+    (re.compile(pattern, re.I), name)
+    for pattern, name in (
+        (r"flux[ ._/-]*2[ ._/-]*klein[a-z ._/-]*4 ?b", "FLUX.2 klein 4B"),
+        (r"flux[ ._/-]*2[ ._/-]*klein[a-z ._/-]*9 ?b", "FLUX.2 klein 9B"),
+        (r"flux[ ._/-]*2[ ._/-]*klein", "FLUX.2 klein"),
+        (r"flux[ ._/-]*2", "FLUX.2"),
+        (r"krea[ ._/-]*(?:krea[ ._/-]*)?2", "Krea 2"),
+        (r"krea", "Krea"),
+    )
+)
+
+
+def named_by(metadata: Mapping[str, str]) -> str | None:
+    """Return the name of a model other than FLUX.1 that a header gives as the one it was trained for."""
+    told = [value[:200] for key, value in metadata.items() if len(key) < 100 and _BASE.fullmatch(key)]
+    told += [name for value in metadata.values() for name in _BASE_IN_JSON.findall(value[:100_000])]
+    other = [value for value in told if not _FLUX_1.search(value)]
+    if len(other) < len(told):
+        return None
+    return next((name for value in other for pattern, name in _NAMED if pattern.search(value)), None)
+
+
+def by_header(
+    name: str, foreign: Format | None, geometry: Geometry | None, blocks: architectures.Blocks, has_mlp: bool
+) -> Format | None:
+    """Call a file what its header calls it, unless its layers prove that they are FLUX.1's."""
+    if foreign is not None and foreign.advice != _OTHER:
+        return foreign
+    double, single = (max(blocks.get(kind, ()), default=-1) + 1 for kind in (DOUBLE, SINGLE))
+    row = next(row for row in architectures.ARCHITECTURES if row.name == "FLUX.2 klein 4B")  # the one as wide as FLUX.1
+    is_flux_1 = geometry is not None and geometry.hidden == FLUX_1.hidden
+    beyond = double > row.double or single > row.single or has_mlp if name.startswith("FLUX.2") else bool(single)
+    if foreign is None and is_flux_1 and beyond:
+        return None
+    return Format(re.compile(""), f"a {name} LoRA, as its header says", _OTHER)

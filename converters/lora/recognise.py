@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from ..files.header import Entry
 from . import dialects
 from .dialects import Dialect
-from .formats import Format, architecture, foreign_format, model_weights
+from .formats import Format, architecture, by_header, foreign_format, model_weights, named_by
 from .layout import DOUBLE, MLP, SINGLE, Geometry, Place, Size, place
 from .names import ALPHA, DIFF, DOWN, UP, Name
+from .plan import BLOCKS_KEY
 
 
 class Recognised(NamedTuple):
@@ -31,8 +33,8 @@ class Recognised(NamedTuple):
         return bool(self.places) and all(found.module == found.layer for found in self.places.values())
 
 
-def recognised(entries: Mapping[str, Entry]) -> Recognised:
-    """Tell what each key of a file is.  The shapes are read, no data."""
+def recognised(entries: Mapping[str, Entry], metadata: Mapping[str, str] = MappingProxyType({})) -> Recognised:
+    """Tell what each key of a file is, and whose.  The shapes are read, no data."""
     names = {key: dialects.parse(key) for key in entries}
     entries = as_matrices(entries, names)
     whole = {key: extra for key, name in names.items() if name is None and (extra := _whole(key))}
@@ -46,6 +48,8 @@ def recognised(entries: Mapping[str, Entry]) -> Recognised:
         foreign, note = architecture(geometry, _blocks(places.values()))
     if foreign is None and not any(name and name.role != ALPHA for name in names.values()):
         foreign = model_weights(entries)
+    if BLOCKS_KEY not in metadata and (named := named_by(metadata)):
+        foreign = by_header(named, foreign, geometry, _blocks(places.values()), any(size.mlp for size, _ in sizes))
     return Recognised(names, places, geometry, dialects.dialect_of(entries), foreign, note)
 
 
