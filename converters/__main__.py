@@ -19,9 +19,11 @@ from typing import Any
 from . import console
 from .convert import convert, split
 from .errors import AdapterError
-from .fusing.outputs import dtype_of
+from .fusing.change import dtype_of
 from .inspect import inspect
 from .lora.layout import table
+from .lora.scales import APPLY, IGNORE
+from .tasks import task_of
 from .tree import Job, Outcome, jobs, listed, run, sentence
 from .verify import verify
 from .version import VERSION
@@ -90,9 +92,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DTYPE",
         help="write this dtype instead of the source's: bf16, fp16, fp32, fp8_e4m3fn, fp8_e5m2, or torch's names",
     )
-    parser.add_argument("--force", action="store_true", help="replace files that exist")
+    parser.add_argument("--force", action="store_true", help="replace files that exist (else a folder's finished ones are skipped, if unchanged)")
     parser.add_argument("--dry-run", action="store_true", help="check and report, write nothing")
     parser.add_argument("--allow-unused", action="store_true", help="leave out tensors that belong to no FLUX.1 layer")
+    parser.add_argument(
+        "--header-alpha",
+        choices=(APPLY, IGNORE),
+        help="what an alpha means that is a plain entry of the header: ComfyUI ignores it, newer loaders apply it",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
     parser.add_argument("--version", action="version", version=f"omnix-convert {VERSION}")
     return parser
@@ -145,23 +152,25 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _action(options: argparse.Namespace) -> Callable[[Job], Any]:
-    force, dry_run = options.force, options.dry_run
+    force, dry_run, skip_done = options.force, options.dry_run, options.source.is_dir()
     if options.command == "inspect":
         root = options.source if options.source.is_dir() else options.source.parent
         return lambda job: inspect(job.source, root)
     if options.command == "verify":
         return lambda job: verify(job.source, job.destination)
     if options.command == "split":
-        return lambda job: split(job.source, job.destination, force=force, dry_run=dry_run)
-    dtype, allow_unused = options.dtype, options.allow_unused
+        return lambda job: split(job.source, job.destination, force=force, dry_run=dry_run, skip_done=skip_done)
+    dtype, allow_unused, header_alpha = options.dtype, options.allow_unused, options.header_alpha
     return lambda job: convert(
         job.source,
         job.destination,
-        slot=job.slot,
+        slot=task_of(job.slot),
         dtype=dtype,
         force=force,
         dry_run=dry_run,
         allow_unused=allow_unused,
+        header_alpha=header_alpha,
+        skip_done=skip_done,
     )
 
 

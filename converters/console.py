@@ -34,6 +34,8 @@ def line(outcome: Outcome, dry_run: bool, keys: bool = False) -> str:
 
 
 def _written(report: Report, seconds: float, dry_run: bool) -> str:
+    if report.skipped:
+        return f"{printable(report.destination)}: made before of an unchanged {printable(report.source)}, skipped"
     kept = f", {_count(report.kept, 'tensor')} kept beside" if report.kept else ""
     computed = f", {report.computed} computed" if report.computed else ""
     left = f"; left out {_count(report.unused, 'tensor')}" if report.unused else ""
@@ -62,7 +64,8 @@ def _exactness(report: Report) -> str:
     if report.identical:
         return ", the original file byte for byte"
     if report.exact is False:
-        return ", rounded (--split can't undo it)" if report.identical is None else ", scales stay folded in"
+        lost = "rounded" if report.rounded else "an alpha of 0 leaves nothing of some numbers"
+        return f", {lost} (--split can't undo it)" if report.identical is None else ", scales stay folded in"
     return ", its tensors bit for bit" if report.identical is False else ""
 
 
@@ -108,10 +111,14 @@ def _verdict(job: Job, layers: Comparison) -> str:
 def summary(outcomes: Sequence[Outcome], dry_run: bool) -> str:
     """Return the last line: how many files went well, how many did not."""
     good = [outcome for outcome in outcomes if outcome.error is None]
-    sizes = [outcome.result.bytes_out for outcome in good if isinstance(outcome.result, Report)]
+    reports = [outcome.result for outcome in good if isinstance(outcome.result, Report)]
+    sizes = [report.bytes_out for report in reports if not report.skipped]
     written = f", {_megabytes(sum(sizes))} MB" + (" not written" if dry_run else "") if sizes else ""
     seconds = sum(outcome.seconds for outcome in outcomes)
-    return f"{len(good)} of {len(outcomes)} files done, {len(outcomes) - len(good)} failed{written}, {seconds:.2f} s"
+    before = sum(report.skipped for report in reports)
+    skipped = f" ({before} of them before, unchanged and skipped)" if before else ""
+    failed = len(outcomes) - len(good)
+    return f"{len(good)} of {len(outcomes)} files done{skipped}, {failed} failed{written}, {seconds:.2f} s"
 
 
 def bar(done: int, total: int) -> str:
@@ -137,13 +144,14 @@ def document(command: str, outcomes: Sequence[Outcome], dry_run: bool, error: st
         for outcome in outcomes
     ]
     done = sum(outcome.error is None for outcome in outcomes)
+    skipped = sum(isinstance(outcome.result, Report) and outcome.result.skipped for outcome in outcomes)
     failed = len(outcomes) - done + (error is not None)
     return {
         "version": VERSION,
         "command": command,
         "dry_run": dry_run,
         "files": files,
-        "summary": {"files": len(files), "done": done, "failed": failed},
+        "summary": {"files": len(files), "done": done, "failed": failed, **({"skipped": skipped} if skipped else {})},
         **({"error": error} if error else {}),
     }
 

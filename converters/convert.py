@@ -1,32 +1,38 @@
 """Convert files: Diffusers' layout, and every other dialect, to ComfyUI's fused layers, and back.
 
 Where the scale is 1 and the dtype stays, bytes are moved. Else the scale is folded into the up factor in float32 and
-rounded once, and the result has no alpha.
+rounded once, and the result has no alpha; where the dtype would lose numbers by that, `fusing.folding` finds another way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 from .errors import AdapterError
-from .files.header import header_bytes
-from .files.reading import Digest, reading, sha256_of
-from .files.write import exists, remove_stale, write_file
+from .files.header import header_bytes, read_header
+from .files.reading import Digest, read_at, reading, sha256_of
+from .files.write import check_writable, exists, remove_stale, write_file
 from .fusing.copying import Copy
+from .fusing.folding import Folds, fold_notes, folds_of, multipliers
 from .fusing.outputs import Outputs, fused_outputs, size_of, split_outputs
 from .lora.adapter import open_adapter
 from .lora.fused import write_structure
 from .lora.layout import Geometry
-from .lora.plan import BLOCKS_KEY, STREAM_KEY, TASK_KEY, AdapterFile
+from .lora.plan import BLOCKS_KEY, HEADER_ALPHA_KEY, STREAM_KEY, TASK_KEY, AdapterFile
 from .lora.record import EXACT_KEY, SOURCE_KEY, Record, read_record, write_record
-from .lora.scales import HEADER_KEY
+from .lora.scales import APPLY, HEADER_KEY, IGNORE, tells_scale
 from .version import VERSION
 
 DIGEST_KEY = "omnix_source_sha256"
 VERSION_KEY = "omnix_converter"
-_OWN_KEYS = (BLOCKS_KEY, TASK_KEY, STREAM_KEY, SOURCE_KEY, EXACT_KEY, DIGEST_KEY, VERSION_KEY)
+_OWN_KEYS = (BLOCKS_KEY, TASK_KEY, STREAM_KEY, SOURCE_KEY, EXACT_KEY, DIGEST_KEY, VERSION_KEY, HEADER_ALPHA_KEY)
+_HIDDEN = "omnix_source:"
+"""What stands before a header's key that tells a scale: in the result the scale is in the numbers already."""
+_MARKERS = ("scaled_fp8", "diffusion_model.scaled_fp8")
+"""Tensors that say nothing but that ComfyUI wrote scaled float8."""
 _NO_DIGEST = "0" * 64
 
 
@@ -59,6 +65,10 @@ class Report(NamedTuple):
     """Tensors of the result beside the fused pairs: text encoders', biases, norms, a wider shape."""
     notes: tuple[str, ...] = ()
     """What whoever uses it should know, a sentence each."""
+    skipped: bool = False
+    """It was made before, of the same source and in the same way, and is left as it is."""
+    rounded: bool | None = None
+    """Converted: rounding is why the source can't be had back bit for bit. None: not written yet, or split."""
 
 
 def convert(
@@ -66,31 +76,44 @@ def convert(
     destination: Path | str,
     *,
     slot: tuple[str, str] | None = None,
-    dtype: str | None = None,
+    dtype: object = None,
     force: bool = False,
     dry_run: bool = False,
     allow_unused: bool = False,
+    header_alpha: str | None = None,
+    skip_done: bool = False,
 ) -> Report:
     """Convert one FLUX.1 LoRA, in any of its dialects, into a file for ComfyUI's LoRA loaders.
 
-    `slot` is the (task, stream) to be written into it, `dtype` a safetensors name (BF16, F16, F32, F8_E4M3, F8_E5M2);
-    None keeps every part's. Raises AdapterError, or OSError; then nothing stands under the destination's name.
+    `slot` is the (task, stream) to be written into it, `dtype` torch's dtype or a name (BF16, F16, F32, F8_E4M3,
+    F8_E5M2); None keeps every part's. `header_alpha` "apply" or "ignore" says what a plain alpha of the header means.
+    With `skip_done` a destination that would not change is left as it is, and the report says so. Raises AdapterError,
+    or OSError; then nothing stands under the destination's name.
     """
     source, destination = Path(source), Path(destination)
     if not dry_run:
         remove_stale(destination.parent)
-    adapter = checked_original(open_adapter(source), allow_unused)
-    outputs = fused_outputs(adapter, dtype)
-    _refuse_destination(source, destination, force)
+    adapter = checked_original(open_adapter(source, header_alpha), allow_unused, header_alpha)
+    looks = skip_done and not force
+    _refuse_destination(source, destination, force or looks)
+    with reading(source) as read:
+        folds = folds_of(adapter, dtype, read)
+    outputs = fused_outputs(adapter, folds)
     report = report_of(adapter, destination, slot, outputs, source.stat().st_size)
+    report = report._replace(notes=(*report.notes, *fold_notes(adapter, folds, dtype)))
+    metadata = {**hidden_metadata(adapter.metadata), **fused_metadata(adapter, slot, folds, header_alpha)}
+    if looks and destination.exists():
+        if _is_done(adapter, destination, metadata, outputs):
+            return report._replace(skipped=True, bytes_out=destination.stat().st_size)
+        raise exists(destination)
     if dry_run:
+        _rehearse(adapter, destination, outputs)
         return report
-    metadata = {**_foreign_metadata(adapter), **fused_metadata(adapter, slot)}
-    exact = _write(adapter, destination, metadata, outputs, force)
-    return report._replace(exact=exact, bytes_out=destination.stat().st_size)
+    copy = _write(adapter, destination, metadata, outputs, force)
+    return report._replace(exact=copy.exact, rounded=copy.rounded, bytes_out=destination.stat().st_size)
 
 
-def checked_original(adapter: AdapterFile, allow_unused: bool = False) -> AdapterFile:
+def checked_original(adapter: AdapterFile, allow_unused: bool = False, header_alpha: str | None = None) -> AdapterFile:
     """Return an adapter that is to be converted.  Raises AdapterError if it is no original or has unknown keys."""
     source = adapter.path
     if adapter.converted:
@@ -98,33 +121,75 @@ def checked_original(adapter: AdapterFile, allow_unused: bool = False) -> Adapte
             f"{source}: {BLOCKS_KEY}: expected an original adapter, got one that is already converted; "
             "put it under ComfyUI's loras folder, or give it to --split for the original."
         )
-    if adapter.unused and not allow_unused:
-        some = ", ".join(adapter.unused[:5])
+    unused = [key for key in adapter.unused if key not in _MARKERS]
+    if unused and not allow_unused:
+        some = ", ".join(unused[:5])
         raise AdapterError(
-            f"{source}: {adapter.unused[0]}: expected every tensor to belong to a FLUX.1 layer, got "
-            f"{len(adapter.unused)} that do not ({some}); use --allow-unused to leave them out."
+            f"{source}: {unused[0]}: expected every tensor to belong to a FLUX.1 layer, got "
+            f"{len(unused)} that do not ({some}); use --allow-unused to leave them out."
         )
+    if header_alpha not in (None, APPLY, IGNORE):
+        raise ValueError(f"Expected {APPLY!r} or {IGNORE!r} as header_alpha, got {header_alpha!r}.")
+    if adapter.question and header_alpha is None:
+        raise AdapterError(f"{source}: {adapter.question}.")
     return adapter
 
 
-def fused_metadata(adapter: AdapterFile, slot: tuple[str, str] | None) -> dict[str, str]:
+def fused_metadata(
+    adapter: AdapterFile, slot: tuple[str, str] | None, folds: Folds, header_alpha: str | None
+) -> dict[str, str]:
     """Return what a converted file says of itself; its source's hash and `exact` are known only in the end."""
     own = {
         BLOCKS_KEY: write_structure(adapter.layers),
-        SOURCE_KEY: write_record(adapter),
+        SOURCE_KEY: write_record(adapter, *multipliers(adapter, folds)),
         EXACT_KEY: "1",
         DIGEST_KEY: _NO_DIGEST,
         VERSION_KEY: VERSION,
     }
-    return own | (dict(zip((TASK_KEY, STREAM_KEY), slot, strict=True)) if slot else {})
+    told = {HEADER_ALPHA_KEY: header_alpha} if header_alpha else {}
+    return own | told | (dict(zip((TASK_KEY, STREAM_KEY), slot, strict=True)) if slot else {})
 
 
-def _foreign_metadata(adapter: AdapterFile) -> dict[str, str]:
-    return {key: value for key, value in adapter.metadata.items() if key not in _OWN_KEYS}
+def hidden_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return a source's metadata for its result: what tells a scale gets a name that no loader reads."""
+    foreign = ((key, value) for key, value in metadata.items() if key not in _OWN_KEYS)
+    return {(_HIDDEN + key if tells_scale(key, value) else key): value for key, value in foreign}
 
 
-def _write(adapter: AdapterFile, destination: Path, metadata: dict[str, str], outputs: Outputs, force: bool) -> bool:
-    """Write the outputs; return whether their arithmetic can be undone."""
+def _is_done(adapter: AdapterFile, destination: Path, metadata: Mapping[str, str], outputs: Outputs) -> bool:
+    """Tell whether a file is what an earlier run made of this source with these options."""
+    try:
+        found = read_header(destination)
+    except AdapterError:
+        return False
+    shapes = {name: (entry.dtype, entry.shape) for name, entry in found.entries.items()}
+    if shapes != {name: (output.entry.dtype, output.entry.shape) for name, output in outputs.items()}:
+        return False
+    told = {**metadata, EXACT_KEY: found.metadata.get(EXACT_KEY, "")}
+    return found.metadata == {**told, DIGEST_KEY: sha256_of(adapter.path)}
+
+
+def _is_written(adapter: AdapterFile, destination: Path, outputs: Outputs) -> bool:
+    """Tell whether a file is, byte for byte, what a split would write."""
+    header, offsets, size = header_bytes(split_metadata(adapter), {name: out.entry for name, out in outputs.items()})
+    if destination.stat().st_size != size:
+        return False
+    with reading(adapter.path) as read, open(destination, "rb", buffering=0) as file:
+        pieces = ((offsets[name] + at, data) for name, at, data in Copy(adapter.path, read).placed(outputs))
+        return all(read_at(file.fileno(), at, len(data)) == data for at, data in chain(((0, header),), pieces))
+
+
+def _rehearse(adapter: AdapterFile, destination: Path, outputs: Outputs) -> None:
+    """Do all but the writing.  Raises what the writing would."""
+    check_writable(destination.parent)
+    if any(piece.change for output in outputs.values() for piece in output.pieces):
+        with reading(adapter.path) as read:
+            for _ in Copy(adapter.path, read).placed(outputs):
+                pass
+
+
+def _write(adapter: AdapterFile, destination: Path, metadata: dict[str, str], outputs: Outputs, force: bool) -> Copy:
+    """Write the outputs; return what tells whether their arithmetic can be undone."""
     entries = {name: output.entry for name, output in outputs.items()}
     _, offsets, size = header_bytes(metadata, entries)
     digest = Digest(adapter.path) if DIGEST_KEY in metadata else None
@@ -139,7 +204,7 @@ def _write(adapter: AdapterFile, destination: Path, metadata: dict[str, str], ou
             yield 0, header_bytes({**metadata, **known}, entries)[0]
 
         write_file(destination, size, pieces(), force)
-    return copy.exact
+    return copy
 
 
 def _refuse_destination(source: Path, destination: Path, force: bool) -> None:
@@ -183,12 +248,19 @@ def report_of(
     )
 
 
-def split(source: Path | str, destination: Path | str, *, force: bool = False, dry_run: bool = False) -> Report:
+def split(
+    source: Path | str,
+    destination: Path | str,
+    *,
+    force: bool = False,
+    dry_run: bool = False,
+    skip_done: bool = False,
+) -> Report:
     """Write the Diffusers pairs of a converted file again: the inverse of `convert`, bit for bit.
 
     Names, dtypes, scales and alphas are the source's again. Where folding a scale or changing a dtype had to round,
     the source can't be had back: then the factors stay as they are in the converted file, with scale 1, and the
-    report says `exact=False`. Raises AdapterError, or OSError; then nothing stands under the destination's name.
+    report says `exact=False`. `skip_done` leaves a destination that is the source already. Raises AdapterError, or OSError; then nothing stands under the destination's name.
     """
     source, destination = Path(source), Path(destination)
     if not dry_run:
@@ -199,10 +271,13 @@ def split(source: Path | str, destination: Path | str, *, force: bool = False, d
             f"{source}: {BLOCKS_KEY}: expected a converted file, got none in its metadata; give an original to convert."
         )
     outputs = split_outputs(adapter, record_of(adapter))
-    _refuse_destination(source, destination, force)
     exact = adapter.metadata.get(EXACT_KEY) == "1"
     report = report_of(adapter, destination, None, outputs, source.stat().st_size)._replace(exact=exact)
+    if skip_done and not force and destination.is_file() and _is_written(adapter, destination, outputs):
+        return report._replace(skipped=True, bytes_out=destination.stat().st_size)
+    _refuse_destination(source, destination, force)
     if dry_run:
+        _rehearse(adapter, destination, outputs)
         return report
     _write(adapter, destination, split_metadata(adapter), outputs, force)
     identical = exact and sha256_of(destination) == adapter.metadata.get(DIGEST_KEY)
@@ -217,7 +292,7 @@ def record_of(adapter: AdapterFile) -> Record:
 
 def split_metadata(adapter: AdapterFile) -> dict[str, str]:
     """Return the source's own metadata; but no alpha that has been folded in for good."""
-    metadata = _foreign_metadata(adapter)
-    if adapter.metadata.get(EXACT_KEY) != "1":
-        metadata.pop(HEADER_KEY, None)
-    return metadata
+    foreign = {key: value for key, value in adapter.metadata.items() if key not in _OWN_KEYS}
+    if adapter.metadata.get(EXACT_KEY) == "1":
+        return {key.removeprefix(_HIDDEN): value for key, value in foreign.items()}
+    return {key: value for key, value in foreign.items() if not key.startswith(_HIDDEN) and key != HEADER_KEY}

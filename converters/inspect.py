@@ -12,7 +12,7 @@ from .lora.dialects import DIFFUSERS, host_takes
 from .lora.names import fused_keys
 from .lora.plan import AdapterFile, Alpha, Block
 from .lora.recognise import Recognised, recognised
-from .tasks import Slot, slot_of
+from .tasks import Slot, slot_of, task_of
 
 
 def inspect(path: Path | str, root: Path | str | None = None) -> dict[str, Any]:
@@ -23,13 +23,16 @@ def inspect(path: Path | str, root: Path | str | None = None) -> dict[str, Any]:
     read.
     """
     path = Path(path)
-    slot = slot_of(path, Path(root) if root else path.parent)
-    return {"file": str(path), **described(read_header(path).entries, lambda: open_adapter(path), slot)}
+    slot = task_of(slot_of(path, Path(root) if root else path.parent))
+    header = read_header(path)
+    return {"file": str(path), **described(header.entries, header.metadata, lambda: open_adapter(path), slot)}
 
 
-def described(entries: Mapping[str, Entry], plan: Callable[[], AdapterFile], slot: Slot | None) -> dict[str, Any]:
+def described(
+    entries: Mapping[str, Entry], metadata: Mapping[str, str], plan: Callable[[], AdapterFile], slot: Slot | None
+) -> dict[str, Any]:
     """Describe the tensors of an adapter; `plan` makes its plan, which only those of a known format have."""
-    found = recognised(entries)
+    found = recognised(entries, metadata)
     if found.foreign is not None:
         return {"format": found.foreign.name, "advice": found.foreign.advice, "tensors": len(entries)}
     adapter = plan()
@@ -39,7 +42,7 @@ def described(entries: Mapping[str, Entry], plan: Callable[[], AdapterFile], slo
         "task": adapter.task or (slot.task if slot else None),
         "stream": adapter.stream or (slot.stream if slot else None),
         **_facts(adapter),
-        "notes": list(adapter.notes),
+        "notes": [*adapter.notes, *([adapter.question] if adapter.question else [])],
         "kept": {name: [piece.key for piece in kept.pieces] for name, kept in adapter.kept.items()},
         "unused": list(adapter.unused),
         "layers": {

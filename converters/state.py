@@ -8,20 +8,30 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from .convert import DIGEST_KEY, Report, checked_original, fused_metadata, record_of, report_of, split_metadata
+from .convert import (
+    DIGEST_KEY,
+    Report,
+    checked_original,
+    fused_metadata,
+    hidden_metadata,
+    record_of,
+    report_of,
+    split_metadata,
+)
 from .errors import AdapterError
 from .files.header import DTYPE_BYTES, Entry
 from .files.reading import Reader, rows_of
 from .files.slab import Slab
 from .fusing.arithmetic import DTYPES, INTEGERS, as_bytes, as_tensor
 from .fusing.copying import Copy
+from .fusing.folding import fold_notes, folds_of
 from .fusing.outputs import Outputs, fused_outputs, split_outputs
 from .inspect import described
-from .lora.adapter import state_plan
-from .lora.names import ALPHA
-from .lora.plan import BLOCKS_KEY, AdapterFile
+from .lora.adapter import number_keys, state_plan
+from .lora.plan import BLOCKS_KEY, HEADER_ALPHA_KEY, AdapterFile
 from .lora.recognise import recognised
 from .lora.record import EXACT_KEY
+from .lora.scales import IGNORE
 from .verify import Verified, compared
 
 State = dict[str, Tensor]
@@ -43,16 +53,21 @@ def convert_state_dict(
     metadata: Mapping[str, str] | None = None,
     *,
     slot: tuple[str, str] | None = None,
-    dtype: str | None = None,
+    dtype: object = None,
     allow_unused: bool = False,
+    header_alpha: str | None = None,
 ) -> Converted:
     """Fuse a Diffusers state dict as `convert` does a file.  The input is not changed.  Raises AdapterError."""
-    adapter = checked_original(_plan(state, metadata), allow_unused)
-    outputs = fused_outputs(adapter, dtype)
-    own = {key: value for key, value in fused_metadata(adapter, slot).items() if key != DIGEST_KEY}
-    tensors, exact = _built(outputs, state)
-    report = report_of(adapter, STATE, slot, outputs, _size(state))._replace(exact=exact)
-    return Converted(tensors, {**(metadata or {}), **own, EXACT_KEY: str(int(exact))}, report)
+    adapter = checked_original(_plan(state, metadata, header_alpha), allow_unused, header_alpha)
+    folds = folds_of(adapter, dtype, _reader(state))
+    outputs = fused_outputs(adapter, folds)
+    own = {key: value for key, value in fused_metadata(adapter, slot, folds, header_alpha).items() if key != DIGEST_KEY}
+    tensors, copy = _built(outputs, state)
+    report = report_of(adapter, STATE, slot, outputs, _size(state))
+    report = report._replace(
+        exact=copy.exact, rounded=copy.rounded, notes=(*report.notes, *fold_notes(adapter, folds, dtype))
+    )
+    return Converted(tensors, {**hidden_metadata(metadata or {}), **own, EXACT_KEY: str(int(copy.exact))}, report)
 
 
 def split_state_dict(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Converted:
@@ -70,7 +85,7 @@ def split_state_dict(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -
 
 def inspect_state_dict(state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Describe a state dict as `inspect` does a file."""
-    return described(_entries(state), lambda: _plan(state, metadata), None)
+    return described(_entries(state), metadata or {}, lambda: _plan(state, metadata), None)
 
 
 def verify_state_dict(
@@ -80,8 +95,9 @@ def verify_state_dict(
     result_metadata: Mapping[str, str] | None = None,
 ) -> tuple[Verified, ...]:
     """Compare a Diffusers state dict with its converted one as `verify` does files; the metadata are theirs."""
-    adapter = checked_original(_plan(source, metadata), allow_unused=True)
     converted = _plan(result, result_metadata)
+    header_alpha = converted.metadata.get(HEADER_ALPHA_KEY, IGNORE)
+    adapter = checked_original(_plan(source, metadata, header_alpha), True, header_alpha)
     return compared(adapter, converted, _entries(result), _reader(source), _reader(result))
 
 
@@ -95,11 +111,13 @@ def _size(state: Mapping[str, Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in state.values())
 
 
-def _plan(state: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> AdapterFile:
+def _plan(
+    state: Mapping[str, Tensor], metadata: Mapping[str, str] | None, header_alpha: str | None = None
+) -> AdapterFile:
     entries = _entries(state)
-    alphas = (key for key, name in recognised(entries).names.items() if name and name.role == ALPHA)
-    small = {key: as_bytes(state[key]) if state[key].numel() == 1 else b"" for key in alphas}
-    return state_plan(STATE, metadata or {}, entries, small)
+    numbers = number_keys(recognised(entries, metadata or {}))
+    small = {key: as_bytes(state[key]) if state[key].numel() == 1 else b"" for key in numbers}
+    return state_plan(STATE, metadata or {}, entries, small, header_alpha)
 
 
 def _reader(state: Mapping[str, Tensor]) -> Reader:
@@ -118,8 +136,8 @@ def _reader(state: Mapping[str, Tensor]) -> Reader:
     return read
 
 
-def _built(outputs: Outputs, state: Mapping[str, Tensor]) -> tuple[State, bool]:
-    """Assemble the output tensors from the state dict's bytes; tell whether their arithmetic can be undone."""
+def _built(outputs: Outputs, state: Mapping[str, Tensor]) -> tuple[State, Copy]:
+    """Assemble the output tensors from the state dict's bytes; also return what tells if that can be undone."""
     buffers = {name: bytearray(output.entry.size) for name, output in outputs.items()}
     copy = Copy(STATE, _reader(state))
     for name, position, data in copy.placed(outputs):
@@ -128,4 +146,4 @@ def _built(outputs: Outputs, state: Mapping[str, Tensor]) -> tuple[State, bool]:
         name: as_tensor(bytes(buffer), outputs[name].entry.dtype).reshape(outputs[name].entry.shape)
         for name, buffer in buffers.items()
     }
-    return tensors, copy.exact
+    return tensors, copy

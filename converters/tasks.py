@@ -58,6 +58,17 @@ def slot_of(path: Path, root: Path) -> Slot | None:
     return slot if whole or slot.stream in STREAMS.get(slot.task, ()) else None
 
 
+def task_of(slot: Slot | None) -> Slot | None:
+    """Return a slot that may be written into a file: a stream of OmniX's, or a task named like OmniX's ("x_to_y").
+
+    Any other pair of names, such as a folder and a file in it, tells nothing of OmniX.
+    """
+    if slot is None:
+        return None
+    own = slot.stream in STREAMS[slot.task] if slot.task in STREAMS else "_to_" in slot.task
+    return slot if own else None
+
+
 def slot_of_name(name: str) -> Slot | None:
     """Tell from a relative name what an adapter file is for; None if it names no task."""
     parts = Path(name).parts

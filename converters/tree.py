@@ -14,7 +14,18 @@ from typing import Any, NamedTuple
 from .convert import convert
 from .errors import AdapterError, printable
 from .files.header import check_ordinary
-from .tasks import PUBLISHED_NAME, STREAMS, SUFFIX, Slot, adapter_paths, duplicate, is_adapter_name, is_result, slot_of
+from .tasks import (
+    PUBLISHED_NAME,
+    STREAMS,
+    SUFFIX,
+    Slot,
+    adapter_paths,
+    duplicate,
+    is_adapter_name,
+    is_result,
+    slot_of,
+    task_of,
+)
 
 _ADVICE = {
     errno.ENOSPC: "free some space",
@@ -24,7 +35,8 @@ _ADVICE = {
     errno.EPERM: "check the permissions",
     errno.EROFS: "choose a place that can be written to",
     errno.ENOENT: "check the path",
-    errno.ENOTDIR: "check the path",
+    errno.EEXIST: "a file is where a folder should be, so move it away or choose another destination",
+    errno.ENOTDIR: "a file is where a folder should be, so move it away or check the path",
     errno.EISDIR: "check the path",
 }
 
@@ -172,6 +184,8 @@ def run(work: Iterable[Job], action: Callable[[Job], Any]) -> Iterator[Outcome]:
                 error = str(refusal)
             except OSError as failure:
                 error = sentence(failure, job.source)
+            except Exception as fault:  # whatever is wrong with one file, the others are converted
+                error = f"{job.source}: expected no fault of the converter, got {type(fault).__name__} ({fault}); report it."
         yield Outcome(job, result, error, time.perf_counter() - started)
 
 
@@ -183,6 +197,10 @@ def sentence(error: OSError, path: Path) -> str:
 
 def convert_tree(source: Path | str, destination: Path | str, **options: Any) -> tuple[Outcome, ...]:
     """Convert a file or tree as `omnix-convert SOURCE DESTINATION` does; options are those of `convert`."""
+    options = {"skip_done": Path(source).is_dir(), **options}
     return tuple(
-        run(jobs(source, destination), lambda job: convert(job.source, job.destination, slot=job.slot, **options))
+        run(
+            jobs(source, destination),
+            lambda job: convert(job.source, job.destination, slot=task_of(job.slot), **options),
+        )
     )

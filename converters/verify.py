@@ -12,12 +12,13 @@ from .errors import AdapterError
 from .files.header import DTYPE_BYTES, Entry, read_header
 from .files.reading import Reader, chunks, reading
 from .files.slab import Slab
-from .fusing.copying import load_arithmetic
-from .fusing.outputs import Change, change_due
+from .fusing.change import ROUNDING, Change, change_due, load_arithmetic
+from .fusing.folding import Fold, beside, folded, lifted
 from .lora import names
 from .lora.adapter import open_adapter
 from .lora.original import matrix
-from .lora.plan import BLOCKS_KEY, AdapterFile, Block, FusedLayer, Kept
+from .lora.plan import BLOCKS_KEY, HEADER_ALPHA_KEY, AdapterFile, Alpha, Block, FusedLayer, Kept
+from .lora.scales import IGNORE
 
 
 class Verified(NamedTuple):
@@ -41,6 +42,10 @@ class Comparison(tuple[Verified, ...]):
         return found
 
 
+MOST_APART = 1e-2
+"""How far a delta may be from the source's, relative to it, or by as much as one rounding to the result's dtype."""
+
+
 class _Pair(NamedTuple):
     """The factors of a fused layer as they stand in the result."""
 
@@ -52,12 +57,15 @@ def verify(source: Path | str, result: Path | str) -> Comparison:
     """Compare the deltas of a source and its converted file, layer by layer.
 
     Factors are looked for where the table of layers says they must be, and all beside them must be zero. Equal factors
-    are equal deltas, bit for bit; where arithmetic was due it is done again, and the factors must be equal to that.
-    The blocks that a converted file tells must be these too. `unused` of what is returned names the tensors that are
-    not in the result. Raises AdapterError naming the first layer that differs.
+    are equal deltas, bit for bit; where arithmetic was due it is done again, and the factors must be equal to that,
+    and the deltas within MOST_APART of each other. The blocks that a converted file tells must be these too. `unused`
+    of what is returned names the tensors that are not in the result. Raises AdapterError naming the first layer that
+    differs.
     """
     source, result = Path(source), Path(result)
-    adapter, converted = checked_original(open_adapter(source), allow_unused=True), open_adapter(result)
+    converted = open_adapter(result)
+    header_alpha = converted.metadata.get(HEADER_ALPHA_KEY, IGNORE)
+    adapter = checked_original(open_adapter(source, header_alpha), True, header_alpha)
     with reading(source) as read, reading(result) as check:
         return compared(adapter, converted, read_header(result).entries, read, check)
 
@@ -71,7 +79,7 @@ def compared(
         raise AdapterError(
             f"{result}: expected a file in ComfyUI's layout, got a FLUX.1 LoRA in Diffusers layout; convert it first."
         )
-    _check_names(adapter, result, entries)
+    _check_names(adapter, converted, entries)
     found = []
     for layer, fused in adapter.layers.items():
         pair = _Pair(*(matrix(result, entries, key) for key in names.fused_keys(layer)))
@@ -79,13 +87,30 @@ def compared(
         if converted.converted:
             _check_blocks(result, layer, fused, converted.layers[layer])
         _check_zeros(result, layer, fused, pair.up, check)
-        found.append(_verified(result, layer, fused, pair, read, check))
+        fold = _fold(f"{result}: {layer}", fused, pair, converted.alphas.get(layer), read)
+        found.append(_verified(result, layer, fused, pair, fold, read, check))
     found += [_verified_kept(result, name, kept, entries[name], read, check) for name, kept in adapter.kept.items()]
     return Comparison(found, adapter.unused)
 
 
-def _check_names(adapter: AdapterFile, result: Path, entries: Mapping[str, Entry]) -> None:
+def _fold(where: str, fused: FusedLayer, pair: _Pair, alpha: Alpha | None, read: Reader) -> Fold:
+    """Tell from a result's dtypes and alpha how it was folded.  Raises AdapterError for an alpha that fits no way."""
+    plain = folded(fused, pair.down.dtype, pair.up.dtype)
+    if alpha is None or not fused.rank:
+        return plain
+    ways = (lambda: beside(fused, plain), lambda: lifted(where, fused, plain, read))  # the second needs torch
+    for fold in (way() for way in ways):
+        if fold is not None and math.isclose(fold.scale * fused.rank, alpha.value, rel_tol=1e-12):
+            return fold
+    raise AdapterError(
+        f"{where}: expected the scales that the source tells, got alpha {alpha.value:g}; convert it again."
+    )
+
+
+def _check_names(adapter: AdapterFile, converted: AdapterFile, entries: Mapping[str, Entry]) -> None:
+    result = converted.path
     want = {key for layer in adapter.layers for key in names.fused_keys(layer)} | {*adapter.kept}
+    want |= {names.fused_alpha(layer) for layer in adapter.layers if layer in converted.alphas}
     for key in sorted(want ^ set(entries)):
         state = ("a tensor", "none") if key in want else ("no such tensor", "one")
         raise AdapterError(f"{result}: {key}: expected {state[0]} as in the source, got {state[1]}; convert it again.")
@@ -143,17 +168,25 @@ def _gaps(taken: list[tuple[int, int, int, int]], rows: int, width: int) -> list
     return [gap for gap in gaps if gap[0] < gap[1] and gap[2] < gap[3]]
 
 
-def _verified(result: Path, layer: str, fused: FusedLayer, pair: _Pair, read: Reader, check: Reader) -> Verified:
+def _verified(
+    result: Path, layer: str, fused: FusedLayer, pair: _Pair, fold: Fold, read: Reader, check: Reader
+) -> Verified:
     worst, exact, column = 0.0, True, 0
     where = f"{result}: {layer}"
-    for block in fused.blocks:
+    for block, lift, scale in zip(fused.blocks, fold.downs, fold.ups, strict=True):
         own = _own(block, pair, column)
         column += block.rank
-        kept_down = _is_exact(where, (block.down,), own.down, 1.0, read, check)
-        kept_up = _is_exact(where, block.up, own.up, block.scale, read, check)
+        kept_down = _is_exact(where, (block.down,), own.down, lift, read, check)
+        kept_up = _is_exact(where, block.up, own.up, scale, read, check)
         if not (kept_down and kept_up):
-            difference = _difference(where, block, own, read, check)
+            difference = _difference(where, block, own, fold.scale, lift, read, check)
             exact, worst = exact and difference == 0.0, max(worst, difference)
+    allowed = max(MOST_APART, *(ROUNDING[slab.dtype] for slab in pair))
+    if worst > allowed:
+        raise AdapterError(
+            f"{where}: expected a delta within {allowed:.1e} of the source's, got one that is {worst:.1e} off; "
+            "convert it again, or to a wider --dtype."
+        )
     return Verified(layer, tuple(block.part for block in fused.blocks), exact, worst)
 
 
@@ -183,11 +216,9 @@ def _verified_kept(result: Path, name: str, kept: Kept, entry: Entry, read: Read
         taken.append((piece.row, piece.row + rows, 0, whole.stride))
     if not kept.data:
         _check_gaps(result, name, sorted(taken), whole, DTYPE_BYTES[entry.dtype], check)
-    return Verified(name, tuple(piece.key for piece in kept.pieces), exact, 0.0 if exact else _ROUNDED[entry.dtype])
+    return Verified(name, tuple(piece.key for piece in kept.pieces), exact, 0.0 if exact else ROUNDING[entry.dtype])
 
 
-_ROUNDED = {"F64": 2**-53, "F32": 2**-24, "F16": 2**-11, "BF16": 2**-8, "F8_E4M3": 2**-4, "F8_E5M2": 2**-3}
-"""By how much a number is off, at most and relative to itself, that is rounded once."""
 _MOST = 1 << 20
 """Largest piece that is computed with, in bytes: in float64 it takes eight times as much, several times."""
 
@@ -229,8 +260,11 @@ def _own(block: Block, pair: _Pair, column: int) -> _Pair:
     return _Pair(down, pair.up._replace(rows=block.rows, columns=block.rank, offset=offset))
 
 
-def _difference(where: str, block: Block, own: _Pair, read: Reader, check: Reader) -> float:
-    """Compare the deltas of a block in pieces, by its up factor's rows and its down factor's columns."""
+def _difference(where: str, block: Block, own: _Pair, scale: float, lift: float, read: Reader, check: Reader) -> float:
+    """Compare the deltas of a block in pieces, by its up factor's rows and its down factor's columns.
+
+    The result's `scale` stands beside its factors, and `lift` multiplied its down factor.
+    """
     numbers = load_arithmetic(f"{where}: {block.up[0].key}")
 
     def ups() -> Iterator[object]:
@@ -247,8 +281,9 @@ def _difference(where: str, block: Block, own: _Pair, read: Reader, check: Reade
             cut, other = (_columns(slab, first, width) for slab in (block.down, own.down))
             yield numbers.Piece(_read(cut, read), cut.dtype, _read(other, check), other.dtype)
 
-    moved = change_due((block.down,), own.down.dtype, 1.0) is None
-    return float(numbers.delta_difference(ups(), downs(), block.rank, block.scale, moved))
+    moved = change_due((block.down,), own.down.dtype, lift) is None
+    up_scales, down_scales = (block.scale, scale * lift), (1.0, 1.0 / lift)
+    return float(numbers.delta_difference(ups(), downs(), block.rank, up_scales, down_scales, moved))
 
 
 def _columns(slab: Slab, first: int, count: int) -> Slab:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from .. import converters
+from ..converters.console import line
 from ..omnix import patch
 from ..omnix.adapter import fingerprint, folders_with_tasks, known_tasks, task_files, task_in
 from ..omnix.tasks import Task
@@ -151,6 +153,24 @@ def transformer_shards(folder: Path) -> list[str]:
     return [str(folder / Path(str(name)).name) for name in names]
 
 
+# What the command advises, in words for a node that has none of its flags.
+_WORDS = (
+    ("use --force to replace it", "choose another name, or delete the file"),
+    ("use --allow-unused to leave them out", "the command of docs/converter.md can leave them out"),
+    ("use --header-alpha apply or --header-alpha ignore", "the command of docs/converter.md lets you say what it means"),
+    ("choose a wider type with --dtype", "the command of docs/converter.md can write a wider type"),
+    ("(--split can't undo it)", "(it can't be split back bit for bit)"),
+    (", or give it to --split for the original", ""),
+)
+
+
+def without_flags(text: str) -> str:
+    """Return what the converter says, in words for the node."""
+    for flag, words in _WORDS:
+        text = text.replace(flag, words)
+    return text
+
+
 class OmniXConvertAdapter(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -196,10 +216,16 @@ class OmniXConvertAdapter(io.ComfyNode):
         root, target = cls.target(name)
         if target.exists():
             raise ValueError(f"{name}: a file of that name is below models/loras; choose another, or delete the file.")
-        report = converters.convert(cls.file(source), target, slot=converters.slot_of_name(source))
+        job = converters.Job(cls.file(source), target, converters.slot_of_name(source))
+        started = time.perf_counter()
+        try:
+            report = converters.convert(job.source, target, slot=job.slot)
+        except converters.AdapterError as error:
+            raise converters.AdapterError(without_flags(str(error))) from error
         written = target.relative_to(root).as_posix()
-        done = f"{written}: {len(report.layers)} layers, {report.bytes_out / 1e6:.1f} MB"
-        return io.NodeOutput(written, ui={"text": [done]})
+        report = report._replace(source=source, destination=written)
+        said = line(converters.Outcome(job, report, None, time.perf_counter() - started), dry_run=False)
+        return io.NodeOutput(written, ui={"text": [without_flags(said)]})
 
     @classmethod
     def fingerprint_inputs(cls, source: str | None, name: str | None) -> str:

@@ -59,6 +59,14 @@ def write_bytes(path: Path, data: bytes, force: bool) -> None:
     write_file(path, len(data), [(0, data)], force, durable=True)
 
 
+def check_writable(folder: Path) -> None:
+    """Raise OSError where a file could not be made in a folder, which is made itself if need be."""
+    place = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    code = errno.ENOTDIR if not place.is_dir() else 0 if os.access(place, os.W_OK | os.X_OK) else errno.EACCES
+    if code:
+        raise OSError(code, os.strerror(code), str(place))
+
+
 def exists(path: Path) -> AdapterError:
     """Return the error of a destination that is already there."""
     return AdapterError(f"{path}: file: expected no file there yet, got one; use --force to replace it.")

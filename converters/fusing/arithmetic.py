@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import AdapterError
 from ..files.slab import Slab
-from .outputs import Change
+from .change import Change
 
 DTYPES = {
     "F64": torch.float64,
@@ -63,6 +63,27 @@ def _result(data: bytes, dtype: str, change: Change) -> bytes:
     return as_bytes(scaled.to(DTYPES[change.dtype]))
 
 
+class Measured(NamedTuple):
+    """The largest number of a factor, changed, and how much of the factor the change loses (Frobenius, relative)."""
+
+    largest: float
+    lost: float
+
+
+def measured(pieces: Iterable[tuple[bytes, str]], change: Change) -> Measured:
+    """Measure a change on a factor's pieces, each with its dtype; infinite loss where a number becomes too large."""
+    largest = lost = total = 0.0
+    for data, dtype in pieces:
+        want = _scaled(data, dtype, change.scale)
+        apart = (_scaled(_result(data, dtype, change), change.dtype) - want)[want.isfinite()]
+        finite = want[want.isfinite()]
+        if finite.numel():
+            largest = max(largest, float(finite.abs().max()))
+            total += float(finite.square().sum())
+            lost += float(apart.nan_to_num(nan=torch.inf).square().sum())
+    return Measured(largest, (lost / total) ** 0.5 if total else 0.0)
+
+
 class Compared(NamedTuple):
     """Whether a result is what comes of the source, and whether nothing had to be rounded for it."""
 
@@ -94,7 +115,13 @@ EXACT_RANK, DIRECTIONS = 32, 8
 """Up to which rank the difference of deltas is exact, and along how many directions it is looked at above."""
 
 
-def delta_difference(ups: Iterable[Piece], downs: Iterable[Piece], rank: int, scale: float, moved: bool) -> float:
+Scales = tuple[float, float]
+"""What the factors of the source and of the result are multiplied by."""
+
+
+def delta_difference(
+    ups: Iterable[Piece], downs: Iterable[Piece], rank: int, up_scales: Scales, down_scales: Scales, moved: bool
+) -> float:
     """Return |a - b| / |a| (Frobenius) of the deltas a = up_1 down_1, b = up_2 down_2; |b| where a vanishes.
 
     The pieces of up are rows, those of down are columns. a - b = (up_1 - up_2) down_1 + up_2 (down_1 - down_2) = U D,
@@ -103,40 +130,42 @@ def delta_difference(ups: Iterable[Piece], downs: Iterable[Piece], rank: int, sc
     over 8 normal vectors g (Hutchinson, 1990), which is 0 only where U D is, and off by some percent.
     """
     if rank > EXACT_RANK:
-        return _estimated(ups, downs, rank, scale, moved)
+        return _estimated(ups, downs, rank, up_scales, down_scales, moved)
     up, both_up, other_up = 0.0, 0.0, 0.0
     for piece in ups:
-        first, second, rest = _factors(piece, (-1, rank), scale)
+        first, second, rest = _factors(piece, (-1, rank), up_scales)
         rest = rest if moved else torch.cat([rest, second], dim=1)
         up, both_up, other_up = up + first.T @ first, both_up + rest.T @ rest, other_up + second.T @ second
     down, both_down, other_down = 0.0, 0.0, 0.0
     for piece in downs:
-        first, second, rest = _factors(piece, (rank, -1))
+        first, second, rest = _factors(piece, (rank, -1), down_scales)
         rest = first if moved else torch.cat([first, rest])
         down, both_down, other_down = down + first @ first.T, both_down + rest @ rest.T, other_down + second @ second.T
     whole, apart = _norm(up, down), _norm(both_up, both_down)
     return apart / whole if whole else _norm(other_up, other_down)
 
 
-def _estimated(ups: Iterable[Piece], downs: Iterable[Piece], rank: int, scale: float, moved: bool) -> float:
+def _estimated(
+    ups: Iterable[Piece], downs: Iterable[Piece], rank: int, up_scales: Scales, down_scales: Scales, moved: bool
+) -> float:
     draw, seen = torch.Generator().manual_seed(0), torch.zeros(3, rank, DIRECTIONS, dtype=torch.float64)
     for piece in downs:
-        factors = torch.stack(_factors(piece, (rank, -1)))
+        factors = torch.stack(_factors(piece, (rank, -1), down_scales))
         seen += factors @ torch.randn(factors.shape[2], DIRECTIONS, generator=draw, dtype=torch.float64)
     down, other, between = seen
     squares = torch.zeros(3, dtype=torch.float64)
     for piece in ups:
-        first, second, rest = _factors(piece, (-1, rank), scale)
+        first, second, rest = _factors(piece, (-1, rank), up_scales)
         apart = rest @ down if moved else rest @ down + second @ between
         squares += torch.stack([(first @ down).square().sum(), (second @ other).square().sum(), apart.square().sum()])
     whole, theirs, difference = (float(square) ** 0.5 for square in squares)
     return difference / whole if whole else theirs / DIRECTIONS**0.5
 
 
-def _factors(piece: Piece, shape: tuple[int, int], scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+def _factors(piece: Piece, shape: tuple[int, int], scales: Scales) -> tuple[Tensor, Tensor, Tensor]:
     """Return a piece of the source's factor, of the result's, and their difference, in float64."""
-    first = _scaled(piece.source, piece.dtype, scale).reshape(shape)
-    second = _scaled(piece.result, piece.other).reshape(shape)
+    first = _scaled(piece.source, piece.dtype, scales[0]).reshape(shape)
+    second = _scaled(piece.result, piece.other, scales[1]).reshape(shape)
     return first, second, first - second
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import ModuleType
 from typing import NamedTuple
 
-from ..errors import AdapterError
 from ..files.reading import Reader, chunks, rows_of
 from ..files.slab import Slab
-from .outputs import Change, Outputs, Piece
+from .change import Change, load_arithmetic
+from .outputs import Outputs, Piece
 
 
 class Placed(NamedTuple):
@@ -21,10 +20,15 @@ class Placed(NamedTuple):
 
 
 class Copy:
-    """One pass over the pieces of a file. `exact` tells in the end whether all arithmetic can be undone bit for bit."""
+    """One pass over the pieces of a file.
+
+    `exact` tells in the end whether all arithmetic can be undone bit for bit, `rounded` whether rounding is the reason
+    why not: a scale of 0 leaves nothing to round.
+    """
 
     def __init__(self, source: object, read: Reader) -> None:
         self.exact = True
+        self.rounded = False
         self._source = source
         self._read = read
 
@@ -50,19 +54,8 @@ class Copy:
         where = f"{self._source}: {slab.key}"
         result = load_arithmetic(where).changed(where, data, slab, change)
         self.exact = self.exact and result.exact
+        self.rounded = self.rounded or (not result.exact and change.scale != 0)
         return result.data
-
-
-def load_arithmetic(where: str) -> ModuleType:
-    """Import what needs torch, for the tensor `where`.  Raises AdapterError if there is none."""
-    try:
-        from . import arithmetic
-    except ImportError as error:
-        raise AdapterError(
-            f"{where}: expected torch for the arithmetic of a scale or dtype, got {error}; "
-            "install torch, or run this in ComfyUI's Python."
-        ) from error
-    return arithmetic
 
 
 def _spread(data: bytes, rows: int, stride: int) -> bytes:

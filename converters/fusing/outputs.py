@@ -8,7 +8,7 @@ approximated. Splitting lays out the same slabs the other way round.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from ..errors import AdapterError
@@ -18,14 +18,9 @@ from ..lora import names
 from ..lora.layout import place
 from ..lora.plan import AdapterFile, Block, FusedLayer, Kept
 from ..lora.record import Record
-
-
-class Change(NamedTuple):
-    """Arithmetic that is due: multiply by `scale` (divide, if `inverse`) in float32 and round once to `dtype`."""
-
-    dtype: str
-    scale: float
-    inverse: bool = False
+from .change import Change, change_due
+from .change import common_dtype as common_dtype
+from .folding import Fold, Folds, alpha_of
 
 
 class Piece(NamedTuple):
@@ -47,61 +42,28 @@ class Output(NamedTuple):
 
 Outputs = Mapping[str, Output]
 
-_BY_WIDTH = ("F64", "F32", "BF16", "F16", "F8_E4M3", "F8_E5M2")
-
-
-def common_dtype(slabs: Iterable[Slab]) -> str:
-    """Return the narrowest dtype that holds the values of all the matrices exactly."""
-    kinds = {slab.dtype for slab in slabs}
-    if kinds >= {"F16", "BF16"}:
-        kinds.add("F32")
-    if kinds >= {"F8_E4M3", "F8_E5M2"}:
-        kinds.add("F16")
-    return next(name for name in _BY_WIDTH if name in kinds)
-
 
 def size_of(outputs: Outputs) -> int:
     """Return how many bytes of data the tensors have."""
     return sum(output.entry.size for output in outputs.values())
 
 
-_ALIASES = {
-    **{"float64": "F64", "double": "F64", "fp64": "F64"},
-    **{"float32": "F32", "float": "F32", "fp32": "F32"},
-    **{"float16": "F16", "half": "F16", "fp16": "F16"},
-    **{"bfloat16": "BF16"},
-    **{"float8_e4m3fn": "F8_E4M3", "fp8_e4m3fn": "F8_E4M3", "fp8_e4m3": "F8_E4M3", "float8_e4m3": "F8_E4M3"},
-    **{"float8_e5m2": "F8_E5M2", "fp8_e5m2": "F8_E5M2"},
-}
-
-
-def dtype_of(name: str) -> str:
-    """Return safetensors' name of a floating point dtype by torch's, by its short one or by its own.
-
-    Raises ValueError.
-    """
-    found = _ALIASES.get(name.lower(), name.upper())
-    if found not in FLOATS:
-        raise ValueError(f"Expected a dtype of {', '.join(FLOATS)}, got {name!r}.")
-    return found
-
-
-def fused_outputs(adapter: AdapterFile, dtype: str | None = None) -> Outputs:
-    """Lay out the tensors that become of an adapter; `dtype` None keeps that of the parts.  Raises ValueError.
-
-    What is kept beside the fused pairs keeps its dtype.
-    """
-    dtype = None if dtype is None else dtype_of(dtype)
+def fused_outputs(adapter: AdapterFile, folds: Folds) -> Outputs:
+    """Lay out the tensors that become of an adapter, as `folds` has it.  What is kept beside them keeps its dtype."""
     outputs = {name: _kept(kept) for name, kept in adapter.kept.items()}
     for layer, fused in adapter.layers.items():
-        down, up = names.fused_keys(layer)
-        down_dtype = dtype or common_dtype(block.down for block in fused.blocks)
-        up_dtype = dtype or common_dtype(slab for block in fused.blocks for slab in block.up)
-        outputs[down] = Output(Entry(down_dtype, (fused.rank, fused.columns)), _stacked(fused, down_dtype))
-        outputs[up] = Output(Entry(up_dtype, (fused.rows, fused.rank)), _diagonal(fused, up_dtype))
+        (down, up), fold = names.fused_keys(layer), folds[layer]
+        outputs[down] = Output(Entry(fold.down_dtype, (fused.rank, fused.columns)), _stacked(fused, fold))
+        outputs[up] = Output(Entry(fold.up_dtype, (fused.rows, fused.rank)), _diagonal(fused, fold))
+        outputs |= _alpha(names.fused_alpha(layer), fold.scale, fused.rank)
     # Stable: in layer order, wide dtypes first, so that all data is aligned.
     ordered = sorted(outputs, key=lambda name: -DTYPE_BYTES[outputs[name].entry.dtype])
     return {name: outputs[name] for name in ordered}
+
+
+def _alpha(name: str, scale: float, rank: int) -> Outputs:
+    alpha = alpha_of(scale, rank)
+    return {} if alpha is None else {name: Output(Entry(alpha[0], ()), (), alpha[1])}
 
 
 def _kept(kept: Kept) -> Output:
@@ -113,29 +75,23 @@ def _kept(kept: Kept) -> Output:
     return Output(Entry(kept.dtype, kept.shape), pieces, kept.data)
 
 
-def _stacked(fused: FusedLayer, dtype: str) -> tuple[Piece, ...]:
-    stride, pieces, row = fused.columns * DTYPE_BYTES[dtype], [], 0
-    for block in fused.blocks:
-        pieces.append(Piece(row * stride, stride, (block.down,), change_due((block.down,), dtype, 1.0)))
+def _stacked(fused: FusedLayer, fold: Fold) -> tuple[Piece, ...]:
+    stride, pieces, row = fused.columns * DTYPE_BYTES[fold.down_dtype], [], 0
+    for block, scale in zip(fused.blocks, fold.downs, strict=True):
+        change = change_due((block.down,), fold.down_dtype, scale)
+        pieces.append(Piece(row * stride, stride, (block.down,), change))
         row += block.rank
     return tuple(pieces)
 
 
-def _diagonal(fused: FusedLayer, dtype: str) -> tuple[Piece, ...]:
-    size, pieces, column = DTYPE_BYTES[dtype], [], 0
+def _diagonal(fused: FusedLayer, fold: Fold) -> tuple[Piece, ...]:
+    size, pieces, column = DTYPE_BYTES[fold.up_dtype], [], 0
     stride = fused.rank * size
-    for block in fused.blocks:
+    for block, scale in zip(fused.blocks, fold.ups, strict=True):
         position = block.row * stride + column * size
-        pieces.append(Piece(position, stride, block.up, change_due(block.up, dtype, block.scale)))
+        pieces.append(Piece(position, stride, block.up, change_due(block.up, fold.up_dtype, scale)))
         column += block.rank
     return tuple(pieces)
-
-
-def change_due(slabs: Sequence[Slab], dtype: str, scale: float, inverse: bool = False) -> Change | None:
-    """Return the arithmetic between matrices and what is written of them; None where bytes are moved."""
-    if scale == 1.0 and all(slab.dtype == dtype for slab in slabs):
-        return None
-    return Change(dtype, scale, inverse)
 
 
 def split_outputs(adapter: AdapterFile, record: Record) -> Outputs:
@@ -159,15 +115,17 @@ def _split_block(adapter: AdapterFile, block: Block, columns: int, record: Recor
     source = record.of(block.part)
     rows = _diffusers_order(block)
     down_dtype, up_dtype = source.dtypes or (block.down.dtype, block.up[0].dtype)
-    down = Piece(0, columns * DTYPE_BYTES[down_dtype], (block.down,), change_due((block.down,), down_dtype, 1.0, True))
+    below = change_due((block.down,), down_dtype, source.lift, True)
+    down = Piece(0, columns * DTYPE_BYTES[down_dtype], (block.down,), below)
     up = Piece(0, block.rank * DTYPE_BYTES[up_dtype], rows, change_due(rows, up_dtype, source.scale, True))
     outputs = {
-        source.down: Output(Entry(down_dtype, (block.rank, columns)), (down,)),
-        source.up: Output(Entry(up_dtype, (block.rows, block.rank)), (up,)),
+        source.down: Output(Entry(down_dtype, (block.rank, columns, *(1,) * source.ones[0])), (down,)),
+        source.up: Output(Entry(up_dtype, (block.rows, block.rank, *(1,) * source.ones[1])), (up,)),
     }
-    if source.alpha is not None:
-        key, dtype, shape, data = source.alpha
+    for key, dtype, shape, data in (*source.factor_scales, *((source.alpha,) if source.alpha else ())):
         outputs[key] = Output(Entry(dtype, shape), (), data)
+    if source.dtypes is None:  # the factors stay as they are, and so does the scale beside them
+        outputs |= _alpha(names.alpha_beside(source.down, block.part), block.scale, block.rank)
     return outputs
 
 
@@ -175,6 +133,8 @@ def _split_kept(adapter: AdapterFile, record: Record) -> Iterator[tuple[str, Out
     """Lay out the source's tensors that were kept.  Raises AdapterError for rows that are not there."""
     for name, kept in adapter.kept.items():
         (slab,) = (slab for piece in kept.pieces for slab in piece.slabs)
+        if not record.exact and name not in record.kept and name.endswith(".alpha"):
+            yield name, _kept(kept)  # of a text encoder, told by a header that is gone
         for source in record.kept.get(name, ()):
             rows, columns = (source.shape[0] if source.shape else 1), math.prod(source.shape[1:])
             if columns != slab.columns or source.row + rows > slab.rows:

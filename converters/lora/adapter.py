@@ -14,38 +14,45 @@ from pathlib import Path
 from ..errors import AdapterError
 from ..files.header import DTYPE_BYTES, Entry, read_header
 from . import names
-from .dialects import TEXT
+from .dialects import CLIP, T5
 from .fused import converted_plan
 from .original import original_plan
 from .plan import BLOCKS_KEY, AdapterFile, Alpha
 from .recognise import Recognised, recognised
-from .scales import Adapted, Scaling, header_scaling, read_scaling
+from .scales import APPLY, Adapted, Scaling, header_scaling, read_scaling
 
 
-def open_adapter(path: Path | str) -> AdapterFile:
-    """Read the plan of an adapter file, original or converted.  Raises AdapterError, or OSError."""
+def open_adapter(path: Path | str, header_alpha: str | None = None) -> AdapterFile:
+    """Read the plan of an adapter file, original or converted.  Raises AdapterError, or OSError.
+
+    `header_alpha` "apply" lets a plain alpha in the header count, which ComfyUI ignores.
+    """
     path = Path(path)
     header = read_header(path)
-    found = recognised(header.entries)
-    alphas = _read_alphas(path, header.entries, found)
+    found = recognised(header.entries, header.metadata)
+    numbers = _read_numbers(path, header.entries, found)
 
     def scaling() -> Scaling:
-        return read_scaling(path, header.metadata, _values(alphas), _adapted(header.entries, found))
+        return read_scaling(path, header.metadata, _values(_alphas(numbers, found)), _adapted(header.entries, found))
 
-    return _plan(path, header.metadata, header.entries, found, alphas, scaling)
+    return _plan(path, header.metadata, header.entries, found, numbers, scaling, header_alpha)
 
 
 def state_plan(
-    path: Path, metadata: Mapping[str, str], entries: Mapping[str, Entry], data: Mapping[str, bytes]
+    path: Path,
+    metadata: Mapping[str, str],
+    entries: Mapping[str, Entry],
+    data: Mapping[str, bytes],
+    header_alpha: str | None = None,
 ) -> AdapterFile:
-    """Plan a state dict in memory, original or fused; `data` are the bytes of its alphas.  Raises AdapterError."""
-    found = recognised(entries)
-    alphas = {module: alpha(path, key, entries[key], data[key]) for module, key in alpha_keys(found).items()}
+    """Plan a state dict in memory, original or fused; `data` are the bytes of its `number_keys`.  Raises AdapterError."""
+    found = recognised(entries, metadata)
+    numbers = {key: alpha(path, key, entries[key], data[key]) for key in number_keys(found)}
 
     def scaling() -> Scaling:
-        return header_scaling(path, metadata, _values(alphas), _adapted(entries, found))
+        return header_scaling(path, metadata, _values(_alphas(numbers, found)), _adapted(entries, found))
 
-    return _plan(path, metadata, entries, found, alphas, scaling)
+    return _plan(path, metadata, entries, found, numbers, scaling, header_alpha)
 
 
 def _plan(
@@ -53,17 +60,22 @@ def _plan(
     metadata: Mapping[str, str],
     entries: Mapping[str, Entry],
     found: Recognised,
-    alphas: Mapping[str, Alpha],
+    numbers: Mapping[str, Alpha],
     scaling: Callable[[], Scaling],
+    header_alpha: str | None,
 ) -> AdapterFile:
-    if BLOCKS_KEY in metadata and found.fused:
+    alphas = _alphas(numbers, found)
+    if BLOCKS_KEY in metadata and (found.fused or not found.places):
         return converted_plan(path, metadata, entries, found, alphas)
-    text = header_scaling(path, metadata, {}, _adapted(entries, found), "text_encoder")
-    return original_plan(path, metadata, entries, found, alphas, (scaling(), text))
+    scalings = {"": scaling()._replace(applies_flat=header_alpha == APPLY)}
+    for encoder, component in ((CLIP, "text_encoder"), (T5, "text_encoder_2")):
+        values = _values(alphas, encoder)
+        scalings[encoder] = header_scaling(path, metadata, values, _adapted(entries, found), component)
+    return original_plan(path, metadata, entries, found, numbers, scalings)
 
 
-def _values(alphas: Mapping[str, Alpha]) -> dict[str, float]:
-    return {module: found.value for module, found in alphas.items()}
+def _values(alphas: Mapping[str, Alpha], prefix: str = "") -> dict[str, float]:
+    return {m.removeprefix(prefix): found.value for m, found in alphas.items() if m.startswith(prefix)}
 
 
 def _adapted(entries: Mapping[str, Entry], found: Recognised) -> Adapted:
@@ -76,26 +88,33 @@ def _is_down(name: names.Name, entry: Entry) -> bool:
     return name.role == names.DOWN and len(entry.shape) == 2
 
 
-def alpha_keys(found: Recognised) -> dict[str, str]:
-    """Return the names of the transformer's alpha tensors by layer; those of text encoders are never computed with."""
-    named = ((key, name) for key, name in found.names.items() if name and name.role == names.ALPHA)
-    return {name.module: key for key, name in named if not name.module.startswith(TEXT)}
+def number_keys(found: Recognised) -> list[str]:
+    """List the tensors that are numbers beside factors: alphas, text encoders' too, and scales of the factors."""
+    roles = (names.ALPHA, names.DOWN_SCALE, names.UP_SCALE)
+    return [key for key, name in found.names.items() if name and name.role in roles]
 
 
-def _read_alphas(path: Path, entries: Mapping[str, Entry], found: Recognised) -> dict[str, Alpha]:
-    keys = alpha_keys(found)
+def _alphas(numbers: Mapping[str, Alpha], found: Recognised) -> dict[str, Alpha]:
+    """Return the alphas by layer."""
+    named = ((found.names[key], number) for key, number in numbers.items())
+    return {name.module: number for name, number in named if name and name.role == names.ALPHA}
+
+
+def _read_numbers(path: Path, entries: Mapping[str, Entry], found: Recognised) -> dict[str, Alpha]:
+    keys = number_keys(found)
     if not keys:
         return {}
-    alphas = {}
+    numbers = {}
     with open(path, "rb") as file:
-        for module, key in keys.items():
+        for key in keys:
             entry = entries[key]
             file.seek(entry.offset)
             data = file.read(entry.size) if math.prod(entry.shape) == 1 else b""
-            alphas[module] = alpha(path, key, entry, data)
-    return alphas
+            numbers[key] = alpha(path, key, entry, data)
+    return numbers
 
 
+_UNQUANTISED = "the LoRA is quantised, so save it in bfloat16 or float16"
 _SCALARS = {
     **{"F64": "<d", "F32": "<f", "F16": "<e", "I64": "<q", "I32": "<i", "I16": "<h", "I8": "<b"},
     **{"U64": "<Q", "U32": "<I", "U16": "<H", "U8": "<B"},
@@ -126,8 +145,9 @@ def _e4m3(byte: int) -> float:
 def alpha(path: Path, key: str, entry: Entry, data: bytes) -> Alpha:
     """Understand an alpha, a tensor of one finite number.  Raises AdapterError."""
     if math.prod(entry.shape) != 1 or entry.dtype not in (*_SCALARS, *_UPPER, "F8_E4M3"):
+        what, advice = ("alpha", "repair the alpha") if key.endswith("alpha") else ("scale of a factor", _UNQUANTISED)
         raise AdapterError(
-            f"{path}: {key}: expected one number as alpha, got {entry.dtype} {list(entry.shape)}; repair the alpha."
+            f"{path}: {key}: expected one number as {what}, got {entry.dtype} {list(entry.shape)}; {advice}."
         )
     if len(data) != DTYPE_BYTES[entry.dtype]:
         raise AdapterError(f"{path}: {key}: expected the alpha's bytes, got the end of the file; get the file again.")

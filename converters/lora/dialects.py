@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from . import names
 from .layout import QKV_OF_LINEAR1, Place, fused_place, norm_place, place, underscored_place
-from .names import DOWN, SET, UP, Name
+from .names import DIFF, DOWN, NORM, SET, UP, Name
 
 MERGED, BYPASSED = "merged", "merged and bypassed"
 
@@ -66,6 +66,9 @@ _TEXT_DOTTED = (
     (T5, T5),
     ("clip_l.transformer.", CLIP),
     ("t5xxl.transformer.", T5),
+    ("clip_l.", CLIP),
+    ("t5xxl.", T5),
+    ("t5.", T5),
     ("text_encoder_2.", T5),
     ("text_encoder.", CLIP),
 )
@@ -82,6 +85,8 @@ _TEXT_LAYERS = {
         re.ASCII,
     ),
 }
+_HOST_TEXT = re.compile(rf"(?:{re.escape(CLIP)}|{re.escape(T5)})[A-Za-z][A-Za-z0-9_.]{{0,120}}", re.ASCII)
+"""Any layer of a text encoder, by the name that ComfyUI's own Extract LoRA and Train LoRA write."""
 _CLIP_ALIASES = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 
 
@@ -101,8 +106,8 @@ def parse_extra(key: str) -> Name | None:
     found = names.extra(key)
     if found is not None:
         layer = layer_of(found.module)
-        norm = norm_place(layer)
-        return Name(norm, SET) if norm and found.role == SET else Name(layer, found.role)
+        norm = norm_place(bare(layer)) if found.role in (SET, DIFF, NORM) else None
+        return Name(norm or layer, found.role)
     for end in names.NORM_ENDS:
         norm = norm_place(names.without_prefix(key[: -len(end)])) if key.endswith(end) else None
         if norm is not None:
@@ -120,7 +125,9 @@ def layer_of(stem: str) -> str:
         found = underscored_place(stem.removeprefix(prefix)) if stem.startswith(prefix) else None
         if found is not None:
             return found.module
-    return names.without_prefix(stem)
+    plain = names.without_prefix(stem)
+    before, mark, rest = plain.partition(".attn.processor.")  # as Diffusers named them in 2023
+    return f"{before}.attn.{'to_out.0' if rest == 'to_out' else rest}" if mark else plain
 
 
 def bare(key: str) -> str:
@@ -141,6 +148,8 @@ def _processor(key: str) -> Name | None:
 def _text_layer(stem: str) -> str | None:
     """Return ComfyUI's name of a text encoder's layer; None if it is not one."""
     bare_stem = names.without_prefix(stem)
+    if _HOST_TEXT.fullmatch(bare_stem):
+        return bare_stem
     for prefix, encoder in (*_TEXT_DOTTED, *_TEXT_UNDERSCORED):
         if bare_stem.startswith(prefix):
             match = _TEXT_LAYERS[encoder].fullmatch(names.without_prefix(bare_stem[len(prefix) :]))
@@ -162,6 +171,9 @@ def dialect_of(keys: Iterable[str]) -> Dialect | None:
     return max(counted, key=counted.__getitem__) if counted else None
 
 
+_NUMBERED = re.compile(r"\.(?:qkv|linear1)\.\d$", re.ASCII)
+
+
 def _dialect(key: str) -> Dialect | None:
     name = parse(key)
     found = place(name.module) if name else None
@@ -170,6 +182,8 @@ def _dialect(key: str) -> Dialect | None:
     comfy = is_comfy(name.module)
     if _processor(names.unwrapped(key)) is not None:
         return Dialect(XLABS, "", place, True)
+    if _NUMBERED.search(name.module):
+        return Dialect("a OneTrainer FLUX LoRA (OMI)", "", place, False)
     return next(row for row in DIALECTS if row.comfy is comfy and key.startswith(row.prefix))
 
 

@@ -16,7 +16,7 @@ from ..errors import AdapterError
 from ..files.header import DTYPE_BYTES, FLOATS, Entry
 from ..files.slab import Slab
 from . import names
-from .dialects import TEXT, is_comfy, parse_extra
+from .dialects import CLIP, T5, TEXT, is_comfy, parse_extra
 from .layout import Geometry, Place, height, norm_place, place
 from .names import BIAS, RESHAPE, SET, Name
 from .plan import FusedLayer, Kept, KeptPiece
@@ -44,20 +44,31 @@ def whole(key: str, entry: Entry) -> Kept:
     return Kept(entry.dtype, entry.shape, (KeptPiece(key, entry.shape, 0, (slab_of(key, entry),)),))
 
 
-def text_layers(path: Path, entries: Mapping[str, Entry], pairs: names.Pairs, scaling: Scaling) -> dict[str, Kept]:
+def text_layers(
+    path: Path, entries: Mapping[str, Entry], pairs: names.Pairs, scalings: Mapping[str, Scaling]
+) -> dict[str, Kept]:
     """Keep the text encoders' pairs.  Raises AdapterError for factors that do not fit each other."""
     kept: dict[str, Kept] = {}
     for module, (down, up) in pairs.factors.items():
         if not module.startswith(TEXT):
             continue
-        shapes = [entries[key].shape for key in (down, up)]
-        if len(shapes[0]) != 2 or len(shapes[1]) != 2 or shapes[0][0] != shapes[1][1]:
+        factors = [entries[key] for key in (down, up)]
+        shapes = [entry.shape for entry in factors]
+        if module in pairs.scales:
             raise AdapterError(
-                f"{path}: {down}: expected down [r, columns] and up [rows, r], got {list(shapes[0])} and "
-                f"{list(shapes[1])}; get the file again."
+                f"{path}: {pairs.scales[module][0]}: expected factors of a text encoder without scales of their own, got "
+                "quantised ones; save the LoRA in bfloat16 or float16."
+            )
+        floats = all(len(entry.shape) == 2 and entry.dtype in FLOATS for entry in factors)
+        if not floats or shapes[0][0] != shapes[1][1]:
+            got = " and ".join(f"{entry.dtype} {list(entry.shape)}" for entry in factors)
+            raise AdapterError(
+                f"{path}: {down}: expected floating point down [r, columns] and up [rows, r], got {got}; "
+                "get the file again."
             )
         kept |= {f"{module}.lora_A.weight": whole(down, entries[down])}
         kept |= {f"{module}.lora_B.weight": whole(up, entries[up])}
+        scaling = next(scalings[encoder] for encoder in (CLIP, T5) if module.startswith(encoder))
         kept |= _text_alpha(module, entries, pairs.alphas.get(module), scaling, shapes[0][0])
     return kept
 
@@ -66,7 +77,7 @@ def _text_alpha(
     module: str, entries: Mapping[str, Entry], key: str | None, scaling: Scaling, rank: int
 ) -> dict[str, Kept]:
     """Keep a layer's alpha, or write the one that only a configuration tells."""
-    scale = scaling.scale(module.partition(".transformer.")[2], rank) if key is None else 1.0
+    scale = scaling.scale(module.partition(".transformer.")[2], rank)
     if key is not None:
         return {f"{module}.alpha": whole(key, entries[key])}
     return {} if scale == 1.0 else {f"{module}.alpha": Kept("F32", (), (), struct.pack("<f", scale * rank))}
@@ -88,11 +99,13 @@ def find_extras(keys: tuple[str, ...]) -> Found:
 def _is_known(name: Name) -> bool:
     """Differences and values must be of whole layers, as ComfyUI has them; biases may be of Diffusers' parts."""
     if name.module.startswith(TEXT):
-        return name.role in (names.DIFF, names.DIFF_B)
-    if name.role == SET:
+        return name.role in (names.DIFF, names.DIFF_B, names.NORM, SET)
+    if name.role in (SET, names.NORM):
         return norm_place(name.module) is not None
     if name.role == BIAS:
         return place(name.module) is not None
+    if name.role == names.DIFF and norm_place(name.module) is not None:
+        return True
     return is_comfy(name.module) or (name.role == names.DIFF_B and place(name.module) is not None)
 
 
@@ -159,7 +172,9 @@ def _joined(
     if len({one.row for one in pieces}) < len(pieces) or any(one.shape == (rows,) for one in pieces[1:]):
         raise AdapterError(f"{path}: {key}: expected a layer's bias once, got {pieces[0].key} too; remove one of them.")
     kinds = {entries[one.key].dtype for one in pieces}
-    return Kept(kinds.pop() if len(kinds) == 1 else "F32", (rows,), pieces)
+    # A scaled bias is small beside its factors: it is never folded into few bits.
+    wide = len(kinds) > 1 or (any(one.scale != 1.0 for one in pieces) and not kinds & {"F64", "F32", "BF16"})
+    return Kept("F32" if wide else kinds.pop(), (rows,), pieces)
 
 
 def _reshaped(layers: Mapping[str, FusedLayer], kept: Mapping[str, Kept]) -> dict[str, Kept]:

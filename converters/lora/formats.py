@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from . import architectures
-from .layout import Geometry
+from .layout import DOUBLE, FLUX_1, SINGLE, Geometry
 
 
 class Format(NamedTuple):
@@ -20,6 +20,8 @@ class Format(NamedTuple):
 
 _OTHER = "this converter is for FLUX.1; load it with the model it was trained for"
 _NO_PAIRS = "it has no LoRA pairs that could be fused; extract a LoRA from it, or merge it into the model"
+_SOME_PAIRS = "some of its layers have LoRA pairs, these have none that could be fused; merge it into the model"
+_NODES = "it is no LoRA of the whole model; load it with the nodes that were made for it"
 _WEIGHTS = "give the LoRA, not the model"
 
 
@@ -27,6 +29,17 @@ def _other(pattern: str, name: str) -> Format:
     return Format(re.compile(pattern), name, _OTHER)
 
 
+# What acts on a part of the tokens alone, or beside the model's own layers.
+_ADAPTERS = tuple(
+    Format(re.compile(pattern), name, _NODES)
+    for pattern, name in (
+        (r".*processor\.(?:[qkv]|proj)_loras\.\d+\.", "an EasyControl adapter"),
+        (r".*(?:ip_adapter|image_proj\.|image_proj_model\.|to_[kv]_ip\b)", "an IP-Adapter"),
+        (r".*pulid_(?:ca|encoder)\b", "a PuLID adapter"),
+        (r".*(?:controlnet_(?:x_embedder|blocks|single_blocks|mode_embedder)|input_hint_block)\b", "a ControlNet"),
+        (r".*redux_(?:up|down)\.", "a FLUX.1 Redux adapter"),
+    )
+)
 # What is no LoRA, whatever the layers are called (the names of LyCORIS and PEFT).
 _NO_LORA = tuple(
     Format(re.compile(rf".*[._](?:{marks})"), f"{name}, which is no LoRA", _NO_PAIRS)
@@ -36,10 +49,21 @@ _NO_LORA = tuple(
         (r"(?:oft_(?:blocks|diag|[RrSs])|boft_[RrSs])", "an OFT adapter"),
         (r"(?:glora_[AB]|[ab][12]\.weight)", "a GLoRA adapter"),
         (r"lora_mid\.", "a LoCon adapter with a core (Tucker)"),
+        (r"(?:[qp]_layer\.|lambda_layer\b|base_[qp]\b)", "a T-LoRA adapter, whose rank changes with the step"),
         (r"vera_lambda_[bd]|randlora_", "a VeRA adapter"),
         (r"ia3_l", "an (IA)3 adapter"),
         (r"hra_u|boft_|waveft_|fourierft_|c3a_kernel|shira_", "a PEFT adapter of another kind"),
     )
+)
+# Numbers beside a factor, as bitsandbytes, GPTQ, quanto and torchao keep them; scaled float8 alone is plain arithmetic.
+_QUANTISED = Format(
+    re.compile(
+        r".*[._]lora(?:_A|_B|[._]down|[._]up)\.(?:.*\.)?(?:SCB|absmax|nested_absmax|quant_map|nested_quant_map"
+        r"|quant_state\..+|weight_format|qweight|qzeros|g_idx|scales?|zero_point|zeros?|_data|_scale|_shift|qdata"
+        r"|weight_scale_(?:inv|2)|input_scale|scale_input|output_scale|comfy_quant|weight_zero_point)$"
+    ),
+    "a quantised LoRA, whose factors have scales of their own",
+    "save it in bfloat16 or float16 with the program that quantised it",
 )
 # Layers of other models beside such as are named like FLUX.1's; the first row that fits names a file.
 _DESCENDANTS = (
@@ -96,8 +120,16 @@ def foreign_format(keys: Iterable[str], has_flux_layers: bool) -> Format | None:
     FLUX.1 are looked for.
     """
     keys = tuple(key for key in keys if len(key) < _LONGEST_KEY)
-    known = (*_NO_LORA, *_DESCENDANTS) if has_flux_layers else (*_NO_LORA, *_DESCENDANTS, *_OTHERS)
-    return next((row for row in known if any(map(row.pattern.match, keys))), None)
+    known = (_QUANTISED, *_ADAPTERS, *_NO_LORA, *_DESCENDANTS, *(() if has_flux_layers else _OTHERS))
+    found = next((row for row in known if any(map(row.pattern.match, keys))), None)
+    if found is None or found.advice != _NO_PAIRS or "lora_mid" in found.pattern.pattern:
+        return found
+    if not any(map(_PAIR.match, keys)):
+        return found
+    return found._replace(name=found.name.replace(", which is no LoRA", " beside LoRA pairs"), advice=_SOME_PAIRS)
+
+
+_PAIR = re.compile(r".*[._](?:lora_(?:A|B)\b|lora[._](?:down|up)\.)")
 
 
 def model_weights(keys: Iterable[str]) -> Format | None:
@@ -113,3 +145,46 @@ def architecture(geometry: Geometry, blocks: architectures.Blocks) -> tuple[Form
     name = verdict.foreign
     named = name if name.startswith("another") else f"{'an' if name[0] in 'AO' else 'a'} {name} LoRA"
     return Format(re.compile(""), named.replace("another model's", "another model's LoRA"), _OTHER), None
+
+
+# Entries of a header that name the base model, and the models whose LoRAs may look like FLUX.1's. Those of FLUX.1
+# itself, FLUX.1-Krea-dev too, are no news.
+_BASE = re.compile(r"(?:.*[._])?(?:architecture|base_?model(?:_.*)?|model_?(?:name|type|version|spec)|sd_model_name)", re.I)
+_BASE_IN_JSON = re.compile(r'base_model_name_or_path"\s*:\s*"([^"]{1,200})"')
+_FLUX_1 = re.compile(r"flux[ ._/-]*1", re.I)
+_NAMED = tuple(
+    (re.compile(pattern, re.I), name)
+    for pattern, name in (
+        (r"flux[ ._/-]*2[ ._/-]*klein[a-z ._/-]*4 ?b", "FLUX.2 klein 4B"),
+        (r"flux[ ._/-]*2[ ._/-]*klein[a-z ._/-]*9 ?b", "FLUX.2 klein 9B"),
+        (r"flux[ ._/-]*2[ ._/-]*klein", "FLUX.2 klein"),
+        (r"flux[ ._/-]*2", "FLUX.2"),
+        (r"krea[ ._/-]*(?:krea[ ._/-]*)?2", "Krea 2"),
+        (r"krea", "Krea"),
+    )
+)
+
+
+def named_by(metadata: Mapping[str, str]) -> str | None:
+    """Return the name of a model other than FLUX.1 that a header gives as the one it was trained for."""
+    told = [value[:200] for key, value in metadata.items() if len(key) < 100 and _BASE.fullmatch(key)]
+    told += [name for value in metadata.values() for name in _BASE_IN_JSON.findall(value[:100_000])]
+    other = [value for value in told if not _FLUX_1.search(value)]
+    if len(other) < len(told):
+        return None
+    return next((name for value in other for pattern, name in _NAMED if pattern.search(value)), None)
+
+
+def by_header(
+    name: str, foreign: Format | None, geometry: Geometry | None, blocks: architectures.Blocks, has_mlp: bool
+) -> Format | None:
+    """Call a file what its header calls it, unless its layers prove that they are FLUX.1's."""
+    if foreign is not None and foreign.advice != _OTHER:
+        return foreign
+    double, single = (max(blocks.get(kind, ()), default=-1) + 1 for kind in (DOUBLE, SINGLE))
+    row = next(row for row in architectures.ARCHITECTURES if row.name == "FLUX.2 klein 4B")  # the one as wide as FLUX.1
+    is_flux_1 = geometry is not None and geometry.hidden == FLUX_1.hidden
+    beyond = double > row.double or single > row.single or has_mlp if name.startswith("FLUX.2") else bool(single)
+    if foreign is None and is_flux_1 and beyond:
+        return None
+    return Format(re.compile(""), f"a {name} LoRA, as its header says", _OTHER)

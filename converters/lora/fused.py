@@ -13,7 +13,7 @@ from ..files.strict_json import parsed
 from . import names
 from .dialects import TEXT
 from .extras import find_extras, whole
-from .layout import place
+from .layout import FLUX_1, place
 from .original import matrix
 from .plan import BLOCKS_KEY, AdapterFile, Alpha, Block, FusedLayer
 from .recognise import Recognised
@@ -40,15 +40,17 @@ def converted_plan(
         for layer, keys in pairs.factors.items()
         if layer in found.places
     }
-    if found.geometry is None or not layers:
+    extras = find_extras(pairs.others)
+    kept = {key: whole(key, entries[key]) for key in (*_text_keys(pairs), *extras.named)}
+    if not kept and (found.geometry is None or not layers):
         raise AdapterError(
             f"{path}: expected factors of a FLUX.1 LoRA, got none of its size; is this a FLUX.1 adapter?"
         )
-    extras = find_extras(pairs.others)
-    kept = {key: whole(key, entries[key]) for key in (*_text_keys(pairs), *extras.named)}
     lost = [key for module, keys in pairs.factors.items() if not _is_placed(module, found) for key in keys]
+    lost += [key for keys in pairs.scales.values() for key in keys]
+    own = {module: alpha for module, alpha in alphas.items() if module in found.places}
     return AdapterFile(
-        path, True, metadata, found.geometry, layers, (*extras.rest, *lost), alphas, kept=dict(sorted(kept.items()))
+        path, True, metadata, found.geometry or FLUX_1, layers, (*extras.rest, *lost), own, kept=dict(sorted(kept.items()))
     )
 
 

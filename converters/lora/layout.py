@@ -109,8 +109,15 @@ NORMS: tuple[tuple[str, str], ...] = (
     (f"{SINGLE}attn.norm_k", "single_blocks.{i}.norm.key_norm"),
 )
 """Diffusers' norms and ComfyUI's: no LoRA adapts them, but a control LoRA sets their weights."""
-FUSED_ALREADY = ("attn.to_qkv", "attn.to_added_qkv", "attn.to_kv", "attn.to_added_kv", "attn.to_qkv_mlp_proj")
-"""Names of Diffusers' own fused layers (`fuse_qkv_projections`), whose rows a LoRA for them shares."""
+FUSED_ALREADY = (
+    ("double_blocks.{i}.img_attn.qkv", "attn.to_qkv", 0, 3),
+    ("double_blocks.{i}.img_attn.qkv", "attn.to_kv", 1, 3),
+    ("double_blocks.{i}.txt_attn.qkv", "attn.to_added_qkv", 0, 3),
+    ("double_blocks.{i}.txt_attn.qkv", "attn.to_added_kv", 1, 3),
+    ("single_blocks.{i}.linear1", "attn.to_qkv", 0, 3),
+    ("single_blocks.{i}.linear1", "attn.to_kv", 1, 3),
+)
+"""Diffusers' own fused layers (`fuse_qkv_projections`): ComfyUI's, theirs, and which of its parts are in it."""
 
 
 class Place(NamedTuple):
@@ -143,8 +150,14 @@ def _places() -> dict[tuple[str, str], Place]:
         for part in fused.parts:
             own = Place(fused, None, part, fused.block + part.name, first_row(fused, part))
             found |= {(fused.block, name): own for name in (part.name, *part.aliases)}
+            if len(fused.parts) > 1:  # as OneTrainer numbers them in its own (OMI) names
+                found[_below(f"{fused.name}.{fused.parts.index(part)}")] = own
         whole = Place(fused, None, Part(fused.name, height(fused)), fused.name)
         found[_below(fused.name)] = whole
+        for _, name, first, last in (row for row in FUSED_ALREADY if row[0] == fused.name):
+            rows, module = _sum(fused.parts[first:last]), fused.block + name
+            start = first_row(fused, fused.parts[first])
+            found[fused.block, name] = Place(fused, None, Part(name, rows), module, start)
     (linear1,) = (fused for fused in LAYOUT if fused.name == "single_blocks.{i}.linear1")
     found[_below(QKV_OF_LINEAR1)] = Place(linear1, None, Part(QKV_OF_LINEAR1, Size(3)), QKV_OF_LINEAR1)
     return found
@@ -192,9 +205,13 @@ def fused_place(layer: str) -> tuple[Fused, int | None] | None:
 
 
 def norm_place(module: str) -> str | None:
-    """Return ComfyUI's name of a norm, by Diffusers' or its own; None if there is none of that name."""
-    match = _DOTTED.fullmatch(module)
-    return None if match is None else _norms().get((match[1], match[3]), "").replace("{i}", match[2]) or None
+    """Return ComfyUI's name of a norm, by Diffusers' or its own, or one of underscores; None if there is none."""
+    for blocks, dot in ((_DOTTED, "."), (_UNDERSCORED, "_")):
+        match = blocks.fullmatch(module)
+        for (block, rest), own in _norms().items() if match else ():
+            if (block, rest.replace(".", dot)) == (match[1], match[3]):
+                return own.replace("{i}", match[2])
+    return None
 
 
 @cache
@@ -222,7 +239,7 @@ def owner(name: str) -> str | None:
 
 def _owned(block: str) -> tuple[str, ...]:
     norms = tuple(rest for above, rest in _norms() if above + ".{i}." == block)
-    return (*norms, *FUSED_ALREADY) if "transformer" in block else norms
+    return (*norms, "attn.to_qkv_mlp_proj") if "transformer" in block else norms
 
 
 _BELOW = re.compile(r"(?:\.|_(?:lora|dora|magnitude|weight|bias)|$)")

@@ -12,10 +12,15 @@ from typing import NamedTuple
 from ..errors import AdapterError
 
 DOWN, UP, ALPHA, DORA = "down", "up", "alpha", "dora"
-BIAS, DIFF_B, DIFF, SET, RESHAPE = "bias", "diff_b", "diff", "set_weight", "reshape_weight"
+DOWN_SCALE, UP_SCALE = "scale of down", "scale of up"
+BIAS, DIFF_B, DIFF, SET, RESHAPE, NORM = "bias", "diff_b", "diff", "set_weight", "reshape_weight", "w_norm"
 
 # PEFT may put the adapter's name between lora_A and weight; lora_B.bias is no factor.
+# scaled float8, as ComfyUI (scale_weight) and NVIDIA (weight_scale) name it, keeps one number beside a factor.
+_SCALED = r"(?:\.(?!weight_)[^.]+)??(?:\.weight)?\.(?:scale_weight|weight_scale)"
 _SUFFIXES = (
+    (re.compile(rf"[._]lora(?:_A|[._]down|_linear_layer\.down){_SCALED}"), DOWN_SCALE),
+    (re.compile(rf"[._]lora(?:_B|[._]up|_linear_layer\.up){_SCALED}"), UP_SCALE),
     (re.compile(r"\.lora_A(?:\.(?!weight|bias)[^.]+)?(?:\.weight)?"), DOWN),
     (re.compile(r"\.lora_B(?:\.(?!weight|bias)[^.]+)?(?:\.weight)?"), UP),
     (re.compile(r"\.lora[._]down\.weight"), DOWN),
@@ -36,9 +41,10 @@ _EXTRAS = (
     (re.compile(r"\.diff"), DIFF),
     (re.compile(r"(?:\.scale)?\.set_weight"), SET),
     (re.compile(r"\.reshape_weight"), RESHAPE),
+    (re.compile(r"\.w_norm"), NORM),
 )
 NORM_ENDS = (".weight", ".scale")
-_MARKS = (".lora", "_lora.", ".alpha", ".dora_", ".diff", ".scale.set_weight", ".set_weight", ".reshape_weight")
+_MARKS = (".lora", "_lora.", ".alpha", ".dora_", ".diff", ".scale.set_weight", ".set_weight", ".reshape_weight", ".w_norm")
 # torch.compile's and FSDP's stand anywhere in a name, the others before it, in any order and nesting.
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 _PREFIXES = ("base_model.model.", "model.", "transformer.", "diffusion_model.", "module.", "unet.")
@@ -101,6 +107,17 @@ def alpha_key(module: str) -> str:
     return f"transformer.{module}.alpha"
 
 
+def alpha_beside(down: str, module: str) -> str:
+    """Return the alpha's name of a layer beside the name of its down factor, spelled alike where that has one suffix."""
+    found = suffixed(down)
+    return f"{found.module}.alpha" if found else alpha_key(module)
+
+
+def fused_alpha(layer: str) -> str:
+    """Return the name of the alpha that the host's LoRA loaders take beside `fused_keys`."""
+    return f"diffusion_model.{layer}.alpha"
+
+
 def fused_keys(layer: str) -> tuple[str, str]:
     """Return the down and up names of a ComfyUI layer that the host's LoRA loaders take."""
     return f"diffusion_model.{layer}.lora_A.weight", f"diffusion_model.{layer}.lora_B.weight"
@@ -112,11 +129,20 @@ def fused_extra(layer: str, role: str) -> str:
 
 
 class Pairs(NamedTuple):
-    """The tensors of a file by layer: (down, up) keys, alpha keys, and the keys that belong to no LoRA pair."""
+    """The tensors of a file by layer: (down, up) keys, alpha keys, and the keys that belong to no LoRA pair.
+
+    `scales` are the keys of the numbers that scaled factors are multiplied by.
+    """
 
     factors: Mapping[str, tuple[str, str]]
     alphas: Mapping[str, str]
     others: tuple[str, ...]
+    scales: Mapping[str, tuple[str, ...]]
+
+    def keys_of(self, module: str) -> tuple[str, ...]:
+        """Return all keys of a layer that has factors."""
+        alpha = (self.alphas[module],) if module in self.alphas else ()
+        return (*self.factors[module], *alpha, *self.scales.get(module, ()))
 
 
 def pair_up(path: object, names: Mapping[str, Name | None]) -> Pairs:
@@ -132,10 +158,14 @@ def pair_up(path: object, names: Mapping[str, Name | None]) -> Pairs:
             raise AdapterError(
                 f"{path}: {key}: expected one {name.role} per layer, got {other} too; remove one of them."
             )
-    factors = {module: _factors(path, module, roles) for module, roles in found.items() if set(roles) != {ALPHA}}
+    factors = {module: _factors(path, module, roles) for module, roles in found.items() if {*roles} & {DOWN, UP}}
     alphas = {module: roles[ALPHA] for module, roles in found.items() if ALPHA in roles and module in factors}
-    lonely = [roles[ALPHA] for module, roles in found.items() if module not in factors]
-    return Pairs(factors, alphas, (*others, *lonely))
+    scales = {module: tuple(found[module][role] for role in _NUMBERS if role in found[module]) for module in factors}
+    lonely = [key for module, roles in found.items() if module not in factors for key in roles.values()]
+    return Pairs(factors, alphas, (*others, *lonely), {module: keys for module, keys in scales.items() if keys})
+
+
+_NUMBERS = (DOWN_SCALE, UP_SCALE)
 
 
 def _factors(path: object, module: str, roles: Mapping[str, str]) -> tuple[str, str]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..errors import AdapterError
 from ..files.header import DTYPE_BYTES, FLOATS, Entry
 from ..files.slab import Slab
 from . import names
-from .dialects import TEXT, bare
+from .dialects import T5, TEXT, bare
 from .extras import CHANNELS, IMG_IN, find_extras, flux_extras, text_layers
-from .layout import LAYOUT, SINGLE, Geometry, Part, Place, fused_place, height, owner
+from .layout import FLUX_1, LAYOUT, SINGLE, Geometry, Part, Place, fused_place, height, owner
 from .plan import AdapterFile, Alpha, Block, FusedLayer
-from .recognise import Recognised
-from .scales import Scaling
+from .recognise import Recognised, as_matrices
+from .scales import LARGEST, Scaling
+
+Scaler = Callable[[str, int], float]
+"""Tells the scale of a layer from its name and rank."""
 
 
 def original_plan(
@@ -22,27 +26,58 @@ def original_plan(
     metadata: Mapping[str, str],
     entries: Mapping[str, Entry],
     found: Recognised,
-    alphas: Mapping[str, Alpha],
-    scaling: tuple[Scaling, Scaling],
+    numbers: Mapping[str, Alpha],
+    scalings: Mapping[str, Scaling],
 ) -> AdapterFile:
-    """Plan an adapter; the scalings are the transformer's and the text encoders'.
+    """Plan an adapter; `numbers` are its alphas and scales of factors by key, the scalings are the transformer's, under "", and the text encoders' by the host's names.
 
     Raises AdapterError for what is not a FLUX.1 LoRA, and for a tensor of FLUX.1 that no LoRA of the host can hold.
     """
     _refuse_foreign(path, entries, found)
     pairs = names.pair_up(path, found.names)
+    shapes = {key: entry.shape for key, entry in entries.items()}
+    entries = as_matrices(entries, found.names)
+    _refuse_transposed(path, entries, pairs)
     geometry = _checked_geometry(path, entries, found, pairs)
-    layers = _layers(path, entries, found.places, pairs, geometry, scaling[0])
+    scaling = scalings[""]
+    scales = {module: tuple(numbers[key] for key in keys) for module, keys in pairs.scales.items()}
+    layers = _layers(path, entries, found.places, pairs, geometry, _scaler(path, scaling, scales))
     extras = find_extras(pairs.others)
-    kept = text_layers(path, entries, pairs, scaling[1])
-    kept |= flux_extras(path, entries, extras.named, layers, geometry, scaling[0])
+    kept = text_layers(path, entries, pairs, scalings)
+    kept |= flux_extras(path, entries, extras.named, layers, geometry, scaling)
     unplaced = [module for module in pairs.factors if module not in found.places and not module.startswith(TEXT)]
-    lost = [key for module in unplaced for key in (*pairs.factors[module], pairs.alphas.get(module)) if key]
+    lost = [key for module in unplaced for key in pairs.keys_of(module)]
     unused = (*extras.rest, *lost)
     _refuse_mutilation(path, unused)
-    own = {found.places[module].module: alpha for module, alpha in alphas.items() if module in found.places}
-    notes = (*((found.note,) if found.note else ()), *_wide(layers))
-    return AdapterFile(path, found.fused, metadata, geometry, layers, unused, own, scaling[0].source, kept, notes)
+    ones = {
+        found.places[module].module: tuple(max(0, len(shapes[key]) - 2) for key in keys)
+        for module, keys in pairs.factors.items()
+        if module in found.places and any(len(shapes[key]) > 2 for key in keys)
+    }
+    own = {found.places[m].module: numbers[key] for m, key in pairs.alphas.items() if m in found.places}
+    of_factors = {found.places[m].module: told for m, told in scales.items() if m in found.places}
+    notes = (*((found.note,) if found.note else ()), *_wide(layers), *(() if found.places else (_TEXT_ALONE,)))
+    question = scaling.question(
+        {module: entries[down].shape[0] for module, (down, _) in pairs.factors.items() if module in found.places}
+    )
+    return AdapterFile(
+        path, found.fused, metadata, geometry, layers, unused, own, scaling.source, kept, notes, of_factors, ones, question
+    )
+
+
+def _scaler(path: Path, scaling: Scaling, scales: Mapping[str, tuple[Alpha, ...]]) -> Scaler:
+    """Return what tells a layer's scale, that of scaled factors included."""
+
+    def scale(module: str, rank: int) -> float:
+        own = scales.get(module, ())
+        found = scaling.scale(module, rank) * math.prod(number.value for number in own)
+        if not abs(found) * rank <= LARGEST:
+            raise AdapterError(
+                f"{path}: {own[0].key}: expected scales that float32 can hold, got {found:g} in all; repair the scale."
+            )
+        return found
+
+    return scale
 
 
 def _wide(layers: Mapping[str, FusedLayer]) -> tuple[str, ...]:
@@ -50,16 +85,32 @@ def _wide(layers: Mapping[str, FusedLayer]) -> tuple[str, ...]:
     if layer is None or layer.columns <= CHANNELS:
         return ()
     return (
-        f"{IMG_IN} takes {layer.columns} columns, {CHANNELS} in FLUX.1; ComfyUI widens it where the LoRA is merged "
-        "(Load LoRA), not where it is bypassed",
+        f"{IMG_IN} takes {layer.columns} columns, {CHANNELS} in FLUX.1-dev; a model that has as many (FLUX.1 Fill: 384, "
+        "Canny and Depth: 128) loads it merged and bypassed; FLUX.1-dev only merged (Load LoRA), where ComfyUI widens it",
     )
+
+
+_TEXT_ALONE = "it adapts text encoders alone, which FLUX.1 shares with other models; load it with the model it is for"
+
+
+def _refuse_transposed(path: Path, entries: Mapping[str, Entry], pairs: names.Pairs) -> None:
+    """Raise AdapterError where most factors lie on their side: a rank is never larger than a layer's width."""
+    for number, want in ((0, "down [r, columns]"), (1, "up [rows, r]")):
+        keys = [keys[number] for keys in pairs.factors.values() if len(entries[keys[number]].shape) == 2]
+        tall = [key for key in keys if entries[key].shape[number] > entries[key].shape[1 - number]]
+        if 2 * len(tall) > len(keys):
+            got = list(entries[tall[0]].shape)
+            raise AdapterError(
+                f"{path}: {tall[0]}: expected {want}, got {got}, as if transposed; save the LoRA with its factors as "
+                "PEFT has them."
+            )
 
 
 def _refuse_foreign(path: Path, entries: Mapping[str, Entry], found: Recognised) -> None:
     """Raise AdapterError for a file of another architecture, or with nothing of FLUX.1 in it."""
     if found.foreign is not None:
         raise AdapterError(f"{path}: expected a FLUX.1 LoRA, got {found.foreign.name}; {found.foreign.advice}.")
-    if not found.places:
+    if not found.places and not any(name and name.module.startswith(T5) for name in found.names.values()):
         some = ", ".join(list(entries)[:5]) or "no tensor at all"
         raise AdapterError(
             f"{path}: expected LoRA layers of FLUX.1 such as transformer.transformer_blocks.0.attn.to_q, got {some}; "
@@ -79,13 +130,16 @@ def _refuse_mutilation(path: Path, unused: tuple[str, ...]) -> None:
 
 
 def _checked_geometry(path: Path, entries: Mapping[str, Entry], found: Recognised, pairs: names.Pairs) -> Geometry:
-    """Return the model's sizes.  Raises AdapterError if no matrix tells them."""
-    if found.geometry is not None:
-        return found.geometry
+    """Return the model's sizes; FLUX.1's for text encoders alone.  Raises AdapterError if no matrix tells them."""
+    if found.geometry is not None or not found.places:
+        return found.geometry or FLUX_1._replace(double=0, single=0)
     keys = next((pairs.factors[module] for module in found.places if module in pairs.factors), None)
     if keys is None:
         some = ", ".join(list(entries)[:5])
-        raise AdapterError(f"{path}: expected LoRA pairs for layers of FLUX.1, got none ({some}); get the file again.")
+        raise AdapterError(
+            f"{path}: expected LoRA pairs for layers of FLUX.1, got none ({some}); it is an adapter of another kind, so "
+            "merge it into the model with the program that made it."
+        )
     got = f"{entries[keys[0]].dtype} {list(entries[keys[0]].shape)}"
     raise AdapterError(f"{path}: {keys[0]}: expected a matrix [r, hidden size], got {got}; is this a FLUX.1 adapter?")
 
@@ -96,7 +150,7 @@ def _layers(
     places: Mapping[str, Place],
     pairs: names.Pairs,
     geometry: Geometry,
-    scaling: Scaling,
+    scale_of: Scaler,
 ) -> dict[str, FusedLayer]:
     placed: dict[str, list[Block]] = {}
     for module, found in places.items():
@@ -104,7 +158,11 @@ def _layers(
             continue
         down, up = (matrix(path, entries, key) for key in pairs.factors[module])
         _check_shapes(path, found, down, up, geometry)
-        scale = scaling.scale(module, down.rows)
+        scale = scale_of(module, down.rows)
+        if module in pairs.scales and not {down.dtype, up.dtype} & {"F8_E4M3", "F8_E5M2"}:
+            raise AdapterError(
+                f"{path}: {pairs.scales[module][0]}: expected it beside float8, got {down.dtype}; is this a FLUX.1 adapter?"
+            )
         row = found.row.of(geometry)
         block = Block(found.module, row, up.rows, down.rows, scale, down, _in_order(up, found.part))
         placed.setdefault(found.layer, []).append(block)
@@ -114,6 +172,11 @@ def _layers(
 def matrix(path: Path, entries: Mapping[str, Entry], key: str) -> Slab:
     """Return a factor's place in the file.  Raises AdapterError if it is no floating point matrix."""
     entry = entries[key]
+    if entry.dtype in ("I8", "U8"):
+        raise AdapterError(
+            f"{path}: {key}: expected a floating point matrix, got {entry.dtype} {list(entry.shape)}; the LoRA is "
+            "quantised, so save it in bfloat16 or float16."
+        )
     if len(entry.shape) != 2 or entry.dtype not in FLOATS:
         got = f"{entry.dtype} {list(entry.shape)}"
         raise AdapterError(f"{path}: {key}: expected a floating point matrix, got {got}; is this a FLUX.1 adapter?")

@@ -13,6 +13,8 @@ from .layout import Geometry
 BLOCKS_KEY = "omnix_blocks"
 TASK_KEY = "omnix_task"
 STREAM_KEY = "omnix_stream"
+HEADER_ALPHA_KEY = "omnix_header_alpha"
+"""Metadata: whether a plain alpha of the source's header was applied or ignored, where that was asked."""
 
 
 class Block(NamedTuple):
@@ -93,6 +95,12 @@ class AdapterFile(NamedTuple):
     """What else becomes of it, by the names that ComfyUI's loaders take: text encoders, biases, norms, wider shapes."""
     notes: tuple[str, ...] = ()
     """What whoever uses it should know, a sentence each."""
+    factor_scales: Mapping[str, tuple[Alpha, ...]] = MappingProxyType({})
+    """What a layer's scaled factors are multiplied by, where they are: it is in its block's scale."""
+    ones: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+    """How many axes of length 1 a layer's down and up factor have behind their two, as of a convolution."""
+    question: str = ""
+    """What only the user can decide before it is converted: whether an alpha counts that loaders read differently."""
 
     @property
     def converted(self) -> bool:

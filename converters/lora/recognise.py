@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from ..files.header import Entry
 from . import dialects
 from .dialects import Dialect
-from .formats import Format, architecture, foreign_format, model_weights
+from .formats import Format, architecture, by_header, foreign_format, model_weights, named_by
 from .layout import DOUBLE, MLP, SINGLE, Geometry, Place, Size, place
-from .names import ALPHA, DOWN, UP, Name
+from .names import ALPHA, DIFF, DOWN, UP, Name
+from .plan import BLOCKS_KEY
 
 
 class Recognised(NamedTuple):
@@ -31,18 +33,52 @@ class Recognised(NamedTuple):
         return bool(self.places) and all(found.module == found.layer for found in self.places.values())
 
 
-def recognised(entries: Mapping[str, Entry]) -> Recognised:
-    """Tell what each key of a file is.  The shapes are read, no data."""
+def recognised(entries: Mapping[str, Entry], metadata: Mapping[str, str] = MappingProxyType({})) -> Recognised:
+    """Tell what each key of a file is, and whose.  The shapes are read, no data."""
     names = {key: dialects.parse(key) for key in entries}
-    modules = dict.fromkeys(name.module for name in names.values() if name)
+    entries = as_matrices(entries, names)
+    whole = {key: extra for key, name in names.items() if name is None and (extra := _whole(key))}
+    modules = dict.fromkeys(name.module for name in (*names.values(), *whole.values()) if name)
     places = {module: found for module in modules if (found := place(module))}
-    geometry = voted(_sizes(entries, names, places), ((found.fused.block, found.number) for found in places.values()))
-    foreign, note = foreign_format(entries, bool(places)), None
+    sizes = _sizes(entries, names, places) or _whole_sizes(entries, whole, places)
+    geometry = voted(sizes, ((found.fused.block, found.number) for found in places.values()))
+    has_t5 = any(name and name.module.startswith(dialects.T5) for name in names.values())
+    foreign, note = foreign_format(entries, bool(places) or has_t5), None
     if foreign is None and geometry is not None:
         foreign, note = architecture(geometry, _blocks(places.values()))
     if foreign is None and not any(name and name.role != ALPHA for name in names.values()):
         foreign = model_weights(entries)
+    if BLOCKS_KEY not in metadata and (named := named_by(metadata)):
+        foreign = by_header(named, foreign, geometry, _blocks(places.values()), any(size.mlp for size, _ in sizes))
     return Recognised(names, places, geometry, dialects.dialect_of(entries), foreign, note)
+
+
+def as_matrices(entries: Mapping[str, Entry], names: Mapping[str, Name | None]) -> dict[str, Entry]:
+    """Return the entries, those of factors without the axes of length 1 that a convolution of 1 x 1 has behind two."""
+    return {
+        key: entry._replace(shape=entry.shape[:2])
+        if len(entry.shape) > 2 and set(entry.shape[2:]) == {1} and (name := names.get(key)) and name.role in (DOWN, UP)
+        else entry
+        for key, entry in entries.items()
+    }
+
+
+def _whole(key: str) -> Name | None:
+    """Tell the layer whose weight as a whole a tensor changes; None if it is no such tensor."""
+    name = dialects.parse_extra(key)
+    return name if name and name.role == DIFF and dialects.is_comfy(name.module) else None
+
+
+def _whole_sizes(
+    entries: Mapping[str, Entry], whole: Mapping[str, Name], places: Mapping[str, Place]
+) -> list[tuple[Size, int]]:
+    """List the (size in the table, size in the file) of differences of whole layers, of a file without factors."""
+    sizes = []
+    for key, name in whole.items():
+        fused, shape = places[name.module], entries[key].shape
+        told = (fused.part.rows, fused.fused.columns)
+        sizes += [(size, number) for size, number in zip(told, shape) if size is not None and len(shape) == 2]
+    return sizes
 
 
 def _blocks(places: Iterable[Place]) -> dict[str, frozenset[int]]:

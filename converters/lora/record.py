@@ -23,7 +23,7 @@ from . import names
 from .dialects import parse
 from .layout import place
 from .plan import AdapterFile, Alpha, Block, Kept
-from .scales import HEADER_KEY
+from .scales import FLAT, HEADER_KEY
 
 SOURCE_KEY = "omnix_source"
 EXACT_KEY = "omnix_exact"
@@ -31,13 +31,20 @@ EXACT_KEY = "omnix_exact"
 
 
 class SourceLayer(NamedTuple):
-    """How the source spelled one layer: its names, its dtypes (None: as they are now), its scale, its alpha tensor."""
+    """How the source spelled one layer: its names, its dtypes (None: as they are now), its alpha tensor.
+
+    `scale` is what multiplied its up factor, `lift` what multiplied its down factor.
+    """
 
     down: str
     up: str
     dtypes: tuple[str, str] | None = None
     scale: float = 1.0
     alpha: tuple[str, str, tuple[int, ...], bytes] | None = None
+    lift: float = 1.0
+    factor_scales: tuple[tuple[str, str, tuple[int, ...], bytes], ...] = ()
+    ones: tuple[int, int] = (0, 0)
+    """How many axes of length 1 its down and up factor have behind their two."""
 
 
 class SourceTensor(NamedTuple):
@@ -56,31 +63,42 @@ class Record(NamedTuple):
 
     layers: Mapping[str, SourceLayer]
     kept: Mapping[str, tuple[SourceTensor, ...]] = MappingProxyType({})
+    exact: bool = True
 
     def of(self, part: str) -> SourceLayer:
         """Return how the source spelled a layer."""
         return self.layers.get(part) or SourceLayer(*names.original_keys(part))
 
 
-def write_record(adapter: AdapterFile) -> str:
-    """Describe an original adapter's tensors as JSON."""
+def write_record(adapter: AdapterFile, scales: Mapping[str, float], lifts: Mapping[str, float]) -> str:
+    """Describe an original adapter's tensors as JSON; by part, what multiplies its up factor and its down factor."""
     blocks = {block.part: block for fused in adapter.layers.values() for block in fused.blocks}
     alphas = {part: _alpha_of(adapter, part, block) for part, block in blocks.items()}
+    factor_scales = {part: adapter.factor_scales.get(part, ()) for part in blocks}
     tables: dict[str, Mapping[str, Any]] = {
         "names": {
             part: [_short(block.down.key, part), _short(block.up[0].key, part)] for part, block in blocks.items()
         },
         "dtypes": {part: [block.down.dtype, block.up[0].dtype] for part, block in blocks.items()},
-        "scales": {part: block.scale for part, block in blocks.items()},
+        "scales": scales,
         "alphas": {
-            part: alpha and [_short(alpha.key, part), alpha.dtype, list(alpha.shape), alpha.data.hex()]
-            for part, alpha in alphas.items()
+            part: alpha and _written(alpha, part) for part, alpha in alphas.items()
         },
     }
+    if any(lift != 1.0 for lift in lifts.values()):
+        tables["lifts"] = lifts
+    if any(factor_scales.values()):
+        tables["factors"] = {part: [_written(own, part) for own in told] for part, told in factor_scales.items()}
+    if adapter.ones:
+        tables["ones"] = {part: list(adapter.ones.get(part, (0, 0))) for part in blocks}
     shared = {name: _shared(table) for name, table in tables.items()}
     kept = {name: _kept_tensors(tensor) for name, tensor in adapter.kept.items() if tensor.pieces}
     own = {**shared, "kept": kept} if kept else shared
     return json.dumps(own, separators=(",", ":"), ensure_ascii=False)
+
+
+def _written(number: Alpha, part: str) -> list[Any]:
+    return [_short(number.key, part), number.dtype, list(number.shape), number.data.hex()]
 
 
 def _kept_tensors(tensor: Kept) -> list[list[Any]]:
@@ -92,9 +110,10 @@ def _kept_tensors(tensor: Kept) -> list[list[Any]]:
 
 def _alpha_of(adapter: AdapterFile, part: str, block: Block) -> Alpha | None:
     """Return a layer's alpha tensor; one that says the same where only a file beside the source told its scale."""
-    if part in adapter.alphas or block.scale == 1.0 or adapter.scaling == HEADER_KEY:
+    scale = block.scale / (math.prod(number.value for number in adapter.factor_scales.get(part, ())) or 1.0)
+    if part in adapter.alphas or scale == 1.0 or adapter.scaling in (HEADER_KEY, FLAT, ""):
         return adapter.alphas.get(part)
-    value = block.scale * block.rank
+    value = scale * block.rank
     return Alpha(names.alpha_key(part), "F64", (), struct.pack("<d", value), value)
 
 
@@ -106,7 +125,7 @@ def _shared(table: Mapping[str, Any]) -> dict[str, Any]:
     """Say once what most layers share."""
     written = {part: json.dumps(value) for part, value in table.items()}
     counted = Counter(written.values())
-    common = max(counted, key=counted.__getitem__)
+    common = max(counted, key=counted.__getitem__, default="null")  # text encoders alone have no layers
     return {"*": json.loads(common)} | {part: table[part] for part, text in written.items() if text != common}
 
 
@@ -118,7 +137,8 @@ def read_record(path: Path, metadata: Mapping[str, str], parts: list[str]) -> Re
     try:
         tables = parsed(metadata[SOURCE_KEY])
         layers = {part: _source_layer(tables, part, exact) for part in parts}
-        return Record(layers, {name: _source_tensors(rows, exact) for name, rows in tables.get("kept", {}).items()})
+        kept = {name: _source_tensors(rows, exact) for name, rows in tables.get("kept", {}).items()}
+        return Record(layers, kept, exact)
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError) as error:
         raise AdapterError(
             f"{path}: {SOURCE_KEY}: expected the source's names, dtypes and alphas, got {error!r}; "
@@ -131,12 +151,34 @@ def _source_layer(tables: Mapping[str, Any], part: str, exact: bool) -> SourceLa
         return tables[table].get(part, tables[table]["*"])
 
     down, up = (_long(name, part, role) for name, role in zip(told("names"), (names.DOWN, names.UP), strict=True))
+    ones = tuple(told("ones")) if "ones" in tables else (0, 0)
+    if len(ones) != 2 or not all(type(number) is int and 0 <= number <= _MOST_ONES for number in ones):
+        raise ValueError(f"{ones} axes of length 1 for {part}")
     if not exact:
-        return SourceLayer(down, up)
+        return SourceLayer(down, up, ones=(ones[0], ones[1]))
     dtypes, scale, alpha = told("dtypes"), float(told("scales")), told("alphas")
-    if len(dtypes) != 2 or not set(dtypes) <= set(FLOATS) or not math.isfinite(scale) or scale == 0:
-        raise ValueError(f"{dtypes}, {scale} for {part}")
-    return SourceLayer(down, up, (dtypes[0], dtypes[1]), scale, None if alpha is None else _alpha(alpha, part))
+    lift = float(told("lifts")) if "lifts" in tables else 1.0
+    if len(dtypes) != 2 or not set(dtypes) <= set(FLOATS) or not all(map(_is_factor, (scale, lift))):
+        raise ValueError(f"{dtypes}, {scale}, {lift} for {part}")
+    own = told("factors") if "factors" in tables else []
+    roles = (names.DOWN_SCALE, names.UP_SCALE)
+    return SourceLayer(
+        down,
+        up,
+        (dtypes[0], dtypes[1]),
+        scale,
+        None if alpha is None else _alpha(alpha, part, names.ALPHA),
+        lift,
+        tuple(_alpha(fields, part, *roles) for fields in own),
+        (ones[0], ones[1]),
+    )
+
+
+_MOST_ONES = 8
+
+
+def _is_factor(number: float) -> bool:
+    return math.isfinite(number) and number != 0
 
 
 def _source_tensors(rows: list[Any], exact: bool) -> tuple[SourceTensor, ...]:
@@ -145,25 +187,26 @@ def _source_tensors(rows: list[Any], exact: bool) -> tuple[SourceTensor, ...]:
         lengths = (*shape, row)
         if not isinstance(key, str) or not all(type(length) is int and 0 <= length < 1 << 40 for length in lengths):
             raise ValueError(f"{shape} from row {row} for {key}")
-        if dtype not in DTYPE_BYTES or not isinstance(swapped, bool) or not math.isfinite(scale) or scale == 0:
+        scale = float(scale) if exact else 1.0
+        if dtype not in DTYPE_BYTES or not isinstance(swapped, bool) or not _is_factor(scale):
             raise ValueError(f"{dtype}, {scale} for {key}")
-        found.append(SourceTensor(key, tuple(shape), row, dtype, float(scale) if exact else 1.0, swapped))
+        found.append(SourceTensor(key, tuple(shape), row, dtype, scale, swapped))
     return tuple(found)
 
 
-def _alpha(fields: list[Any], part: str) -> tuple[str, str, tuple[int, ...], bytes]:
+def _alpha(fields: list[Any], part: str, *roles: str) -> tuple[str, str, tuple[int, ...], bytes]:
     name, dtype, shape, text = fields
     data = bytes.fromhex(text)
     if len(data) != DTYPE_BYTES[dtype] or not all(type(length) is int and length == 1 for length in shape):
         raise ValueError(f"an alpha of {len(data)} bytes")
-    return _long(name, part, names.ALPHA), dtype, tuple(shape), data
+    return _long(name, part, *roles), dtype, tuple(shape), data
 
 
-def _long(short: str, part: str, role: str) -> str:
+def _long(short: str, part: str, *roles: str) -> str:
     """Return the name of a part's tensor.  Raises ValueError for a name that is not the part's."""
     name = short.replace("{}", part, 1).replace("{_}", part.replace(".", "_"), 1)
     found = parse(name)
     where = place(found.module) if found else None
-    if found is None or where is None or (found.role, where.module) != (role, part):
-        raise ValueError(f"{name} for the {role} of {part}")
+    if found is None or where is None or found.role not in roles or where.module != part:
+        raise ValueError(f"{name} for the {roles[0]} of {part}")
     return name

@@ -2,7 +2,8 @@
 
 alpha comes from the `{layer}.alpha` tensor, from the JSON that Diffusers keeps in the safetensors header under
 `lora_adapter_metadata`, or from PEFT's adapter_config.json beside the file, if that is this file's. Where two of them
-say something else, nobody can know who is right.
+say something else, nobody can know who is right. One alpha as a plain entry of the header (`lora_alpha`) is ignored by
+ComfyUI up to 0.30 and applied by newer loaders: it counts only if the user says so.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from .names import without_prefix
 from .settings import are_quick, check_settings, targets
 
 HEADER_KEY = "lora_adapter_metadata"
+FLAT_KEYS = ("lora_alpha", "network_alpha", "alpha")
+"""Keys of a header, alone or behind a component's name, under which trainers put one alpha for all layers."""
 NEIGHBOUR = "adapter_config.json"
 _NEIGHBOUR_OF = "adapter_model"
 _LONGEST = 4_000_000
@@ -53,25 +56,82 @@ class Scaling(NamedTuple):
     path: Path | str
     alphas: Mapping[str, float]
     claims: tuple[Claim, ...] = ()
+    flat: Claim | None = None
+    """The one alpha that is a plain entry of the header."""
+    applies_flat: bool = False
 
     @property
     def source(self) -> str:
-        """Where the first configuration stands: `lora_adapter_metadata`, `adapter_config.json`, or nowhere."""
-        return self.claims[0].source if self.claims else ""
+        """Where the first configuration stands: `lora_adapter_metadata`, `adapter_config.json`, FLAT, or nowhere."""
+        return self.claims[0].source if self.claims else FLAT if self.flat and self.applies_flat else ""
 
     def scale(self, module: str, rank: int) -> float:
         """Return the scale of a layer; 1 where nothing is said, and for rank 0.  Raises AdapterError if two differ."""
         if rank == 0:
             return 1.0
-        told = [("its alpha tensor", self.alphas[module] / rank)] if module in self.alphas else []
-        told += [(claim.source, scale) for claim in self.claims if (scale := claim.scale(module, rank)) is not None]
+        told = self._told(module, rank)
+        if not told and self.flat and self.applies_flat:
+            told = [(self.flat.source, self.flat.scale(module, rank) or 0.0)]
         for source, other in told[1:]:
             if not math.isclose(other, told[0][1], rel_tol=_AGREE):
                 raise AdapterError(
                     f"{self.path}: {module}: expected one scale, got {told[0][1]:g} from {told[0][0]} and {other:g} "
                     f"from {source}; remove the one that is wrong."
                 )
+        if told and not abs(told[0][1]) * rank <= LARGEST:
+            raise AdapterError(
+                f"{self.path}: {module}: expected an alpha that float32 can hold, got {told[0][1] * rank:g} from "
+                f"{told[0][0]}; repair the alpha."
+            )
         return told[0][1] if told else 1.0
+
+    def _told(self, module: str, rank: int) -> list[tuple[str, float]]:
+        told = [("its alpha tensor", self.alphas[module] / rank)] if module in self.alphas else []
+        return told + [(c.source, scale) for c in self.claims if (scale := c.scale(module, rank)) is not None]
+
+    def question(self, ranks: Mapping[str, int]) -> str:
+        """Return what to ask where the header's plain alpha would change a layer that nothing else tells of; or ""."""
+        if self.flat is None or self.applies_flat:
+            return ""
+        scales = [self.flat.scale(m, r) for m, r in ranks.items() if r and not self._told(m, r)]
+        other = next((scale for scale in scales if scale is not None and scale != 1.0), None)
+        if other is None:
+            return ""
+        return (
+            f"{self.flat.source}: expected the scale in alpha tensors, got alpha {self.flat.config['lora_alpha']:g} in "
+            f"the header (scale {other:g}), which ComfyUI ignores and newer loaders apply; use --header-alpha apply or "
+            "--header-alpha ignore"
+        )
+
+
+FLAT = "the header's plain alpha"
+APPLY, IGNORE = "apply", "ignore"
+LARGEST = 2.0**128 * (1 - 2.0**-24)
+"""float32's largest number."""
+
+
+def flat_claim(metadata: Mapping[str, str]) -> Claim | None:
+    """Return the alpha for all layers that is a plain entry of the header, if there is one."""
+    for key, text in metadata.items():
+        component, _, name = key.rpartition(".")
+        if name in FLAT_KEYS and component in ("", "transformer"):
+            try:
+                value = float(text)
+            except ValueError:
+                continue
+            if math.isfinite(value):
+                rooted = metadata.get("use_rslora", "").lower() in ("true", "1")
+                return Claim(key, {"lora_alpha": value, "use_rslora": rooted})
+    return None
+
+
+def tells_scale(key: str, value: str) -> bool:
+    """Tell whether an entry of a header's metadata says how strongly the factors act."""
+    return (
+        key == HEADER_KEY
+        or key.rpartition(".")[2] in FLAT_KEYS
+        or ('lora_alpha"' in value and value.lstrip()[:1] == "{")
+    )
 
 
 _AGREE = 2**-8
@@ -137,8 +197,9 @@ def header_scaling(
     component: str = "transformer",
 ) -> Scaling:
     """Collect what the metadata of a file or state dict says about the alphas of a component.  Raises AdapterError."""
+    flat = flat_claim(metadata) if component == "transformer" else None
     if HEADER_KEY not in metadata:
-        return Scaling(path, alphas)
+        return Scaling(path, alphas, flat=flat)
     config = _parsed(path, HEADER_KEY, metadata[HEADER_KEY])
     own = {}
     for key, value in config.items():
@@ -147,7 +208,7 @@ def header_scaling(
             own[key] = value
         elif named == component:
             own[setting] = value
-    return Scaling(path, alphas, (Claim(HEADER_KEY, _checked(path, HEADER_KEY, own, adapted.keys)),))
+    return Scaling(path, alphas, (Claim(HEADER_KEY, _checked(path, HEADER_KEY, own, adapted.keys)),), flat)
 
 
 def _parsed(path: Path | str, key: str, text: str | bytes) -> dict[str, Any]:

@@ -77,14 +77,17 @@ def expected_deltas(
 
 
 def fused_deltas(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Multiply the factors of a fused state dict in float64, by layer."""
+    """Multiply the factors of a fused state dict in float64, by layer, with the alpha that float8 has beside them."""
     ends = (".lora_A.weight", ".lora_B.weight")
     layers = {key.removesuffix(ends[0]) for key in state if key.endswith(ends[0])}
-    assert set(state) == {layer + end for layer in layers for end in ends}
-    return {
-        layer.removeprefix("diffusion_model."): state[layer + ends[1]].double() @ state[layer + ends[0]].double()
-        for layer in layers
-    }
+    alphas = {layer: state[f"{layer}.alpha"] for layer in layers if f"{layer}.alpha" in state}
+    assert set(state) == {layer + end for layer in layers for end in ends} | {f"{layer}.alpha" for layer in alphas}
+    deltas = {}
+    for layer in layers:
+        down, up = (state[layer + end].double() for end in ends)
+        scale = float(alphas[layer]) / len(down) if layer in alphas else 1.0
+        deltas[layer.removeprefix("diffusion_model.")] = scale * (up @ down)
+    return deltas
 
 
 BLOCKED = ("torch", "numpy", "safetensors", "comfy", "einops")

@@ -123,7 +123,7 @@ def test_dora_in_any_spelling(end: str, prefix: str, tmp_path: Path) -> None:
 def test_fused_projections_are_never_left_out(tmp_path: Path) -> None:
     state = adapter() | pair("transformer.transformer_blocks.0.attn.to_qkv", 16, 48)
     with pytest.raises(
-        AdapterError, match=r"attn\.to_qkv\.lora_A\.weight: expected only plain LoRA pairs for attn\.to_qkv"
+        AdapterError, match=r"attn\.to_qkv\.lora_A\.weight: expected double_blocks\.0\.img_attn\.qkv adapted once"
     ):
         convert(write(tmp_path / "a.safetensors", state), tmp_path / "b.safetensors", allow_unused=True)
 

@@ -172,7 +172,7 @@ SHAPES = {
     "up of another height": ({UP: (24, 4)}, rf"{UP}: expected up \[8, 4\], got \[24, 4\]"),
     "up of another rank": ({UP: (8, 5)}, rf"{UP}: expected up \[8, 4\], got \[8, 5\]"),
     "a vector": ({UP: (8,)}, rf"{UP}: expected a floating point matrix, got BF16 \[8\]"),
-    "a convolution": ({KEY: (4, 8, 1, 1)}, rf"{KEY}: expected a floating point matrix, got BF16 \[4, 8, 1, 1\]"),
+    "a convolution": ({KEY: (4, 8, 3, 1)}, rf"{KEY}: expected a floating point matrix, got BF16 \[4, 8, 3, 1\]"),
     "a number": ({KEY: ()}, rf"{KEY}: expected a floating point matrix, got BF16 \[\]"),
     "nothing": ({KEY: (0, 0), UP: (0, 0)}, rf"{KEY}: expected down \[r, 8\], got \[0, 0\]"),
 }

@@ -94,6 +94,12 @@ def expected(drawn: Drawn, layer: str) -> torch.Tensor:
     return torch.cat(rows)
 
 
+def unfolded(drawn: Drawn, layer: str) -> torch.Tensor:
+    """Return a layer's delta in float64, its scales never rounded."""
+    wide = {name: tensor.double() for name, tensor in drawn.state.items()}
+    return expected(Drawn(wide, drawn.parts), layer)
+
+
 def folded(up: torch.Tensor, scale: float) -> torch.Tensor:
     """Fold a scale as the design says: in float32 (float64 of a float64), rounded once to the dtype."""
     if scale == 1.0:
@@ -110,17 +116,22 @@ def test_fused_delta_is_the_concatenated_deltas(drawn: Drawn) -> None:
         convert(source, Path(folder) / "b.safetensors")
         result = load_file(Path(folder) / "b.safetensors")
         found = verify(source, Path(folder) / "b.safetensors")
-    assert {layer.layer for layer in found} == {name.split(".", 1)[1].split(".lora")[0] for name in result}
+    factors = [name for name in result if not name.endswith(".alpha")]
+    assert {layer.layer for layer in found} == {name.split(".", 1)[1].split(".lora")[0] for name in factors}
     mixed = {layer for layer in LAYERS if len({drawn.parts[p][2] for p in LAYERS[layer] if p in drawn.parts}) > 1}
     for layer in (layer for layer in LAYERS if f"diffusion_model.{layer}.lora_A.weight" in result):
         down, up = (result[f"diffusion_model.{layer}.lora_{letter}.weight"].double() for letter in "AB")
-        want = expected(drawn, layer)
+        want, alpha = expected(drawn, layer), result.get(f"diffusion_model.{layer}.alpha")
+        few = any(drawn.parts[part][2].startswith("F8") for part in LAYERS[layer] if part in drawn.parts)
         if layer in mixed:  # folded in a wider dtype, so rounded less
             assert torch.linalg.vector_norm(up @ down - want) <= 0.2 * torch.linalg.vector_norm(want)
+        elif alpha is not None or few:  # too few bits to fold into: beside the factors, or in a wider dtype
+            want, scale = unfolded(drawn, layer), 1.0 if alpha is None else float(alpha) / len(down)
+            assert torch.linalg.vector_norm(scale * (up @ down) - want) <= 2**-8 * torch.linalg.vector_norm(want)
         else:
             torch.testing.assert_close(up @ down, want, rtol=1e-12, atol=1e-12)
     adapted = {layer for layer, parts in LAYERS.items() if set(parts) & set(drawn.parts)}
-    assert {name.split(".", 1)[1].split(".lora")[0] for name in result} == adapted
+    assert {name.split(".", 1)[1].split(".lora")[0] for name in factors} == adapted
 
 
 @given(adapters())
@@ -133,7 +144,7 @@ def test_state_dicts_and_files_agree(drawn: Drawn) -> None:
     assert set(result) == set(converted)
     for name, tensor in result.items():
         assert tensor.dtype == converted[name].dtype and tensor.shape == converted[name].shape
-        assert tensor.contiguous().view(torch.uint8).equal(converted[name].contiguous().view(torch.uint8))
+        assert tensor.flatten().view(torch.uint8).equal(converted[name].flatten().view(torch.uint8))
     if metadata["omnix_exact"] == "1":
         back = split_state_dict(converted, metadata).state
         assert set(back) == set(drawn.state)

@@ -236,6 +236,34 @@ def test_convert_node(host_folders: Path) -> None:
             nodes.OmniXConvertAdapter.execute(source, escape)
 
 
+FLAGGED = {
+    "unused": ({"other.lora_A.weight": torch.ones(2, 8), "other.lora_B.weight": torch.ones(8, 2)}, {}, "leave them out"),
+    "plain alpha": ({}, {"lora_alpha": "64"}, "lets you say what it means"),
+    "converted": (None, {}, "already converted; put it under ComfyUI's loras folder"),
+}
+
+
+@pytest.mark.parametrize("name", FLAGGED)
+def test_the_converting_node_advises_nothing_that_it_lacks(name: str, host_folders: Path) -> None:
+    extra, header, words = FLAGGED[name]
+    source = host_folders / "models" / "loras" / "a.safetensors"
+    tiny.save({**tiny.adapter(), **(extra or {})}, source, header)
+    if extra is None:
+        source = source.rename(source.with_name("b.safetensors"))
+        comfyui_omnix.converters.convert(source, source.with_name("a.safetensors"))
+    with pytest.raises(ValueError, match=words) as caught:
+        nodes.OmniXConvertAdapter.execute("a.safetensors", "new")
+    assert "--" not in str(caught.value)
+
+
+def test_the_converting_node_gives_the_commands_report(host_folders: Path) -> None:
+    loras = host_folders / "models" / "loras"
+    tiny.save(tiny.adapter(alpha=3.0, dtype=torch.bfloat16), loras / "a.safetensors")
+    (text,) = nodes.OmniXConvertAdapter.execute("a.safetensors", "b").ui["text"]
+    assert text.startswith("a.safetensors -> b.safetensors: 10 layers, 0 pairs moved, 18 computed, rank 8")
+    assert ", rounded" in text and "\nnote: no known model has layers 256 wide" in text and "--" not in text
+
+
 @pytest.mark.parametrize("sharded", [False, True])
 def test_diffusers_snapshot(host_folders: Path, sharded: bool) -> None:
     case = make_case(host_folders / "adapters")

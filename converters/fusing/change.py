@@ -1,0 +1,75 @@
+"""The arithmetic that may be due between a factor and what is written of it, and the dtypes that hold the result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from types import ModuleType
+from typing import NamedTuple
+
+from ..errors import AdapterError
+from ..files.header import FLOATS
+from ..files.slab import Slab
+
+
+class Change(NamedTuple):
+    """Arithmetic that is due: multiply by `scale` (divide, if `inverse`) in float32 and round once to `dtype`."""
+
+    dtype: str
+    scale: float
+    inverse: bool = False
+
+
+def change_due(slabs: Sequence[Slab], dtype: str, scale: float, inverse: bool = False) -> Change | None:
+    """Return the arithmetic between matrices and what is written of them; None where bytes are moved."""
+    if scale == 1.0 and all(slab.dtype == dtype for slab in slabs):
+        return None
+    return Change(dtype, scale, inverse)
+
+
+ROUNDING = {"F64": 2**-53, "F32": 2**-24, "F16": 2**-11, "BF16": 2**-8, "F8_E4M3": 2**-4, "F8_E5M2": 2**-3}
+"""By how much a number is off, at most and relative to itself, that is rounded once."""
+_BY_WIDTH = ("F64", "F32", "BF16", "F16", "F8_E4M3", "F8_E5M2")
+
+
+def common_dtype(slabs: Iterable[Slab]) -> str:
+    """Return the narrowest dtype that holds the values of all the matrices exactly."""
+    kinds = {slab.dtype for slab in slabs}
+    if kinds >= {"F16", "BF16"}:
+        kinds.add("F32")
+    if kinds >= {"F8_E4M3", "F8_E5M2"}:
+        kinds.add("F16")
+    return next(name for name in _BY_WIDTH if name in kinds)
+
+
+_ALIASES = {
+    **{"float64": "F64", "double": "F64", "fp64": "F64"},
+    **{"float32": "F32", "float": "F32", "fp32": "F32"},
+    **{"float16": "F16", "half": "F16", "fp16": "F16"},
+    **{"bfloat16": "BF16"},
+    **{"float8_e4m3fn": "F8_E4M3", "fp8_e4m3fn": "F8_E4M3", "fp8_e4m3": "F8_E4M3", "float8_e4m3": "F8_E4M3"},
+    **{"float8_e5m2": "F8_E5M2", "fp8_e5m2": "F8_E5M2"},
+}
+
+
+def dtype_of(name: object) -> str:
+    """Return safetensors' name of a floating point dtype by torch's (or torch's dtype itself), a short one or its own.
+
+    Raises ValueError.
+    """
+    plain = str(name).removeprefix("torch.")
+    found = _ALIASES.get(plain.lower(), plain.upper())
+    if found not in FLOATS:
+        raise ValueError(f"Expected a dtype of {', '.join(FLOATS)}, got {plain!r}.")
+    return found
+
+
+def load_arithmetic(where: str) -> ModuleType:
+    """Import what needs torch, for the tensor `where`.  Raises AdapterError if there is none."""
+    try:
+        from . import arithmetic
+    except ImportError as error:
+        raise AdapterError(
+            f"{where}: expected torch for the arithmetic of a scale or dtype, got {error}; "
+            "install torch, or run this in ComfyUI's Python."
+        ) from error
+    return arithmetic
