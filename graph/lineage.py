@@ -14,13 +14,19 @@ from typing import Any, NamedTuple
 
 from comfy_api.latest import io
 
+from ..omnix import semantics
 from ..omnix.tasks import TASKS
 
 HIDDEN = (io.Hidden.prompt, io.Hidden.unique_id)
 """What a node that calls `check_map` or `check_inputs` must be given by the host, which adds to the list it gets."""
 
 # Target of a task -> the node that reads its map. The other targets are pictures as they are.
-READERS = {"depth": "OmniX Depth", "normal": "OmniX Normal", "pbr": "OmniX Roughness and Metallic"}
+READERS = {
+    "depth": "OmniX Depth",
+    "normal": "OmniX Normal",
+    "pbr": "OmniX Roughness and Metallic",
+    "semantic": "OmniX Semantic",
+}
 
 # Nodes of the host that leave a picture what it is -> the input that they take it from.
 _SAME_MAP = {
@@ -41,7 +47,7 @@ _PLAIN = (
 )
 """What is sampled with a model of these loaders, past these nodes alone, is a picture and not a map."""
 
-PANORAMA, GENERATED, VIEW, MASK = "panorama", "generated", "depth view", "mask"
+PANORAMA, GENERATED, VIEW, MASK, LEGEND = "panorama", "generated", "depth view", "mask", "legend"
 _MAPS = ("depth", "normal", "albedo", "roughness", "metallic", "semantic")
 
 # (node, output) of ours -> what it shows.
@@ -55,6 +61,8 @@ _MADE = {
     ("OmniXPlaceOnPanorama", 0): PANORAMA,
     ("OmniXPlaceOnPanorama", 1): MASK,
     ("OmniXLoadPanorama", 1): MASK,
+    **{("OmniXSemantic", slot): MASK for slot in range(len(semantics.NAMES))},
+    ("OmniXSemantic", len(semantics.NAMES)): LEGEND,
 }
 _TARGETS = {"filled_rgb": PANORAMA}
 """What the targets of tasks show, where it is not called as they are."""
@@ -65,7 +73,8 @@ _WORDS = {
     PANORAMA: "a panorama as it is",
     GENERATED: "a picture that was sampled without OmniX adapters",
     VIEW: "a coloured view of depth",
-    MASK: "the mask of what is unseen",
+    MASK: "a mask of a part of the picture",
+    LEGEND: "a legend",
     "pbr": "the undivided picture of rgb_to_pbr",
 }
 _WAYS_OUT = {

@@ -15,7 +15,12 @@ from comfyui_omnix.lab.bench import soak
 from comfyui_omnix.lab.host.server import ROOT, GraphError, Server
 from comfyui_omnix.omnix.tasks import TASKS
 
-NODES = {"depth": maps.OmniXDepth, "normal": maps.OmniXNormal, "pbr": maps.OmniXMaterial}
+NODES = {
+    "depth": maps.OmniXDepth,
+    "normal": maps.OmniXNormal,
+    "pbr": maps.OmniXMaterial,
+    "semantic": maps.OmniXSemantic,
+}
 MAP_NODE = {target: node.__name__ for target, node in NODES.items()}
 
 
@@ -226,7 +231,7 @@ def test_a_coloured_view_is_for_eyes_only() -> None:
     words = said("OmniXPanoramaViewer", made(), normal=["view", 0])
     assert words is not None and "coloured view" in words
     words = said("OmniXScene", made(), depth=["photo", 1])
-    assert words is not None and "connects the mask of what is unseen to it" in words
+    assert words is not None and "connects a mask of a part of the picture to it" in words
 
 
 def test_the_shipped_workflows_pass() -> None:
