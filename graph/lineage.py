@@ -40,14 +40,15 @@ _SAME_MAP = {
     "MaskToImage": "mask",
 }
 _ADAPTERS = "OmniXLoadAdapters"
-_BASES = ("UNETLoader", "CheckpointLoaderSimple", "UnetLoaderGGUF", "OmniXLoadDiffusersFlux")
+_BASES = ("UNETLoader", "CheckpointLoaderSimple", "UnetLoaderGGUF", "UnetLoaderGGUFAdvanced", "OmniXLoadDiffusersFlux")
 _PLAIN = (
     *("KSampler", "KSamplerAdvanced", "SamplerCustom", "SamplerCustomAdvanced", "BasicGuider", "CFGGuider"),
     *("ModelSamplingFlux", "OmniXFlowShift", "TorchCompileModel", "LatentFromBatch"),
 )
 """What is sampled with a model of these loaders, past these nodes alone, is a picture and not a map."""
 
-PANORAMA, GENERATED, VIEW, MASK, LEGEND = "panorama", "generated", "depth view", "mask", "legend"
+PANORAMA, GENERATED, EMPTY = "panorama", "generated", "empty"
+VIEW, MASK, LEGEND = "depth view", "mask", "legend"
 _MAPS = ("depth", "normal", "albedo", "roughness", "metallic", "semantic")
 
 # (node, output) of ours -> what it shows.
@@ -72,6 +73,7 @@ _ALSO = {PANORAMA: (GENERATED,)}
 _WORDS = {
     PANORAMA: "a panorama as it is",
     GENERATED: "a picture that was sampled without OmniX adapters",
+    EMPTY: "an empty latent that was not sampled",
     VIEW: "a coloured view of depth",
     MASK: "a mask of a part of the picture",
     LEGEND: "a legend",
@@ -80,6 +82,7 @@ _WORDS = {
 _WAYS_OUT = {
     PANORAMA: "is a box bypassed? Turn it on, or disconnect it; use Load Image for a map of {name} from a file",
     GENERATED: "put Apply OmniX Adapters before the sampler",
+    EMPTY: "is the sampler bypassed? Turn it on",
     VIEW: "connect the depth output of OmniX Depth",
     "pbr": "put OmniX Roughness and Metallic in between",
 }
@@ -107,7 +110,7 @@ def check_map(node: type[io.ComfyNode], target: str) -> None:
             f"{READERS[target]} reads the picture of {tasks}, this one was made by {task}; {way_out}, or choose "
             "another task in Load OmniX Adapters."
         )
-    if task is None and (shows := shown(prompt, unique_id, "image")) in (PANORAMA, GENERATED):
+    if task is None and (shows := shown(prompt, unique_id, "image")) in (PANORAMA, GENERATED, EMPTY):
         raise _refusal(READERS[target], "image", target, shows)
 
 
@@ -162,6 +165,8 @@ def _of_way(prompt: Prompt, way: Sequence[str]) -> str | None:
     kinds = [_kind(prompt, node) for node in way]
     if kinds[-1] == "VAEEncode":  # the sampler is bypassed
         return shown(prompt, way[-1], "pixels")
+    if re.fullmatch("Empty.*Latent.*", kinds[-1]):
+        return EMPTY
     if kinds[-1] in _BASES:
         return GENERATED if all(kind in _PLAIN for kind in kinds[:-1]) else None
     task = _inputs(prompt, way[-1]).get("task") if kinds[-1] == _ADAPTERS else None
@@ -171,12 +176,12 @@ def _of_way(prompt: Prompt, way: Sequence[str]) -> str | None:
 
 
 def _named(file: Any) -> str | None:
-    """Return what a file of Load Panorama shows, by the words of its name: a map, or else a panorama."""
+    """Return what a file of Load Panorama shows, by its name: the map that it names, or else a panorama."""
     if not isinstance(file, str):
         return None
-    words = re.findall("[a-z]+", PurePath(file).stem.lower())
-    named = next((name for name in _MAPS if name in words), PANORAMA)
-    return VIEW if named == "depth" and "view" in words else named
+    stem = PurePath(file).stem.lower()
+    named = next((name for name in _MAPS if name in stem), PANORAMA)
+    return VIEW if "depth_view" in stem else named
 
 
 def task_of_picture(prompt: Prompt, node: str, name: str) -> str | None:
