@@ -12,7 +12,14 @@ from .graph.conditioning import OmniXEncodePrompt, OmniXLoadConditioning, OmniXP
 from .graph.files import CONDITIONING_FOLDER, remember_posted_graphs
 from .graph.images import OmniXCameraRays, OmniXDecodePanorama, OmniXPlaceOnPanorama
 from .graph.loaders import OmniXConvertAdapter, OmniXLoadAdapters, OmniXLoadDiffusersFlux
-from .graph.maps import OmniXDepth, OmniXMaterial, OmniXMogeGeometry, OmniXNormal, OmniXPackORM
+from .graph.maps import (
+    OmniXDepth,
+    OmniXMaterial,
+    OmniXMogeGeometry,
+    OmniXNormal,
+    OmniXPackORM,
+    OmniXSemantic,
+)
 from .graph.measuring import OmniXCompareMaps
 from .graph.model import OmniXApplyAdapters, OmniXFlowShift
 from .graph.older import OmniXOlderGraph, register_replacements
@@ -36,6 +43,7 @@ NODES: list[type[io.ComfyNode]] = [
     OmniXDepth,
     OmniXNormal,
     OmniXMaterial,
+    OmniXSemantic,
     OmniXPackORM,
     OmniXMogeGeometry,
     OmniXScene,

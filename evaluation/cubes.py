@@ -14,6 +14,8 @@ Pixels without a depth have no steps (the authors' maps have none). A width that
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from .pictures import Array
@@ -31,7 +33,14 @@ _UP, _DOWN = 4, 5
 
 def seams(depth: Array) -> dict[str, float]:
     """Return the three figures of a depth [H, W], NaN where they are not defined."""
-    steps, edges = _steps(_stretched(depth), faces(*depth.shape)) if depth.shape[1] % 4 == 0 else (np.empty(0),) * 2
+    one, other, edges = _pairs(*depth.shape)
+    known = depth[np.isfinite(depth)]
+    if not known.size:
+        return dict.fromkeys(FIGURES, np.nan)
+    low, high = np.percentile(known, PERCENTILES).astype(np.float64)
+    here, there = (np.clip((depth.flat[at] - low) / max(high - low, 1e-8), 0, 1) for at in (one, other))
+    both = np.isfinite(here) & np.isfinite(there)
+    steps, edges = np.abs(here - there)[both], edges[both]
     if not steps.size:
         return dict.fromkeys(FIGURES, np.nan)
     each = [steps[edges == edge] for edge in np.unique(edges)]
@@ -41,6 +50,22 @@ def seams(depth: Array) -> dict[str, float]:
         np.mean([(found > STEP).mean() > SHARE for found in each]),
     )
     return dict(zip(FIGURES, map(float, shares)))
+
+
+@functools.lru_cache(maxsize=4)
+def _pairs(height: int, width: int) -> tuple[Array, Array, Array]:
+    """Return the neighbours on two faces as numbers of pixels [N] and [N], and which edge [N] each pair is at."""
+    if width % 4:
+        return (np.empty(0, dtype=np.intp),) * 3
+    face, number = faces(height, width), np.arange(height * width).reshape(height, width)
+    sides = ((np.roll(face, -1, axis=1), np.roll(number, -1, axis=1)), (face[1:], number[1:]))
+    found = []
+    for there, other in sides:
+        here, one = face[: len(there)], number[: len(there)]
+        apart = here != there
+        edge = np.minimum(here, there) * FACES + np.maximum(here, there)
+        found.append((one[apart], other[apart], edge[apart]))
+    return tuple(np.concatenate(part) for part in zip(*found))  # type: ignore[return-value]
 
 
 def faces(height: int, width: int) -> Array:
@@ -54,23 +79,3 @@ def faces(height: int, width: int) -> Array:
     last = np.rint(height / 2 - np.arctan(np.cos(longitude)) * height / np.pi)
     above = np.arange(height)[:, None] < np.roll(np.tile(last, 4), 3 * (width // 8))
     return np.where(above[::-1], _DOWN, np.where(above, _UP, around))
-
-
-def _stretched(depth: Array) -> Array:
-    known = depth[np.isfinite(depth)].astype(np.float64)
-    low, high = np.percentile(known, PERCENTILES) if known.size else (0.0, 1.0)
-    return np.clip((depth - low) / max(high - low, 1e-8), 0, 1)
-
-
-def _steps(depth: Array, face: Array) -> tuple[Array, Array]:
-    """Return the steps [N] between neighbours on two faces, and which edge [N] each is at."""
-    pairs = [
-        ((depth, face), (np.roll(depth, -1, axis=1), np.roll(face, -1, axis=1))),
-        ((depth[:-1], face[:-1]), (depth[1:], face[1:])),
-    ]
-    steps, edges = [], []
-    for (one, here), (other, there) in pairs:
-        apart = (here != there) & np.isfinite(one) & np.isfinite(other)
-        steps.append(np.abs(one - other)[apart])
-        edges.append((np.minimum(here, there) * FACES + np.maximum(here, there))[apart])
-    return np.concatenate(steps), np.concatenate(edges)

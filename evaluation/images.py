@@ -7,6 +7,7 @@ import numpy as np
 from . import layout, report, semantic, views
 from .compare import compare
 from .errors import MapError
+from .nothing import FAR_PLANE, without_far_plane
 from .pictures import Array
 from .summary import summary
 
@@ -22,23 +23,35 @@ def compare_images(kind: str, prediction: Array, truth: Array, alignment: str) -
     if len(truth) not in (1, len(prediction)):
         raise MapError(f"{len(prediction)} predictions have {len(truth)} truths; connect as many, or one for all.")
     ours, true = ([as_map(picture, kind) for picture in batch] for batch in (prediction, truth))
+    notes: list[str] = []
+    if kind == "depth":
+        true, far = zip(*(_without_far_plane(one) for one in true))
+        notes = [FAR_PLANE] if any(far) else []
     if kind == "semantic":
         known = np.unique(np.concatenate([semantic.distinct(labels) for labels in true]))
         ours = [semantic.nearest(one, known) if semantic.is_painted(one, known) else one for one in ours]
-    pairs = list(zip(ours, true * len(ours) if len(true) == 1 else true))
+    pairs = list(zip(ours, [*true] * len(ours) if len(true) == 1 else true))
     found = [compare(kind, *pair) for pair in pairs]
-    doubts = dict.fromkeys(f"Careful: {doubt}." for comparison in found for doubt in comparison.doubts)
+    said = [*notes, *(doubt for comparison in found for doubt in comparison.doubts)]
+    doubts = dict.fromkeys(f"Careful: {doubt}." for doubt in said)
     words = "\n".join([report.text(summary({kind: found})), *doubts])
     drawn = np.stack([views.error(kind, *pair, alignment) for pair in pairs])
     return drawn.astype(np.float32), f"{words}\n{views.legend(kind)}"
 
 
+def _without_far_plane(depth: Array) -> tuple[Array, int]:
+    """Look for a far plane beyond 1 alone: below, a picture may be of 8 bits, where many pixels share a value."""
+    return without_far_plane(depth) if np.nanmax(depth, initial=0) > 1 else (depth, 0)
+
+
 def as_map(picture: Array, kind: str) -> Array:
     """Return what a decoded picture [H, W, >=3] holds, as `layout.read` would, semantic maps as codes.
 
-    depth is the mean of the channels, 0 = none; normals are 2 x - 1.
+    depth is the mean of the channels (where nothing is there: see `nothing`); normals are 2 x - 1.
     """
     colours = picture[..., :3].astype(np.float32)
+    if kind == "depth":
+        colours = np.where(np.isposinf(colours), np.float32(0), colours)
     if not np.isfinite(colours).all():
         raise MapError(f"The {kind} picture holds NaN or infinity; look where it is made.")
     if kind == "semantic":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from .compare import error_picture, fitted
-from .errors import MapError
 from .metrics import KINDS
 from .pictures import Array
 
@@ -43,7 +42,7 @@ def views(kind: str, prediction: Array, truth: Array) -> tuple[Array, Array]:
 def _depths(prediction: Array, truth: Array) -> tuple[Array, Array]:
     valid = KINDS["depth"].valid(prediction, truth)
     if not valid.any():
-        raise MapError("no pixel has a depth on both sides.")
+        return _coloured(np.full_like(prediction, np.nan)), _coloured(np.full_like(truth, np.nan))
     near, far = np.percentile(truth[valid], (2, 98))
     span = far - near or 1.0
     ours = fitted(SHOWN_ALIGNMENT, prediction[valid], truth[valid])(prediction)

@@ -14,13 +14,19 @@ from typing import Any, NamedTuple
 
 from comfy_api.latest import io
 
+from ..omnix import semantics
 from ..omnix.tasks import TASKS
 
 HIDDEN = (io.Hidden.prompt, io.Hidden.unique_id)
 """What a node that calls `check_map` or `check_inputs` must be given by the host, which adds to the list it gets."""
 
 # Target of a task -> the node that reads its map. The other targets are pictures as they are.
-READERS = {"depth": "OmniX Depth", "normal": "OmniX Normal", "pbr": "OmniX Roughness and Metallic"}
+READERS = {
+    "depth": "OmniX Depth",
+    "normal": "OmniX Normal",
+    "pbr": "OmniX Roughness and Metallic",
+    "semantic": "OmniX Semantic",
+}
 
 # Nodes of the host that leave a picture what it is -> the input that they take it from.
 _SAME_MAP = {
@@ -34,14 +40,15 @@ _SAME_MAP = {
     "MaskToImage": "mask",
 }
 _ADAPTERS = "OmniXLoadAdapters"
-_BASES = ("UNETLoader", "CheckpointLoaderSimple", "UnetLoaderGGUF", "OmniXLoadDiffusersFlux")
+_BASES = ("UNETLoader", "CheckpointLoaderSimple", "UnetLoaderGGUF", "UnetLoaderGGUFAdvanced", "OmniXLoadDiffusersFlux")
 _PLAIN = (
     *("KSampler", "KSamplerAdvanced", "SamplerCustom", "SamplerCustomAdvanced", "BasicGuider", "CFGGuider"),
     *("ModelSamplingFlux", "OmniXFlowShift", "TorchCompileModel", "LatentFromBatch"),
 )
 """What is sampled with a model of these loaders, past these nodes alone, is a picture and not a map."""
 
-PANORAMA, GENERATED, VIEW, MASK = "panorama", "generated", "depth view", "mask"
+PANORAMA, GENERATED, EMPTY = "panorama", "generated", "empty"
+VIEW, MASK, LEGEND = "depth view", "mask", "legend"
 _MAPS = ("depth", "normal", "albedo", "roughness", "metallic", "semantic")
 
 # (node, output) of ours -> what it shows.
@@ -55,6 +62,8 @@ _MADE = {
     ("OmniXPlaceOnPanorama", 0): PANORAMA,
     ("OmniXPlaceOnPanorama", 1): MASK,
     ("OmniXLoadPanorama", 1): MASK,
+    **{("OmniXSemantic", slot): MASK for slot in range(len(semantics.NAMES))},
+    ("OmniXSemantic", len(semantics.NAMES)): LEGEND,
 }
 _TARGETS = {"filled_rgb": PANORAMA}
 """What the targets of tasks show, where it is not called as they are."""
@@ -64,13 +73,16 @@ _ALSO = {PANORAMA: (GENERATED,)}
 _WORDS = {
     PANORAMA: "a panorama as it is",
     GENERATED: "a picture that was sampled without OmniX adapters",
+    EMPTY: "an empty latent that was not sampled",
     VIEW: "a coloured view of depth",
-    MASK: "the mask of what is unseen",
+    MASK: "a mask of a part of the picture",
+    LEGEND: "a legend",
     "pbr": "the undivided picture of rgb_to_pbr",
 }
 _WAYS_OUT = {
     PANORAMA: "is a box bypassed? Turn it on, or disconnect it; use Load Image for a map of {name} from a file",
     GENERATED: "put Apply OmniX Adapters before the sampler",
+    EMPTY: "is the sampler bypassed? Turn it on",
     VIEW: "connect the depth output of OmniX Depth",
     "pbr": "put OmniX Roughness and Metallic in between",
 }
@@ -98,7 +110,7 @@ def check_map(node: type[io.ComfyNode], target: str) -> None:
             f"{READERS[target]} reads the picture of {tasks}, this one was made by {task}; {way_out}, or choose "
             "another task in Load OmniX Adapters."
         )
-    if task is None and (shows := shown(prompt, unique_id, "image")) in (PANORAMA, GENERATED):
+    if task is None and (shows := shown(prompt, unique_id, "image")) in (PANORAMA, GENERATED, EMPTY):
         raise _refusal(READERS[target], "image", target, shows)
 
 
@@ -153,6 +165,8 @@ def _of_way(prompt: Prompt, way: Sequence[str]) -> str | None:
     kinds = [_kind(prompt, node) for node in way]
     if kinds[-1] == "VAEEncode":  # the sampler is bypassed
         return shown(prompt, way[-1], "pixels")
+    if re.fullmatch("Empty.*Latent.*", kinds[-1]):
+        return EMPTY
     if kinds[-1] in _BASES:
         return GENERATED if all(kind in _PLAIN for kind in kinds[:-1]) else None
     task = _inputs(prompt, way[-1]).get("task") if kinds[-1] == _ADAPTERS else None
@@ -162,12 +176,12 @@ def _of_way(prompt: Prompt, way: Sequence[str]) -> str | None:
 
 
 def _named(file: Any) -> str | None:
-    """Return what a file of Load Panorama shows, by the words of its name: a map, or else a panorama."""
+    """Return what a file of Load Panorama shows, by its name: the map that it names, or else a panorama."""
     if not isinstance(file, str):
         return None
-    words = re.findall("[a-z]+", PurePath(file).stem.lower())
-    named = next((name for name in _MAPS if name in words), PANORAMA)
-    return VIEW if named == "depth" and "view" in words else named
+    stem = PurePath(file).stem.lower()
+    named = next((name for name in _MAPS if name in stem), PANORAMA)
+    return VIEW if "depth_view" in stem else named
 
 
 def task_of_picture(prompt: Prompt, node: str, name: str) -> str | None:

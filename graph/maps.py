@@ -6,10 +6,21 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..omnix import maps
+from ..evaluation.nyu40 import CLASSES
+from ..omnix import maps, semantics
 from .lineage import HIDDEN, check_inputs, check_map
 
 MogeGeometry = io.Custom("MOGE_GEOMETRY")
+SEMANTIC = {
+    "floor": "Floors, seen in both of the maps that the colours were read from.",
+    "wall": "Walls, seen in both maps.",
+    "ceiling": "Ceilings, seen in both maps.",
+    "curtain": "Curtains, seen in one map.",
+    "door": "Doors, seen in one map.",
+    "window": "Windows, seen in one map.",
+    "unclear": "Everything whose colour is near none of these: furniture, edges.",
+}
+"""Name of a mask -> what it holds, in the order of `semantics.NAMES`."""
 
 
 class OmniXDepth(io.ComfyNode):
@@ -114,6 +125,46 @@ class OmniXMaterial(io.ComfyNode):
     def execute(cls, image: Any) -> io.NodeOutput:
         check_map(cls, "pbr")
         return io.NodeOutput(*maps.material(image))
+
+
+class OmniXSemantic(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OmniXSemantic",
+            display_name="OmniX Semantic",
+            category="OmniX/maps",
+            description="Masks of floor, wall, ceiling, curtain, door and window from a decoded semantic panorama, by "
+            "the nearest known colour. Furniture is unclear: its colours are not known.",
+            search_aliases=["omnix", "segmentation", "mask", "floor", "wall", "window", "NYU40", "legend"],
+            hidden=[*HIDDEN],
+            inputs=[
+                io.Image.Input("image", tooltip="The decoded target of rgb_to_semantic."),
+                io.Float.Input(
+                    "tolerance",
+                    default=float(semantics.TOLERANCE),
+                    min=0.0,
+                    max=442.0,
+                    step=1.0,
+                    optional=True,
+                    tooltip="A pixel is unclear if its colour is farther than this from every known colour, in levels "
+                    "of 8 bits.",
+                ),
+            ],
+            outputs=[
+                *(io.Mask.Output(display_name=name, tooltip=text) for name, text in SEMANTIC.items()),
+                io.Image.Output(
+                    display_name="legend", tooltip="The map, its classes, and the colour and share of each name."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image: Any, tolerance: float = semantics.TOLERANCE) -> io.NodeOutput:
+        check_map(cls, "semantic")
+        colours = {name: colour for name, colour in CLASSES if name in semantics.EVIDENCE}
+        masks = semantics.classes(image, colours, tolerance)
+        return io.NodeOutput(*masks.values(), semantics.legend(image, masks, colours))
 
 
 class OmniXPackORM(io.ComfyNode):

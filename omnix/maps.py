@@ -34,7 +34,7 @@ class Material(NamedTuple):
 
 def depth(image: Tensor) -> Depth:
     """Return the mean of the colour channels of a decoded depth picture [B, H, W, C]: relative distance, unscaled."""
-    _check_image(image, 1, "depth")
+    check_image(image, 1, "depth")
     return _as_depth(reduce(image[..., :3].float(), "b h w c -> b h w", "mean"))
 
 
@@ -72,7 +72,7 @@ def normal(image: Tensor, directx: bool = False) -> Tensor:
     to point down (DirectX, Unreal) where OpenGL, Blender, Unity and glTF expect it to point up; nothing else changes.
     Where the picture is mid-grey there is no direction: the normal stays zero (0.5 in each channel).
     """
-    _check_image(image, 3, "normal")
+    check_image(image, 3, "normal")
     vectors = unit_normals(image)
     if directx:
         vectors = vectors * vectors.new_tensor([1.0, -1.0, 1.0])
@@ -88,7 +88,7 @@ def unit_normals(image: Tensor) -> Tensor:
 
 def material(image: Tensor) -> Material:
     """Return roughness (channel 0) and metallic (channel 1) of a decoded PBR picture [B, H, W, >=2], unchanged."""
-    _check_image(image, 2, "roughness and metallic")
+    check_image(image, 2, "roughness and metallic")
     roughness, metallic = (repeat(image[..., channel].float(), "b h w -> b h w c", c=3) for channel in (0, 1))
     return Material(roughness, metallic)
 
@@ -122,7 +122,7 @@ def moge_geometry(values: Tensor, image: Tensor) -> dict[str, Tensor]:
             f"The panorama is {_size(image)} but its depth is {_size(values)}; use the panorama that the depth was "
             "made from, resized to the depth's size."
         )
-    _check_image(image, 3, "the colours of a mesh")
+    check_image(image, 3, "the colours of a mesh")
     distance = values.float().cpu()
     mask = torch.isfinite(distance) & (distance > 0)
     distance = torch.where(mask, distance, torch.inf)
@@ -147,7 +147,7 @@ def _check_map(values: Tensor) -> None:
         raise ValueError(f"OmniX needs depth values [batch, height, width], got {list(values.shape)}.")
 
 
-def _check_image(image: Tensor, channels: int, name: str) -> None:
+def check_image(image: Tensor, channels: int, name: str) -> None:
     if image.ndim != 4 or image.shape[-1] < channels or min(image.shape) < 1:
         raise ValueError(
             f"OmniX reads {name} from an image [batch, height, width, {channels} or more channels], "

@@ -51,6 +51,7 @@ from .checks import (
     check_place,
     check_seam,
     check_whole,
+    doubt_of_cfg,
     each_cond,
     note_on,
     references,
@@ -111,7 +112,7 @@ def attach(
     patched.set_additional_models(KEY, [loaded.patcher])
     wrappers = {
         WrappersMP.DIFFUSION_MODEL: run_streams(adapters, strengths, seam),
-        WrappersMP.SAMPLER_SAMPLE: sample_widened(seam, partial(overseen, seam)),
+        WrappersMP.SAMPLER_SAMPLE: sample_widened(seam, partial(overseen, seam, adapters.task)),
         WrappersMP.OUTER_SAMPLE: sample_in_stages(seam, as_result),
         WrappersMP.PREDICT_NOISE: predict_between_steps,
         WrappersMP.PREPARE_SAMPLING: prepare_widened(seam),
@@ -216,8 +217,10 @@ def as_result(latent: Tensor) -> Tensor:
 
 
 @contextmanager
-def overseen(seam: int, guider: Any, run: Run) -> Iterator[None]:
-    """While a run lasts, raise ValueError if FLUX runs without the streams; warn of a flow shift for another size."""
+def overseen(seam: int, task: Task, guider: Any, run: Run) -> Iterator[None]:
+    """While a run lasts, raise ValueError if FLUX runs without the streams; warn of another size's shift and of cfg."""
+    if words := doubt_of_cfg(task, getattr(guider, "cfg", 1.0)):
+        tell(words)
     tell_of_shift(guider.inner_model.model_sampling, run, seam)
     flux = flux_of(guider.model_patcher)
     blame = blaming(partial(_places, flux, guider.model_options.get("transformer_options", {})), _OWN)

@@ -24,6 +24,8 @@ class Task:
 
     name: str
     streams: tuple[str, ...]
+    perceives: bool = True
+    """Whether the target shows what the conditions show, as a map; else it is a new picture."""
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -36,7 +38,7 @@ class Task:
         return self.streams[-1]
 
 
-TASKS = {name: Task(name, tuple(streams)) for name, streams in STREAMS.items()}
+TASKS = {name: Task(name, tuple(streams), name != "image_to_pano") for name, streams in STREAMS.items()}
 """The tasks of OmniX. Others are told by the headers of their adapters' files."""
 
 HEADER_KEY = "omnix_streams"

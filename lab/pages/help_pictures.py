@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -87,6 +87,7 @@ def of_the_sample() -> dict[str, dict[str, Tensor]]:
             "DirectX": maps.normal(shown["normal"], directx=True),
         },
         "OmniXMaterial": {name: shown[of] for name, of in MATERIAL.items()},
+        "OmniXSemantic": {"legend": legend(room)},
         "OmniXPackORM": {
             **{name: shown[name] for name in ("roughness", "metallic")},
             "orm": maps.orm(shown["roughness"], shown["metallic"]),
@@ -99,6 +100,18 @@ def of_the_sample() -> dict[str, dict[str, Tensor]]:
             **{name: shown[name] for name in ("depth", "normal", "albedo", "roughness", "metallic", "semantic")},
         },
     }
+
+
+def legend(room: Any) -> Tensor:
+    """Return the legend of a room that is drawn in the colours that OmniX Semantic knows, [1, H, W, 3]."""
+    from ...evaluation.nyu40 import CLASSES
+    from ...omnix import semantics
+    from ..rooms.labels import COLOURS
+
+    known = {name: colour for name, colour in CLASSES if name in semantics.EVIDENCE}
+    drawn = torch.tensor([{**COLOURS, **known}[label] for label in room.labels]) / 255
+    image = drawn[torch.from_numpy(room.semantic).long()][None]
+    return semantics.legend(image, semantics.classes(image, known), known)
 
 
 def depths(rgb: Tensor, distance: Tensor) -> dict[str, Tensor]:

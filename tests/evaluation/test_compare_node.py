@@ -60,6 +60,17 @@ def test_batches_pair_up_or_share_one_truth() -> None:
         compare(albedo, albedo[:2], "albedo")
 
 
+@pytest.mark.parametrize("value", [math.inf, 1e10, 65504.0, 1000.0])
+def test_a_depth_as_renderers_write_it_has_no_distance_in_the_sky(value: float) -> None:
+    truth = np.clip(maps(0)["depth"], 1, 9)[None].copy()
+    predicted = truth + 0.5
+    truth[0, :2] = value
+    error, figures = compare(grey(predicted), grey(truth), "depth", alignment="none")
+    row = next(line for line in figures.splitlines() if line.startswith("none") and "unweighted" in line)
+    assert float(row.split()[3]) == pytest.approx(0.5, abs=1e-4) and "64 true ones" in figures
+    assert torch.allclose(error[0, :2], torch.tensor(NONE)) and ("Careful: many pixels" in figures) == (value == 1000)
+
+
 def test_painted_semantics_take_the_nearest_colour() -> None:
     rng = np.random.default_rng(0)
     truth = COLOURS[rng.integers(0, 3, (1, 32, 64))] / 255

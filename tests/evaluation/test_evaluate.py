@@ -215,6 +215,15 @@ def test_a_map_that_can_not_be_judged_is_a_line_of_the_report(kind: str, side: s
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_pair_without_a_depth_in_common_does_not_end_the_sheet(tmp_path: Path) -> None:
+    predicted, truth = sides(tmp_path, 1)
+    layout.write(layout.find(truth, "depth", "0000"), "depth", np.zeros((16, 32)))
+    done = run(predicted, truth, "--json", "--sheet", tmp_path / "sheet.png")
+    assert done.returncode == 0 and (tmp_path / "sheet.png").is_file()
+    part = json.loads(done.stdout)["depth"]["none"]
+    assert (part["pixels"], part["nothing_true"], part["unweighted"]["mae"]) == (0, 16 * 32, None)
+
+
 def test_a_kind_that_can_not_be_judged_at_all_leaves_the_others(tmp_path: Path) -> None:
     predicted, truth = sides(tmp_path)
     for path in (truth / "semantic").iterdir():

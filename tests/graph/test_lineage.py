@@ -15,7 +15,12 @@ from comfyui_omnix.lab.bench import soak
 from comfyui_omnix.lab.host.server import ROOT, GraphError, Server
 from comfyui_omnix.omnix.tasks import TASKS
 
-NODES = {"depth": maps.OmniXDepth, "normal": maps.OmniXNormal, "pbr": maps.OmniXMaterial}
+NODES = {
+    "depth": maps.OmniXDepth,
+    "normal": maps.OmniXNormal,
+    "pbr": maps.OmniXMaterial,
+    "semantic": maps.OmniXSemantic,
+}
 MAP_NODE = {target: node.__name__ for target, node in NODES.items()}
 
 
@@ -186,6 +191,13 @@ def test_a_picture_that_was_made_without_adapters_is_no_map(kind: str, name: str
         assert words is not None and "sampled without OmniX adapters to it; put Apply OmniX Adapters before" in words
 
 
+@pytest.mark.parametrize(("kind", "name"), PAIRS)
+def test_a_bypassed_sampler_leaves_nothing(kind: str, name: str) -> None:
+    empty = {"decoded": node("VAEDecode", samples=["e", 0]), "e": node("EmptySD3LatentImage", width=64, height=32)}
+    words = said(kind, empty, **{name: ["decoded", 0]})
+    assert words is not None and "an empty latent that was not sampled to it; is the sampler bypassed?" in words
+
+
 @pytest.mark.parametrize("target", NODES)
 def test_readers_of_maps_refuse_photos_and_plain_models_too(target: str) -> None:
     plain, photo = (
@@ -201,10 +213,11 @@ def test_maps_from_files_and_from_other_packs_pass(kind: str, name: str) -> None
     files = {
         "unknown": node("LoadImage", image="x.png"),
         "estimated": node("DepthAnything", image=["photo", 0]),
-        "named": node("OmniXLoadPanorama", image=f"omnix_sample_room_{name}.png", height=512),
+        "sample": node("OmniXLoadPanorama", image=f"omnix_sample_room_{name}.png", height=512),
+        "own": node("OmniXLoadPanorama", image=f"below/My{name.title()}Map.exr", height=512),
         **PHOTO,
     }
-    for source in ("unknown", "estimated", "named"):
+    for source in ("unknown", "estimated", "sample", "own"):
         assert said(kind, files, **{name: [source, 0]}) is None
 
 
@@ -226,7 +239,7 @@ def test_a_coloured_view_is_for_eyes_only() -> None:
     words = said("OmniXPanoramaViewer", made(), normal=["view", 0])
     assert words is not None and "coloured view" in words
     words = said("OmniXScene", made(), depth=["photo", 1])
-    assert words is not None and "connects the mask of what is unseen to it" in words
+    assert words is not None and "connects a mask of a part of the picture to it" in words
 
 
 def test_the_shipped_workflows_pass() -> None:

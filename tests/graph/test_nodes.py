@@ -42,6 +42,7 @@ TABLE: dict[str, tuple[dict[str, Any], list[str]]] = {
     "OmniXDepth": ({"image": ..., "stretch": False, "near": 0.0, "far": 100.0}, ["IMAGE", "MASK"]),
     "OmniXNormal": ({"image": ..., "convention": "OpenGL"}, ["IMAGE"]),
     "OmniXMaterial": ({"image": ...}, ["IMAGE", "IMAGE"]),
+    "OmniXSemantic": ({"image": ..., "tolerance": 24.0}, [*["MASK"] * 7, "IMAGE"]),
     "OmniXConvertAdapter": ({"source": ..., "name": "OmniX/converted"}, ["STRING"]),
     "OmniXLoadDiffusersFlux": ({"folder": ...}, ["MODEL"]),
 }

@@ -246,6 +246,14 @@ def said(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     return lambda: [record.getMessage() for record in caplog.records if record.getMessage().startswith("OmniX: ")]
 
 
+CFGS = [
+    (1.0, "rgb_to_depth", False),
+    (3.5, "rgb_to_depth", True),
+    (1.5, "rgb_camray_to_normal", True),
+    (3.5, "image_to_pano", False),
+]
+
+
 def test_a_flux_without_guidance_embedding(tmp_path: Path, said: Callable[[], list[str]]) -> None:
     case = make_case(tmp_path, geometry=tiny.Geometry(guidance=False))
     ours = patched(load_flux(case.flux), case)
@@ -259,6 +267,18 @@ def test_a_right_graph_is_not_warned_of(model: Model, case: Case, said: Callable
     for seam in (0, 6):
         ksample(patched(model, case, seam=seam), case, 3)
     assert said() == []
+
+
+@pytest.mark.parametrize(("cfg", "task", "doubtful"), CFGS)
+def test_perception_with_cfg_is_warned_of(
+    tmp_path: Path, said: Callable[[], list[str]], cfg: float, task: str, doubtful: bool
+) -> None:
+    """Generation is told by its prompt, which cfg is for; a map is told by the panorama."""
+    case = make_case(tmp_path, task)
+    assert ksample(patched(load_flux(case.flux), case), case, 2, cfg=cfg).isfinite().all()
+    words = said()
+    assert len(words) == doubtful
+    assert not doubtful or (f"cfg is {cfg:g}, but {task} perceives at cfg 1" in words[0] and "four times" in words[0])
 
 
 @pytest.mark.parametrize(
