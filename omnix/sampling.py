@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .checks import PIXELS_PER_LATENT, Conds, check_conds, check_noise
 from .noise import PeriodicNoise
@@ -29,8 +29,8 @@ class Run:
     height: int
     width: int
     noise: PeriodicNoise
-    flux: object = None
-    """The model that is watched as long as the run lasts."""
+    cards: Mapping[nn.Module, nn.Module] = field(default_factory=dict)
+    """The models that run, one on each card, and each one's adapters; they are watched as long as the run lasts."""
     calls: int = 0
     """Of FLUX."""
     blocks: int = 0
