@@ -37,6 +37,7 @@ from .adapter import TaskAdapters, streams_of
 from .checks import (
     CHANNELS,
     Conds,
+    check_cards,
     check_count,
     check_extras,
     check_fit,
@@ -46,12 +47,12 @@ from .checks import (
     references,
 )
 from .compiled import HOW, Graphs
-from .panorama import widen
-from .sampling import Run, blend_between_steps, run_of, sample_widened
 from .memory import LoadedAdapters as LoadedAdapters
 from .memory import PanoramaSampling, copied
 from .memory import load_adapters as load_adapters
 from .memory import load_diffusers_flux as load_diffusers_flux
+from .panorama import widen
+from .sampling import Run, blend_between_steps, run_of, sample_widened
 from .schedule import ENTRIES, flow_shift, sigmas
 from .streams import Stream, adapted, joint_attention, of_target, stack, text_is_shared
 from .watch import (
@@ -178,9 +179,9 @@ def run_streams(adapters: TaskAdapters, strengths: Sequence[float], seam: int) -
         flux, step = executor.class_obj, Step(options.get(OVERRIDE), join, wanted)
         blame = blaming(partial(_places, flux, options), _OWN)
         # The run watches its own models; another one, called by a node, is watched for this call.
-        ours = run is not None and flux in run.cards
-        watch = nullcontext() if ours else guarded(flux, blame, lambda: None)
-        here, graphs = on_card(run.cards[flux] if ours else adapters.weights)
+        cards = {} if run is None else run.cards
+        watch = nullcontext() if flux in cards else guarded(flux, blame, lambda: None)
+        here, graphs = on_card(cards.get(flux, adapters.weights))
         compiled = graphs.standing(flux, run, x.device, step, partial(_stranger, flux)) if run else nullcontext()
         with watch, adapted(flux, here, step.added), running(step, blame), compiled:
             out = executor(whole, *stacked, None, None, {**options, OVERRIDE: step.join}, **kwargs)
@@ -201,12 +202,10 @@ def overseen(seam: int, guider: Any, run: Run) -> Iterator[None]:
     """While a run lasts, raise ValueError if FLUX runs without the streams; warn of a flow shift for another size."""
     tell_of_shift(guider.inner_model.model_sampling, run, seam)
     options = guider.model_options
-    run.cards = dict(map(_card, options.get("multigpu_clones", {None: guider.model_patcher}).values()))
+    cards = [_card(patcher) for patcher in options.get("multigpu_clones", {None: guider.model_patcher}).values()]
+    run.cards, run.compile = dict(cards), options.get(HOW)
+    check_cards([flux for flux, _ in cards], run.compile is not None)
     blames = [blaming(partial(_places, flux, options.get("transformer_options", {})), _OWN) for flux in run.cards]
-    run.compile = options.get(HOW)
-    if run.compile is not None and len(run.cards) > 1:
-        logging.warning("OmniX: this model runs uncompiled: several cards share the work.")
-        run.compile = None
     with ExitStack() as watches:
         for flux, blame in zip(run.cards, blames):
             watches.enter_context(guarded(flux, blame, run.called))
@@ -242,17 +241,20 @@ def _stranger(flux: Any, block: Block) -> str | None:
 
 
 def tell_of_shift(sampling: Any, run: Run, seam: int) -> None:
-    """Warn if the model's flow shift is not that of the panorama that is sampled."""
+    """Warn if the model's flow shift or its table is not that of the panorama that is sampled."""
     want, got = flow_shift(run.height, run.width, seam), getattr(sampling, "shift", math.nan)
-    right, table = math.isclose(want, got, rel_tol=1e-6), getattr(sampling, "sigmas", torch.empty(0)).cpu()
-    if right and table.shape == (ENTRIES,) and torch.allclose(table, sigmas(want), rtol=1e-5, atol=0):
+    table = getattr(sampling, "sigmas", torch.empty(0)).to("cpu", torch.float32)
+    if not math.isclose(want, got, rel_tol=1e-6):
+        ours = isinstance(sampling, PanoramaSampling)
+        found = "OmniX Flow Shift was set for another size or seam" if ours else "The model has no OmniX Flow Shift"
+        found = f"{found}: the shift is {got:.4f}, this panorama needs {want:.4f}"
+    elif table.shape != (ENTRIES,) or not torch.allclose(table, sigmas(want), rtol=1e-5, atol=0):
+        found = f"The shift {got:.4f} is right, but the model's table of noise levels is not that of OmniX Flow Shift"
+    else:
         return
-    ours = isinstance(sampling, PanoramaSampling)
-    found = "OmniX Flow Shift was set for another size or seam" if ours else "The model has no OmniX Flow Shift"
-    found = "The model's table of noise levels is not that of OmniX Flow Shift" if right else found
     tell(
-        f"{found}: the shift is {got:.4f}, this panorama needs {want:.4f}. Give OmniX Flow Shift the latent that is "
-        f"sampled and the seam_columns of Apply OmniX Adapters ({seam}), and connect it to the sampler."
+        f"{found}. Give OmniX Flow Shift the latent that is sampled and the seam_columns of Apply OmniX Adapters "
+        f"({seam}), and connect it to the sampler."
     )
 
 

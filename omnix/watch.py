@@ -189,7 +189,7 @@ def running(step: Step, blame: Blame) -> Iterator[None]:
 def guarded(model: nn.Module, blame: Blame, called: Callable[[], None]) -> Iterator[None]:
     """Join the blocks of a FLUX and see what they do, for as long as a sampling lasts; `called` hears of each call.
 
-    Nothing compiled sees hooks: it runs as it is written (`eager`), in all threads, so a run on several cards says so once.
+    Meanwhile all threads run what is compiled as it is written (`eager`).
 
     Raises what `blame` makes as soon as a block runs without streams, without joining them or without its adapters.
     """

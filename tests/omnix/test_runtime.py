@@ -221,9 +221,7 @@ def test_linears_with_a_forward_of_their_own(model: Model, case: Case, expected:
     assert relative_error(ksample(patched(model, case), case, 2), expected) <= EXACT
 
 
-def test_low_vram_offload(
-    manager: str, case: Case, expected: torch.Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_low_vram_offload(manager: str, case: Case, expected: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     """The host casts offloaded weights when they are needed; DynamicVRAM always does."""
     model = load_flux(case.flux)
     ours = patched(model, case)
