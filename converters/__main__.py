@@ -92,7 +92,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DTYPE",
         help="write this dtype instead of the source's: bf16, fp16, fp32, fp8_e4m3fn, fp8_e5m2, or torch's names",
     )
-    parser.add_argument("--force", action="store_true", help="replace files that exist (else a folder's finished ones are skipped, if unchanged)")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace files that exist (else a folder's finished ones are skipped, if unchanged)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="check and report, write nothing")
     parser.add_argument("--allow-unused", action="store_true", help="leave out tensors that belong to no FLUX.1 layer")
     parser.add_argument(

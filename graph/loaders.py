@@ -157,7 +157,10 @@ def transformer_shards(folder: Path) -> list[str]:
 _WORDS = (
     ("use --force to replace it", "choose another name, or delete the file"),
     ("use --allow-unused to leave them out", "the command of docs/converter.md can leave them out"),
-    ("use --header-alpha apply or --header-alpha ignore", "the command of docs/converter.md lets you say what it means"),
+    (
+        "use --header-alpha apply or --header-alpha ignore",
+        "the command of docs/converter.md lets you say what it means",
+    ),
     ("choose a wider type with --dtype", "the command of docs/converter.md can write a wider type"),
     ("(--split can't undo it)", "(it can't be split back bit for bit)"),
     (", or give it to --split for the original", ""),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -42,6 +42,10 @@ class AdapterWeights(nn.ModuleDict):
         """Return the layers under their names in ComfyUI's FLUX, such as "double_blocks.0.img_attn.qkv"."""
         return {name.replace("/", "."): layer for name, layer in self.items() if isinstance(layer, LowRank)}
 
+    def copied(self) -> AdapterWeights:
+        """Return modules of their own; tensors on the CPU are shared."""
+        return AdapterWeights({name: layer.copied() for name, layer in self.by_name().items()})
+
 
 @dataclass(frozen=True)
 class TaskAdapters:
@@ -53,7 +57,16 @@ class TaskAdapters:
 
     def stream_layers(self) -> tuple[dict[str, LowRank], ...]:
         """Return every stream's layers by name."""
-        return tuple(weights.by_name() for weights in self.weights if isinstance(weights, AdapterWeights))
+        return tuple(weights.by_name() for weights in streams_of(self.weights))
+
+    def copied(self) -> TaskAdapters:
+        """Return the same adapters in modules of their own, which may be moved to another device."""
+        return replace(self, weights=nn.ModuleList(weights.copied() for weights in streams_of(self.weights)))
+
+
+def streams_of(weights: nn.Module) -> list[AdapterWeights]:
+    """Return every stream's weights, given the `weights` of a task."""
+    return [each for each in weights.children() if isinstance(each, AdapterWeights)]
 
 
 def known_tasks(names: Iterable[str], find: Find) -> dict[str, Task]:

@@ -214,6 +214,19 @@ def check_noise(noise: Tensor, seam: int) -> None:
         raise ValueError(f"The seam is {seam} latent columns, the latent has {noise.shape[-1]}; lower seam_columns.")
 
 
+def check_cards(models: Sequence[nn.Module], compiled: bool) -> None:
+    """Raise ValueError unless each card has a FLUX of its own: threads that run one FLUX get in each other's way.
+
+    The host's compile nodes let every card run the first card's graph.
+    """
+    modules = [module for model in models for module in model.modules()]
+    if len(models) > 1 and (compiled or len(set(modules)) < len(modules)):
+        raise ValueError(
+            "A compile node on the model makes every card run the FLUX of the first card; remove the compile node "
+            "(TorchCompileModel), or remove MultiGPU CFG Split."
+        )
+
+
 def check_conds(conds: Conds, batch: int) -> None:
     """Raise ValueError for conditionings of a part of the picture, and for batches that do not go together."""
     if any("area" in cond for cond in each_cond(conds)):

@@ -1,4 +1,4 @@
-"""Attach OmniX to a ComfyUI model: the one module of the runtime that knows the host.
+"""Attach OmniX to a ComfyUI model: with `memory`, the only modules of the runtime that know the host.
 
 `attach` returns a clone of the user's MODEL with five wrappers. Everything else (hooks, the attention override, the
 widened tensors) exists only while one of them runs, so the original MODEL is never touched and there is nothing to
@@ -18,31 +18,28 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import comfy.ldm.flux.layers
 import comfy.ldm.flux.math
 import comfy.model_base
-import comfy.model_management
-import comfy.model_patcher
-import comfy.model_sampling
-import comfy.sd
 import comfy.utils
 import torch
 from comfy.ldm.flux.model import Flux
 from comfy.model_patcher import ModelPatcher as Patcher
 from comfy.patcher_extension import WrappersMP
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
-from .adapter import TaskAdapters, load_task
+from .adapter import TaskAdapters, streams_of
 from .blame import Place, accused, blaming, culprit, method, pack_of
 from .checks import (
     CHANNELS,
     Conds,
+    check_cards,
     check_count,
     check_extras,
     check_fit,
@@ -59,32 +56,22 @@ from .checks import (
 from .compiled import HOW, Graphs
 from .conditioning import note_on_rows
 from .fused import called
+from .memory import LoadedAdapters as LoadedAdapters
+from .memory import PanoramaSampling, copied
+from .memory import load_adapters as load_adapters
+from .memory import load_diffusers_flux as load_diffusers_flux
 from .panorama import widen
 from .sampling import Run, predict_between_steps, run_of, sample_widened
 from .schedule import ENTRIES, flow_shift, sigmas
 from .stages import sample_in_stages
 from .streams import Stream, adapted, by_stream, joint_attention, of_target, stack, text_is_shared
 from .tasks import Task
-from .watch import OVERRIDE, Block, Step, eager, guarded, running, unwrapped, wanted_of
+from .watch import OVERRIDE, Block, Step, guarded, running, unwrapped, wanted_of
 
 KEY = "omnix"
 PATCHES = "patches"
 _OWN = ("comfy", "comfy_extras", "torch", __name__.removesuffix(".omnix.patch"))
 """Packages whose functions nobody has replaced."""
-
-
-class LoadedAdapters(NamedTuple):
-    """A task's adapters, and the patcher through which the host counts, moves and offloads them."""
-
-    adapters: TaskAdapters
-    patcher: Patcher
-
-
-def load_adapters(files: Sequence[Path], task: Task) -> LoadedAdapters:
-    """Read a task's adapters and hand them to the host's memory management."""
-    adapters = load_task(files, task)
-    devices = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
-    return LoadedAdapters(adapters, comfy.model_patcher.CoreModelPatcher(adapters.weights, *devices))
 
 
 def attach(
@@ -115,7 +102,7 @@ def attach(
         WrappersMP.SAMPLER_SAMPLE: sample_widened(seam, partial(overseen, seam, adapters.task)),
         WrappersMP.OUTER_SAMPLE: sample_in_stages(seam, as_result),
         WrappersMP.PREDICT_NOISE: predict_between_steps,
-        WrappersMP.PREPARE_SAMPLING: prepare_widened(seam),
+        WrappersMP.PREPARE_SAMPLING: prepare_widened(adapters, seam),
     }
     for kind, wrapper in wrappers.items():
         patched.remove_wrappers_with_key(kind, KEY)
@@ -151,9 +138,17 @@ def _is_first(flux: Flux) -> bool:
 def run_streams(adapters: TaskAdapters, strengths: Sequence[float], seam: int) -> Callable[..., Tensor]:
     """Return the DIFFUSION_MODEL wrapper: run FLUX on all streams, return the target's prediction."""
     task = adapters.task
-    streams = [Stream(layers, strength) for layers, strength in zip(adapters.stream_layers(), strengths)]
+    made: WeakKeyDictionary[nn.Module, tuple[list[Stream], Graphs]] = WeakKeyDictionary()
+
+    def on_card(weights: nn.Module) -> tuple[list[Stream], Graphs]:
+        """Return the streams and the graphs of one card's copy of the adapters."""
+        if weights not in made:
+            streams = [Stream(each.by_name(), strength) for each, strength in zip(streams_of(weights), strengths)]
+            made[weights] = streams, Graphs(streams)
+        return made[weights]
+
+    streams, _ = on_card(adapters.weights)
     layers = dict.fromkeys(layer for stream in streams for layer in stream.layers)
-    graphs = Graphs(streams)
 
     def forward(
         executor: Any,
@@ -185,14 +180,15 @@ def run_streams(adapters: TaskAdapters, strengths: Sequence[float], seam: int) -
         )
         flux, step = executor.class_obj, Step(options.get(OVERRIDE), join, wanted_of(layers))
         blame = blaming(partial(_places, flux, options), _OWN)
-        # The run watches its own model; another one, on another card or called by a node, is watched for this call.
-        watch = nullcontext() if run and run.flux is flux else guarded(flux, blame, lambda: None)
+        # The run watches its own models; another one, called by a node, is watched for this call.
+        cards = {} if run is None else run.cards
+        watch = nullcontext() if flux in cards else guarded(flux, blame, lambda: None)
+        here, graphs = on_card(cards.get(flux, adapters.weights))
         compiled = graphs.standing(flux, run, x.device, step, partial(_stranger, flux)) if run else nullcontext()
         joined = {**options, OVERRIDE: step.join, PATCHES: by_stream(options.get(PATCHES, {}), len(streams))}
         with (
-            eager(),
             watch,
-            adapted(flux, streams, step.added),
+            adapted(flux, here, step.added),
             running(step, blame),
             compiled,
             called(flux, () if run and run.compile else layers),
@@ -222,13 +218,23 @@ def overseen(seam: int, task: Task, guider: Any, run: Run) -> Iterator[None]:
     if words := doubt_of_cfg(task, getattr(guider, "cfg", 1.0)):
         tell(words)
     tell_of_shift(guider.inner_model.model_sampling, run, seam)
-    flux = flux_of(guider.model_patcher)
-    blame = blaming(partial(_places, flux, guider.model_options.get("transformer_options", {})), _OWN)
-    run.flux, run.compile = flux, guider.model_options.get(HOW)
-    with guarded(flux, blame, run.called):
+    options = guider.model_options
+    cards = [_card(patcher) for patcher in options.get("multigpu_clones", {None: guider.model_patcher}).values()]
+    run.cards, run.compile = dict(cards), options.get(HOW)
+    check_cards([flux for flux, _ in cards], run.compile is not None)
+    blames = [blaming(partial(_places, flux, options.get("transformer_options", {})), _OWN) for flux in run.cards]
+    with ExitStack() as watches:
+        for flux, blame in zip(run.cards, blames):
+            watches.enter_context(guarded(flux, blame, run.called))
         yield
     if run.calls and not run.blocks:
-        raise accused("FLUX ran without OmniX's streams", run.suspect) if run.suspect else blame("streams", None)
+        raise accused("FLUX ran without OmniX's streams", run.suspect) if run.suspect else blames[0]("streams", None)
+
+
+def _card(patcher: Patcher) -> tuple[Flux, nn.Module]:
+    """Return a card's FLUX and its adapters."""
+    (adapters,) = patcher.get_additional_models_with_key(KEY)
+    return flux_of(patcher), adapters.model
 
 
 def _places(flux: Any, options: Mapping[str, Any], block: Block | None = None) -> Iterator[Place]:
@@ -252,17 +258,21 @@ def _stranger(flux: Any, block: Block) -> str | None:
 
 
 def tell_of_shift(sampling: Any, run: Run, seam: int) -> None:
-    """Warn if the model's flow shift is not that of the panorama that is sampled; of a larger one raise ValueError."""
+    """Warn if the flow shift or its table is not that of the panorama; raise ValueError if it is a larger one's."""
     want, got = flow_shift(run.height, run.width, seam), getattr(sampling, "shift", math.nan)
-    if math.isclose(want, got, rel_tol=1e-6):
+    table = getattr(sampling, "sigmas", torch.empty(0)).to("cpu", torch.float32)
+    if not math.isclose(want, got, rel_tol=1e-6):
+        if ours := isinstance(sampling, PanoramaSampling):
+            check_not_a_tile(got, run.height, run.width, seam)
+        found = "OmniX Flow Shift was set for another size or seam" if ours else "The model has no OmniX Flow Shift"
+        found = f"{found}: the shift is {got:.4f}, this panorama needs {want:.4f}"
+    elif table.shape != (ENTRIES,) or not torch.allclose(table, sigmas(want), rtol=1e-5, atol=0):
+        found = f"The shift {got:.4f} is right, but the model's table of noise levels is not that of OmniX Flow Shift"
+    else:
         return
-    ours = len(getattr(sampling, "sigmas", ())) == ENTRIES
-    if ours:
-        check_not_a_tile(got, run.height, run.width, seam)
-    found = "OmniX Flow Shift was set for another size or seam" if ours else "The model has no OmniX Flow Shift"
     tell(
-        f"{found}: the shift is {got:.4f}, this panorama needs {want:.4f}. Give OmniX Flow Shift the latent that is "
-        f"sampled and the seam_columns of Apply OmniX Adapters ({seam}), and connect it to the sampler."
+        f"{found}. Give OmniX Flow Shift the latent that is sampled and the seam_columns of Apply OmniX Adapters "
+        f"({seam}), and connect it to the sampler."
     )
 
 
@@ -275,15 +285,18 @@ def tell(message: str) -> None:
         cast("Any", server).send_progress_text(message, context.node_id)
 
 
-def prepare_widened(seam: int) -> Callable[..., Any]:
+def prepare_widened(adapters: TaskAdapters, seam: int) -> Callable[..., Any]:
     """Return the PREPARE_SAMPLING wrapper: let the memory estimate see the seam and every stream of every sequence.
 
+    The adapters follow FLUX to the device that a node has chosen for it, before the host moves both there.
     The host counts one sequence of each reference latent; each runs beside every sequence, batch or not.
     """
 
     def prepare(
         executor: Any, model: Patcher, noise_shape: Sequence[int], conds: Conds, *args: Any, **kwargs: Any
     ) -> Any:
+        if any(ours.load_device != model.load_device for ours in model.get_additional_models_with_key(KEY)):
+            model.set_additional_models(KEY, [copied(adapters, model.load_device)])
         batch = noise_shape[0]
         repeated = [(batch - 1) * len(references(cond)) for cond in each_cond(conds)]
         shape = [batch + max(0, *repeated), *noise_shape[1:-1], noise_shape[-1] + seam]
@@ -295,24 +308,6 @@ def prepare_widened(seam: int) -> Callable[..., Any]:
 def with_flow_shift(model: Patcher, mu: float) -> Patcher:
     """Return a clone of `model` that samples on sigma(t) = e^mu / (e^mu + 1/t - 1), exactly with `simple`."""
     flux_of(model)
-
-    class ModelSampling(comfy.model_sampling.ModelSamplingFlux, comfy.model_sampling.CONST):
-        pass
-
-    sampling = ModelSampling(model.model.model_config)
-    sampling.set_parameters(shift=mu)
-    sampling.register_buffer("sigmas", sigmas(mu))
     patched = model.clone()
-    patched.add_object_patch("model_sampling", sampling)
+    patched.add_object_patch("model_sampling", PanoramaSampling(model.model.model_config, mu))
     return patched
-
-
-def load_diffusers_flux(files: Sequence[str]) -> Patcher:
-    """Load FLUX.1-dev from the shards of a Diffusers snapshot, through the host's own key conversion."""
-    state: dict[str, Tensor] = {}
-    for file in files:
-        state.update(comfy.utils.load_torch_file(file))
-    model = comfy.sd.load_diffusion_model_state_dict(state)
-    if model is None:
-        raise ValueError(f"{files[0]}: ComfyUI can't tell what model this is; is it FLUX.1-dev's transformer folder?")
-    return model

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .checks import PIXELS_PER_LATENT, Conds, check_conds, check_noise, check_sampled
 from .noise import PeriodicNoise
@@ -29,10 +29,10 @@ class Run:
     height: int
     width: int
     noise: PeriodicNoise
-    flux: object = None
-    """The model that is watched as long as the run lasts."""
     x: Tensor | None = None
     """What the sampler asks FLUX about now."""
+    cards: Mapping[nn.Module, nn.Module] = field(default_factory=dict)
+    """The models that run, one on each card, and each one's adapters; they are watched as long as the run lasts."""
     calls: int = 0
     """Of FLUX."""
     blocks: int = 0

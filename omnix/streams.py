@@ -61,6 +61,10 @@ class LowRank(nn.Module):
         """The blocks' up factors, wherever the host keeps them now."""
         return tuple(self.get_parameter(f"up_{number}") for number in range(len(self.rows)))
 
+    def copied(self) -> LowRank:
+        """Return a module of its own; tensors on the CPU are shared."""
+        return LowRank(self.down.detach().cpu(), [up.detach().cpu() for up in self.ups], self.rows)
+
     def add_to(self, output: Tensor, x: Tensor, strength: float) -> None:
         """Add strength * delta to `output` [b, n, rows] in place; x [b, n, in]."""
         hidden = linear(x, self.down.to(x))

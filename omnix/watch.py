@@ -179,7 +179,7 @@ def eager() -> AbstractContextManager[Any]:
     """Run compiled modules as they are written: a graph would not see hooks that come and go, or be compiled each time.
 
     The blocks have graphs of their own, which bear what the hooks do (`compiled.Graphs`). Before torch 2.6 there is no
-    way to say so.
+    way to say so. Said in one thread it holds in all, so the threads of a run may not say it and take it back in turns.
     """
     stance = getattr(torch.compiler, "set_stance", None)
     return nullcontext() if stance is None else stance("force_eager")
@@ -200,6 +200,8 @@ def running(step: Step, blame: Blame) -> Iterator[None]:
 def guarded(model: nn.Module, blame: Blame, called: Callable[[], None]) -> Iterator[None]:
     """Join the blocks of a FLUX and see what they do, for as long as a sampling lasts; `called` hears of each call.
 
+    Meanwhile all threads run what is compiled as it is written (`eager`).
+
     Raises what `blame` makes as soon as a block runs without streams, without joining them or without its adapters.
     """
 
@@ -212,6 +214,7 @@ def guarded(model: nn.Module, blame: Blame, called: Callable[[], None]) -> Itera
             _current(blame).computes()
 
     with ExitStack() as undo:
+        undo.enter_context(eager())
         undo.callback(model.register_forward_pre_hook(hear).remove)
         for block in blocks_of(model):
             enter, leave = _hooks(block, blame)

@@ -16,7 +16,11 @@ class Base(Protocol):
     """Changes when the weights do."""
 
     def flux(self) -> nn.Module:
-        """Return the transformer, on the device where it is to run, no parameter of it trainable."""
+        """Return the transformer, ready to run, no parameter of it trainable."""
+        ...
+
+    def device(self) -> torch.device:
+        """Return the device where the transformer runs; its weights may come there layer by layer."""
         ...
 
     def dtype(self) -> torch.dtype:

@@ -84,7 +84,7 @@ class _Run:
     def __init__(self, config: Config, task: Task, base: Base, samples: Samples, output: Path) -> None:
         self.config, self.task, self.samples, self.output = config, task, samples, output
         self.flux, self.dtype = base.flux(), base.dtype()
-        self.device = next(self.flux.parameters()).device
+        self.device = base.device()
         self.identity = f"{base.identity} {samples.identity}"
         self.adapters = initial(config, task, self.flux, self.device)
         self.averages = copy.deepcopy(self.adapters) if config.ema else None

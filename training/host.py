@@ -52,9 +52,13 @@ class LoadedBase:
         patch.flux_of(model)
 
     def flux(self) -> nn.Module:
-        """Return the transformer on its device, frozen."""
+        """Return the transformer, frozen."""
         comfy.model_management.load_models_gpu([self.model], force_full_load=True)
         return patch.flux_of(self.model).requires_grad_(False)
+
+    def device(self) -> torch.device:
+        """Return the device where the host runs it; DynamicVRAM moves a weight there only when it is used."""
+        return self.model.load_device
 
     def dtype(self) -> torch.dtype:
         """Return the dtype in which the host samples with it."""

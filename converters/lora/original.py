@@ -61,7 +61,19 @@ def original_plan(
         {module: entries[down].shape[0] for module, (down, _) in pairs.factors.items() if module in found.places}
     )
     return AdapterFile(
-        path, found.fused, metadata, geometry, layers, unused, own, scaling.source, kept, notes, of_factors, ones, question
+        path,
+        found.fused,
+        metadata,
+        geometry,
+        layers,
+        unused,
+        own,
+        scaling.source,
+        kept,
+        notes,
+        of_factors,
+        ones,
+        question,
     )
 
 

@@ -16,6 +16,7 @@ HOST = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths",
 _NODES = {"comfy_api", "folder_paths"}
 KNOW_THE_HOST = {
     "omnix/patch.py": {"comfy"},
+    "omnix/memory.py": {"comfy"},
     "training/host.py": {"comfy", "folder_paths"},
     # Whether the host was started with --disable-metadata.
     "graph/pictures.py": {*_NODES, "comfy"},

@@ -85,10 +85,15 @@ def make_case(
     return Case(known, tiny.flux(geometry, seed), states, folder, latents[:-1], latents[-1], text, pooled)
 
 
-def load_flux(state: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> Model:
-    """Load a FLUX through the host, which swaps the halves of norm_out in place: it gets tensors of its own."""
-    own = {name: tensor.clone() for name, tensor in state.items()}
-    return comfy.sd.load_diffusion_model_state_dict(own, model_options={"dtype": dtype})
+def load_flux(state: dict[str, Tensor], dtype: torch.dtype = torch.float32, **how: bool) -> Model:
+    """Load a FLUX through the host, which swaps the halves of norm_out in place: it gets tensors of its own.
+
+    Like the host's own loaders it tells how the model is made anew.
+    """
+    own = {name: tensor.to(dtype, copy=True) for name, tensor in state.items()}
+    model = comfy.sd.load_diffusion_model_state_dict(own, model_options={"dtype": dtype}, **how)
+    model.cached_patcher_init = (load_flux, (state, dtype))
+    return model
 
 
 def offloading(monkeypatch: pytest.MonkeyPatch) -> None:

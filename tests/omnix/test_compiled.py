@@ -148,6 +148,7 @@ def forwarded(model: Model) -> Callable[[], None]:
     return lambda: vars(layer).pop("forward")
 
 
+@pytest.mark.ordinary  # DynamicVRAM's compiled clone is another model than the one that is hooked
 @pytest.mark.parametrize("interfere", [hooked, forwarded])
 def test_another_nodes_hand_on_a_layer(
     case: Case, model: Model, interfere: Callable[..., Callable[[], None]], caplog: pytest.LogCaptureFixture
@@ -265,7 +266,7 @@ def test_exact_and_compiled_once(tmp_path: Path, node: Callable[..., Model], tas
 @pytest.mark.parametrize("node", NODES)
 @pytest.mark.parametrize("kept", ["float8", "offloaded"])
 def test_weights_that_the_host_casts(
-    case: Case, monkeypatch: pytest.MonkeyPatch, node: Callable[..., Model], kept: str
+    manager: str, case: Case, monkeypatch: pytest.MonkeyPatch, node: Callable[..., Model], kept: str
 ) -> None:
     torch._dynamo.reset()
     model = load_flux(case.flux, torch.float8_e4m3fn if kept == "float8" else torch.float32)
@@ -278,7 +279,7 @@ def test_weights_that_the_host_casts(
     assert KINDS <= made <= KINDS + 1
     assert relative_error(ksample(ours, case, 2, seed=7), want) <= EXACT
     assert graphs() - before == made
-    assert model.model.model_lowvram == (kept == "offloaded")
+    assert model.model.model_lowvram == (kept == "offloaded") or manager == "dynamic"
 
 
 def test_compiled_by_a_node_after_ours(case: Case, model: Model) -> None:

@@ -221,13 +221,13 @@ def test_linears_with_a_forward_of_their_own(model: Model, case: Case, expected:
     assert relative_error(ksample(patched(model, case), case, 2), expected) <= EXACT
 
 
-def test_low_vram_offload(case: Case, expected: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The host casts offloaded weights when they are needed."""
+def test_low_vram_offload(manager: str, case: Case, expected: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host casts offloaded weights when they are needed; DynamicVRAM always does."""
     model = load_flux(case.flux)
     ours = patched(model, case)
     offloading(monkeypatch)
     assert relative_error(ksample(ours, case, 2), expected) <= EXACT
-    assert model.model.model_lowvram
+    assert model.model.model_lowvram or manager == "dynamic"
 
 
 def test_adapters_count_in_the_memory_estimate(model: Model, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 
 @pytest.fixture(scope="module")
-def model(case: Case) -> Model:
+def model(manager: str, case: Case) -> Model:
     return load_flux(case.flux)
 
 

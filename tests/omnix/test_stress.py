@@ -22,7 +22,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 
 @pytest.fixture(scope="module")
-def models(case: Case) -> dict[torch.dtype, Model]:
+def models(manager: str, case: Case) -> dict[torch.dtype, Model]:
     """The same FLUX in every dtype that people load it in."""
     return {dtype: load_flux(case.flux, dtype) for dtype in (torch.float32, *HALF, *FP8)}
 

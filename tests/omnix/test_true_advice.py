@@ -36,7 +36,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 
 @pytest.fixture(scope="module")
-def model(case: Case) -> Model:
+def model(manager: str, case: Case) -> Model:
     return load_flux(case.flux)
 
 
@@ -140,6 +140,7 @@ def graphs() -> int:
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
+@pytest.mark.ordinary  # DynamicVRAM can't run two such clones in turn, with or without OmniX
 @pytest.mark.parametrize("wrap", [compiled_whole, compiled_block])
 @torch.inference_mode()
 def test_compiled_clones_of_one_checkpoint(tmp_path: Path, eager_compile: Any, wrap: Callable[..., Model]) -> None:

@@ -1,0 +1,91 @@
+"""What ComfyUI keeps in memory for OmniX: adapters, FLUX.1 of a Diffusers snapshot, and the table of noise levels.
+
+ComfyUI moves models between memories as it likes, and makes copies of them for further cards. Each of these is made so
+that it may: `cached_patcher_init` says how a model is made anew, and the table is out of reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.model_sampling
+import comfy.sd
+import comfy.utils
+import torch
+from comfy.model_patcher import ModelPatcher as Patcher
+from torch import Tensor
+
+from .adapter import TaskAdapters, load_task
+from .schedule import sigmas
+from .tasks import Task
+
+
+class LoadedAdapters(NamedTuple):
+    """A task's adapters, and the patcher through which the host counts, moves and offloads them."""
+
+    adapters: TaskAdapters
+    patcher: Patcher
+
+
+def load_adapters(files: Sequence[Path], task: Task) -> LoadedAdapters:
+    """Read a task's adapters and hand them to the host's memory management."""
+    adapters = load_task(files, task)
+    return LoadedAdapters(adapters, managed(adapters, comfy.model_management.get_torch_device()))
+
+
+def managed(adapters: TaskAdapters, device: torch.device, disable_dynamic: bool = False) -> Patcher:
+    """Return the patcher through which the host moves adapters to `device` for a run, and offloads them."""
+    kind = Patcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
+    patcher = kind(adapters.weights, device, comfy.model_management.unet_offload_device())
+    patcher.cached_patcher_init = (copied, (adapters, device))
+    return patcher
+
+
+def copied(adapters: TaskAdapters, device: torch.device, disable_dynamic: bool = False) -> Patcher:
+    """Return a patcher of the same adapters on modules of their own, which may be on another card."""
+    return managed(adapters.copied(), device, disable_dynamic)
+
+
+def load_diffusers_flux(files: Sequence[str], disable_dynamic: bool = False) -> Patcher:
+    """Load FLUX.1-dev from the shards of a Diffusers snapshot, through the host's own key conversion."""
+    state: dict[str, Tensor] = {}
+    for file in files:
+        state.update(comfy.utils.load_torch_file(file))
+    # Hosts that know no dynamic patcher do not know the word.
+    model = comfy.sd.load_diffusion_model_state_dict(state, **({"disable_dynamic": True} if disable_dynamic else {}))
+    if model is None:
+        raise ValueError(f"{files[0]}: ComfyUI can't tell what model this is; is it FLUX.1-dev's transformer folder?")
+    model.cached_patcher_init = (load_diffusers_flux, (tuple(files),))
+    return model
+
+
+class PanoramaSampling(comfy.model_sampling.ModelSamplingFlux, comfy.model_sampling.CONST):
+    """FLUX's sampling with the shift `mu`, on a table of noise levels on which the scheduler `simple` is exact.
+
+    The table is no buffer. DynamicVRAM keeps each buffer by its path and puts it back by that path, into whichever
+    sampling the model has by then: with a buffer, the user's FLUX would keep our table, and we could get another's.
+    """
+
+    def __init__(self, config: Any, mu: float) -> None:
+        super().__init__(config)
+        self.set_parameters(shift=mu)
+        self._table = sigmas(mu)
+
+    @property
+    def sigmas(self) -> Tensor:
+        """The table, always on the CPU."""
+        return self._table
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """Refuse other tables: the host's own, and one that DynamicVRAM puts back."""
+        if name != "sigmas":
+            super().register_buffer(name, tensor, persistent)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """Leave the names of the model's state as they are."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}sigmas"] = self._table

@@ -1,0 +1,25 @@
+"""Run whatever loads a FLUX under each of the host's memory managers."""
+
+from collections.abc import Iterator
+
+import pytest
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Double the tests that load a model, but for those that say why not."""
+    loads = "load_flux" in vars(metafunc.module) and {"case", "tmp_path"} & set(metafunc.fixturenames)
+    if loads and not metafunc.definition.get_closest_marker("ordinary"):
+        dynamic = pytest.param("dynamic", marks=pytest.mark.since("0.30.0"))  # the first host that the stubs fit
+        metafunc.parametrize("manager", ["ordinary", dynamic], indirect=True, scope="module")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def manager(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The memory manager that models are loaded with: the host's own for CPUs, or DynamicVRAM."""
+    chosen = getattr(request, "param", "ordinary")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        if chosen == "dynamic":
+            from dynamic import use_dynamic  # the host is found by now
+
+            use_dynamic(monkeypatch)
+        yield chosen
