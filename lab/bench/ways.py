@@ -30,7 +30,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 SEAM = 6
-TEXT_TOKENS = 256  # T5's shortest output in ComfyUI, which the bare tag of perception has
+TEXT_TOKENS = 256  # as the tables of README.md were measured; the graphs have 512
 TASK_OF_STREAMS = {2: "rgb_to_depth", 3: "rgb_camray_to_normal"}
 SMALL = tiny.Geometry(hidden=768, double=2, single=4, text=256, pooled=128)
 

@@ -2,10 +2,9 @@
 
 Text is FluxPipeline's own `encode_prompt` on the tokenizers that the host ships, latents are AutoencoderKL's of FLUX's
 own shape, the streams are the oracle's. What the reference pipeline draws from the VAE's encoder is taken at its mode,
-as the host does. Weights are made up from each tensor's name.
+as the host does. Weights are made up.
 """
 
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,50 +16,19 @@ from oracle import State, decode_panorama, sample
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
 
-VAE_OF_FLUX = {
-    "block_out_channels": (128, 256, 512, 512),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "layers_per_block": 2,
-    "latent_channels": 16,
-    "norm_num_groups": 32,
-    "sample_size": 1024,
-    "scaling_factor": 0.3611,
-    "shift_factor": 0.1159,
-    "force_upcast": True,
-    "use_quant_conv": False,
-    "use_post_quant_conv": False,
-}
-
-
-def made_up(name: str, shape: torch.Size) -> Tensor:
-    """Draw a tensor by its name: weights keep the size of what they act on, the last layer's go beyond [-1, 1]."""
-    draw = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode()))).standard_normal(shape, dtype=np.float32)
-    if len(shape) == 1:
-        return torch.from_numpy(0.1 * draw + (name.endswith("weight")))
-    size = 1.5 if "conv_out" in name else 1.0
-    return torch.from_numpy(draw * size * np.prod(shape[1:], dtype=np.float32) ** -0.5)
-
-
-def vae() -> AutoencoderKL:
-    """Make FLUX.1's VAE of made-up weights."""
-    made = AutoencoderKL(**VAE_OF_FLUX).eval().requires_grad_(False)
-    made.load_state_dict({name: made_up(name, tensor.shape) for name, tensor in made.state_dict().items()})
-    return made
-
-
 def encoded(model: AutoencoderKL, image: Tensor) -> Tensor:
     """Encode pixels [b, h, w, 3] in [0, 1] to the latent that FLUX sees."""
     latent = model.encode(rearrange(image, "b h w c -> b c h w") * 2 - 1).latent_dist.mode()
     return (latent - model.config.shift_factor) * model.config.scaling_factor
 
 
-def decoded(model: AutoencoderKL, latent: Tensor) -> Tensor:
+def decoded(model: AutoencoderKL, latent: Tensor, cut_first: bool = False) -> Tensor:
     """Decode a latent that FLUX has made to a panorama [b, h, w, 3]: the seam is blended, then values are cut."""
 
     def network(x: Tensor) -> Tensor:
         x = x / model.config.scaling_factor + model.config.shift_factor
-        return rearrange(model.decode(x, return_dict=False)[0], "b c h w -> b h w c")
+        image = rearrange(model.decode(x, return_dict=False)[0], "b c h w -> b h w c")
+        return image.clamp(-1, 1) if cut_first else image
 
     return (decode_panorama(network, latent) / 2 + 0.5).clamp(0, 1)
 
@@ -141,9 +109,16 @@ def picture(
     seed: int,
     steps: int,
     rows: int = 512,
+    cut_first: bool = False,
+    drawn: float = 0.0,
 ) -> Tensor:
-    """Return the panorama [1, h, w, 3] that the reference makes of condition pictures and a prompt with its tag."""
+    """Return the panorama [1, h, w, 3] that the reference makes of condition pictures and a prompt with its tag.
+
+    `drawn`: the deviation of what is drawn round the encoder's mode, in units of the latent's own.
+    """
     latents = [encoded(model, condition) for condition in conditions]
+    draw = torch.Generator().manual_seed(seed + 1)
+    latents = [x + drawn * x.std() * torch.randn(x.shape, generator=draw) for x in latents]
     noise = torch.randn(latents[0].shape, generator=torch.Generator().manual_seed(seed))
     embeds, pooled = text(comfyui, prompt, rows)
-    return decoded(model, sample(flux, adapters, latents, noise, embeds, pooled, steps, 3.5))
+    return decoded(model, sample(flux, adapters, latents, noise, embeds, pooled, steps, 3.5), cut_first)

@@ -3,8 +3,7 @@
 The server's tokenizers, text encoders and VAE are the host's own code; the other side is `reference.py`.
 """
 
-import io
-import json
+import functools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import reference
 import torch
 from comfyui_omnix.converters import STREAMS
 from comfyui_omnix.lab.host import tiny
+from comfyui_omnix.lab.host.flux_vae import flux_vae
 from comfyui_omnix.lab.host.graphs import Graph, graph_of, pointed
 from comfyui_omnix.lab.host.server import Server
 from comfyui_omnix.lab.host.tiny_models import ModelNames
@@ -28,6 +28,8 @@ pytestmark = [pytest.mark.server, pytest.mark.since("0.23.0")]  # the float pict
 NAMES = ModelNames(vae="made_up_ae.safetensors")
 FOLDER = "picture to picture"
 HEIGHT, WIDTH, SEED, STEPS = 64, 128, 7, 2
+SEAM = 16
+"""Pixel columns that Decode Panorama blends."""
 TAG = "[EQUIRECTANGULAR]"
 EXACT = 1e-4
 """Of the picture's own deviation, at every pixel."""
@@ -43,7 +45,7 @@ CASES = {
 @pytest.fixture(scope="module")
 def vae(server: Server) -> Iterator[Any]:
     """FLUX's VAE of made-up weights, on both sides; its file (335 MB) goes when it has served."""
-    made = reference.vae()
+    made = flux_vae()
     path = server.base / "models" / "vae" / NAMES.vae
     save_file(made.state_dict(), path)
     yield made
@@ -94,29 +96,28 @@ def graph(task: str, prompt: str) -> Graph:
     return {**pointed(graph_of(task), changes), "floats": {"class_type": "SaveImageAdvanced", "inputs": floats}}
 
 
-def made(server: Server, task: str, prompt: str) -> Tensor:
-    """Run the graph; return the decoded picture [1, h, w, 3]."""
-    (data,) = server.images(server.run(graph(task, prompt)), "floats")
+def made(server: Server, posted: Graph) -> Tensor:
+    """Run a graph; return the decoded picture [1, h, w, 3]."""
+    (data,) = server.images(server.run(posted), "floats")
     (server.base / "floats.exr").write_bytes(data)
     return torch.from_numpy(oiio.ImageBuf(str(server.base / "floats.exr")).get_pixels(oiio.FLOAT))[None, ..., :3]
 
 
+@pytest.fixture(scope="module")
 def expected(
-    comfyui: Path,
-    vae: Any,
-    states: list[dict[str, Tensor]],
-    given: dict[str, Tensor],
-    task: str,
-    prompt: str,
-    rows: int = 512,
-) -> Tensor:
-    """Compute the reference's picture of the same files."""
-    rays = [reference.camera_rays(HEIGHT, WIDTH)] if "camray" in STREAMS[task] else []
-    shown = reference.placed(given["view.png"], HEIGHT, WIDTH) if task == "image_to_pano" else given["panorama.png"]
-    words = f"{TAG} {prompt.strip()}" if prompt else TAG
-    return reference.picture(
-        comfyui, vae, tiny.flux(), states, [shown, *rays], words, seed=SEED, steps=STEPS, rows=rows
-    )
+    comfyui: Path, vae: Any, adapters: dict[str, list[dict[str, Tensor]]], given: dict[str, Tensor]
+) -> Callable[..., Tensor]:
+    """The reference's picture of the same files, each computed once."""
+
+    @functools.cache
+    def compute(task: str, prompt: str, **ways: Any) -> Tensor:
+        rays = [reference.camera_rays(HEIGHT, WIDTH)] if "camray" in STREAMS[task] else []
+        shown = reference.placed(given["view.png"], HEIGHT, WIDTH) if task == "image_to_pano" else given["panorama.png"]
+        words = f"{TAG} {prompt.strip()}" if prompt else TAG
+        made = functools.partial(reference.picture, comfyui, vae, tiny.flux(), adapters[task], [shown, *rays], words)
+        return made(seed=SEED, steps=STEPS, **ways)
+
+    return compute
 
 
 def apart(one: Tensor, other: Tensor) -> float:
@@ -127,16 +128,43 @@ def apart(one: Tensor, other: Tensor) -> float:
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_picture_is_the_references(
-    case: str,
-    server: Server,
-    comfyui: Path,
-    vae: Any,
-    adapters: dict[str, list[dict[str, Tensor]]],
-    given: dict[str, Tensor],
-    measured: Callable[[str, float], float],
+    case: str, server: Server, expected: Callable[..., Tensor], measured: Callable[[str, float], float]
 ) -> None:
-    task, prompt = CASES[case]
-    want = expected(comfyui, vae, adapters[task], given, task, prompt)
+    want = expected(*CASES[case])
     assert want.std() > 0.1 and 0.01 < ((want == 0) | (want == 1)).float().mean() < 0.5, "some values are cut"
-    got = made(server, task, prompt)
+    got = made(server, graph(*CASES[case]))
     assert measured(f"picture to picture, {case}: of its deviation", apart(got, want)) <= EXACT
+
+
+@pytest.mark.parametrize("case", list(CASES)[:3])
+def test_other_ways_are_told_apart(
+    case: str, expected: Callable[..., Tensor], measured: Callable[[str, float], float]
+) -> None:
+    """ComfyUI's number of text rows, values that are cut before the seam is blended, and a drawn latent."""
+    want = expected(*CASES[case])
+    ways: dict[str, dict[str, Any]] = {
+        "256 rows of text": {"rows": 256},
+        "cut before blending, at the seam": {"cut_first": True},
+        "conditions 1 % off": {"drawn": 0.01},
+    }
+    for name, way in ways.items():
+        off = expected(*CASES[case], **way) - want
+        if "seam" in name:
+            assert not off[:, :, SEAM:].any()
+            off = off[:, :, :SEAM]
+        share = (off.square().mean().sqrt() / want.std()).item()
+        assert measured(f"{name}, {case}: of the deviation", share) > EXACT
+
+
+def test_a_graph_with_clip_text_encode_runs_and_is_told_of(server: Server, expected: Callable[..., Tensor]) -> None:
+    older = graph(*CASES["2 streams"])
+    clip = older["text"]["inputs"]["clip"]
+    older |= {
+        "prompt": {"class_type": "OmniXPrompt", "inputs": {"prompt": ""}},
+        "words": {"class_type": "CLIPTextEncode", "inputs": {"clip": clip, "text": ["prompt", 0]}},
+        "text": {"class_type": "FluxGuidance", "inputs": {"conditioning": ["words", 0], "guidance": 3.5}},
+    }
+    before = len(server.log.read_text(encoding="utf-8"))
+    assert apart(made(server, older), expected(*CASES["2 streams"], rows=256)) <= EXACT
+    told = server.log.read_text(encoding="utf-8")[before:]
+    assert told.count("OmniX: The text has 256 rows, and OmniX was trained with 512") == 1

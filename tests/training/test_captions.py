@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import reference
 import stock
 import torch
 from comfyui_omnix.evaluation import layout
 from comfyui_omnix.lab.host import tiny, tiny_models
+from comfyui_omnix.omnix.conditioning import save_conditioning
 from comfyui_omnix.omnix.tasks import PROMPT_TAG
 from comfyui_omnix.training import data, draws
 from comfyui_omnix.training import run as steps
@@ -21,6 +23,7 @@ from comfyui_omnix.training.config import Config
 from comfyui_omnix.training.errors import TrainingError
 from comfyui_omnix.training.host import HostBase
 from folders import small_run
+from measure import relative_error
 
 CAPTIONS = {"0000": "a hall with a red door", "0001": "a kitchen", "0003": "a kitchen"}
 
@@ -73,7 +76,7 @@ def test_captions_are_encoded_once_and_the_encoders_leave(captioned: Config) -> 
     assert not again.asked
 
 
-def test_they_are_what_clip_text_encode_makes(captioned: Config) -> None:
+def test_they_are_what_omnix_encode_prompt_makes(captioned: Config) -> None:
     """Two samples of one batch, one on the bare tag: each has the text and the pooled vector of its own words."""
     samples = encoded(captioned)
     batch = samples.batch([0, 1], [False, True])
@@ -84,6 +87,34 @@ def test_they_are_what_clip_text_encode_makes(captioned: Config) -> None:
     assert not torch.equal(batch.text[0], batch.text[1])
     # A picture without a caption has the bare tag anyway.
     assert torch.equal(samples.batch([2], [False]).text, samples.batch([2], [True]).text)
+
+
+def test_a_caption_of_more_than_512_tokens_is_cut_as_the_reference_cuts_it(
+    captioned: Config, comfyui: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = f"{PROMPT_TAG} " + "a red wall and an old chair " * 120
+    text, pooled = HostBase(captioned).prompt(words)
+    want, other = reference.text(comfyui, words)
+    assert text.shape == (1, 512, 64)
+    assert relative_error(text, want) <= 1e-5 and relative_error(pooled, other) <= 1e-5
+    (told,) = [message for message in caplog.messages if message.startswith("OmniX: ")]
+    assert "[EQUIRECTANGULAR] a red wall" in told and "T5 reads 512 of them" in told
+
+
+@pytest.mark.parametrize(("rows", "warnings"), [(512, 0), (256, 1)])
+def test_a_saved_prompt_of_another_length_is_told_of(
+    captioned: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture, rows: int, warnings: int
+) -> None:
+    path = tmp_path / "prompt.safetensors"
+    save_conditioning([(torch.zeros(1, rows, 64), {"pooled_output": torch.zeros(1, 32)})], path)
+    text, _ = HostBase(replace(captioned, conditioning=str(path))).prompt(PROMPT_TAG)
+    assert text.shape == (1, rows, 64)
+    assert sum("OmniX: --conditioning" in message for message in caplog.messages) == warnings
+
+
+def test_prompts_of_the_256_rows_of_before_are_encoded_again(captioned: Config) -> None:
+    """The folder of latents may hold some under the encoders' checksums alone."""
+    assert HostBase(captioned).text_identity.startswith("512 rows ")
 
 
 def encoded(config: Config) -> data.Cached:
