@@ -15,8 +15,8 @@ Sibling folders, one a kind of map, with equal stems; any of them may be missing
 | semantic | PNG of 8 bits: one colour a class | uint8 [H, W, 3] |
 
 A depth of a PNG is read in metres. Which depths mean that nothing is there: `nothing`. A normal is none if it is
-shorter than 0.02 (mid-grey), and in PNG if it is black. NaN on a disk is an error, as are transparent pixels. Of an EXR with
-several channels, `channels` chooses by their names.
+shorter than 0.02 (mid-grey), and in PNG if it is black. NaN on a disk is an error, as are transparent pixels. Of an EXR
+with several channels, `channels` chooses by their names.
 A caption is the text file beside the picture, as trainers keep it; `0001.txt` in the folder above is read as well.
 
 How to use it: `for stem in stems(folder, "rgb", "depth")` gives the stems that all of these kinds have, in order;
