@@ -131,7 +131,7 @@ def _bar(total: int) -> Callable[[int], None]:
 def _remarks(plan: run.Plan, failed: Sequence[run.Failed], doubts: Sequence[str]) -> int:
     """Say what is doubtful and what could not be compared; return the exit status."""
     for doubt in doubts:
-        print(f"omnix-evaluate: {doubt.rstrip('.')}.", file=sys.stderr)
+        print(f"omnix-evaluate: {doubt}.", file=sys.stderr)
     if plan.alone:
         print(f"omnix-evaluate: on one side only, so not measured: {', '.join(plan.alone)}.", file=sys.stderr)
     for pair, reason in failed:

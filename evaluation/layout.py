@@ -14,9 +14,9 @@ Sibling folders, one a kind of map, with equal stems; any of them may be missing
 | roughness, metallic | PNG of 8 or 16 bits, linear; EXR | float32 [H, W] in [0, 1] |
 | semantic | PNG of 8 bits: one colour a class | uint8 [H, W, 3] |
 
-A depth of a PNG is read in metres. Which depths mean that nothing is there: `nothing`. A normal shorter than 0.02
-(mid-grey) is none. NaN on a disk is an error, as are transparent pixels. Of an EXR with several channels, `channels`
-chooses by their names.
+A depth of a PNG is read in metres. Which depths mean that nothing is there: `nothing`. A normal is none if it is
+shorter than 0.02 (mid-grey), and in PNG if it is black. NaN on a disk is an error, as are transparent pixels. Of an EXR
+with several channels, `channels` chooses by their names.
 A caption is the text file beside the picture, as trainers keep it; `0001.txt` in the folder above is read as well.
 
 How to use it: `for stem in stems(folder, "rgb", "depth")` gives the stems that all of these kinds have, in order;
@@ -119,8 +119,9 @@ def read(path: Path, kind: str) -> Array:
         return distances(values, MILLIMETRES if values.dtype.kind == "u" else 1.0)
     if values.dtype.kind == "f":
         return marked(values.astype(np.float32), kind)
-    shares = values / np.float32(np.iinfo(values.dtype).max)
-    return marked(shares * 2 - 1, kind) if kind == "normal" else shares
+    if kind == "normal":
+        return directions(values, np.iinfo(values.dtype).max / 2)
+    return values / np.float32(np.iinfo(values.dtype).max)
 
 
 def stored(path: Path, kind: str) -> Array:
@@ -136,6 +137,12 @@ def distances(values: Array, units: float) -> Array:
     """Return stored depths as distances, NaN where nothing is there; so many units of the file are one."""
     found = values if values.dtype.kind == "u" else values.astype(np.float32)
     return np.where(nothing_there(found), np.float32(np.nan), found / np.float32(units))
+
+
+def directions(values: Array, middle: float) -> Array:
+    """Return normals that are stored as middle (1 + n), as unit vectors; NaN where one is none (mid-grey, black)."""
+    vectors = values.astype(np.float32) / np.float32(middle) - 1
+    return marked(np.where(values.any(axis=-1, keepdims=True), vectors, np.float32(0)), "normal")
 
 
 def marked(values: Array, kind: str) -> Array:

@@ -77,10 +77,10 @@ def sentence(found: Verdict) -> str:
     """Say how far normals and slope are apart, and with which axes they would agree."""
     words = f"the normals contradict the slope of the depth: the mean angle between them is {found.angle:.0f} degrees"
     if not found.has_better:
-        return f"{words}; are these maps of one room and one direction?"
+        return f"{words}; they may be of two rooms, or turned against each other"
     signed = (("-" if sign < 0 else "") + COLOURS[channel] for channel, sign in found.best)
     better = ", ".join(f"{axis} = {colour}" for axis, colour in zip(AXES, signed))
-    return f"{words}, but {found.best_angle:.0f} with {better}; are their axes front = red, up = green, left = blue?"
+    return f"{words}, but {found.best_angle:.0f} with {better}; expected are front = red, up = green, left = blue"
 
 
 def _ordered(normals: Array, order: Order) -> Array:

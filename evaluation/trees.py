@@ -72,7 +72,7 @@ def _structured3d(path: Path, kind: str) -> Array:
         found = _of_type(path, kind, np.uint8)
         if found.shape[2] < 3:
             raise MapError(f"{path}: expected normals in 3 channels, got {found.shape[2]}.")
-        return layout.marked(found[..., :3].astype(np.float32) / 128 - 1, kind)
+        return layout.directions(found[..., :3], 128)
     if kind == "semantic" and (found := _of_type(path, kind, np.uint8)).shape[2] == 1:
         return _classes(path, found[..., 0])
     return layout.read(path, kind)

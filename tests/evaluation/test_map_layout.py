@@ -57,6 +57,16 @@ def test_depths_that_are_none_in_an_exr(tmp_path: Path) -> None:
     np.testing.assert_array_equal(layout.read(path, "depth"), [[np.nan, np.nan, np.nan, 2.5]])
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_normals_that_are_none_in_a_png(dtype: type, tmp_path: Path) -> None:
+    """Mid-grey, and the black of an empty canvas, which no unit vector is stored as."""
+    full = np.iinfo(dtype).max
+    stored = np.array([[[0, 0, 0], [full // 2 + 1] * 3, [full, full // 2, full // 2], [0, full // 2, full // 2]]])
+    layout.save(tmp_path / "1.png", stored.astype(dtype))
+    wanted = [[np.nan] * 3, [np.nan] * 3, [1, 0, 0], [-1, 0, 0]]
+    np.testing.assert_allclose(layout.read(tmp_path / "1.png", "normal")[0], wanted, atol=0.01)
+
+
 def test_equal_maps_are_equal_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No date is written, whenever it is."""
     for name in ("a", "b"):
