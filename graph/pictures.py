@@ -16,9 +16,11 @@ from comfy.cli_args import args
 from comfy_api.latest import io
 from einops import rearrange, reduce
 
+from ..omnix import fit as fitting
 from ..omnix import picture, save
 from ..omnix.adapter import fingerprint
 from ..omnix.colour import colour_view
+from ..omnix.header import Header, read_header
 from ..omnix.panorama import check_panorama
 from .files import allowed, inside, say
 from .viewing import MAPS
@@ -28,6 +30,7 @@ SAMPLES = Path(__file__).resolve().parents[1] / "sample"
 VALUES = {"depth": ("depth",), "every map": MAPS, "none": ()}
 # Kinds that the host's own list of pictures may lack.
 LINEAR = (".exr", ".hdr")
+COPIED = ".omnix_samples"
 
 
 def samples() -> list[str]:
@@ -45,11 +48,18 @@ def pictures() -> list[str]:
 
 
 def put_samples_into_input() -> None:
-    """Copy the samples to where the browser looks for the picture of a loader, but for those that are there."""
+    """Copy each sample once to where the browser looks for the picture of a loader; a deleted one stays away.
+
+    A hidden file in the input folder lists what was copied, since the folder may be another at the next start.
+    """
+    folder = Path(folder_paths.get_input_directory())
+    listed = folder / COPIED
+    before = listed.read_text(encoding="utf-8").split("\n") if listed.exists() else []
     for name in samples():
-        target = Path(folder_paths.get_input_directory(), name)
-        if not target.exists():
-            target.write_bytes((SAMPLES / name).read_bytes())
+        if name not in before and not (folder / name).exists():
+            (folder / name).write_bytes((SAMPLES / name).read_bytes())
+    if not {*samples()} <= {*before}:
+        listed.write_text("\n".join(dict.fromkeys([*filter(None, before), *samples()])), encoding="utf-8")
 
 
 class OmniXLoadPanorama(io.ComfyNode):
@@ -59,17 +69,26 @@ class OmniXLoadPanorama(io.ComfyNode):
             node_id="OmniXLoadPanorama",
             display_name="Load Panorama",
             category="OmniX/loaders",
-            description="Load a 360-degree panorama in a size that OmniX works at. What is no panorama is refused "
-            "before anything runs.",
-            search_aliases=["omnix", "load image", "360", "equirectangular", "upload", "HDRI", "EXR", "skybox"],
+            description="Load a 360-degree panorama, or a part of one, in a size that OmniX works at. Pictures of "
+            "other shapes are refused before the workflow starts, unless fit says what to do with them.",
+            search_aliases=[
+                "omnix",
+                "load image",
+                "360",
+                "equirectangular",
+                "upload",
+                "HDRI",
+                "EXR",
+                "skybox",
+                "GPano",
+            ],
             hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Combo.Input(
                     "image",
                     options=pictures(),
                     upload=io.UploadType.image,
-                    tooltip="A picture in the input folder, twice as wide as high, or the sample that ships with "
-                    "OmniX.",
+                    tooltip="A picture in the input folder, or the sample that ships with OmniX.",
                 ),
                 io.Int.Input(
                     "height",
@@ -80,36 +99,59 @@ class OmniXLoadPanorama(io.ComfyNode):
                     tooltip="Most rows to work at; the width is twice that. OmniX perceives at up to 720. A smaller "
                     "picture keeps its size, at the nearest step of 8.",
                 ),
+                io.Combo.Input(
+                    "fit",
+                    options=[*fitting.FITS],
+                    default=fitting.DEFAULT,
+                    optional=True,
+                    tooltip="by GPano: where the camera wrote that the picture belongs; without GPano as it is. "
+                    "as it is: twice as wide as high only. pad: centred on the horizon, the rest grey and unseen. "
+                    "crop: the middle, twice as wide as high.",
+                ),
+                io.Float.Input(
+                    "vertical_fov",
+                    default=0.0,
+                    min=0.0,
+                    max=180.0,
+                    step=0.5,
+                    optional=True,
+                    tooltip="With pad: degrees from the bottom of the picture to its top. 0: what makes the picture "
+                    "360 degrees wide.",
+                ),
             ],
             outputs=[
-                io.Image.Output(display_name="panorama", tooltip="The whole panorama, resized, never cropped."),
-                io.Mask.Output(display_name="mask", tooltip="1 where the file is transparent."),
+                io.Image.Output(display_name="panorama", tooltip="The whole panorama, resized."),
+                io.Mask.Output(display_name="mask", tooltip="1 where the file is transparent or shows nothing."),
             ],
         )
 
     @classmethod
-    def execute(cls, image: str, height: int) -> io.NodeOutput:
-        shown, (rows, columns) = picture.load_panorama(cls.file(image), height)
-        say(
-            f"{columns}x{rows} in the file, {shown.colours.shape[1]}x{shown.colours.shape[0]} here",
-            cls.hidden.unique_id,
-        )
+    def execute(cls, image: str, height: int, fit: str = fitting.DEFAULT, vertical_fov: float = 0.0) -> io.NodeOutput:
+        shown, words = picture.load_panorama(cls.file(image), height, fit, vertical_fov)
+        say(words, cls.hidden.unique_id)
         colours, clear = rearrange(shown.colours, "h w c -> 1 h w c"), rearrange(1 - shown.opacity, "h w -> 1 h w")
         return io.NodeOutput(colours, clear)
 
     @classmethod
-    def validate_inputs(cls, image: str | None) -> bool | str:
-        return image is None or allowed(lambda: cls.check(image))
+    def validate_inputs(
+        cls, image: str | None, fit: str | None = fitting.DEFAULT, vertical_fov: float | None = 0.0
+    ) -> bool | str:
+        if image is None or fit is None or vertical_fov is None:  # linked, so known in the run alone
+            return True
+        told = allowed(lambda: cls.check(image, fit, vertical_fov))
+        if isinstance(told, str):
+            say(told, getattr(cls.hidden, "unique_id", None))
+        return told
 
     @classmethod
-    def fingerprint_inputs(cls, image: str, height: int) -> str:
+    def fingerprint_inputs(cls, image: str, **_more: Any) -> str:
         return fingerprint([cls.file(image)])
 
     @classmethod
-    def check(cls, name: str) -> None:
+    def check(cls, name: str, fit: str, field: float) -> None:
         path = cls.file(name)
         try:
-            picture.check_picture(name, *size_of(path, fingerprint([path])))
+            picture.placed(name, header_of(path, fingerprint([path])), fit, field)
         except OSError as error:
             raise ValueError(f"{name}: the file cannot be read ({error.strerror}); choose another one.") from error
 
@@ -126,10 +168,9 @@ class OmniXLoadPanorama(io.ComfyNode):
 
 
 @functools.lru_cache(maxsize=64)
-def size_of(path: Path, _facts: str) -> tuple[int, int]:
-    """Return (height, width) of a picture file that could be read to its end; `_facts` change when the file does."""
-    height, width = picture.read_picture(path).opacity.shape
-    return height, width
+def header_of(path: Path, _facts: str) -> Header:
+    """Return what a picture file says before it is decoded; `_facts` change when the file does."""
+    return read_header(path)
 
 
 class OmniXSavePanorama(io.ComfyNode):
