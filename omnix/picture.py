@@ -40,7 +40,7 @@ def read_picture(path: Path) -> Picture:
     """Read the first frame of a picture file.  Raises ValueError if it is no whole picture, OSError if it is lost."""
     source = decoded(path, read_header(path))
     values = source.rows(0, source.height)
-    _check_numbers(path, values)
+    _check_numbers(path.name, values)
     return _picture(values)
 
 
@@ -52,16 +52,30 @@ def load_panorama(path: Path, most: int, fit: str = DEFAULT, field: float = 0.0)
     """
     header = read_header(path)
     place = placed(path.name, header, fit, field)
-    source = decoded(path, header)
+    shown, words = _fitted(path.name, decoded(path, header), place, most, header.gpano is None and fit != "pad")
+    return Loaded(shown, f"{header.width}x{header.height} in the file, {words}")
+
+
+def fit_image(image: Tensor, most: int, fit: str, field: float = 0.0) -> Loaded:
+    """Do what `load_panorama` does with a picture [H, W, 3 or 4] in [0, 1] that is decoded already."""
+    height, width, channels = image.shape
+    place = placed("The picture", Header("", height, width), fit, field)
+    values = image.detach().float().cpu()
+    source = Source(height, width, channels, lambda first, end: values[first:end])
+    shown, words = _fitted("The picture", source, place, most, fit != "pad")
+    return Loaded(shown, f"{width}x{height} given, {words}")
+
+
+def _fitted(name: str, source: Source, place: Place, most: int, doubted: bool) -> Loaded:
+    """Return a panorama of `most` rows or fewer; if doubted, two fisheye circles are looked for in a whole one."""
     rows = place.height if place.whole else round(place.sphere_width / 2)
     height = working_height(rows, most)
     part = reduced(source, place, height)
-    _check_numbers(path, part)
-    if place.whole and header.gpano is None and fit != "pad":
-        check_circles(path.name, part)
+    _check_numbers(name, part)
+    if place.whole and doubted:
+        check_circles(name, part)
     shown = _picture(part) if place.whole and not any(place.pose) else _on_sphere(part, place, height)
-    words = [f"{header.width}x{header.height} in the file", place.words, source.words, f"{2 * height}x{height} here"]
-    return Loaded(shown, ", ".join(filter(None, words)))
+    return Loaded(shown, ", ".join(filter(None, (place.words, source.words, f"{2 * height}x{height} here"))))
 
 
 def placed(name: str, header: Header, fit: str, field: float) -> Place:
@@ -87,10 +101,10 @@ def _on_sphere(part: Tensor, place: Place, height: int) -> Picture:
     return Picture(panorama[..., :3], panorama[..., 3] * seen)
 
 
-def _check_numbers(path: Path, values: Tensor) -> None:
+def _check_numbers(name: str, values: Tensor) -> None:
     if not bool(torch.isfinite(values).all()):
         raise ValueError(
-            f"{path.name}: expected numbers, got values that are none (NaN); choose another file, or save this one "
+            f"{name}: expected numbers, got values that are none (NaN); choose another file, or save this one "
             "without them."
         )
 

@@ -34,7 +34,13 @@ IN_WORKFLOWS = {
     "OmniXSavePanorama": DEPTH,
     "OmniXSaveConditioning": "OmniX extra - Save the prompt once",
 }
-ALONE = ("OmniXLoadConditioning", "OmniXLoadDiffusersFlux", "OmniXConvertAdapter", "OmniXOlderGraph")
+ALONE = (
+    "OmniXLoadConditioning",
+    "OmniXLoadDiffusersFlux",
+    "OmniXConvertAdapter",
+    "OmniXFitPanorama",
+    "OmniXOlderGraph",
+)
 MAPS = ("depth", "normal", "albedo", "roughness", "metallic")
 # Pixels of the surroundings that are shown round a node.
 MARGIN = 45

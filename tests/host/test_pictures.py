@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import OpenImageIO
 import pytest
-from comfyui_omnix.graph import pictures
+from comfyui_omnix.graph import panoramas
 from comfyui_omnix.lab.host.server import GraphError, Server
 from PIL import Image
 from test_fit import elements, facts
@@ -127,19 +127,19 @@ def test_a_damaged_jpeg_is_refused_in_the_run(server: Server) -> None:
 
 
 def test_a_sample_that_was_deleted_stays_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures.folder_paths, "get_input_directory", lambda: str(tmp_path))
-    pictures.put_samples_into_input()
-    assert {path.name for path in tmp_path.glob("*.png")} == {*pictures.samples()}
+    monkeypatch.setattr(panoramas.folder_paths, "get_input_directory", lambda: str(tmp_path))
+    panoramas.put_samples_into_input()
+    assert {path.name for path in tmp_path.glob("*.png")} == {*panoramas.samples()}
     (tmp_path / SAMPLE).unlink()
-    (tmp_path / pictures.samples()[1]).write_bytes(b"changed")
-    pictures.put_samples_into_input()
+    (tmp_path / panoramas.samples()[1]).write_bytes(b"changed")
+    panoramas.put_samples_into_input()
     assert not (tmp_path / SAMPLE).exists()
-    assert (tmp_path / pictures.samples()[1]).read_bytes() == b"changed"
-    assert pictures.pictures()[0] == SAMPLE, "still offered: the pack holds it"
+    assert (tmp_path / panoramas.samples()[1]).read_bytes() == b"changed"
+    assert panoramas.pictures()[0] == SAMPLE, "still offered: the pack holds it"
     # A sample of a later version comes once, too.
-    listed = tmp_path / pictures.COPIED
+    listed = tmp_path / panoramas.COPIED
     listed.write_text(listed.read_text().replace(f"{SAMPLE}\n", ""))
-    pictures.put_samples_into_input()
+    panoramas.put_samples_into_input()
     assert (tmp_path / SAMPLE).exists()
 
 

@@ -324,3 +324,27 @@ def test_headers_carry_gpano(tmp_path: Path) -> None:
     assert header.read_header(path).gpano == gpano.Gpano(
         "equirectangular", 256, 128, 64, 32, 40, 24, heading=0, pitch=-3, roll=0
     )
+
+
+@pytest.mark.parametrize("how", ["as it is", "pad", "crop"])
+@pytest.mark.parametrize("size", [(64, 128), (60, 120), (200, 401)])
+def test_a_decoded_picture_is_fitted_as_a_file_is(tmp_path: Path, how: str, size: tuple[int, int]) -> None:
+    pixels = noise(*size)
+    shown, words = picture.fit_image(torch.from_numpy(pixels / np.float32(255)), 96, how)
+    colours, unseen, told = loaded(put(tmp_path / "p.png", pixels), 96, how)
+    assert np.abs(shown.colours.numpy() - colours).max() < 1e-6 and np.array_equal(1 - shown.opacity.numpy(), unseen)
+    assert words == told.replace("in the file", "given")
+
+
+def test_a_file_is_resized_as_a_whole_picture_would_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In blocks of rows, across first: the same as one filter over the floats of the whole picture."""
+    path = put(tmp_path / "p.png", noise(250, 500))
+    monkeypatch.setattr(picture, "BLOCK", 7 * 500)
+    whole = picture.read_picture(path).colours
+    batch = whole.permute(2, 0, 1)[None]
+    filtered = torch.nn.functional.interpolate(batch, (96, 192), mode="bicubic", antialias=True, align_corners=False)
+    colours, _, _ = loaded(path, 96)
+    inner = slice(8, -8)  # at the edges the panorama's filter sees across the seam
+    expected = filtered[0].permute(1, 2, 0).clamp(0, 1).numpy()
+    assert np.abs(colours[:, inner] - expected[:, inner]).max() < 1e-5
+    assert np.abs(colours[:, 0] - expected[:, 0]).max() > 1e-3
