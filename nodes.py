@@ -23,7 +23,8 @@ from .graph.maps import (
 from .graph.measuring import OmniXCompareMaps
 from .graph.model import OmniXApplyAdapters, OmniXFlowShift
 from .graph.older import OmniXOlderGraph, register_replacements
-from .graph.pictures import OmniXLoadPanorama, OmniXSavePanorama, put_samples_into_input
+from .graph.panoramas import OmniXFitPanorama, OmniXLoadPanorama, put_samples_into_input
+from .graph.pictures import OmniXSavePanorama
 from .graph.scene import OmniXScene
 from .graph.viewing import OmniXColourDepth, OmniXContactSheet, OmniXPanoramaViewer
 
@@ -38,6 +39,7 @@ NODES: list[type[io.ComfyNode]] = [
     OmniXSaveConditioning,
     OmniXLoadConditioning,
     OmniXDecodePanorama,
+    OmniXFitPanorama,
     OmniXPlaceOnPanorama,
     OmniXCameraRays,
     OmniXDepth,

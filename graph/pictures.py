@@ -1,11 +1,9 @@
-"""Nodes that load and save panoramas."""
+"""Nodes that save panoramas."""
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,123 +11,17 @@ from typing import Any
 import folder_paths
 from comfy.cli_args import args
 from comfy_api.latest import io
-from einops import rearrange, reduce
+from einops import reduce
 
-from ..omnix import picture, save
-from ..omnix.adapter import fingerprint
+from ..omnix import save
 from ..omnix.colour import colour_view
 from ..omnix.panorama import check_panorama
-from .files import allowed, check_name, hidden, inside, say
+from .files import allowed, check_name, hidden, inside
 from .lineage import HIDDEN, check_inputs
 from .viewing import MAPS
 
-SAMPLES = Path(__file__).resolve().parents[1] / "sample"
 # What can be saved as values, by what the node calls it.
 VALUES = {"depth": ("depth",), "every map": MAPS, "none": ()}
-# Kinds that the host's own list of pictures may lack.
-LINEAR = (".exr", ".hdr")
-
-
-def samples() -> list[str]:
-    """List the pictures that ship with the pack: the rendered room, then its true maps."""
-    return sorted((path.name for path in SAMPLES.glob("*.png")), key=lambda name: (len(name.split("_")), name))
-
-
-def pictures() -> list[str]:
-    """List what can be loaded: the room, the pictures of the input folder, the room's true maps."""
-    with os.scandir(folder_paths.get_input_directory()) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_file())
-    room, *truth = samples()
-    known = {*folder_paths.filter_files_content_types(names, ["image"])} - {room, *truth}
-    return [room, *(name for name in names if name in known or name.lower().endswith(LINEAR)), *truth]
-
-
-def put_samples_into_input() -> None:
-    """Copy the samples to where the browser looks for the picture of a loader, but for those that are there."""
-    for name in samples():
-        target = Path(folder_paths.get_input_directory(), name)
-        if not target.exists():
-            target.write_bytes((SAMPLES / name).read_bytes())
-
-
-class OmniXLoadPanorama(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="OmniXLoadPanorama",
-            display_name="Load Panorama",
-            category="OmniX/loaders",
-            description="Load a 360-degree panorama in a size that OmniX works at. What is no panorama is refused "
-            "before anything runs.",
-            search_aliases=["omnix", "load image", "360", "equirectangular", "upload", "HDRI", "EXR", "skybox"],
-            hidden=[io.Hidden.unique_id],
-            inputs=[
-                io.Combo.Input(
-                    "image",
-                    options=pictures(),
-                    upload=io.UploadType.image,
-                    tooltip="A picture in the input folder, twice as wide as high, or the sample that ships with "
-                    "OmniX.",
-                ),
-                io.Int.Input(
-                    "height",
-                    default=720,
-                    min=16,
-                    max=8192,
-                    step=8,
-                    tooltip="Most rows to work at; the width is twice that. OmniX perceives at up to 720. A smaller "
-                    "picture keeps its size, at the nearest step of 8.",
-                ),
-            ],
-            outputs=[
-                io.Image.Output(display_name="panorama", tooltip="The whole panorama, resized, never cropped."),
-                io.Mask.Output(display_name="mask", tooltip="1 where the file is transparent."),
-            ],
-        )
-
-    @classmethod
-    def execute(cls, image: str, height: int) -> io.NodeOutput:
-        shown, (rows, columns) = picture.load_panorama(cls.file(image), height)
-        say(
-            f"{columns}x{rows} in the file, {shown.colours.shape[1]}x{shown.colours.shape[0]} here",
-            hidden(cls, "unique_id"),
-        )
-        colours, clear = rearrange(shown.colours, "h w c -> 1 h w c"), rearrange(1 - shown.opacity, "h w -> 1 h w")
-        return io.NodeOutput(colours, clear)
-
-    @classmethod
-    def validate_inputs(cls, image: str | None) -> bool | str:
-        return image is None or allowed(lambda: cls.check(image))
-
-    @classmethod
-    def fingerprint_inputs(cls, image: str, height: int) -> str:
-        return fingerprint([cls.file(image)])
-
-    @classmethod
-    def check(cls, name: str) -> None:
-        path = cls.file(name)
-        try:
-            picture.check_picture(name, *size_of(path, fingerprint([path])))
-        except OSError as error:
-            raise ValueError(f"{name}: the file cannot be read ({error.strerror}); choose another one.") from error
-
-    @staticmethod
-    def file(name: str) -> Path:
-        plain, base = folder_paths.annotated_filepath(name)
-        root = Path(base or folder_paths.get_input_directory())
-        path = inside(root, plain)
-        if path.is_file():
-            return path
-        if base is None and plain in samples():
-            return SAMPLES / plain
-        raise ValueError(f"{name}: no such file in the {root.name} folder; upload a panorama, or choose another one.")
-
-
-@functools.lru_cache(maxsize=64)
-def size_of(path: Path, _facts: str) -> tuple[int, int]:
-    """Return (height, width) of a picture file that could be read to its end; `_facts` change when the file does."""
-    height, width = picture.read_picture(path).opacity.shape
-    return height, width
 
 
 class OmniXSavePanorama(io.ComfyNode):

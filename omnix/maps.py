@@ -12,6 +12,7 @@ import torch
 from einops import rearrange, reduce, repeat
 from torch import Tensor
 
+from .distance import is_nothing
 from .panorama import camera_rays, check_panorama
 
 # Shorter than this a decoded normal says nothing about a direction: two steps of 8 bits are 0.016.
@@ -111,7 +112,7 @@ def moge_geometry(values: Tensor, image: Tensor) -> dict[str, Tensor]:
     """Return ComfyUI's MOGE_GEOMETRY of depth values [B, H, W] and the panorama image [B, H, W, >=3] they belong to.
 
     Keys: points [B, H, W, 3] in MoGe's spherical axes (centre of the panorama -X, left -Y, up +Z), depth [B, H, W]
-    (radial distance), mask (bool, True where depth is finite and above 0), image. Pixels outside the mask are infinite
+    (radial distance), mask (bool, True where depth is a distance), image. Pixels outside the mask are infinite
     in depth and points, as the host's own inference marks them, so that meshing leaves them out. No intrinsics: to the
     host that means a panorama. No normal: the host takes that key for camera-space normals of a perspective view.
     """
@@ -124,7 +125,7 @@ def moge_geometry(values: Tensor, image: Tensor) -> dict[str, Tensor]:
         )
     check_image(image, 3, "the colours of a mesh")
     distance = values.float().cpu()
-    mask = torch.isfinite(distance) & (distance > 0)
+    mask = torch.isfinite(distance) & ~torch.stack([is_nothing(one) for one in distance])
     distance = torch.where(mask, distance, torch.inf)
     front, up, left = camera_rays(values.shape[1], values.shape[2]).unbind(dim=-1)
     directions = torch.stack([-front, -left, up], dim=-1)

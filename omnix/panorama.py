@@ -63,10 +63,10 @@ def place_on_panorama(
     check_panorama(height, width)
     _check_picture(image, fov_x)
     pixels = image[..., :3].float()
-    u, v, seen = _project(pixels.shape[1], pixels.shape[2], width, height, fov_x, _rotation(yaw, pitch, roll))
+    u, v, seen = _project(pixels.shape[1], pixels.shape[2], width, height, fov_x, rotation(yaw, pitch, roll))
     seen = seen.to(image.device)
     panorama = pixels.new_full((pixels.shape[0], height, width, 3), UNSEEN_GREY)
-    panorama[:, seen] = _bilinear(pixels, u, v)
+    panorama[:, seen] = bilinear(pixels, u, v)
     mask = (~seen).to(image.dtype).expand(pixels.shape[0], height, width).clone()
     return panorama.to(image.dtype), mask
 
@@ -79,7 +79,7 @@ def _check_picture(image: Tensor, fov_x: float) -> None:
     _check_field(fov_x)
 
 
-def _rotation(yaw: float, pitch: float, roll: float) -> Tensor:
+def rotation(yaw: float, pitch: float, roll: float) -> Tensor:
     """Return the matrix from camera to world, axes (front, right, down): roll, then pitch, then yaw, in degrees."""
     psi, theta, phi = (torch.tensor(math.radians(a), dtype=torch.float64) for a in (yaw, pitch, roll))
     one, zero = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
@@ -107,7 +107,7 @@ def _project(h: int, w: int, width: int, height: int, fov_x: float, rotation: Te
     return u[seen], v[seen], seen
 
 
-def _bilinear(pixels: Tensor, u: Tensor, v: Tensor) -> Tensor:
+def bilinear(pixels: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """Sample pixels [B, h, w, C] at u (columns) and v (rows) [N] -> [B, N, C], indices modulo the size."""
     h, w = pixels.shape[1:3]
     # u and v stay on the CPU, since not every device knows float64.
@@ -134,8 +134,8 @@ def perspective_view(
     across = 2 * math.tan(math.radians(fov_x) / 2)
     finer = min(4, max(1, math.ceil(panorama.shape[2] / (2 * math.pi) * across / width)))
     rows, columns = height * finer, width * finer
-    u, v = _look_up(rows, columns, panorama.shape[2], across, _rotation(yaw, pitch, 0.0))
-    samples = _bilinear(panorama.float(), u.to(panorama.device), v.to(panorama.device))
+    u, v = _look_up(rows, columns, panorama.shape[2], across, rotation(yaw, pitch, 0.0))
+    samples = bilinear(panorama.float(), u.to(panorama.device), v.to(panorama.device))
     pattern = "b (h down w across) c -> b h w c"
     return reduce(samples, pattern, "mean", h=height, w=width, down=finer, across=finer).to(panorama.dtype)
 

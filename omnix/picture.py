@@ -1,6 +1,6 @@
 """Read a picture file as the panorama that the streams work on: every kind of pixel, no corner cut off, no part lost.
 
-PyAV decodes, as in ComfyUI's own Load Image: 8 and 16 bits, grey, palette and alpha, EXR and Radiance.
+Pixels become floats a block of rows at a time, so that a large picture takes little more memory than its own.
 """
 
 from __future__ import annotations
@@ -8,23 +8,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-import av
-import numpy as np
 import torch
 import torch.nn.functional as F
-from av.error import FFmpegError
-from einops import rearrange, repeat
-from PIL import Image, ImageOps
+from einops import rearrange
 from torch import Tensor
 
-from . import exr
+from .decode import Source, decoded
+from .fit import BEFORE_FIT, DEFAULT, FITS, SMALLEST, STEP, Place, laid
+from .header import Header, read_header
+from .layouts import check_circles
 
-# Latents have an eighth of the pixels, and FLUX.1 takes them in patches of two: the width, twice the height, is then
-# a multiple of 16.
-STEP = 8
-# What rounding in other tools may have taken from one side, in pixels.
-ROUNDED = 2
-SMALLEST = 2 * STEP
+BLOCK = 2**20
+"""Pixels that are floats at one time while a picture is resized."""
 
 
 class Picture(NamedTuple):
@@ -34,102 +29,83 @@ class Picture(NamedTuple):
     opacity: Tensor
 
 
+class Loaded(NamedTuple):
+    """A panorama in the size to work at, and what was done, in words."""
+
+    picture: Picture
+    words: str
+
+
 def read_picture(path: Path) -> Picture:
-    """Read the first frame of a picture file.  Raises ValueError for what is no whole picture, OSError if it is lost.
+    """Read the first frame of a picture file.  Raises ValueError if it is no whole picture, OSError if it is lost."""
+    source = decoded(path, read_header(path))
+    values = source.rows(0, source.height)
+    _check_numbers(path.name, values)
+    return _picture(values)
 
-    Floats (EXR, Radiance) are scene-linear by convention: they are encoded as sRGB and end at 1.
+
+def load_panorama(path: Path, most: int, fit: str = DEFAULT, field: float = 0.0) -> Loaded:
+    """Read a picture as a panorama, resized to the height to work at (see `working_height`).
+
+    Raises ValueError, OSError.  fit is a name of FITS; field is the vertical field of view of a padded picture
+    in degrees, 0 for 360 degrees around.
     """
-    picture = _whole(path)
-    if not bool(torch.isfinite(picture.colours).all()):
+    header = read_header(path)
+    place = placed(path.name, header, fit, field)
+    shown, words = _fitted(path.name, decoded(path, header), place, most, header.gpano is None and fit != "pad")
+    return Loaded(shown, f"{header.width}x{header.height} in the file, {words}")
+
+
+def fit_image(image: Tensor, most: int, fit: str, field: float = 0.0) -> Loaded:
+    """Do what `load_panorama` does with a picture [H, W, 3 or 4] in [0, 1] that is decoded already."""
+    height, width, channels = image.shape
+    place = placed("The picture", Header("", height, width), fit, field)
+    values = image.detach().float().cpu()
+    source = Source(height, width, channels, lambda first, end: values[first:end])
+    shown, words = _fitted("The picture", source, place, most, fit != "pad")
+    return Loaded(shown, f"{width}x{height} given, {words}")
+
+
+def _fitted(name: str, source: Source, place: Place, most: int, doubted: bool) -> Loaded:
+    """Return a panorama of `most` rows or fewer; if doubted, two fisheye circles are looked for in a whole one."""
+    rows = place.height if place.whole else round(place.sphere_width / 2)
+    height = working_height(rows, most)
+    part = reduced(source, place, height)
+    _check_numbers(name, part)
+    if place.whole and doubted:
+        check_circles(name, part)
+    shown = _picture(part) if place.whole and not any(place.pose) else _on_sphere(part, place, height)
+    return Loaded(shown, ", ".join(filter(None, (place.words, source.words, f"{2 * height}x{height} here"))))
+
+
+def placed(name: str, header: Header, fit: str, field: float) -> Place:
+    """Return where a picture lies on the sphere.  Raises ValueError, the reason why it can't lie anywhere."""
+    known = FITS | {BEFORE_FIT: FITS[DEFAULT]}
+    if fit not in known:
+        raise ValueError(f"fit is {fit!r}, expected one of {', '.join(FITS)}; choose one of them.")
+    return known[fit](name, header.height, header.width, header.gpano, field)
+
+
+def _picture(values: Tensor) -> Picture:
+    clear = values.shape[-1] == 4
+    return Picture(values[..., :3], values[..., 3] if clear else torch.ones(values.shape[:2]))
+
+
+def _on_sphere(part: Tensor, place: Place, height: int) -> Picture:
+    if place.whole:
+        # What rounding took from one side is there again.
+        place = Place(0, 0, height, 2 * height, 2 * height, pose=place.pose)
+    shown = _picture(part)
+    values = torch.cat([shown.colours, rearrange(shown.opacity, "h w -> h w 1")], dim=-1)
+    panorama, seen = laid(values, place, height)
+    return Picture(panorama[..., :3], panorama[..., 3] * seen)
+
+
+def _check_numbers(name: str, values: Tensor) -> None:
+    if not bool(torch.isfinite(values).all()):
         raise ValueError(
-            f"{path.name}: expected numbers, got values that are none (NaN); choose another file, or save this one "
+            f"{name}: expected numbers, got values that are none (NaN); choose another file, or save this one "
             "without them."
-        )
-    return picture
-
-
-def _whole(path: Path) -> Picture:
-    with path.open("rb") as file:
-        kind = file.read(4)
-    # PyAV takes half of these for a whole.
-    if kind == exr.MAGIC and not exr.is_whole(path.read_bytes()):
-        raise _damaged(path)
-    if kind == b"GIF8":
-        return _decoded_by_pillow(path)
-    try:
-        return _decoded(path)
-    except (FFmpegError, IndexError, StopIteration):
-        return _decoded_by_pillow(path)
-
-
-def _decoded(path: Path) -> Picture:
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        # Without this half a file becomes half a picture.
-        stream.codec_context.options = {"err_detect": "explode"}
-        frame = next(container.decode(stream))
-    turns = round(frame.rotation / 90) % 4
-    return Picture(*(torch.rot90(part, turns, (0, 1)) for part in _picture(frame)))
-
-
-def _decoded_by_pillow(path: Path) -> Picture:
-    """Read what PyAV does not know, such as TIFF with alpha; 8 bits."""
-    try:
-        with Image.open(path) as image:
-            values = (
-                torch.from_numpy(np.asarray(ImageOps.exif_transpose(image).convert("RGBA"), dtype=np.float32)) / 255
-            )
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise _damaged(path) from error
-    return Picture(values[..., :3], values[..., 3])
-
-
-def _damaged(path: Path) -> ValueError:
-    return ValueError(
-        f"{path.name}: expected a whole picture, got a damaged file or one of another kind; choose another file, or "
-        "get this one again."
-    )
-
-
-def _picture(frame: av.VideoFrame) -> Picture:
-    names = frame.format.name
-    alpha = names == "pal8" or any(part.is_alpha for part in frame.format.components)
-    if any(part.bits == 32 for part in frame.format.components) or "f16" in names:
-        return _linear(frame, alpha)
-    deep = any(part.bits > 8 for part in frame.format.components)
-    kind, most = ("rgba64le", 65535) if deep else ("rgba", 255)
-    values = torch.from_numpy(frame.reformat(format=kind).to_ndarray().astype(np.float32)) / most
-    return Picture(values[..., :3], values[..., 3] if alpha else torch.ones(values.shape[:2]))
-
-
-def _linear(frame: av.VideoFrame, alpha: bool) -> Picture:
-    # Another format than the frame's own would end at 1 before the curve is applied.
-    grey = frame.format.name.startswith("gray")
-    kind = "grayf32le" if grey else ("gbrapf32le" if alpha else "gbrpf32le")
-    values = torch.from_numpy(frame.to_ndarray(format=kind).astype(np.float32))
-    colours = repeat(values, "h w -> h w c", c=3) if grey else values[..., :3]
-    return Picture(encode_srgb(colours), values[..., 3].clamp(0, 1) if alpha else torch.ones(values.shape[:2]))
-
-
-def encode_srgb(linear: Tensor) -> Tensor:
-    """Encode linear light as sRGB (IEC 61966-2-1), cut to [0, 1]."""
-    light = linear.clamp(0, 1)
-    return torch.where(light <= 0.0031308, light * 12.92, 1.055 * light.clamp(min=1e-8) ** (1 / 2.4) - 0.055)
-
-
-def check_picture(name: str, height: int, width: int) -> None:
-    """Raise ValueError unless a picture of this size can be a panorama: twice as wide as high, but for rounding."""
-    if abs(width - 2 * height) > ROUNDED:
-        raise ValueError(
-            f"{name}: expected a panorama, twice as wide as high, got {width}x{height}; choose another picture, or "
-            "make a panorama of this one with Place Image on Panorama."
-        )
-    if height < SMALLEST:
-        raise ValueError(
-            f"{name}: expected a panorama of at least {2 * SMALLEST}x{SMALLEST}, got {width}x{height}; choose a "
-            "larger one."
         )
 
 
@@ -139,37 +115,48 @@ def working_height(height: int, most: int) -> int:
     return max(SMALLEST, STEP * round(wanted / STEP))
 
 
-def resized(values: Tensor, height: int) -> Tensor:
-    """Resize a panorama [H, W, C] to [height, 2 * height, C]; the filter sees across the seam.
+def reduced(source: Source, place: Place, height: int) -> Tensor:
+    """Return the part that is used [h, w, C], at the scale of a panorama of this height.
 
-    Bicubic, antialiased.  Seen half way round, what was the seam lies in the middle: its half of the result comes from
-    there.
+    As `resized`, a block of rows at a time: across first, then down.
     """
-    width = 2 * height
-    if values.shape[:2] == (height, width):
+    scale = 2 * height / place.sphere_width
+    rows = height if place.whole else max(1, round(place.height * scale))
+    columns = 2 * height if place.around else max(1, round(place.width * scale))
+    narrow = torch.empty(place.height, columns, source.channels)
+    step = max(1, BLOCK // source.width)
+    for first in range(0, place.height, step):
+        end = min(first + step, place.height)
+        block = source.rows(place.top + first, place.top + end)[:, place.left : place.left + place.width]
+        narrow[first:end] = _scaled(block, 1, columns, place.around)
+    return _scaled(narrow, 0, rows, False).clamp(0, 1)
+
+
+def resized(values: Tensor, height: int) -> Tensor:
+    """Resize a panorama [H, W, C] to [height, 2 * height, C]: bicubic, antialiased; the filter sees across the seam."""
+    if values.shape[:2] == (height, 2 * height):
         return values
-    plain = _scaled(values, height, width)
-    if values.shape[1] % 2:
+    return _scaled(_scaled(values, 1, 2 * height, True), 0, height, False).clamp(0, 1)
+
+
+def _scaled(values: Tensor, side: int, size: int, around: bool) -> Tensor:
+    """Resize one side (0 down, 1 across) of [h, w, C].
+
+    Around: seen half way round, what was the seam lies in the middle: its half of the result comes from there.
+    """
+    if values.shape[side] == size:
+        return values
+    plain = _filtered(values, side, size)
+    if not around or values.shape[side] % 2 or size % 2:
         return plain
-    turned = _scaled(values.roll(values.shape[1] // 2, dims=1), height, width).roll(height, dims=1)
-    middle = slice(width // 4, width - width // 4)
-    turned[:, middle] = plain[:, middle]
+    turned = _filtered(values.roll(values.shape[side] // 2, dims=side), side, size).roll(size // 2, dims=side)
+    middle = [slice(None)] * side + [slice(size // 4, size - size // 4)]
+    turned[tuple(middle)] = plain[tuple(middle)]
     return turned
 
 
-def _scaled(values: Tensor, height: int, width: int) -> Tensor:
+def _filtered(values: Tensor, side: int, size: int) -> Tensor:
+    shape = (size, values.shape[1]) if side == 0 else (values.shape[0], size)
     batch = rearrange(values, "h w c -> 1 c h w")
-    scaled = F.interpolate(batch, (height, width), mode="bicubic", antialias=True, align_corners=False)
-    return rearrange(scaled, "1 c h w -> h w c").clamp(0, 1)
-
-
-def load_panorama(path: Path, most: int) -> tuple[Picture, tuple[int, int]]:
-    """Read a panorama, resized to the height to work at (see `working_height`), and the file's own (height, width).
-
-    Raises ValueError, OSError.
-    """
-    colours, opacity = read_picture(path)
-    check_picture(path.name, *opacity.shape)
-    height = working_height(opacity.shape[0], most)
-    shown = Picture(resized(colours, height), resized(rearrange(opacity, "h w -> h w 1"), height)[..., 0])
-    return shown, (opacity.shape[0], opacity.shape[1])
+    scaled = F.interpolate(batch, shape, mode="bicubic", antialias=True, align_corners=False)
+    return rearrange(scaled, "1 c h w -> h w c")

@@ -37,7 +37,9 @@ def main() -> None:
     apart = (tiled - whole.mean).square().mean((0, 1, 2)).sqrt() / unit
     print(f"a sample for the mode: {whole.std.square().mean().sqrt() / unit:.3g} of the latent's deviation")
     print(f"tiles for the whole, {2 * height}x{height}: {apart.square().mean().sqrt():.3g} of the latent's deviation,")
-    print(f"at most {apart.max():.3g} in one column, more than 0.01 in {(apart > 0.01).float().mean():.0%} of the columns")
+    print(
+        f"at most {apart.max():.3g} in one column, more than 0.01 in {(apart > 0.01).float().mean():.0%} of the columns"
+    )
 
 
 if __name__ == "__main__":

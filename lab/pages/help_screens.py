@@ -34,7 +34,14 @@ IN_WORKFLOWS = {
     "OmniXSavePanorama": DEPTH,
     "OmniXSaveConditioning": "OmniX extra - Save the prompt once",
 }
-ALONE = ("OmniXPrompt", "OmniXLoadConditioning", "OmniXLoadDiffusersFlux", "OmniXConvertAdapter", "OmniXOlderGraph")
+ALONE = (
+    "OmniXPrompt",
+    "OmniXLoadConditioning",
+    "OmniXLoadDiffusersFlux",
+    "OmniXConvertAdapter",
+    "OmniXFitPanorama",
+    "OmniXOlderGraph",
+)
 MAPS = ("depth", "normal", "albedo", "roughness", "metallic")
 # Pixels of the surroundings that are shown round a node.
 MARGIN = 45

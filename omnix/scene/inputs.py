@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..distance import distances_alone
 from ..maps import unit_normals
 from .build import Options, Scene, build_scene
 from .frame import Array
@@ -30,7 +32,9 @@ def each_scene(
             )
     for index, one in enumerate(distance):
         maps = {name: _pixels(name, pixels[index : index + 1]) for name, pixels in images.items()}
-        yield build_scene(one.cpu().double().numpy(), maps, options)
+        known, left_out = distances_alone(one)
+        scene = build_scene(known.cpu().double().numpy(), maps, options)
+        yield replace(scene, report=f"{scene.report}\n{left_out}") if left_out else scene
 
 
 def distances(depth: Tensor | None, geometry: Mapping[str, Any] | None) -> Tensor:

@@ -38,6 +38,14 @@ TABLE: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"image": ..., "width": 1024, "height": 512, "fov_x": 90.0, "yaw": 0.0, "pitch": 0.0, "roll": 0.0},
         ["IMAGE", "MASK"],
     ),
+    "OmniXFitPanorama": (
+        {"image": ..., "height": 720, "fit": "as it is", "vertical_fov": 0.0},
+        ["IMAGE", "MASK"],
+    ),
+    "OmniXLoadPanorama": (
+        {"image": ..., "height": 720, "fit": "by GPano", "vertical_fov": 0.0},
+        ["IMAGE", "MASK"],
+    ),
     "OmniXCameraRays": ({"width": 1024, "height": 512}, ["IMAGE"]),
     "OmniXDepth": ({"image": ..., "stretch": False, "near": 0.0, "far": 100.0}, ["IMAGE", "MASK"]),
     "OmniXNormal": ({"image": ..., "convention": "OpenGL"}, ["IMAGE"]),

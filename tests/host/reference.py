@@ -16,6 +16,7 @@ from oracle import State, decode_panorama, sample
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
 
+
 def encoded(model: AutoencoderKL, image: Tensor) -> Tensor:
     """Encode pixels [b, h, w, 3] in [0, 1] to the latent that FLUX sees."""
     latent = model.encode(rearrange(image, "b h w c -> b c h w") * 2 - 1).latent_dist.mode()

@@ -7,14 +7,17 @@ from typing import Any
 import numpy as np
 import OpenImageIO
 import pytest
+from comfyui_omnix.graph import panoramas
 from comfyui_omnix.lab.host.server import GraphError, Server
 from PIL import Image
+from test_fit import elements, facts
 
 pytestmark = pytest.mark.server
 SAMPLE = "omnix_sample_room.png"
 
 
 def graph(name: str, height: int = 720, **saved: Any) -> dict[str, dict[str, Any]]:
+    """Return a graph as it was posted before Load Panorama had a fit."""
     inputs = {"panorama": ["load", 0], "filename_prefix": "OmniX/loaded", "values": "depth", **saved}
     return {
         "load": {"class_type": "OmniXLoadPanorama", "inputs": {"image": name, "height": height}},
@@ -86,6 +89,59 @@ def refused(server: Server, name: str, *says: str) -> None:
     with pytest.raises(GraphError) as told:
         server.submit(graph(name))
     assert told.value.node == "load" and all(part in told.value.message for part in says)
+
+
+@pytest.mark.parametrize(("how", "expected"), [("pad", (64, 128)), ("crop", (32, 64))])
+def test_other_shapes_are_fitted(server: Server, how: str, expected: tuple[int, int]) -> None:
+    posted = graph(put(server, "strip.png", 32, 128), filename_prefix=f"OmniX/{how}")
+    posted["load"]["inputs"] |= {"fit": how, "vertical_fov": 0.0}
+    (data,) = server.images(server.run(posted), "save")
+    assert np.asarray(Image.open(io.BytesIO(data))).shape == (*expected, 3)
+    with pytest.raises(GraphError, match=r"expected a panorama, twice as wide as high, got 128x32; choose one half"):
+        server.submit(graph("strip.png"))
+    posted["load"]["inputs"]["fit"] = "image"  # as in a workflow that was saved before
+    with pytest.raises(GraphError, match=r"expected a panorama, twice as wide as high, got 128x32"):
+        server.submit(posted)
+
+
+def test_gpano_and_wrong_fits(server: Server) -> None:
+    name = put(server, "crop.jpg", 32, 64)
+    path = server.base / "input" / name
+    with Image.open(path) as image:
+        image.load()
+        xmp = elements(facts((256, 128), (64, 32), (40, 24)))
+        image.save(path, quality=100, xmp=xmp.encode())
+    assert loaded(server, name, prefix="OmniX/gpano").shape == (128, 256, 3)
+    posted = graph(name)
+    for wrong, says in ({"fit": "stretch"}, "fit is 'stretch'"), ({"fit": "pad", "vertical_fov": 400.0}, "is 400, exp"):
+        posted["load"]["inputs"] |= wrong
+        with pytest.raises(GraphError) as told:
+            server.submit(posted)
+        assert told.value.node == "load" and says in told.value.message
+
+
+def test_a_damaged_jpeg_is_refused_in_the_run(server: Server) -> None:
+    path = server.base / "input" / put(server, "damaged.jpg", 64, 128)
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(GraphError, match=r"damaged\.jpg: expected a whole picture, got a damaged file"):
+        server.run(graph("damaged.jpg"))
+
+
+def test_a_sample_that_was_deleted_stays_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(panoramas.folder_paths, "get_input_directory", lambda: str(tmp_path))
+    panoramas.put_samples_into_input()
+    assert {path.name for path in tmp_path.glob("*.png")} == {*panoramas.samples()}
+    (tmp_path / SAMPLE).unlink()
+    (tmp_path / panoramas.samples()[1]).write_bytes(b"changed")
+    panoramas.put_samples_into_input()
+    assert not (tmp_path / SAMPLE).exists()
+    assert (tmp_path / panoramas.samples()[1]).read_bytes() == b"changed"
+    assert panoramas.pictures()[0] == SAMPLE, "still offered: the pack holds it"
+    # A sample of a later version comes once, too.
+    listed = tmp_path / panoramas.COPIED
+    listed.write_text(listed.read_text().replace(f"{SAMPLE}\n", ""))
+    panoramas.put_samples_into_input()
+    assert (tmp_path / SAMPLE).exists()
 
 
 def test_a_replaced_file_is_noticed(server: Server) -> None:
