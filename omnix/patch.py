@@ -19,12 +19,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
-from weakref import WeakKeyDictionary
 
 import comfy.ldm.flux.layers
 import comfy.ldm.flux.math
 import comfy.model_base
+import comfy.model_management
 import comfy.utils
 import torch
 from comfy.ldm.flux.model import Flux
@@ -33,7 +34,7 @@ from comfy.patcher_extension import WrappersMP
 from einops import rearrange
 from torch import Tensor, nn
 
-from .adapter import TaskAdapters, streams_of
+from .adapter import TaskAdapters, load_task
 from .checks import (
     CHANNELS,
     Conds,
@@ -46,15 +47,14 @@ from .checks import (
     each_cond,
     references,
 )
-from .compiled import HOW, Graphs
-from .memory import LoadedAdapters as LoadedAdapters
-from .memory import PanoramaSampling, copied
-from .memory import load_adapters as load_adapters
+from .compiled import HOW
+from .memory import LoadedAdapters, PanoramaSampling, copied, for_each_card, managed
 from .memory import load_diffusers_flux as load_diffusers_flux
 from .panorama import widen
 from .sampling import Run, blend_between_steps, run_of, sample_widened
 from .schedule import ENTRIES, flow_shift, sigmas
-from .streams import Stream, adapted, joint_attention, of_target, stack, text_is_shared
+from .streams import adapted, joint_attention, of_target, stack, text_is_shared
+from .tasks import Task
 from .watch import (
     OVERRIDE,
     Block,
@@ -75,6 +75,12 @@ NEGATIVE = 1
 """The host's number for the negative among the conditionings of one call."""
 _OWN = ("comfy", "comfy_extras", "torch", __name__.removesuffix(".omnix.patch"))
 """Packages whose functions nobody has replaced."""
+
+
+def load_adapters(files: Sequence[Path], task: Task) -> LoadedAdapters:
+    """Read a task's adapters and hand them to the host's memory management."""
+    adapters = load_task(files, task)
+    return LoadedAdapters(adapters, managed(adapters, comfy.model_management.get_torch_device()))
 
 
 def attach(
@@ -139,15 +145,7 @@ def _is_first(flux: Flux) -> bool:
 def run_streams(adapters: TaskAdapters, strengths: Sequence[float], seam: int) -> Callable[..., Tensor]:
     """Return the DIFFUSION_MODEL wrapper: run FLUX on all streams, return the target's prediction."""
     task = adapters.task
-    made: WeakKeyDictionary[nn.Module, tuple[list[Stream], Graphs]] = WeakKeyDictionary()
-
-    def on_card(weights: nn.Module) -> tuple[list[Stream], Graphs]:
-        """Return the streams and the graphs of one card's copy of the adapters."""
-        if weights not in made:
-            streams = [Stream(each.by_name(), strength) for each, strength in zip(streams_of(weights), strengths)]
-            made[weights] = streams, Graphs(streams)
-        return made[weights]
-
+    on_card = for_each_card(strengths)
     streams, _ = on_card(adapters.weights)
     wanted = wanted_of(layer for stream in streams for layer in stream.layers)
 
@@ -181,7 +179,7 @@ def run_streams(adapters: TaskAdapters, strengths: Sequence[float], seam: int) -
         # The run watches its own models; another one, called by a node, is watched for this call.
         cards = {} if run is None else run.cards
         watch = nullcontext() if flux in cards else guarded(flux, blame, lambda: None)
-        here, graphs = on_card(cards.get(flux, adapters.weights))
+        here, graphs = on_card(cards.get(flux) or adapters.weights)
         compiled = graphs.standing(flux, run, x.device, step, partial(_stranger, flux)) if run else nullcontext()
         with watch, adapted(flux, here, step.added), running(step, blame), compiled:
             out = executor(whole, *stacked, None, None, {**options, OVERRIDE: step.join}, **kwargs)
@@ -214,10 +212,9 @@ def overseen(seam: int, guider: Any, run: Run) -> Iterator[None]:
         raise accused("FLUX ran without OmniX's streams", run.suspect) if run.suspect else blames[0]("streams", None)
 
 
-def _card(patcher: Patcher) -> tuple[Flux, nn.Module]:
-    """Return a card's FLUX and its adapters."""
-    (adapters,) = patcher.get_additional_models_with_key(KEY)
-    return flux_of(patcher), adapters.model
+def _card(patcher: Patcher) -> tuple[Flux, nn.Module | None]:
+    """Return a card's FLUX and its adapters, unless another pack's patcher has lost them."""
+    return flux_of(patcher), next((each.model for each in patcher.get_additional_models_with_key(KEY)), None)
 
 
 def _places(flux: Any, options: Mapping[str, Any], block: Block | None = None) -> Iterator[Place]:

@@ -29,8 +29,8 @@ class Run:
     height: int
     width: int
     noise: PeriodicNoise
-    cards: Mapping[nn.Module, nn.Module] = field(default_factory=dict)
-    """The models that run, one on each card, and each one's adapters; they are watched as long as the run lasts."""
+    cards: Mapping[nn.Module, nn.Module | None] = field(default_factory=dict)
+    """The models that run, one on each card, and the adapters there; they are watched as long as the run lasts."""
     calls: int = 0
     """Of FLUX."""
     blocks: int = 0
