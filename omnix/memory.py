@@ -6,9 +6,9 @@ that it may: `cached_patcher_init` says how a model is made anew, and the table 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import comfy.model_management
 import comfy.model_patcher
@@ -17,11 +17,12 @@ import comfy.sd
 import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher as Patcher
-from torch import Tensor
+from torch import Tensor, nn
 
-from .adapter import TaskAdapters, load_task
+from .adapter import TaskAdapters, streams_of
+from .compiled import Graphs
 from .schedule import sigmas
-from .tasks import Task
+from .streams import Stream
 
 
 class LoadedAdapters(NamedTuple):
@@ -29,12 +30,6 @@ class LoadedAdapters(NamedTuple):
 
     adapters: TaskAdapters
     patcher: Patcher
-
-
-def load_adapters(files: Sequence[Path], task: Task) -> LoadedAdapters:
-    """Read a task's adapters and hand them to the host's memory management."""
-    adapters = load_task(files, task)
-    return LoadedAdapters(adapters, managed(adapters, comfy.model_management.get_torch_device()))
 
 
 def managed(adapters: TaskAdapters, device: torch.device, disable_dynamic: bool = False) -> Patcher:
@@ -48,6 +43,19 @@ def managed(adapters: TaskAdapters, device: torch.device, disable_dynamic: bool 
 def copied(adapters: TaskAdapters, device: torch.device, disable_dynamic: bool = False) -> Patcher:
     """Return a patcher of the same adapters on modules of their own, which may be on another card."""
     return managed(adapters.copied(), device, disable_dynamic)
+
+
+def for_each_card(strengths: Sequence[float]) -> Callable[[nn.Module], tuple[list[Stream], Graphs]]:
+    """Return what makes the streams and the graphs of one card's copy of the adapters, once for each copy."""
+    made: WeakKeyDictionary[nn.Module, tuple[list[Stream], Graphs]] = WeakKeyDictionary()
+
+    def on_card(weights: nn.Module) -> tuple[list[Stream], Graphs]:
+        if weights not in made:
+            streams = [Stream(each.by_name(), strength) for each, strength in zip(streams_of(weights), strengths)]
+            made[weights] = streams, Graphs(streams)
+        return made[weights]
+
+    return on_card
 
 
 def load_diffusers_flux(files: Sequence[str], disable_dynamic: bool = False) -> Patcher:

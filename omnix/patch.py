@@ -20,12 +20,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
-from weakref import WeakKeyDictionary
 
 import comfy.ldm.flux.layers
 import comfy.ldm.flux.math
 import comfy.model_base
+import comfy.model_management
 import comfy.utils
 import torch
 from comfy.ldm.flux.model import Flux
@@ -34,7 +35,7 @@ from comfy.patcher_extension import WrappersMP
 from einops import rearrange
 from torch import Tensor, nn
 
-from .adapter import TaskAdapters, streams_of
+from .adapter import TaskAdapters, load_task
 from .blame import Place, accused, blaming, culprit, method, pack_of
 from .checks import (
     CHANNELS,
@@ -53,18 +54,16 @@ from .checks import (
     note_on,
     references,
 )
-from .compiled import HOW, Graphs
+from .compiled import HOW
 from .conditioning import note_on_rows
 from .fused import called
-from .memory import LoadedAdapters as LoadedAdapters
-from .memory import PanoramaSampling, copied
-from .memory import load_adapters as load_adapters
+from .memory import LoadedAdapters, PanoramaSampling, copied, for_each_card, managed
 from .memory import load_diffusers_flux as load_diffusers_flux
 from .panorama import widen
 from .sampling import Run, predict_between_steps, run_of, sample_widened
 from .schedule import ENTRIES, flow_shift, sigmas
 from .stages import sample_in_stages
-from .streams import Stream, adapted, by_stream, joint_attention, of_target, stack, text_is_shared
+from .streams import adapted, by_stream, joint_attention, of_target, stack, text_is_shared
 from .tasks import Task
 from .watch import OVERRIDE, Block, Step, guarded, running, unwrapped, wanted_of
 
@@ -72,6 +71,12 @@ KEY = "omnix"
 PATCHES = "patches"
 _OWN = ("comfy", "comfy_extras", "torch", __name__.removesuffix(".omnix.patch"))
 """Packages whose functions nobody has replaced."""
+
+
+def load_adapters(files: Sequence[Path], task: Task) -> LoadedAdapters:
+    """Read a task's adapters and hand them to the host's memory management."""
+    adapters = load_task(files, task)
+    return LoadedAdapters(adapters, managed(adapters, comfy.model_management.get_torch_device()))
 
 
 def attach(
@@ -138,15 +143,7 @@ def _is_first(flux: Flux) -> bool:
 def run_streams(adapters: TaskAdapters, strengths: Sequence[float], seam: int) -> Callable[..., Tensor]:
     """Return the DIFFUSION_MODEL wrapper: run FLUX on all streams, return the target's prediction."""
     task = adapters.task
-    made: WeakKeyDictionary[nn.Module, tuple[list[Stream], Graphs]] = WeakKeyDictionary()
-
-    def on_card(weights: nn.Module) -> tuple[list[Stream], Graphs]:
-        """Return the streams and the graphs of one card's copy of the adapters."""
-        if weights not in made:
-            streams = [Stream(each.by_name(), strength) for each, strength in zip(streams_of(weights), strengths)]
-            made[weights] = streams, Graphs(streams)
-        return made[weights]
-
+    on_card = for_each_card(strengths)
     streams, _ = on_card(adapters.weights)
     layers = dict.fromkeys(layer for stream in streams for layer in stream.layers)
 
@@ -183,7 +180,7 @@ def run_streams(adapters: TaskAdapters, strengths: Sequence[float], seam: int) -
         # The run watches its own models; another one, called by a node, is watched for this call.
         cards = {} if run is None else run.cards
         watch = nullcontext() if flux in cards else guarded(flux, blame, lambda: None)
-        here, graphs = on_card(cards.get(flux, adapters.weights))
+        here, graphs = on_card(cards.get(flux) or adapters.weights)
         compiled = graphs.standing(flux, run, x.device, step, partial(_stranger, flux)) if run else nullcontext()
         joined = {**options, OVERRIDE: step.join, PATCHES: by_stream(options.get(PATCHES, {}), len(streams))}
         with (
@@ -231,10 +228,9 @@ def overseen(seam: int, task: Task, guider: Any, run: Run) -> Iterator[None]:
         raise accused("FLUX ran without OmniX's streams", run.suspect) if run.suspect else blames[0]("streams", None)
 
 
-def _card(patcher: Patcher) -> tuple[Flux, nn.Module]:
-    """Return a card's FLUX and its adapters."""
-    (adapters,) = patcher.get_additional_models_with_key(KEY)
-    return flux_of(patcher), adapters.model
+def _card(patcher: Patcher) -> tuple[Flux, nn.Module | None]:
+    """Return a card's FLUX and its adapters, unless another pack's patcher has lost them."""
+    return flux_of(patcher), next((each.model for each in patcher.get_additional_models_with_key(KEY)), None)
 
 
 def _places(flux: Any, options: Mapping[str, Any], block: Block | None = None) -> Iterator[Place]:

@@ -31,8 +31,8 @@ class Run:
     noise: PeriodicNoise
     x: Tensor | None = None
     """What the sampler asks FLUX about now."""
-    cards: Mapping[nn.Module, nn.Module] = field(default_factory=dict)
-    """The models that run, one on each card, and each one's adapters; they are watched as long as the run lasts."""
+    cards: Mapping[nn.Module, nn.Module | None] = field(default_factory=dict)
+    """The models that run, one on each card, and the adapters there; they are watched as long as the run lasts."""
     calls: int = 0
     """Of FLUX."""
     blocks: int = 0

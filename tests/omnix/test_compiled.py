@@ -78,6 +78,7 @@ def graphs() -> int:
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
+@pytest.mark.ordinary  # the core node's clone has no DynamicVRAM; another test of this node runs under it
 def test_strengths_adapters_and_seeds_make_no_graph(tmp_path: Path, case: Case, model: Model) -> None:
     other = make_case(tmp_path, geometry=SHAPE, seed=5)
     other.flux = case.flux
