@@ -184,7 +184,7 @@ def run_streams(adapters: TaskAdapters, strengths: Sequence[float], seam: int) -
         with (
             eager(),
             watch,
-            adapted(flux, streams, step.added),
+            adapted(flux, streams, step.added, len(whole)),
             running(step, blame),
             compiled,
             called(flux, () if run and run.compile else layers),
