@@ -38,14 +38,18 @@ def is_plain(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     return len(args) == 1 and not kwargs
 
 
-def asked(layer: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Asked:
-    """Read a call of a layer.  Raises ValueError, naming both, for one that OmniX does not know."""
+def asked(layer: str, args: Sequence[Any], kwargs: Mapping[str, Any], stacked: int | None = None) -> Asked:
+    """Read a call of a layer.  Raises ValueError, naming both, for one that OmniX does not know.
+
+    `stacked` is how many sequences all streams have together, if that is known: x is [stacked, ..., in].
+    """
     named = {name: value for name, value in kwargs.items() if value is not None and name != "act_eps"}
     inputs = (*args, named.pop("input")) if "input" in named else tuple(args)
     how, residual, scale = (named.pop(name, None) for name in ("input_act", "residual", "residual_scale"))
     activation = _ACTIVATIONS.get(how, cast("Any", how) if callable(how) else None)
     x = inputs[0] if len(inputs) == 1 else None
-    if activation is None or not isinstance(x, Tensor) or named or (residual is None and scale is not None):
+    known = activation is not None and not named and (scale is None or residual is not None)
+    if not known or not isinstance(x, Tensor) or stacked not in (None, len(x)):
         raise ValueError(
             f"OmniX doesn't know the call {_shown(args, kwargs)} of {layer}, so its adapter can't be added there and "
             "the picture would be wrong. Update OmniX and remove nodes that change how FLUX computes; if that doesn't "
@@ -58,6 +62,8 @@ def _shown(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     """Write a call as people would."""
 
     def text(value: Any) -> str:
+        if isinstance(value, Tensor):
+            return f"Tensor{list(value.shape)}"
         return repr(value) if value is None or isinstance(value, (str, int, float)) else type(value).__name__
 
     return f"layer({', '.join([*map(text, args), *(f'{name}={text(value)}' for name, value in kwargs.items())])})"

@@ -185,7 +185,7 @@ def run_streams(adapters: TaskAdapters, strengths: Sequence[float], seam: int) -
         joined = {**options, OVERRIDE: step.join, PATCHES: by_stream(options.get(PATCHES, {}), len(streams))}
         with (
             watch,
-            adapted(flux, here, step.added),
+            adapted(flux, here, step.added, len(whole)),
             running(step, blame),
             compiled,
             called(flux, () if run and run.compile else layers),

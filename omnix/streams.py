@@ -127,18 +127,21 @@ def _unheard(_layer: str) -> None:
 
 
 @contextmanager
-def adapted(model: nn.Module, streams: Sequence[Stream], added: Callable[[str], None] = _unheard) -> Iterator[None]:
+def adapted(
+    model: nn.Module, streams: Sequence[Stream], added: Callable[[str], None] = _unheard, stacked: int | None = None
+) -> Iterator[None]:
     """Add every stream's deltas to its rows of the stacked batch while the context lasts; `added` hears of each layer.
 
     `model` is a FLUX in ComfyUI's layout; a hook sees whatever forward a layer has at that time, be it quantised,
     offloaded or wrapped by another LoRA. All hooks are removed on the way out, also by an exception. Of the model's
-    result only the last stream's part counts. Raises ValueError where a layer is called as OmniX does not know.
+    result only the last stream's part counts. Raises ValueError where a layer is called as OmniX does not know, also
+    for other than the `stacked` sequences.
     """
     names = dict.fromkeys(layer for stream in streams for layer in stream.layers)
     with ExitStack() as hooks:
         for name in names:
             layers = [(index, s.layers[name], s.strength) for index, s in enumerate(streams) if name in s.layers]
-            hook = _delta_hook(name, [entry for entry in layers if entry[2] != 0], len(streams), added)
+            hook = _delta_hook(name, [entry for entry in layers if entry[2] != 0], len(streams), added, stacked)
             hooks.callback(model.get_submodule(name).register_forward_hook(hook, with_kwargs=True).remove)
         for layer in text_layers(model) if text_is_shared(streams) else ():
             _run_on_part(hooks, layer, lambda x: x[:: len(streams)], lambda y: stack(y, len(streams)))
@@ -165,12 +168,12 @@ Deltaed = Sequence[tuple[int, LowRank, float]]
 
 
 def _delta_hook(
-    name: str, layers: Deltaed, streams: int, added: Callable[[str], None]
+    name: str, layers: Deltaed, streams: int, added: Callable[[str], None], stacked: int | None
 ) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Tensor], Tensor]:
     factors = [factor for _, layer, _ in layers for factor in layer.parameters()]
 
     def add_deltas(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
-        x, scale = asked(name, args, kwargs)
+        x, scale = asked(name, args, kwargs, stacked)
         own = output.contiguous() if scale is None else torch.zeros_like(output, memory_format=torch.contiguous_format)
         if torch.is_grad_enabled() and any(part.requires_grad for part in (x, own, *factors)):
             own = _Differentiable.apply(own, x, layers, streams, *factors)
