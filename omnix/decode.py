@@ -21,7 +21,7 @@ from PIL import Image, ImageCms
 from torch import Tensor
 
 from . import exr
-from .header import Header, damaged, opened
+from .header import Header, PictureError, damaged, opened, refusing
 from .icc import curves_of, linear_srgb, to_srgb_primaries
 
 Array = NDArray[Any]
@@ -64,7 +64,8 @@ class Source(NamedTuple):
 
 def decoded(path: Path, header: Header) -> Source:
     """Decode the first frame of a picture file.  Raises ValueError for what is no whole picture, OSError."""
-    source = (_by_pyav if header.deep else _by_pillow)(path, header)
+    with refusing(path):
+        source = (_by_pyav if header.deep else _by_pillow)(path, header)
     if (source.height, source.width) != (header.height, header.width):
         raise damaged(path)
     return source
@@ -167,10 +168,10 @@ def _content(path: Path, header: Header) -> str | BytesIO:
         return BytesIO(exr.single_part(file, header.layer.part))
 
 
-def _not_decoded(path: Path, header: Header) -> ValueError:
+def _not_decoded(path: Path, header: Header) -> PictureError:
     if header.kind not in ("EXR", "TIFF"):
         return damaged(path)
-    return ValueError(
+    return PictureError(
         f"{path.name}: the pixels can't be read; the {header.kind} is damaged, or of a kind that is not known here. "
         "Save it again, as an EXR of halves or floats compressed by ZIP, or as PNG."
     )

@@ -5,6 +5,7 @@ This runs while a graph is checked, in the server's own thread: it reads a few k
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import struct
@@ -54,25 +55,55 @@ class Header(NamedTuple):
     layer: exr.Layer | None = None
 
 
+class PictureError(ValueError):
+    """A sentence on what is wrong with a file, and what to do."""
+
+
+# What readers of pictures raise for a damaged file: anything.
+FAULTS = (
+    *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError),
+    *(struct.error, SyntaxError, TypeError, ValueError),
+)
+
+
+@contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Turn whatever is raised for a damaged file into a sentence; errors of the disk stay."""
+    try:
+        yield
+    except PictureError:
+        raise
+    except Image.DecompressionBombError as error:  # WebP and a few others check Pillow's own limit by themselves
+        raise PictureError(
+            f"{path.name}: the picture has more pixels than Pillow opens as {path.suffix[1:].upper()}; make it smaller,"
+            " or save it as JPEG or PNG."
+        ) from error
+    except FAULTS as error:
+        # A damaged offset leads to nowhere: EINVAL.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        raise damaged(path) from error
+
+
 def read_header(path: Path) -> Header:
     """Read what a picture is.  Raises OSError; ValueError for another kind of file, a cut one or one too large."""
     with path.open("rb") as file:
         start = file.read(4096)
-    header = _header(path, start)
+    with refusing(path):
+        header = _header(path, start)
+    if min(header.height, header.width) < 1:
+        raise damaged(path)
     _check_most(path.name, header.height, header.width)
     return header
 
 
 def _header(path: Path, start: bytes) -> Header:
-    try:
-        if start[:4] == exr.MAGIC:
-            return _exr_header(path)
-        if start[:2] == b"#?":
-            return _radiance_header(path, start)
-        if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-            return _tiff_header(path)
-    except (struct.error, IndexError, KeyError, SyntaxError, TypeError) as error:
-        raise damaged(path) from error
+    if start[:4] == exr.MAGIC:
+        return _exr_header(path)
+    if start[:2] == b"#?":
+        return _radiance_header(path, start)
+    if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return _tiff_header(path)
     return _pillow_header(path)
 
 
@@ -80,9 +111,9 @@ def _check_most(name: str, height: int, width: int) -> None:
     most = os.environ.get(MOST) or MOST_BY_DEFAULT
     sides = re.fullmatch(r"(\d+)x(\d+)", most)
     if not sides:
-        raise ValueError(f"The environment variable {MOST} is {most!r}, expected a size such as {MOST_BY_DEFAULT}.")
+        raise PictureError(f"The environment variable {MOST} is {most!r}, expected a size such as {MOST_BY_DEFAULT}.")
     if height * width > int(sides[1]) * int(sides[2]):
-        raise ValueError(
+        raise PictureError(
             f"{name}: expected at most {most} pixels, got {width}x{height}; make the picture smaller, or set the "
             f"environment variable {MOST} before ComfyUI starts."
         )
@@ -96,7 +127,7 @@ def _exr_header(path: Path) -> Header:
         try:
             layer = exr.picture_layer(file)
         except ValueError as error:
-            raise ValueError(f"{path.name}: {error}") from error
+            raise PictureError(f"{path.name}: {error}") from error
     return Header("EXR", *layer.size, deep=True, layer=layer)
 
 
@@ -122,11 +153,13 @@ def _tiff_header(path: Path) -> Header:
     kind = (bits, tags.get(FORMAT, (UNSIGNED,))[0])
     if kind not in ((16, UNSIGNED), (32, FLOAT)) and bits > 8:
         what = f"{bits}-bit {'floats' if kind[1] == FLOAT else 'integers'}"
-        raise ValueError(f"{path.name}: expected 8 or 16 bits or 32-bit floats, got a TIFF of {what}; save it as EXR.")
+        raise PictureError(
+            f"{path.name}: expected 8 or 16 bits or 32-bit floats, got a TIFF of {what}; save it as EXR."
+        )
     if bits > 8 and tags.get(PHOTOMETRIC) not in (1, 2):
-        raise ValueError(f"{path.name}: expected grey or RGB, got a TIFF of other colours; save it as RGB.")
+        raise PictureError(f"{path.name}: expected grey or RGB, got a TIFF of other colours; save it as RGB.")
     turn = tags.get(ORIENTATION, 1)
-    width, height = (tags[WIDTH], tags[HEIGHT])[:: -1 if turn in SWAPPED else 1]
+    width, height = (int(tags[WIDTH]), int(tags[HEIGHT]))[:: -1 if turn in SWAPPED else 1]
     gpano = _gpano(path, [tags[XMP]] if isinstance(tags.get(XMP), bytes) else [])
     deep = bits > 8 and (*kind, samples) != (32, FLOAT, 1)
     return Header("TIFF", height, width, deep, turn, gpano, tags.get(ICC, b""))
@@ -164,7 +197,7 @@ def _gpano(path: Path, packets: list[bytes]) -> Gpano | None:
     try:
         return read_gpano(packet for packet in packets if packet)
     except ValueError as error:
-        raise ValueError(f"{path.name}: {error}") from error
+        raise PictureError(f"{path.name}: {error}") from error
 
 
 def _png_is_whole(file: BinaryIO) -> bool:
@@ -195,14 +228,9 @@ def _openers() -> dict[str, Any]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
-    """Open a picture with Pillow, decoding nothing.  Raises OSError, ValueError for what is no whole picture."""
-    try:
-        with path.open("rb") as file:
-            yield _image(path, file)
-    except (OSError, SyntaxError, IndexError, TypeError, EOFError, struct.error) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise damaged(path) from error
+    """Open a picture with Pillow, decoding nothing."""
+    with path.open("rb") as file:
+        yield _image(path, file)
 
 
 def _image(path: Path, file: BinaryIO) -> ImageFile.ImageFile:
@@ -210,17 +238,17 @@ def _image(path: Path, file: BinaryIO) -> ImageFile.ImageFile:
     for factory, accept in _openers().values():
         if accept is None or accept(start[:16]) is True:
             file.seek(0)
-            with suppress(SyntaxError, IndexError, TypeError, struct.error):
+            with suppress(*FAULTS):
                 return factory(file, str(path))
     for pattern, name in NAMED:
         if re.match(pattern, start, re.DOTALL) and not ("AVIF" in name and "AVIF" in _openers()):
-            raise ValueError(f"{path.name}: expected a picture, got {name}; save it as JPEG or PNG first.")
+            raise PictureError(f"{path.name}: expected a picture, got {name}; save it as JPEG or PNG first.")
     raise damaged(path)
 
 
-def damaged(path: Path) -> ValueError:
+def damaged(path: Path) -> PictureError:
     """Return the error for a file that is cut off, or no picture."""
-    return ValueError(
+    return PictureError(
         f"{path.name}: expected a whole picture, got a damaged file or one of another kind; choose another file, or "
         "get this one again."
     )

@@ -104,6 +104,19 @@ def test_other_shapes_are_fitted(server: Server, how: str, expected: tuple[int, 
         server.submit(posted)
 
 
+def test_a_picture_of_any_loader_is_brought_to_size(server: Server) -> None:
+    posted = graph(put(server, "large.png", 256, 512), filename_prefix="OmniX/fit")
+    posted["load"] = {"class_type": "LoadImage", "inputs": {"image": "large.png"}}
+    posted["fitted"] = {"class_type": "OmniXFitPanorama", "inputs": {"image": ["load", 0], "height": 64}}
+    posted["save"]["inputs"]["panorama"] = ["fitted", 0]
+    (data,) = server.images(server.run(posted), "save")
+    assert np.asarray(Image.open(io.BytesIO(data))).shape == (64, 128, 3)
+    posted["load"]["inputs"]["image"] = put(server, "flat.png", 48, 64)
+    with pytest.raises(GraphError, match="The picture: expected a panorama, twice as wide as high, got 64x48") as told:
+        server.run(posted)
+    assert told.value.node == "fitted"
+
+
 def test_gpano_and_wrong_fits(server: Server) -> None:
     name = put(server, "crop.jpg", 32, 64)
     path = server.base / "input" / name

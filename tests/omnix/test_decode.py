@@ -75,6 +75,18 @@ def test_a_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
     assert megabytes < 30, "60000x30000 pixels are 5400 MB"
 
 
+def test_a_bomb_that_pillow_knows_is_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 32)).save(tmp_path / "p.webp", lossless=True)
+    data = bytearray((tmp_path / "p.webp").read_bytes())
+    at = data.index(b"VP8L") + 9  # width and height, less 1, in 14 bits each
+    (facts,) = struct.unpack_from("<I", data, at)
+    struct.pack_into("<I", data, at, facts & ~(2**28 - 1) | 16383 | 16383 << 14)
+    (tmp_path / "p.webp").write_bytes(data)
+    megabytes, told = grown("read_header(Path(sys.argv[2]))", tmp_path / "p.webp")
+    assert "p.webp: the picture has more pixels than Pillow opens as WEBP; make it smaller" in told
+    assert megabytes < 30
+
+
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp", "tiff", "bmp", "gif", "avif"])
 def test_a_header_decodes_nothing(tmp_path: Path, pixels: Any, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(pixels).save(tmp_path / f"p.{ending}")
@@ -335,3 +347,24 @@ def test_a_cut_file_is_known_by_its_header(tmp_path: Path, pixels: Any, ending: 
     with pytest.raises(ValueError, match="expected a whole picture"):
         (picture.read_picture if ending == "hdr" else header.read_header)(path)
     assert os.path.getsize(path)
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp", "tiff", "gif", "avif", "exr", "hdr", "16.tif"])
+def test_whatever_is_damaged_gets_a_sentence(tmp_path: Path, pixels: Any, ending: str) -> None:
+    path = tmp_path / f"p.{ending}"
+    if ending in ("exr", "hdr", "16.tif"):
+        assert OpenImageIO.ImageBuf(pixels.astype(np.float32) / 255).write(
+            str(path), "uint16" if "tif" in ending else ""
+        )
+    else:
+        Image.fromarray(pixels).save(path)
+    whole, chance = path.read_bytes(), np.random.default_rng(0)
+    for number in range(60):
+        data = bytearray(whole)
+        for _ in range(chance.choice((1, 5, 20))):
+            data[chance.integers(min(len(data), chance.choice((64, 400, 10**9))))] = chance.integers(256)
+        path.write_bytes(data[: chance.integers(1, len(data))] if number % 3 == 0 else data)
+        try:
+            picture.load_panorama(path, 32)
+        except ValueError as error:
+            assert str(error).startswith(path.name)
