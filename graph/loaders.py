@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import folder_paths
+from comfy.utils import ProgressBar
 from comfy_api.latest import io
 
 from .. import converters
@@ -155,7 +156,10 @@ def transformer_shards(folder: Path) -> list[str]:
 _WORDS = (
     ("use --force to replace it", "choose another name, or delete the file"),
     ("use --allow-unused to leave them out", "the command of docs/converter.md can leave them out"),
-    ("use --header-alpha apply or --header-alpha ignore", "the command of docs/converter.md lets you say what it means"),
+    (
+        "use --header-alpha apply or --header-alpha ignore",
+        "the command of docs/converter.md lets you say what it means",
+    ),
     ("choose a wider type with --dtype", "the command of docs/converter.md can write a wider type"),
     ("(--split can't undo it)", "(it can't be split back bit for bit)"),
     (", or give it to --split for the original", ""),
@@ -217,7 +221,8 @@ class OmniXConvertAdapter(io.ComfyNode):
         job = converters.Job(cls.file(source), target, converters.slot_of_name(source))
         started = time.perf_counter()
         try:
-            report = converters.convert(job.source, target, slot=job.slot)
+            bar = ProgressBar(1)
+            report = converters.convert(job.source, target, slot=job.slot, progress=bar.update_absolute)
         except converters.AdapterError as error:
             raise converters.AdapterError(without_flags(str(error))) from error
         written = target.relative_to(root.resolve()).as_posix()

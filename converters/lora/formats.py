@@ -149,7 +149,9 @@ def architecture(geometry: Geometry, blocks: architectures.Blocks) -> tuple[Form
 
 # Entries of a header that name the base model, and the models whose LoRAs may look like FLUX.1's. Those of FLUX.1
 # itself, FLUX.1-Krea-dev too, are no news.
-_BASE = re.compile(r"(?:.*[._])?(?:architecture|base_?model(?:_.*)?|model_?(?:name|type|version|spec)|sd_model_name)", re.I)
+_BASE = re.compile(
+    r"(?:.*[._])?(?:architecture|base_?model(?:_.*)?|model_?(?:name|type|version|spec)|sd_model_name)", re.I
+)
 _BASE_IN_JSON = re.compile(r'base_model_name_or_path"\s*:\s*"([^"]{1,200})"')
 _FLUX_1 = re.compile(r"flux[ ._/-]*1", re.I)
 _NAMED = tuple(

@@ -50,7 +50,14 @@ def converted_plan(
     lost += [key for keys in pairs.scales.values() for key in keys]
     own = {module: alpha for module, alpha in alphas.items() if module in found.places}
     return AdapterFile(
-        path, True, metadata, found.geometry or FLUX_1, layers, (*extras.rest, *lost), own, kept=dict(sorted(kept.items()))
+        path,
+        True,
+        metadata,
+        found.geometry or FLUX_1,
+        layers,
+        (*extras.rest, *lost),
+        own,
+        kept=dict(sorted(kept.items())),
     )
 
 

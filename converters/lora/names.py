@@ -44,7 +44,17 @@ _EXTRAS = (
     (re.compile(r"\.w_norm"), NORM),
 )
 NORM_ENDS = (".weight", ".scale")
-_MARKS = (".lora", "_lora.", ".alpha", ".dora_", ".diff", ".scale.set_weight", ".set_weight", ".reshape_weight", ".w_norm")
+_MARKS = (
+    ".lora",
+    "_lora.",
+    ".alpha",
+    ".dora_",
+    ".diff",
+    ".scale.set_weight",
+    ".set_weight",
+    ".reshape_weight",
+    ".w_norm",
+)
 # torch.compile's and FSDP's stand anywhere in a name, the others before it, in any order and nesting.
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 _PREFIXES = ("base_model.model.", "model.", "transformer.", "diffusion_model.", "module.", "unet.")
@@ -108,7 +118,7 @@ def alpha_key(module: str) -> str:
 
 
 def alpha_beside(down: str, module: str) -> str:
-    """Return the alpha's name of a layer beside the name of its down factor, spelled alike where that has one suffix."""
+    """Return the alpha's name of a layer, spelled like the name of its down factor if that has a plain suffix."""
     found = suffixed(down)
     return f"{found.module}.alpha" if found else alpha_key(module)
 

@@ -81,9 +81,7 @@ def write_record(adapter: AdapterFile, scales: Mapping[str, float], lifts: Mappi
         },
         "dtypes": {part: [block.down.dtype, block.up[0].dtype] for part, block in blocks.items()},
         "scales": scales,
-        "alphas": {
-            part: alpha and _written(alpha, part) for part, alpha in alphas.items()
-        },
+        "alphas": {part: alpha and _written(alpha, part) for part, alpha in alphas.items()},
     }
     if any(lift != 1.0 for lift in lifts.values()):
         tables["lifts"] = lifts

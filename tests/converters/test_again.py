@@ -106,8 +106,9 @@ def wide(hidden: int, blocks: int, parts: tuple[str, ...] = ("to_q", "to_k")) ->
         for part in parts:
             key = f"transformer.transformer_blocks.{i}.attn.{part}"
             tensors |= {
-                f"{key}.lora_{letter}.weight": adapter()["transformer.transformer_blocks.0.attn.to_q.lora_A.weight"]
-                ._replace(shape=shape, data=bytes(2 * hidden))
+                f"{key}.lora_{letter}.weight": adapter()[
+                    "transformer.transformer_blocks.0.attn.to_q.lora_A.weight"
+                ]._replace(shape=shape, data=bytes(2 * hidden))
                 for letter, shape in (("A", (1, hidden)), ("B", (hidden, 1)))
             }
     return tensors

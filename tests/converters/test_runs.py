@@ -97,7 +97,9 @@ def test_many_runs_at_once(source: Path, root: Path, tmp_path: Path) -> None:
         for _ in range(6)
     ]
     said = [process.communicate(timeout=120)[0].decode() for process in processes]
-    assert all(process.returncode == 0 or "expected no file there yet" in text for process, text in zip(processes, said))
+    assert all(
+        process.returncode == 0 or "expected no file there yet" in text for process, text in zip(processes, said)
+    )
     assert sum("pairs moved" in text for text in said) == 1, said  # who came later skipped it, or lost the race
     assert names(tmp_path / "out" / "rgb_to_depth") == ["rgb.safetensors"]
     verify(source / TREE, tmp_path / "out" / "rgb_to_depth" / "rgb.safetensors")

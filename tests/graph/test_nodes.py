@@ -236,7 +236,11 @@ def test_convert_node(host_folders: Path) -> None:
 
 
 FLAGGED = {
-    "unused": ({"other.lora_A.weight": torch.ones(2, 8), "other.lora_B.weight": torch.ones(8, 2)}, {}, "leave them out"),
+    "unused": (
+        {"other.lora_A.weight": torch.ones(2, 8), "other.lora_B.weight": torch.ones(8, 2)},
+        {},
+        "leave them out",
+    ),
     "plain alpha": ({}, {"lora_alpha": "64"}, "lets you say what it means"),
     "converted": (None, {}, "already converted; put it under ComfyUI's loras folder"),
 }
