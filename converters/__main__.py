@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from . import console
-from .convert import convert, split
+from .convert import convert, nothing, split
 from .errors import AdapterError
 from .fusing.change import dtype_of
 from .inspect import inspect
@@ -157,13 +157,16 @@ def _run(options: argparse.Namespace) -> int:
 
 def _action(options: argparse.Namespace) -> Callable[[Job], Any]:
     force, dry_run, skip_done = options.force, options.dry_run, options.source.is_dir()
+    progress = console.within_file(sys.stderr) if sys.stderr.isatty() and not options.json else nothing
     if options.command == "inspect":
         root = options.source if options.source.is_dir() else options.source.parent
         return lambda job: inspect(job.source, root)
     if options.command == "verify":
         return lambda job: verify(job.source, job.destination)
     if options.command == "split":
-        return lambda job: split(job.source, job.destination, force=force, dry_run=dry_run, skip_done=skip_done)
+        return lambda job: split(
+            job.source, job.destination, force=force, dry_run=dry_run, skip_done=skip_done, progress=progress
+        )
     dtype, allow_unused, header_alpha = options.dtype, options.allow_unused, options.header_alpha
     return lambda job: convert(
         job.source,
@@ -175,13 +178,14 @@ def _action(options: argparse.Namespace) -> Callable[[Job], Any]:
         allow_unused=allow_unused,
         header_alpha=header_alpha,
         skip_done=skip_done,
+        progress=progress,
     )
 
 
 def _show(outcome: Outcome, options: argparse.Namespace, done: int, total: int) -> None:
-    """Print one file's line and, of a tree in a terminal, the bar below it, which the next line will replace."""
+    """Print one file's line over what told its progress; of a tree in a terminal also the bar below it."""
     bar = total > 1 and sys.stderr.isatty()
-    erase = "\r\x1b[K" if bar else ""
+    erase = "\r\x1b[K" if sys.stderr.isatty() else ""
     if outcome.error is not None:
         print(erase + console.fitted(f"error: {outcome.error}", sys.stderr), file=sys.stderr)
     else:

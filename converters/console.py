@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 import textwrap
+import time
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-from .convert import Report
+from .convert import Progress, Report
 from .errors import printable
 from .tree import Job, Outcome
 from .verify import Comparison
@@ -123,8 +124,29 @@ def summary(outcomes: Sequence[Outcome], dry_run: bool) -> str:
 
 def bar(done: int, total: int) -> str:
     """Return a progress bar."""
+    return f"{_filled(done, total)} {done}/{total}"
+
+
+def _filled(done: int, total: int) -> str:
     filled = 30 * done // total
-    return f"[{'#' * filled}{'.' * (30 - filled)}] {done}/{total}"
+    return f"[{'#' * filled}{'.' * (30 - filled)}]"
+
+
+def within_file(stream: TextIO, after: float = 0.5, every: float = 0.2) -> Progress:
+    """Return what shows how far one file is, on a line that is written over; nothing of files that are done at once."""
+    shown = [time.perf_counter(), 0]
+
+    def progress(done: int, whole: int) -> None:
+        now = time.perf_counter()
+        if done < shown[1]:  # the next file
+            shown[0] = now
+        shown[1] = done
+        if now - shown[0] >= after:
+            shown[0] = now - after + every
+            stream.write(f"\r\x1b[K{_filled(done, whole)} {_megabytes(done)} of {_megabytes(whole)} MB")
+            stream.flush()
+
+    return progress
 
 
 def _megabytes(size: int) -> str:

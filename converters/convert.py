@@ -1,12 +1,12 @@
 """Convert files: Diffusers' layout, and every other dialect, to ComfyUI's fused layers, and back.
 
 Where the scale is 1 and the dtype stays, bytes are moved. Else the scale is folded into the up factor in float32 and
-rounded once, and the result has no alpha; where the dtype would lose numbers by that, `fusing.folding` finds another way.
+rounded once, and the result has no alpha; where the dtype would lose numbers by that, `fusing.folding` finds a way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -16,24 +16,23 @@ from .files.header import header_bytes, read_header
 from .files.reading import Digest, read_at, reading, sha256_of
 from .files.write import check_writable, exists, remove_stale, write_file
 from .fusing.copying import Copy
-from .fusing.folding import Folds, fold_notes, folds_of, multipliers
+from .fusing.folding import fold_notes, folds_of
 from .fusing.outputs import Outputs, fused_outputs, size_of, split_outputs
 from .lora.adapter import open_adapter
-from .lora.fused import write_structure
 from .lora.layout import Geometry
-from .lora.plan import BLOCKS_KEY, HEADER_ALPHA_KEY, STREAM_KEY, TASK_KEY, AdapterFile
-from .lora.record import EXACT_KEY, SOURCE_KEY, Record, read_record, write_record
-from .lora.scales import APPLY, HEADER_KEY, IGNORE, tells_scale
-from .version import VERSION
+from .lora.plan import BLOCKS_KEY, AdapterFile
+from .lora.record import EXACT_KEY, Record, read_record
+from .lora.scales import APPLY, IGNORE
+from .metadata import DIGEST_KEY, fused_metadata, hidden_metadata, split_metadata
 
-DIGEST_KEY = "omnix_source_sha256"
-VERSION_KEY = "omnix_converter"
-_OWN_KEYS = (BLOCKS_KEY, TASK_KEY, STREAM_KEY, SOURCE_KEY, EXACT_KEY, DIGEST_KEY, VERSION_KEY, HEADER_ALPHA_KEY)
-_HIDDEN = "omnix_source:"
-"""What stands before a header's key that tells a scale: in the result the scale is in the numbers already."""
 _MARKERS = ("scaled_fp8", "diffusion_model.scaled_fp8")
 """Tensors that say nothing but that ComfyUI wrote scaled float8."""
-_NO_DIGEST = "0" * 64
+Progress = Callable[[int, int], None]
+"""Is told how many bytes of a source have been read, and how many there are."""
+
+
+def nothing(_done: int, _whole: int) -> None:
+    """Tell nobody."""
 
 
 class Report(NamedTuple):
@@ -82,13 +81,14 @@ def convert(
     allow_unused: bool = False,
     header_alpha: str | None = None,
     skip_done: bool = False,
+    progress: Progress = nothing,
 ) -> Report:
     """Convert one FLUX.1 LoRA, in any of its dialects, into a file for ComfyUI's LoRA loaders.
 
     `slot` is the (task, stream) to be written into it, `dtype` torch's dtype or a name (BF16, F16, F32, F8_E4M3,
     F8_E5M2); None keeps every part's. `header_alpha` "apply" or "ignore" says what a plain alpha of the header means.
-    With `skip_done` a destination that would not change is left as it is, and the report says so. Raises AdapterError,
-    or OSError; then nothing stands under the destination's name.
+    With `skip_done` a destination that would not change is left as it is, and the report says so. `progress` is told
+    how far it is. Raises AdapterError, or OSError; then nothing stands under the destination's name.
     """
     source, destination = Path(source), Path(destination)
     if not dry_run:
@@ -109,7 +109,7 @@ def convert(
     if dry_run:
         _rehearse(adapter, destination, outputs)
         return report
-    copy = _write(adapter, destination, metadata, outputs, force)
+    copy = _write(adapter, destination, metadata, outputs, force, progress)
     return report._replace(exact=copy.exact, rounded=copy.rounded, bytes_out=destination.stat().st_size)
 
 
@@ -133,27 +133,6 @@ def checked_original(adapter: AdapterFile, allow_unused: bool = False, header_al
     if adapter.question and header_alpha is None:
         raise AdapterError(f"{source}: {adapter.question}.")
     return adapter
-
-
-def fused_metadata(
-    adapter: AdapterFile, slot: tuple[str, str] | None, folds: Folds, header_alpha: str | None
-) -> dict[str, str]:
-    """Return what a converted file says of itself; its source's hash and `exact` are known only in the end."""
-    own = {
-        BLOCKS_KEY: write_structure(adapter.layers),
-        SOURCE_KEY: write_record(adapter, *multipliers(adapter, folds)),
-        EXACT_KEY: "1",
-        DIGEST_KEY: _NO_DIGEST,
-        VERSION_KEY: VERSION,
-    }
-    told = {HEADER_ALPHA_KEY: header_alpha} if header_alpha else {}
-    return own | told | (dict(zip((TASK_KEY, STREAM_KEY), slot, strict=True)) if slot else {})
-
-
-def hidden_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Return a source's metadata for its result: what tells a scale gets a name that no loader reads."""
-    foreign = ((key, value) for key, value in metadata.items() if key not in _OWN_KEYS)
-    return {(_HIDDEN + key if tells_scale(key, value) else key): value for key, value in foreign}
 
 
 def _is_done(adapter: AdapterFile, destination: Path, metadata: Mapping[str, str], outputs: Outputs) -> bool:
@@ -188,7 +167,14 @@ def _rehearse(adapter: AdapterFile, destination: Path, outputs: Outputs) -> None
                 pass
 
 
-def _write(adapter: AdapterFile, destination: Path, metadata: dict[str, str], outputs: Outputs, force: bool) -> Copy:
+def _write(
+    adapter: AdapterFile,
+    destination: Path,
+    metadata: dict[str, str],
+    outputs: Outputs,
+    force: bool,
+    progress: Progress,
+) -> Copy:
     """Write the outputs; return what tells whether their arithmetic can be undone."""
     entries = {name: output.entry for name, output in outputs.items()}
     _, offsets, size = header_bytes(metadata, entries)
@@ -197,8 +183,11 @@ def _write(adapter: AdapterFile, destination: Path, metadata: dict[str, str], ou
         copy = Copy(adapter.path, read)
 
         def pieces() -> Iterator[tuple[int, bytes]]:
+            done, whole = 0, adapter.path.stat().st_size
             for name, position, data in copy.placed(outputs):
                 yield offsets[name] + position, data
+                done = copy.read
+                progress(min(done, whole), whole)
             # The header comes last: only now is it known what it says. Its length does not change by that.
             known = {EXACT_KEY: str(int(copy.exact)), DIGEST_KEY: digest.result()} if digest else {}
             yield 0, header_bytes({**metadata, **known}, entries)[0]
@@ -255,12 +244,14 @@ def split(
     force: bool = False,
     dry_run: bool = False,
     skip_done: bool = False,
+    progress: Progress = nothing,
 ) -> Report:
     """Write the Diffusers pairs of a converted file again: the inverse of `convert`, bit for bit.
 
     Names, dtypes, scales and alphas are the source's again. Where folding a scale or changing a dtype had to round,
-    the source can't be had back: then the factors stay as they are in the converted file, with scale 1, and the
-    report says `exact=False`. `skip_done` leaves a destination that is the source already. Raises AdapterError, or OSError; then nothing stands under the destination's name.
+    the source can't be had back: then the factors stay as they are in the converted file, with the scale that stands
+    beside them there, and the report says `exact=False`. `skip_done` leaves a destination that would not change.
+    Raises AdapterError, or OSError; then nothing stands under the destination's name.
     """
     source, destination = Path(source), Path(destination)
     if not dry_run:
@@ -279,7 +270,7 @@ def split(
     if dry_run:
         _rehearse(adapter, destination, outputs)
         return report
-    _write(adapter, destination, split_metadata(adapter), outputs, force)
+    _write(adapter, destination, split_metadata(adapter), outputs, force, progress)
     identical = exact and sha256_of(destination) == adapter.metadata.get(DIGEST_KEY)
     return report._replace(identical=identical, bytes_out=destination.stat().st_size)
 
@@ -288,11 +279,3 @@ def record_of(adapter: AdapterFile) -> Record:
     """Return how the source of a converted adapter spelled its layers."""
     parts = [block.part for fused in adapter.layers.values() for block in fused.blocks]
     return read_record(adapter.path, adapter.metadata, parts)
-
-
-def split_metadata(adapter: AdapterFile) -> dict[str, str]:
-    """Return the source's own metadata; but no alpha that has been folded in for good."""
-    foreign = {key: value for key, value in adapter.metadata.items() if key not in _OWN_KEYS}
-    if adapter.metadata.get(EXACT_KEY) == "1":
-        return {key.removeprefix(_HIDDEN): value for key, value in foreign.items()}
-    return {key: value for key, value in foreign.items() if not key.startswith(_HIDDEN) and key != HEADER_KEY}

@@ -8,16 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from .convert import (
-    DIGEST_KEY,
-    Report,
-    checked_original,
-    fused_metadata,
-    hidden_metadata,
-    record_of,
-    report_of,
-    split_metadata,
-)
+from .convert import Report, checked_original, record_of, report_of
 from .errors import AdapterError
 from .files.header import DTYPE_BYTES, Entry
 from .files.reading import Reader, rows_of
@@ -32,6 +23,7 @@ from .lora.plan import BLOCKS_KEY, HEADER_ALPHA_KEY, AdapterFile
 from .lora.recognise import recognised
 from .lora.record import EXACT_KEY
 from .lora.scales import IGNORE
+from .metadata import DIGEST_KEY, fused_metadata, hidden_metadata, split_metadata
 from .verify import Verified, compared
 
 State = dict[str, Tensor]

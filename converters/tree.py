@@ -184,8 +184,9 @@ def run(work: Iterable[Job], action: Callable[[Job], Any]) -> Iterator[Outcome]:
                 error = str(refusal)
             except OSError as failure:
                 error = sentence(failure, job.source)
-            except Exception as fault:  # whatever is wrong with one file, the others are converted
-                error = f"{job.source}: expected no fault of the converter, got {type(fault).__name__} ({fault}); report it."
+            except Exception as fault:  # noqa: BLE001  whatever is wrong with one file, the others are converted
+                reason = printable(f"{type(fault).__name__} ({fault})")
+                error = f"{printable(str(job.source))}: the converter failed with {reason}; report it with this file."
         yield Outcome(job, result, error, time.perf_counter() - started)
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from .convert import checked_original
 from .errors import AdapterError
 from .files.header import DTYPE_BYTES, Entry, read_header
-from .files.reading import Reader, chunks, reading
+from .files.reading import PIECE, Reader, chunks, reading
 from .files.slab import Slab
 from .fusing.change import ROUNDING, Change, change_due, load_arithmetic
 from .fusing.folding import Fold, beside, folded, lifted
@@ -219,10 +219,6 @@ def _verified_kept(result: Path, name: str, kept: Kept, entry: Entry, read: Read
     return Verified(name, tuple(piece.key for piece in kept.pieces), exact, 0.0 if exact else ROUNDING[entry.dtype])
 
 
-_MOST = 1 << 20
-"""Largest piece that is computed with, in bytes: in float64 it takes eight times as much, several times."""
-
-
 def _is_exact(where: str, slabs: Sequence[Slab], own: Slab, scale: float, read: Reader, check: Reader) -> bool:
     """Tell whether a factor is the source's without rounding.  Raises AdapterError if it is not what came of it."""
     change, row, exact = change_due(slabs, own.dtype, scale), 0, True
@@ -249,7 +245,7 @@ def _compared(data: bytes, part: Slab, other: bytes, change: Change | None, exac
 def _together(slab: Slab, own: Slab) -> Iterator[tuple[Slab, Slab]]:
     """Cut two matrices of one shape into the same pieces."""
     stride = max(slab.stride, own.stride)
-    return zip(chunks(slab, stride, _MOST), chunks(own, stride, _MOST), strict=True)
+    return zip(chunks(slab, stride, PIECE), chunks(own, stride, PIECE), strict=True)
 
 
 def _own(block: Block, pair: _Pair, column: int) -> _Pair:
@@ -276,7 +272,7 @@ def _difference(where: str, block: Block, own: _Pair, scale: float, lift: float,
                 yield numbers.Piece(read(part), part.dtype, check(other), other.dtype)
 
     def downs() -> Iterator[object]:
-        width = max(1, 2 * _MOST // (8 * block.rank))
+        width = max(1, 2 * PIECE // (8 * block.rank))
         for first in range(0, own.down.columns, width):
             cut, other = (_columns(slab, first, width) for slab in (block.down, own.down))
             yield numbers.Piece(_read(cut, read), cut.dtype, _read(other, check), other.dtype)
@@ -292,4 +288,4 @@ def _columns(slab: Slab, first: int, count: int) -> Slab:
 
 
 def _read(slab: Slab, read: Reader) -> bytes:
-    return b"".join(map(read, chunks(slab, most=_MOST)))
+    return b"".join(map(read, chunks(slab, most=PIECE)))

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import folder_paths
+from comfy.utils import ProgressBar
 from comfy_api.latest import io
 
 from .. import converters
@@ -222,7 +223,8 @@ class OmniXConvertAdapter(io.ComfyNode):
         job = converters.Job(cls.file(source), target, converters.slot_of_name(source))
         started = time.perf_counter()
         try:
-            report = converters.convert(job.source, target, slot=job.slot)
+            bar = ProgressBar(1)
+            report = converters.convert(job.source, target, slot=job.slot, progress=bar.update_absolute)
         except converters.AdapterError as error:
             raise converters.AdapterError(without_flags(str(error))) from error
         written = target.relative_to(root).as_posix()

@@ -20,6 +20,8 @@ Reader = Callable[[Slab], bytes]
 
 CHUNK = 1 << 22
 """Largest piece that is held in memory, in bytes, unless one row alone is longer."""
+PIECE = 1 << 20
+"""Largest piece that is computed with, in bytes: in float64 it takes eight times as much, several times."""
 _MOST_ROWS = 1 << 13
 
 

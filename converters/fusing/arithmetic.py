@@ -1,16 +1,16 @@
-"""The arithmetic of conversion; the only module beside `state` that imports torch, and only when it is needed."""
+"""The arithmetic of conversion with torch, which this module and `state` alone import, and only when it is needed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-from ..errors import AdapterError
 from ..files.slab import Slab
-from .change import Change
+from .change import Change, Changed, too_large
 
 DTYPES = {
     "F64": torch.float64,
@@ -25,13 +25,6 @@ INTEGERS = {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": to
 _TYPES = DTYPES | INTEGERS
 
 
-class Changed(NamedTuple):
-    """The bytes of changed numbers, and whether the change can be undone bit for bit."""
-
-    data: bytes
-    exact: bool
-
-
 def as_tensor(data: bytes, dtype: str) -> Tensor:
     """Return bytes of a safetensors dtype as a flat tensor of their own."""
     return torch.frombuffer(bytearray(data), dtype=_TYPES[dtype]) if data else torch.empty(0, dtype=_TYPES[dtype])
@@ -43,17 +36,41 @@ def as_bytes(tensor: Tensor) -> bytes:
     return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
 
-def changed(where: str, data: bytes, slab: Slab, change: Change) -> Changed:
-    """Multiply or divide in float32 and round once to the dtype of the change.  Raises AdapterError on overflow."""
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
+
+
+def _on_one_thread(function: Callable[Given, Made]) -> Callable[Given, Made]:
+    """Let a function compute on one thread: pieces of a megabyte are done before threads have shared them out."""
+
+    @wraps(function)
+    def alone(*arguments: Given.args, **options: Given.kwargs) -> Made:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return function(*arguments, **options)
+        finally:
+            torch.set_num_threads(threads)
+
+    return alone
+
+
+@_on_one_thread
+def changed(where: str, data: bytes, slab: Slab, change: Change, look: bool = True) -> Changed:
+    """Multiply or divide in float32 and round once to the dtype of the change.  Raises AdapterError on overflow.
+
+    Only if `look` is it told whether that can be undone.
+    """
     result = _result(data, slab.dtype, change)
-    finite = bool(torch.isfinite(as_tensor(data, slab.dtype).float()).all())
-    if finite and not bool(torch.isfinite(as_tensor(result, change.dtype).float()).all()):
-        raise AdapterError(
-            f"{where}: expected numbers that {change.dtype} can hold, got larger ones after scaling by "
-            f"{change.scale:g}; choose a wider type with --dtype."
-        )
+    if not _is_finite(result, change.dtype) and _is_finite(data, slab.dtype):
+        raise too_large(where, change)
     back = Change(slab.dtype, change.scale, not change.inverse)
-    return Changed(result, change.scale != 0 and _result(result, change.dtype, back) == data)
+    return Changed(result, look and change.scale != 0 and _result(result, change.dtype, back) == data)
+
+
+def _is_finite(data: bytes, dtype: str) -> bool:
+    numbers = as_tensor(data, dtype).float()
+    return bool(numbers.sum().isfinite()) or bool(numbers.isfinite().all())  # the sum is quick, and may overflow
 
 
 def _result(data: bytes, dtype: str, change: Change) -> bytes:
@@ -70,6 +87,7 @@ class Measured(NamedTuple):
     lost: float
 
 
+@_on_one_thread
 def measured(pieces: Iterable[tuple[bytes, str]], change: Change) -> Measured:
     """Measure a change on a factor's pieces, each with its dtype; infinite loss where a number becomes too large."""
     largest = lost = total = 0.0
@@ -91,6 +109,7 @@ class Compared(NamedTuple):
     exact: bool
 
 
+@_on_one_thread
 def compared(source: bytes, dtype: str, result: bytes, change: Change, look: bool) -> Compared:
     """Do a change again and compare; only if `look` is it told whether rounding was due."""
     if _result(source, dtype, change) != result:
@@ -119,6 +138,7 @@ Scales = tuple[float, float]
 """What the factors of the source and of the result are multiplied by."""
 
 
+@_on_one_thread
 def delta_difference(
     ups: Iterable[Piece], downs: Iterable[Piece], rank: int, up_scales: Scales, down_scales: Scales, moved: bool
 ) -> float:

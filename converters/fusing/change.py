@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import NamedTuple
@@ -63,6 +64,32 @@ def dtype_of(name: object) -> str:
     return found
 
 
+class Changed(NamedTuple):
+    """The bytes of changed numbers, and whether the change can be undone bit for bit."""
+
+    data: bytes
+    exact: bool
+
+
+def too_large(where: str, change: Change) -> AdapterError:
+    """Return the error of numbers that a dtype can't hold."""
+    return AdapterError(
+        f"{where}: expected numbers that {change.dtype} can hold, got larger ones after scaling by {change.scale:g}; "
+        "choose a wider type with --dtype."
+    )
+
+
+def load_changing(where: str, *dtypes: str) -> ModuleType:
+    """Import what changes numbers of these dtypes: NumPy's module unless torch is there already, or float8 is due."""
+    if "torch" not in sys.modules and not any(dtype.startswith("F8") for dtype in dtypes):
+        try:
+            from . import light
+        except ImportError:
+            return load_arithmetic(where)
+        return light
+    return load_arithmetic(where)
+
+
 def load_arithmetic(where: str) -> ModuleType:
     """Import what needs torch, for the tensor `where`.  Raises AdapterError if there is none."""
     try:
@@ -70,6 +97,6 @@ def load_arithmetic(where: str) -> ModuleType:
     except ImportError as error:
         raise AdapterError(
             f"{where}: expected torch for the arithmetic of a scale or dtype, got {error}; "
-            "install torch, or run this in ComfyUI's Python."
+            "install torch (or NumPy, unless float8 is due), or run this in ComfyUI's Python."
         ) from error
     return arithmetic

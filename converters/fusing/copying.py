@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ..files.reading import Reader, chunks, rows_of
+from ..files.reading import CHUNK, PIECE, Reader, chunks, rows_of
 from ..files.slab import Slab
-from .change import Change, load_arithmetic
+from .change import Change, load_changing
 from .outputs import Outputs, Piece
 
 
@@ -23,12 +23,13 @@ class Copy:
     """One pass over the pieces of a file.
 
     `exact` tells in the end whether all arithmetic can be undone bit for bit, `rounded` whether rounding is the reason
-    why not: a scale of 0 leaves nothing to round.
+    why not: a scale of 0 leaves nothing to round; `read` counts the bytes that were read so far.
     """
 
     def __init__(self, source: object, read: Reader) -> None:
         self.exact = True
         self.rounded = False
+        self.read = 0
         self._source = source
         self._read = read
 
@@ -42,8 +43,10 @@ class Copy:
 
     def _piece(self, name: str, piece: Piece) -> Iterator[Placed]:
         position = piece.position
-        for slab in (part for whole in piece.slabs for part in chunks(whole, piece.stride)):
+        most = CHUNK if piece.change is None else PIECE
+        for slab in (part for whole in piece.slabs for part in chunks(whole, piece.stride, most)):
             data = self._read(slab)
+            self.read += len(data)
             if piece.change is not None:
                 data = self._changed(data, slab, piece.change)
             if data:
@@ -52,7 +55,8 @@ class Copy:
 
     def _changed(self, data: bytes, slab: Slab, change: Change) -> bytes:
         where = f"{self._source}: {slab.key}"
-        result = load_arithmetic(where).changed(where, data, slab, change)
+        numbers = load_changing(where, slab.dtype, change.dtype)
+        result = numbers.changed(where, data, slab, change, look=self.exact or not self.rounded)
         self.exact = self.exact and result.exact
         self.rounded = self.rounded or (not result.exact and change.scale != 0)
         return result.data

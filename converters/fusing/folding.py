@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from ..files.reading import Reader, chunks
+from ..files.reading import PIECE, Reader, chunks
 from ..files.slab import Slab
 from ..lora.plan import AdapterFile, FusedLayer
 from .change import ROUNDING, Change, change_due, common_dtype, dtype_of, load_arithmetic
@@ -48,7 +48,6 @@ _LIKE_FLOAT32 = ("F64", "F32", "BF16")
 _ORDINARY = 2.0**60
 """Up to which scale, and down to its inverse, the usual numbers of a LoRA stay far within float32's exponents."""
 _FLOAT8 = ("F8_E4M3", "F8_E5M2")
-_PIECE = 1 << 20
 
 
 def folds_of(adapter: AdapterFile, dtype: object, read: Reader) -> Folds:
@@ -136,7 +135,7 @@ def _allowed(slabs: Sequence[Slab], dtype: str) -> float:
 
 
 def _measured(numbers: ModuleType, slabs: Sequence[Slab], change: Change, read: Reader) -> Any:
-    pieces = ((read(part), part.dtype) for slab in slabs for part in chunks(slab, most=_PIECE))
+    pieces = ((read(part), part.dtype) for slab in slabs for part in chunks(slab, most=PIECE))
     return numbers.measured(pieces, change)
 
 

@@ -45,7 +45,7 @@ def state_plan(
     data: Mapping[str, bytes],
     header_alpha: str | None = None,
 ) -> AdapterFile:
-    """Plan a state dict in memory, original or fused; `data` are the bytes of its `number_keys`.  Raises AdapterError."""
+    """Plan a state dict, original or fused; `data` are the bytes of its `number_keys`.  Raises AdapterError."""
     found = recognised(entries, metadata)
     numbers = {key: alpha(path, key, entries[key], data[key]) for key in number_keys(found)}
 

@@ -56,7 +56,7 @@ def text_layers(
         shapes = [entry.shape for entry in factors]
         if module in pairs.scales:
             raise AdapterError(
-                f"{path}: {pairs.scales[module][0]}: expected factors of a text encoder without scales of their own, got "
+                f"{path}: {pairs.scales[module][0]}: expected factors of a text encoder without scales, got "
                 "quantised ones; save the LoRA in bfloat16 or float16."
             )
         floats = all(len(entry.shape) == 2 and entry.dtype in FLOATS for entry in factors)

@@ -208,16 +208,16 @@ def norm_place(module: str) -> str | None:
     """Return ComfyUI's name of a norm, by Diffusers' or its own, or one of underscores; None if there is none."""
     for blocks, dot in ((_DOTTED, "."), (_UNDERSCORED, "_")):
         match = blocks.fullmatch(module)
-        for (block, rest), own in _norms().items() if match else ():
-            if (block, rest.replace(".", dot)) == (match[1], match[3]):
-                return own.replace("{i}", match[2])
+        own = _norms(dot).get((match[1], match[3])) if match else None
+        if match and own:
+            return own.replace("{i}", match[2])
     return None
 
 
 @cache
-def _norms() -> dict[tuple[str, str], str]:
+def _norms(dot: str = ".") -> dict[tuple[str, str], str]:
     pairs = ((name, own) for theirs, own in NORMS for name in (theirs, own))
-    return {(block, rest): own for name, own in pairs for block, _, rest in [name.partition(".{i}.")]}
+    return {(block, rest.replace(".", dot)): own for name, own in pairs for block, _, rest in [name.partition(".{i}.")]}
 
 
 def owner(name: str) -> str | None:

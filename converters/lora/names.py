@@ -118,7 +118,7 @@ def alpha_key(module: str) -> str:
 
 
 def alpha_beside(down: str, module: str) -> str:
-    """Return the alpha's name of a layer beside the name of its down factor, spelled alike where that has one suffix."""
+    """Return the alpha's name of a layer, spelled like the name of its down factor if that has a plain suffix."""
     found = suffixed(down)
     return f"{found.module}.alpha" if found else alpha_key(module)
 

@@ -29,7 +29,9 @@ def original_plan(
     numbers: Mapping[str, Alpha],
     scalings: Mapping[str, Scaling],
 ) -> AdapterFile:
-    """Plan an adapter; `numbers` are its alphas and scales of factors by key, the scalings are the transformer's, under "", and the text encoders' by the host's names.
+    """Plan an adapter; `numbers` are its alphas and the scales of its factors by key.
+
+    The scalings are the transformer's, under "", and the text encoders', under the host's prefixes.
 
     Raises AdapterError for what is not a FLUX.1 LoRA, and for a tensor of FLUX.1 that no LoRA of the host can hold.
     """
@@ -97,8 +99,8 @@ def _wide(layers: Mapping[str, FusedLayer]) -> tuple[str, ...]:
     if layer is None or layer.columns <= CHANNELS:
         return ()
     return (
-        f"{IMG_IN} takes {layer.columns} columns, {CHANNELS} in FLUX.1-dev; a model that has as many (FLUX.1 Fill: 384, "
-        "Canny and Depth: 128) loads it merged and bypassed; FLUX.1-dev only merged (Load LoRA), where ComfyUI widens it",
+        f"{IMG_IN} takes {layer.columns} columns, {CHANNELS} in FLUX.1-dev; a model that has as many (FLUX.1 Fill: "
+        "384, Canny and Depth: 128) loads it merged and bypassed, FLUX.1-dev only merged (Load LoRA)",
     )
 
 
@@ -149,8 +151,8 @@ def _checked_geometry(path: Path, entries: Mapping[str, Entry], found: Recognise
     if keys is None:
         some = ", ".join(list(entries)[:5])
         raise AdapterError(
-            f"{path}: expected LoRA pairs for layers of FLUX.1, got none ({some}); it is an adapter of another kind, so "
-            "merge it into the model with the program that made it."
+            f"{path}: expected LoRA pairs for layers of FLUX.1, got none ({some}); it is an adapter of another kind, "
+            "so merge it into the model with the program that made it."
         )
     got = f"{entries[keys[0]].dtype} {list(entries[keys[0]].shape)}"
     raise AdapterError(f"{path}: {keys[0]}: expected a matrix [r, hidden size], got {got}; is this a FLUX.1 adapter?")
@@ -173,7 +175,8 @@ def _layers(
         scale = scale_of(module, down.rows)
         if module in pairs.scales and not {down.dtype, up.dtype} & {"F8_E4M3", "F8_E5M2"}:
             raise AdapterError(
-                f"{path}: {pairs.scales[module][0]}: expected it beside float8, got {down.dtype}; is this a FLUX.1 adapter?"
+                f"{path}: {pairs.scales[module][0]}: expected it beside float8, got {down.dtype}; "
+                "is this a FLUX.1 adapter?"
             )
         row = found.row.of(geometry)
         block = Block(found.module, row, up.rows, down.rows, scale, down, _in_order(up, found.part))

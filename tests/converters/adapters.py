@@ -169,9 +169,9 @@ def cli(
     )
 
 
-def peak_of_cli(tmp_path: Path, *arguments: object) -> float:
+def peak_of_cli(tmp_path: Path, *arguments: object, blocked: Iterable[str] = ("torch", "numpy")) -> float:
     """Run the command line; return the most memory that its process held at a time, in MB."""
     note = tmp_path / "peak"
-    done = cli(tmp_path, *arguments, start=_PEAK.format(path=str(note)))
+    done = cli(tmp_path, *arguments, start=_PEAK.format(path=str(note)), blocked=blocked)
     assert done.returncode == 0, done.stderr
     return int(note.read_text()) / 1024

@@ -1,4 +1,4 @@
-"""What a header says of the scale is in the numbers of the result, and nowhere else where a loader would read it again."""
+"""What a header says of the scale is in the numbers of the result, and nowhere that a loader would read it again."""
 
 import json
 from pathlib import Path
@@ -60,8 +60,8 @@ def test_a_plain_alpha_is_asked_about(root: Path, tmp_path: Path) -> None:
     with pytest.raises(AdapterError) as caught:
         convert(source, tmp_path / "b.safetensors")
     assert str(caught.value) == (
-        f"{source}: lora_alpha: expected the scale in alpha tensors, got alpha 8 in the header (scale 2), which ComfyUI "
-        "ignores and newer loaders apply; use --header-alpha apply or --header-alpha ignore."
+        f"{source}: lora_alpha: expected the scale in alpha tensors, got alpha 8 in the header (scale 2), which "
+        "ComfyUI ignores and newer loaders apply; use --header-alpha apply or --header-alpha ignore."
     )
     assert any("--header-alpha" in note for note in inspect(source)["notes"])
     for answer, scale in (("ignore", 1.0), ("apply", 2.0)):
@@ -170,7 +170,7 @@ def test_each_text_encoder_has_its_own_alpha_in_the_header(key: str, component: 
     convert(tiny.save(with_text(key), tmp_path / "a.safetensors", header), tmp_path / "b.safetensors")
     (found,) = (float(tensor) for name, tensor in load_file(tmp_path / "b.safetensors").items() if "alpha" in name)
     assert found == 5
-    with pytest.raises(AdapterError, match="expected one scale, got 4.* from its alpha tensor and 2.5 from"):
+    with pytest.raises(AdapterError, match=r"expected one scale, got 4.* from its alpha tensor and 2\.5 from"):
         convert(
             tiny.save(with_text(key, torch.tensor(8.0)), tmp_path / "c.safetensors", header), tmp_path / "d.safetensors"
         )

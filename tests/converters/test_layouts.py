@@ -1,4 +1,4 @@
-"""Layouts of the world that are plain LoRA under other names, shapes and companions: converted; others: called by name."""
+"""Plain LoRA under other names, shapes and with companions is converted; other adapters are called by their names."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Scales and dtypes of few exponents: whatever is folded, the delta stays the source's, by the host and by the runtime."""
+"""Scales and dtypes of few exponents: the delta stays the source's, by the host and by the runtime."""
 
 from collections.abc import Mapping
 from pathlib import Path
