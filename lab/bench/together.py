@@ -69,6 +69,26 @@ What ComfyUI has got since the version above, and what OmniX does there ([which 
   delta of what the layer's weights see. A layer that is passed over, or called in an unknown way, ends the run with a
   sentence that names the layer.
 
+**Tiles.** Each stream must see the whole panorama, so nodes that cut it (Ultimate SD Upscale, ComfyUI-Distributed)
+can't be used. OmniX refuses a tile if it is not twice as wide as high, if the reference latents are larger, or if
+**OmniX Flow Shift** was set for a larger panorama. A tile that is twice as wide as high, with references that were
+cut too, looks like a whole panorama if OmniX Flow Shift was set for the tile's size, or is missing: don't connect
+OmniX's model to such a node.
+
+**Sampling in parts.** KSampler Advanced with leftover noise, SplitSigmas and a noise mask of ones give what one run
+gives, with the seam as without it. Three differences remain. Samplers that remember earlier steps (dpmpp_2m, lms,
+deis) forget them between two runs, without OmniX too. A node between two samplers that makes a new latent (upscale,
+batch, save and load) closes the seam there. A pack's sampler that is no function of ComfyUI's kind sees the seam
+blended under a noise mask, but keeps its own copy unblended until the end.
+
+**Noise.** A sampler's noise is made the same on both sides of the seam, whatever it is made of: white, pyramid,
+Perlin, fractal, filtered, or drawn by numpy. Noise that is prepared before sampling, in the panorama's own size, is
+refused: set `seam_columns` to 0. Samplers that differentiate the model (`ttm`) work; between steps the model sees
+their picture with the seam blended, and the sampler keeps it unblended until the end.
+
+**Guiders.** CFGGuider, BasicGuider, DualCFGGuider, Perp-Neg Guider and Dual Model Guider work if each conditioning
+that they ask for has the reference latents. USO Style Reference works: each stream sees its tokens.
+
 What has not been tried is not in the table. If another node changes the size of what is sampled, set `seam_columns` to
 0 in **Apply OmniX Adapters** and **OmniX Flow Shift**.
 """

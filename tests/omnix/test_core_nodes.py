@@ -235,6 +235,11 @@ def test_perp_neg_guider(model: Model, case: Case, without: set[str], told: str)
     with pytest.raises(ValueError, match=told) as caught:
         custom(ours, case, comfy.samplers.sampler_object("euler"), guider=guider)
     assert "cfg" not in str(caught.value)
+    other = Case(**{**vars(case), "text": case.text.flip(1)})
+    whole = PerpNegGuider.execute(ours, *[conditioning(model, each) for each in (case, other, case)], 2.0, 1.0).result[
+        0
+    ]
+    assert custom(ours, case, comfy.samplers.sampler_object("euler"), guider=whole).shape == case.noise.shape
 
 
 def test_dual_model_guider(model: Model, case: Case) -> None:
