@@ -56,7 +56,8 @@ def seams(depth: Array) -> dict[str, float]:
 def _pairs(height: int, width: int) -> tuple[Array, Array, Array]:
     """Return the neighbours on two faces as numbers of pixels [N] and [N], and which edge [N] each pair is at."""
     if width % 4:
-        return (np.empty(0, dtype=np.intp),) * 3
+        none = np.empty(0, dtype=np.intp)
+        return none, none, none
     face, number = faces(height, width), np.arange(height * width).reshape(height, width)
     sides = ((np.roll(face, -1, axis=1), np.roll(number, -1, axis=1)), (face[1:], number[1:]))
     found = []
@@ -65,7 +66,8 @@ def _pairs(height: int, width: int) -> tuple[Array, Array, Array]:
         apart = here != there
         edge = np.minimum(here, there) * FACES + np.maximum(here, there)
         found.append((one[apart], other[apart], edge[apart]))
-    return tuple(np.concatenate(part) for part in zip(*found))  # type: ignore[return-value]
+    ones, others, edges = (np.concatenate(part) for part in zip(*found))
+    return ones, others, edges
 
 
 def faces(height: int, width: int) -> Array:

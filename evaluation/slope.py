@@ -96,7 +96,8 @@ def _places(height: int, width: int) -> tuple[Array, Array]:
     apart = max(1, int(np.sqrt(height * width / PLACES)))
     latitude = 90 - (np.arange(height) + 0.5) * 180 / height
     rows = np.flatnonzero(np.abs(latitude) <= HIGHEST)[::apart]
-    return tuple(part.ravel() for part in np.meshgrid(rows, np.arange(0, width, apart), indexing="ij"))  # type: ignore[return-value]
+    down, across = np.meshgrid(rows, np.arange(0, width, apart), indexing="ij")
+    return down.ravel(), across.ravel()
 
 
 def _slopes(depth: Array, rows: Array, columns: Array) -> tuple[Array, Array]:
