@@ -48,8 +48,8 @@ def asked(layer: str, args: Sequence[Any], kwargs: Mapping[str, Any], stacked: i
     how, residual, scale = (named.pop(name, None) for name in ("input_act", "residual", "residual_scale"))
     activation = _ACTIVATIONS.get(how, cast("Any", how) if callable(how) else None)
     x = inputs[0] if len(inputs) == 1 else None
-    known = activation is not None and not named and (scale is None or residual is not None)
-    if not known or not isinstance(x, Tensor) or stacked not in (None, len(x)):
+    known = not named and (scale is None or residual is not None)
+    if activation is None or not isinstance(x, Tensor) or not known or stacked not in (None, len(x)):
         raise ValueError(
             f"OmniX doesn't know the call {_shown(args, kwargs)} of {layer}, so its adapter can't be added there and "
             "the picture would be wrong. Update OmniX and remove nodes that change how FLUX computes; if that doesn't "
