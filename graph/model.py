@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..omnix import panorama, patch
-from ..omnix.checks import PIXELS_PER_LATENT
+from ..omnix.checks import MOST_SEAM_COLUMNS, PIXELS_PER_LATENT, check_seam
 from ..omnix.schedule import flow_shift
 from ..omnix.tasks import SEAM_COLUMNS
 
@@ -16,7 +16,8 @@ Adapters = io.Custom("OMNIX_ADAPTERS")
 
 def seam_input(tooltip: str) -> io.Int.Input:
     """Return the input for the seam's width."""
-    return io.Int.Input("seam_columns", default=SEAM_COLUMNS, min=0, max=64, step=2, tooltip=tooltip, advanced=True)
+    most = MOST_SEAM_COLUMNS
+    return io.Int.Input("seam_columns", default=SEAM_COLUMNS, min=0, max=most, step=2, tooltip=tooltip, advanced=True)
 
 
 class OmniXApplyAdapters(io.ComfyNode):
@@ -85,6 +86,7 @@ class OmniXFlowShift(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, latent: dict[str, Any], seam_columns: int) -> io.NodeOutput:
+        check_seam(seam_columns)
         height, width = latent["samples"].shape[-2:]
         panorama.check_panorama(height * PIXELS_PER_LATENT, width * PIXELS_PER_LATENT)
         return io.NodeOutput(patch.with_flow_shift(model, flow_shift(height, width, seam_columns)))

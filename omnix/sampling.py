@@ -44,7 +44,7 @@ class Run:
     cfg: float | None = None
     """None where the negative is asked for whatever cfg is set to."""
     blended: bool = False
-    """Whether the seam of the x that the model is asked about is blended already."""
+    """Whether the seam of the x in the question that comes next to the model is blended already."""
     compile: Mapping[str, Any] | None = None
     """What the user's compile node gave to torch.compile, as long as nothing stands in the way."""
     warned: set[str] = field(default_factory=set)
@@ -127,7 +127,7 @@ def sample_widened(seam: int, around: Around = lambda _guider, _run: nullcontext
         arguments = (guider, sigmas, with_run(extra_args, run), closing(callback, run), *wide, disable_pbar)
         with around(guider, run), of_one_width(run, seam), run.noise:
             stage.left = executor(*arguments)
-        return closed(stage.left, seam)
+            return closed(stage.left, seam)
 
     return sample
 
@@ -199,17 +199,12 @@ def closing(callback: Callable[..., None] | None, run: Run) -> Callable[..., Non
     return show
 
 
-def between_steps(x: Tensor, options: Mapping[str, Any]) -> Tensor:
+def between_steps(x: Tensor, run: Run) -> Tensor:
     """Return the sampler's x, with which it asks the model, with its seam blended, in place where that is possible.
 
-    `options` are the host's transformer options. Before the first step this changes nothing, for there the columns are
-    equal.
+    Before the first step this changes nothing, for there the columns are equal.
     """
-    run = run_of(options)
-    if run is None or run.blended:
-        return x
     check_sampled(x.shape[-2:], run.height, run.width, run.seam)
-    run.blended = True
     try:
         return blend_seam_(x, run.seam)
     except torch.OutOfMemoryError:
@@ -218,18 +213,34 @@ def between_steps(x: Tensor, options: Mapping[str, Any]) -> Tensor:
         return blend_seam(x, run.seam)
 
 
+@contextmanager
+def blended(x: Tensor, extra_args: Mapping[str, Any]) -> Iterator[Tensor]:
+    """Blend the seam of a sampler's x for one question to the model, which `predict_between_steps` then leaves alone.
+
+    `extra_args` are what the sampler gives to the model besides.
+    """
+    run = run_of(options_of(extra_args))
+    if run is None:
+        yield x
+        return
+    x, run.blended = between_steps(x, run), True
+    try:
+        yield x
+    finally:
+        run.blended = False  # a cache may have answered in the model's place
+
+
 def predict_between_steps(executor: Any, x: Tensor, timestep: Tensor, *given: Any, **named: Any) -> Any:
     """Blend the seam before the model is asked, unless that was done: the PREDICT_NOISE wrapper.
 
     The host calls it with x, timestep, model_options and seed.
     """
     model_options = named.get("model_options", given[0] if given else None) or {}
-    options = model_options.get("transformer_options", {})
-    run = run_of(options)
+    run = run_of(model_options.get("transformer_options", {}))
     if run is None:
         return executor(x, timestep, *given, **named)
-    run.x = x = between_steps(x, options)
-    run.blended = False
+    x, run.blended = x if run.blended else between_steps(x, run), False
+    run.x = x
     asked_anyway = model_options.get("disable_cfg1_optimization", False)
     run.cfg = None if asked_anyway else getattr(executor.class_obj, "cfg", None)
     with run.noise.suspended():

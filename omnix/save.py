@@ -118,6 +118,8 @@ def own_number(stems: Iterable[Path]) -> Iterator[Path]:
             claim.touch(exist_ok=False)
         except FileExistsError:
             continue
+        except OSError as error:  # no room, or a folder that can't be written to
+            raise OSError(error.errno, error.strerror, str(stem)) from error
         try:
             if not any(stem.parent.glob(f"{glob.escape(stem.name)}*")):
                 yield stem

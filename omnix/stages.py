@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .sampling import STAGE, Stage, between_steps, closed, options_of
+from .sampling import STAGE, Stage, blended, closed
 
 LEFT = "omnix_left"
 """The attribute of a latent that keeps what the run left that made it."""
@@ -81,7 +81,8 @@ class BetweenSteps:
 
     def __call__(self, x: Tensor, sigma: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the denoised picture."""
-        return vars(self)["_model"](between_steps(x, options_of(kwargs)), sigma, *args, **kwargs)
+        with blended(x, kwargs) as ready:
+            return vars(self)["_model"](ready, sigma, *args, **kwargs)
 
 
 def blending(sampler: Any) -> Any:

@@ -10,6 +10,7 @@ import comfy.sample
 import comfy.samplers
 import pytest
 import torch
+from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_advanced_samplers import SamplerLCMUpscale
 from comfy_extras.nodes_custom_sampler import (
     BasicGuider,
@@ -20,7 +21,9 @@ from comfy_extras.nodes_custom_sampler import (
 )
 from comfy_extras.nodes_model_patch import UsoStyleProjectorPatch
 from comfy_extras.nodes_perpneg import PerpNegGuider
+from comfyui_omnix.graph.model import OmniXFlowShift
 from comfyui_omnix.omnix import patch
+from comfyui_omnix.omnix.sampling import predict_between_steps
 from comfyui_omnix.omnix.schedule import flow_shift
 from measure import relative_error
 from oracle import sample
@@ -117,6 +120,25 @@ def test_a_noise_mask_of_ones_changes_nothing(model: Model, case: Case, sampler:
     assert relative_error(masked, ksample(ours, case, 4, sampler=sampler)) <= EXACT
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_seam_is_blended_where_a_cache_answers(model: Model, case: Case, masked: bool) -> None:
+    """LazyCache stands round the model: a step that it answers is a step, and so is the next one."""
+    seen: list[Tensor] = []
+
+    def lazy(executor: Any, x: Tensor, *given: Any) -> Tensor:
+        seen.append(x.clone())
+        return seen[0] * 0.5 if len(seen) % 2 else executor(x, *given)
+
+    ours = patched(model, case)
+    ours.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "cache", lazy)
+    ours.wrappers[WrappersMP.PREDICT_NOISE] = dict(reversed(ours.wrappers[WrappersMP.PREDICT_NOISE].items()))
+    mask = {"noise_mask": torch.ones(1, 1, 8, 16)} if masked else {}
+    ksample(ours, case, 6, **mask)
+    assert len(seen) == 6
+    for x in seen[1:]:  # column 0 is what lay past the seam
+        assert torch.allclose(x[..., 0], x[..., 16], rtol=0, atol=1e-6)
+
+
 def test_what_a_noise_mask_keeps_is_kept(model: Model, case: Case) -> None:
     """Where the mask is 0 the latent stays; where it is 1, and meets the seam, the edges meet as without a mask."""
     ours, mask = patched(model, case), torch.zeros(1, 1, 8, 16)
@@ -191,6 +213,16 @@ def test_odd_seam_columns(model: Model, case: Case, seam: int) -> None:
         ValueError, match=f"seam_columns is {seam}, expected an even number of latent columns such as 6"
     ):
         patch.attach(model, case.loaded(), 1.0, 1.0, seam)
+    with pytest.raises(ValueError, match=f"seam_columns is {seam}, expected an even number of latent columns"):
+        OmniXFlowShift.execute(model, {"samples": case.noise}, seam)
+
+
+def test_where_nobody_samples_x_is_left_alone() -> None:
+    """A node that asks a guider for one prediction has widened nothing."""
+    x = torch.rand(1, 16, 8, 22)
+    before = x.clone()
+    assert predict_between_steps(lambda given, *_: given, x, torch.ones(1), {"transformer_options": {}}, 0) is x
+    assert torch.equal(x, before)
 
 
 # --- guiders ----------------------------------------------------------------------------------------------------------
