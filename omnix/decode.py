@@ -44,9 +44,14 @@ METHODS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# PyAV's formats that are read as they are: where red, green, blue and opacity are, by plane or in one plane.
-PLANAR = {"gbrpf32le": (2, 0, 1), "gbrapf32le": (2, 0, 1, 3), "grayf32le": (0,)}
-PACKED = {"gray16le": 1, "ya16le": 2, "rgb48le": 3, "rgba64le": 4, "rgbf32le": 3, "rgbaf32le": 4}
+# PyAV's formats: the order of red, green, blue and opacity among its planes, or how many of them are in one plane.
+# They are read as they are: its conversion of some kinds of floats (yaf32le) ends the whole process.
+FLOATS = {"grayf": (0,), "yaf": 2, "gbrpf": (2, 0, 1), "gbrapf": (2, 0, 1, 3), "rgbf": 3, "rgbaf": 4}
+FRAMES: dict[str, tuple[type[np.generic], int | tuple[int, ...]]] = {
+    **{f"{name}16le": (np.float16, places) for name, places in FLOATS.items()},
+    **{f"{name}32le": (np.float32, places) for name, places in FLOATS.items()},
+    **{name: (np.uint16, count) for name, count in (("gray16le", 1), ("ya16le", 2), ("rgb48le", 3), ("rgba64le", 4))},
+}
 # Pillow's modes that an ICC profile of a space describes.
 SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 NO_PROFILE = "its colour profile can't be applied, so it is taken for sRGB"
@@ -125,7 +130,7 @@ def _by_pyav(path: Path, header: Header) -> Source:
     turn = TURNS.get(header.orientation, lambda rows: rows)
     planes = [turn(plane) for plane in _planes(frame)]
     curves = curves_of(header.icc)
-    floats = planes[0].dtype == np.float32
+    floats = planes[0].dtype.kind == "f"
     grey = sum(plane.shape[2] for plane in planes) <= 2
     clear = any(part.is_alpha for part in frame.format.components)
 
@@ -155,9 +160,9 @@ def _frame(path: Path, header: Header) -> av.VideoFrame:
             frame = next(container.decode(stream))
     except (FFmpegError, IndexError, StopIteration) as error:
         raise _not_decoded(path, header) from error
-    known = frame.format.name.replace("be", "le").replace("f16", "f32")
-    if known not in PLANAR and known not in PACKED:
-        known = "rgba64le"
+    known = frame.format.name.replace("16be", "16le").replace("48be", "48le").replace("64be", "64le")
+    if known not in FRAMES:
+        raise _not_decoded(path, header)
     return frame if frame.format.name == known else frame.reformat(format=known)
 
 
@@ -179,13 +184,13 @@ def _not_decoded(path: Path, header: Header) -> PictureError:
 
 def _planes(frame: av.VideoFrame) -> list[Array]:
     """Return views of a frame's channels [H, W, n], red first."""
-    kind = np.float32 if "f32" in frame.format.name else np.uint16
-    channels = PACKED.get(frame.format.name, 1)
+    kind, places = FRAMES[frame.format.name]
+    channels = places if isinstance(places, int) else 1
     found = []
     for plane in frame.planes:
         rows = np.frombuffer(cast("Any", plane), kind).reshape(frame.height, -1)
         found.append(rearrange(rows[:, : frame.width * channels], "h (w n) -> h w n", n=channels))
-    return [found[place] for place in PLANAR.get(frame.format.name, (0,))]
+    return found if isinstance(places, int) else [found[place] for place in places]
 
 
 def encode_srgb(linear: Tensor) -> Tensor:
