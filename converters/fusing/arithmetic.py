@@ -9,8 +9,7 @@ from typing import NamedTuple, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from ..files.slab import Slab
-from .change import Change, Changed, too_large
+from .change import Change, Measured
 
 DTYPES = {
     "F64": torch.float64,
@@ -56,35 +55,19 @@ def _on_one_thread(function: Callable[Given, Made]) -> Callable[Given, Made]:
 
 
 @_on_one_thread
-def changed(where: str, data: bytes, slab: Slab, change: Change, look: bool = True) -> Changed:
-    """Multiply or divide in float32 and round once to the dtype of the change.  Raises AdapterError on overflow.
-
-    Only if `look` is it told whether that can be undone.
-    """
-    result = _result(data, slab.dtype, change)
-    if not _is_finite(result, change.dtype) and _is_finite(data, slab.dtype):
-        raise too_large(where, change)
-    back = Change(slab.dtype, change.scale, not change.inverse)
-    return Changed(result, look and change.scale != 0 and _result(result, change.dtype, back) == data)
-
-
-def _is_finite(data: bytes, dtype: str) -> bool:
+def is_finite(data: bytes, dtype: str) -> bool:
+    """Tell whether bytes hold neither NaN nor infinity."""
     numbers = as_tensor(data, dtype).float()
     return bool(numbers.sum().isfinite()) or bool(numbers.isfinite().all())  # the sum is quick, and may overflow
 
 
-def _result(data: bytes, dtype: str, change: Change) -> bytes:
+@_on_one_thread
+def result(data: bytes, dtype: str, change: Change) -> bytes:
+    """Multiply or divide in float32 and round once to the dtype of the change."""
     numbers = as_tensor(data, dtype)
     numbers = numbers.double() if "F64" in (dtype, change.dtype) else numbers.float()
     scaled = numbers / change.scale if change.inverse else numbers * change.scale
     return as_bytes(scaled.to(DTYPES[change.dtype]))
-
-
-class Measured(NamedTuple):
-    """The largest number of a factor, changed, and how much of the factor the change loses (Frobenius, relative)."""
-
-    largest: float
-    lost: float
 
 
 @_on_one_thread
@@ -93,7 +76,7 @@ def measured(pieces: Iterable[tuple[bytes, str]], change: Change) -> Measured:
     largest = lost = total = 0.0
     for data, dtype in pieces:
         want = _scaled(data, dtype, change.scale)
-        apart = (_scaled(_result(data, dtype, change), change.dtype) - want)[want.isfinite()]
+        apart = (_scaled(result(data, dtype, change), change.dtype) - want)[want.isfinite()]
         finite = want[want.isfinite()]
         if finite.numel():
             largest = max(largest, float(finite.abs().max()))
@@ -110,11 +93,11 @@ class Compared(NamedTuple):
 
 
 @_on_one_thread
-def compared(source: bytes, dtype: str, result: bytes, change: Change, look: bool) -> Compared:
+def compared(source: bytes, dtype: str, written: bytes, change: Change, look: bool) -> Compared:
     """Do a change again and compare; only if `look` is it told whether rounding was due."""
-    if _result(source, dtype, change) != result:
+    if result(source, dtype, change) != written:
         return Compared(False, False)
-    return Compared(True, look and torch.equal(_scaled(source, dtype, change.scale), _scaled(result, change.dtype)))
+    return Compared(True, look and torch.equal(_scaled(source, dtype, change.scale), _scaled(written, change.dtype)))
 
 
 def _scaled(data: bytes, dtype: str, scale: float = 1.0) -> Tensor:

@@ -71,12 +71,26 @@ class Changed(NamedTuple):
     exact: bool
 
 
-def too_large(where: str, change: Change) -> AdapterError:
-    """Return the error of numbers that a dtype can't hold."""
-    return AdapterError(
-        f"{where}: expected numbers that {change.dtype} can hold, got larger ones after scaling by {change.scale:g}; "
-        "choose a wider type with --dtype."
-    )
+class Measured(NamedTuple):
+    """The largest number of a factor, changed, and how much of the factor the change loses (Frobenius, relative)."""
+
+    largest: float
+    lost: float
+
+
+def changed(numbers: ModuleType, where: str, data: bytes, dtype: str, change: Change, look: bool = True) -> Changed:
+    """Change bytes with one of the modules of arithmetic; only if `look` is it told whether that can be undone.
+
+    Raises AdapterError for numbers that the dtype can't hold.
+    """
+    result = numbers.result(data, dtype, change)
+    if not numbers.is_finite(result, change.dtype) and numbers.is_finite(data, dtype):
+        raise AdapterError(
+            f"{where}: expected numbers that {change.dtype} can hold, got larger ones after scaling by "
+            f"{change.scale:g}; choose a wider type with --dtype."
+        )
+    back = Change(dtype, change.scale, not change.inverse)
+    return Changed(result, look and change.scale != 0 and numbers.result(result, change.dtype, back) == data)
 
 
 def load_changing(where: str, *dtypes: str) -> ModuleType:

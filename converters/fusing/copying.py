@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ..files.reading import CHUNK, PIECE, Reader, chunks, rows_of
 from ..files.slab import Slab
-from .change import Change, load_changing
+from .change import Change, changed, load_changing
 from .outputs import Outputs, Piece
 
 
@@ -56,7 +56,7 @@ class Copy:
     def _changed(self, data: bytes, slab: Slab, change: Change) -> bytes:
         where = f"{self._source}: {slab.key}"
         numbers = load_changing(where, slab.dtype, change.dtype)
-        result = numbers.changed(where, data, slab, change, look=self.exact or not self.rounded)
+        result = changed(numbers, where, data, slab.dtype, change, look=self.exact or not self.rounded)
         self.exact = self.exact and result.exact
         self.rounded = self.rounded or (not result.exact and change.scale != 0)
         return result.data

@@ -12,13 +12,12 @@ import math
 import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from types import ModuleType
 from typing import Any, NamedTuple
 
 from ..files.reading import PIECE, Reader, chunks
 from ..files.slab import Slab
 from ..lora.plan import AdapterFile, FusedLayer
-from .change import ROUNDING, Change, change_due, common_dtype, dtype_of, load_arithmetic
+from .change import ROUNDING, Change, change_due, common_dtype, dtype_of, load_changing
 
 
 class Fold(NamedTuple):
@@ -73,11 +72,10 @@ def beside(fused: FusedLayer, fold: Fold) -> Fold | None:
 
 def lifted(where: str, fused: FusedLayer, fold: Fold, read: Reader) -> Fold:
     """Return the fold whose factors are brought near 1 by powers of two, which the scale beside them takes back."""
-    numbers = load_arithmetic(where)
     base = max((block.scale for block in fused.blocks if block.rank), key=abs) or 1.0
     parts = [block.scale / base if block.rank else 1.0 for block in fused.blocks]
     sizes = [
-        tuple(_measured(numbers, slabs, Change(slabs[0].dtype, 1.0), read).largest for slabs in ((b.down,), b.up))
+        tuple(_measured(where, slabs, Change(slabs[0].dtype, 1.0), read).largest for slabs in ((b.down,), b.up))
         for b in fused.blocks
     ]
     lifts = [(-math.frexp(down)[1], -math.frexp(up * part)[1]) for (down, up), part in zip(sizes, parts, strict=True)]
@@ -118,7 +116,7 @@ def _is_ordinary(change: Change) -> bool:
 def _excess(where: str, fused: FusedLayer, fold: Fold, read: Reader) -> float:
     """Return by how much a factor loses more than is allowed, at worst; infinite where a number becomes too large."""
     losses = (
-        _measured(load_arithmetic(where), slabs, change, read).lost - _allowed(slabs, change.dtype)
+        _measured(where, slabs, change, read).lost - _allowed(slabs, change.dtype)
         for slabs, change in fold.changes(fused)
     )
     return max(losses, default=0.0)
@@ -134,7 +132,8 @@ def _allowed(slabs: Sequence[Slab], dtype: str) -> float:
     return 0.0 if dtype in _FLOAT8 else ROUNDING["F16"]
 
 
-def _measured(numbers: ModuleType, slabs: Sequence[Slab], change: Change, read: Reader) -> Any:
+def _measured(where: str, slabs: Sequence[Slab], change: Change, read: Reader) -> Any:
+    numbers = load_changing(where, *(slab.dtype for slab in slabs), change.dtype)
     pieces = ((read(part), part.dtype) for slab in slabs for part in chunks(slab, most=PIECE))
     return numbers.measured(pieces, change)
 

@@ -5,37 +5,41 @@ Importing torch takes seconds and 500 MB. NumPy has no float8, and what verifies
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from ..files.slab import Slab
-from .change import Change, Changed, too_large
+from .change import Change, Measured
 
 KINDS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
-def changed(where: str, data: bytes, slab: Slab, change: Change, look: bool = True) -> Changed:
-    """Multiply or divide in float32 and round once to the dtype of the change.  Raises AdapterError on overflow.
+def measured(pieces: Iterable[tuple[bytes, str]], change: Change) -> Measured:
+    """Measure a change on a factor's pieces, each with its dtype; infinite loss where a number becomes too large."""
+    largest = lost = total = 0.0
+    for data, dtype in pieces:
+        with np.errstate(all="ignore"):
+            want = _wide(data, dtype).astype(np.float64) * change.scale
+            got = _wide(result(data, dtype, change), change.dtype).astype(np.float64)
+        finite = np.isfinite(want)
+        want, apart = want[finite], np.nan_to_num(got[finite] - want[finite], nan=np.inf, posinf=np.inf, neginf=-np.inf)
+        largest = max(largest, float(np.abs(want).max(initial=0.0)))
+        total, lost = total + float(want @ want), lost + float(apart @ apart)
+    return Measured(largest, (lost / total) ** 0.5 if total else 0.0)
 
-    Only if `look` is it told whether that can be undone.
-    """
-    with np.errstate(all="ignore"):
-        result = _result(data, slab.dtype, change)
-        if not _is_finite(result, change.dtype) and _is_finite(data, slab.dtype):
-            raise too_large(where, change)
-        back = Change(slab.dtype, change.scale, not change.inverse)
-        return Changed(result, look and change.scale != 0 and _result(result, change.dtype, back) == data)
 
-
-def _is_finite(data: bytes, dtype: str) -> bool:
+def is_finite(data: bytes, dtype: str) -> bool:
+    """Tell whether bytes hold neither NaN nor infinity."""
     return bool(np.isfinite(_wide(data, dtype)).all())
 
 
-def _result(data: bytes, dtype: str, change: Change) -> bytes:
+def result(data: bytes, dtype: str, change: Change) -> bytes:
+    """Multiply or divide in float32 and round once to the dtype of the change."""
     kind = np.float64 if "F64" in (dtype, change.dtype) else np.float32
-    numbers, scale = _wide(data, dtype).astype(kind, copy=False), kind(change.scale)
-    return _narrow(numbers / scale if change.inverse else numbers * scale, change.dtype)
+    with np.errstate(all="ignore"):
+        numbers, scale = _wide(data, dtype).astype(kind, copy=False), kind(change.scale)
+        return _narrow(numbers / scale if change.inverse else numbers * scale, change.dtype)
 
 
 def _wide(data: bytes, dtype: str) -> Any:

@@ -8,9 +8,8 @@ import pytest
 import torch
 from adapters import adapter, alpha, cli, peak_of_cli, read, write
 from comfyui_omnix.converters import AdapterError, console, convert
-from comfyui_omnix.converters.files.slab import Slab
 from comfyui_omnix.converters.fusing import arithmetic, light
-from comfyui_omnix.converters.fusing.change import Change
+from comfyui_omnix.converters.fusing.change import Change, changed
 
 KINDS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -30,9 +29,8 @@ def test_both_give_the_same_bits(source: str, target: str, scale: float, inverse
     if inverse and not scale:
         return
     data = patterns(KINDS[source])
-    slab = Slab(source, 1, 1, 0, 0, "a")
     change = Change(target, scale, inverse)
-    one, other = light.changed("a", data, slab, change), arithmetic.changed("a", data, slab, change)
+    one, other = (changed(numbers, "a", data, source, change) for numbers in (light, arithmetic))
     ours, theirs = (arithmetic.as_tensor(result.data, target) for result in (one, other))
     assert torch.equal(ours.isnan(), theirs.isnan()) and one.exact == other.exact
     assert torch.equal(
@@ -46,7 +44,7 @@ def test_too_large_numbers_are_refused_alike() -> None:
         with pytest.raises(
             AdapterError, match="expected numbers that F16 can hold, got larger ones after scaling by 1;"
         ):
-            numbers.changed("a", data, Slab("F32", 1, 4, 0, 16, "a"), Change("F16", 1.0))
+            changed(numbers, "a", data, "F32", Change("F16", 1.0))
 
 
 def scaled(tmp_path: Path, rank: int = 2, hidden: int = 16) -> Path:
@@ -91,3 +89,13 @@ def test_progress_is_shown_of_what_takes_its_time() -> None:
     quick = io.StringIO()
     console.within_file(quick)(1, 2)
     assert quick.getvalue() == ""
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.3, 1e-4, 1e9])
+@pytest.mark.parametrize("target", KINDS)
+@pytest.mark.parametrize("source", KINDS)
+def test_both_measure_the_same_loss(source: str, target: str, scale: float) -> None:
+    numbers = torch.randn(5000, generator=torch.Generator().manual_seed(1)) * 0.01
+    data = arithmetic.as_bytes(numbers.to(KINDS[source]))
+    one, other = (each.measured([(data, source)] * 2, Change(target, scale)) for each in (light, arithmetic))
+    assert one.largest == pytest.approx(other.largest, rel=1e-12) and one.lost == pytest.approx(other.lost, rel=1e-9)
