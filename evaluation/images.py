@@ -25,7 +25,7 @@ def compare_images(kind: str, prediction: Array, truth: Array, alignment: str) -
     ours, true = ([as_map(picture, kind) for picture in batch] for batch in (prediction, truth))
     notes: list[str] = []
     if kind == "depth":
-        true, far = zip(*(_without_far_plane(one) for one in true))
+        true, far = zip(*(without_far_plane(one) for one in true))
         notes = [FAR_PLANE] if any(far) else []
     if kind == "semantic":
         known = np.unique(np.concatenate([semantic.distinct(labels) for labels in true]))
@@ -37,11 +37,6 @@ def compare_images(kind: str, prediction: Array, truth: Array, alignment: str) -
     words = "\n".join([report.text(summary({kind: found})), *doubts])
     drawn = np.stack([views.error(kind, *pair, alignment) for pair in pairs])
     return drawn.astype(np.float32), f"{words}\n{views.legend(kind)}"
-
-
-def _without_far_plane(depth: Array) -> tuple[Array, int]:
-    """Look for a far plane beyond 1 alone: below, a picture may be of 8 bits, where many pixels share a value."""
-    return without_far_plane(depth) if np.nanmax(depth, initial=0) > 1 else (depth, 0)
 
 
 def as_map(picture: Array, kind: str) -> Array:

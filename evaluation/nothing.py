@@ -8,8 +8,9 @@
 | the far plane: see below | renderers whose camera has a clip end |
 
 `layout.read` makes the first three NaN. The far plane is a guess from the whole map: the largest depth, if at least 2
-pixels and 0.1 % of the map have exactly this value, and it is more than twice every other depth. The guess is made for
-ground truth and for training data (`without_far_plane`) and is reported; a prediction is never excused by it.
+pixels and 0.1 % of the map have exactly this value, and it is more than twice every other depth and more than 1 (a
+relative depth ends at 1, and what lies there is a surface). The guess is made for ground truth and for training data
+(`without_far_plane`) and is reported; a prediction is never excused by it. `omnix/distance.py` keeps the same rule.
 """
 
 from __future__ import annotations
@@ -44,6 +45,6 @@ def without_far_plane(depth: Array) -> tuple[Array, int]:
     pixels = known.size - nearer.size
     if not nearer.size or pixels < max(LEAST_PIXELS, LEAST_SHARE * depth.size):
         return depth, 0
-    if largest <= TIMES_FARTHER * nearer.max():
+    if largest <= max(1.0, TIMES_FARTHER * nearer.max()):
         return depth, 0
     return np.where(depth == largest, np.float32(np.nan), depth), pixels

@@ -48,14 +48,15 @@ def test_a_prediction_is_not_excused_by_a_far_plane(tmp_path: Path) -> None:
     assert found["unweighted"]["mae"] > 1 and found["invalid"] == 0 and said == ""
 
 
-@pytest.mark.parametrize("case", ["one pixel", "clipped", "same everywhere", "not much farther"])
+@pytest.mark.parametrize("case", ["one pixel", "clipped", "same everywhere", "not much farther", "relative"])
 def test_what_is_no_far_plane(case: str) -> None:
-    """A single far thing, a sensor's limit that the room reaches, a plane picture, a wall behind a door."""
+    """A single far thing, a sensor's limit that the room reaches, a plane picture, a wall behind a door, a window."""
     depth = ROOM.astype(np.float32)
     changed = {
         "one pixel": np.where(np.arange(depth.size).reshape(depth.shape) == 77, 100, depth),
         "clipped": np.minimum(depth, 2.5),
         "same everywhere": np.full_like(depth, 3),
+        "relative": np.where(depth > 3, 1, depth / 10),
         "not much farther": np.where(depth > 3, depth.max() * 1.5, depth),
     }[case]
     kept, pixels = without_far_plane(changed)
