@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ..maps import unit_normals
-from .build import Options, Scene, build_scene
+from .build import Scene, build_scene
 from .frame import Array
+from .shape import Options
 
 
 def each_scene(
