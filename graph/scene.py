@@ -16,7 +16,8 @@ from .lineage import HIDDEN, check_inputs
 MogeGeometry = io.Custom("MOGE_GEOMETRY")
 MAPS = {
     "albedo": "Base colour; without it the panorama itself is shown, unlit.",
-    "normal": "World normals, from OmniX Normal (OpenGL).",
+    "normal": "World normals, from OmniX Normal (OpenGL). The node turns them to fit the depth, or leaves them out if they "
+    "contradict it.",
     "roughness": "0 smooth, 1 rough; 1 without it.",
     "metallic": "0 dielectric, 1 metal; 0 without it.",
     "occlusion": "Ambient occlusion; 1 without it.",
@@ -27,13 +28,13 @@ OPTIONS: tuple[tuple[str, Any, dict[str, Any], str], ...] = (
         "camera_height",
         io.Float,
         {"min": 0.0, "max": 10000.0, "step": 0.01},
-        "Metres from the viewer straight down; it sets the scale. 0 keeps the depth's own unit.",
+        "Metres from the viewer down to the floor; it sets the scale. 0 keeps the depth's own unit.",
     ),
     (
         "triangles",
         io.Int,
         {"min": 500, "max": 10_000_000},
-        "At most this many triangles; fewer if they keep max_error.",
+        "At most this many triangles; fewer if they keep max_error. The background may have half as many again.",
     ),
     ("cut", io.Boolean, {}, "Cut where a surface ends in front of another."),
     ("tolerance", io.Float, SHARE, "A gap counts from here on, as a share of the farther distance."),
@@ -42,6 +43,12 @@ OPTIONS: tuple[tuple[str, Any, dict[str, Any], str], ...] = (
     ("textures", io.Combo, {"options": ["PNG", "JPEG"]}, "Exact, or small."),
     ("texture_size", io.Int, {"min": 0, "max": 16384}, "Greatest width of a texture in pixels; 0 keeps the maps' own."),
     ("light", io.Boolean, {"advanced": True}, "Add a point light at the viewer (KHR_lights_punctual)."),
+    (
+        "background",
+        io.Boolean,
+        {},
+        "With cut: invent what is hidden behind the cuts, as a second mesh whose material is named invented.",
+    ),
 )
 
 

@@ -1,4 +1,4 @@
-"""Write one textured mesh, a camera and perhaps a light as a glTF 2.0 binary file (Khronos, ISO/IEC 12113:2022).
+"""Write textured meshes, a camera and perhaps a light as a glTF 2.0 binary file (Khronos, ISO/IEC 12113:2022).
 
 The caller says what is there; nothing is added but what the format asks for.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,6 +56,16 @@ class Material:
     unlit: bool = False
 
 
+@dataclass(frozen=True)
+class Part:
+    """A mesh with a material of its own; `name` is that of node and mesh, `surface` that of the material."""
+
+    name: str
+    geometry: Geometry
+    material: Material
+    surface: str
+
+
 @dataclass
 class _File:
     """The document as it grows: JSON and the binary chunk."""
@@ -93,19 +104,23 @@ class _File:
         return {"index": self.add("textures", {"sampler": 0, "source": source})}
 
 
-def write_glb(geometry: Geometry, material: Material, light: float = 0.0) -> bytes:
+def write_glb(parts: Sequence[Part], light: float = 0.0) -> bytes:
     """Return the file.  light: candela of a white point light at the origin, 0 = none.  ValueError beyond 4 GiB."""
     file = _File({"asset": {"version": "2.0", "generator": "OmniX Panorama"}, "scene": 0})
     file.add("samplers", _sampler())
-    primitive = {"attributes": _attributes(file, geometry), "indices": _indices(file, geometry)}
-    primitive["material"] = file.add("materials", _material(file, material))
-    file.add("meshes", {"name": "Panorama", "primitives": [primitive]})
+    nodes = [_node(file, part) for part in parts]
     file.add("cameras", {"type": "perspective", "perspective": {"yfov": float(np.pi / 2), "znear": 0.01}})
-    nodes = [{"name": "Panorama", "mesh": 0}, {"name": "Viewer", "camera": 0}]
+    nodes.append({"name": "Viewer", "camera": 0})
     if light > 0:
         nodes.append(_light(file, light))
     file.document |= {"nodes": nodes, "scenes": [{"nodes": list(range(len(nodes)))}]}
     return _packed(file)
+
+
+def _node(file: _File, part: Part) -> dict[str, Any]:
+    primitive = {"attributes": _attributes(file, part.geometry), "indices": _indices(file, part.geometry)}
+    primitive["material"] = file.add("materials", _material(file, part))
+    return {"name": part.name, "mesh": file.add("meshes", {"name": part.name, "primitives": [primitive]})}
 
 
 def _sampler() -> dict[str, int]:
@@ -135,9 +150,10 @@ def _indices(file: _File, geometry: Geometry) -> int:
     return file.accessor(flat, UNSIGNED_SHORT if small else UNSIGNED_INT, INDICES)
 
 
-def _material(file: _File, material: Material) -> dict[str, Any]:
+def _material(file: _File, part: Part) -> dict[str, Any]:
+    material = part.material
     shade: dict[str, Any] = {"baseColorTexture": file.texture(material.base_colour), "metallicFactor": 0.0}
-    entry: dict[str, Any] = {"name": "Panorama", "pbrMetallicRoughness": shade}
+    entry: dict[str, Any] = {"name": part.surface, "pbrMetallicRoughness": shade}
     if material.orm is not None:
         shade["metallicRoughnessTexture"] = file.texture(material.orm)
         shade["metallicFactor"] = 1.0
@@ -147,7 +163,8 @@ def _material(file: _File, material: Material) -> dict[str, Any]:
         entry["normalTexture"] = file.texture(material.normal)
     if material.unlit:
         entry["extensions"] = {"KHR_materials_unlit": {}}
-        file.add("extensionsUsed", "KHR_materials_unlit")
+        if "KHR_materials_unlit" not in file.document.get("extensionsUsed", ()):
+            file.add("extensionsUsed", "KHR_materials_unlit")
     return entry
 
 

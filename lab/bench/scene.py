@@ -63,7 +63,7 @@ def main() -> None:
 
 def meshes(distance: Array, most: int) -> Iterator[tuple[str, Made]]:
     """Yield the meshes to compare."""
-    from comfyui_omnix.omnix.scene.build import Options, shape_of
+    from comfyui_omnix.omnix.scene.shape import Options, shape_of
 
     def ours(options: Options) -> Made:
         mesh, seconds = timed(lambda: shape_of(distance, None, options).mesh)

@@ -6,6 +6,7 @@ v = row / H, so that the rays of the pixels' centres meet the centres of the tex
 column 0 and column W the seam.
 """
 
-from .build import Options, Scene, build_scene
+from .build import Scene, build_scene
+from .shape import Options
 
 __all__ = ["Options", "Scene", "build_scene"]

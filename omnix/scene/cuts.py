@@ -7,6 +7,8 @@ Only where both planes miss on the same side is there a gap, whose size is the s
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from einops import einsum
 
@@ -20,24 +22,33 @@ STEEPEST = np.radians(89.99)
 STEPS = 3
 
 
-def connected(inverse: Array, valid: Flags, normals: Array | None, tolerance: float | None) -> tuple[Surface, Flags]:
-    """Return the surface with its cuts, and which pixels [M, N] were taken out because they hang in the air.
+class Cuts(NamedTuple):
+    """Where pixels [M, N] part from the next one to the right, and below [M - 1, N]; and which hang in the air.
 
-    A jump counts from `tolerance` on, as a share of the farther distance; None cuts nothing but what has no distance.
     A pixel hangs in the air if it is cut from both neighbours on one axis and lies between them: no surface, but the
     mean of two.
     """
-    if tolerance is None:
-        right, down = np.zeros_like(valid), np.zeros_like(valid[1:])
-        return _with_borders(inverse, valid, normals, right, down), np.zeros_like(valid)
-    right, down = (gap > tolerance for gap in gaps(inverse, valid, normals))
-    right, down = _without_lone(right, down)
-    flying = valid & _flying(inverse, right, down)
-    return _with_borders(np.where(flying, 0.0, inverse), valid & ~flying, normals, right, down), flying
+
+    right: Flags
+    down: Flags
+    flying: Flags
 
 
-def gaps(inverse: Array, valid: Flags, normals: Array | None) -> tuple[Array, Array]:
-    """Return the gap to the next pixel on the right [M, N] and below [M - 1, N], as a share of the farther distance."""
+def cuts_of(inverse: Array, valid: Flags, normals: Array | None, tolerance: Array, doubt: float = DOUBT) -> Cuts:
+    """Return the cuts.  tolerance [M, N]: the jump that counts, as a share of the farther distance."""
+    across, below = gaps(inverse, valid, normals, doubt)
+    right, down = _without_lone(
+        across > np.maximum(tolerance, np.roll(tolerance, -1, axis=1)),
+        below > np.maximum(tolerance[1:], tolerance[:-1]),
+    )
+    return Cuts(right, down, valid & _flying(inverse, right, down))
+
+
+def gaps(inverse: Array, valid: Flags, normals: Array | None, doubt: float = DOUBT) -> tuple[Array, Array]:
+    """Return the gap to the next pixel on the right [M, N] and below [M - 1, N], as a share of the farther distance.
+
+    doubt: how far a normal may be wrong, in radians.
+    """
     w = np.where(valid, inverse, np.nan)
     right, down = _by_slope(w), _by_slope(over_poles(w, STEPS).T).T[STEPS:-STEPS]
     if w.shape[0] < STEPS:
@@ -46,33 +57,36 @@ def gaps(inverse: Array, valid: Flags, normals: Array | None) -> tuple[Array, Ar
         rays = pixel_directions(*w.shape)
         known = (normals != 0).any(axis=-1)
         beside = np.roll(known, -1, axis=1) & known
-        right = np.where(beside, _by_normal(w, normals, rays), right)
-        below = known[1:] & known[:-1]
-        down = np.where(below, _by_normal(w, normals, rays, vertical=True), down[: len(below)])
+        across, fallen = (_by_normal(w, normals, rays, doubt, vertical) for vertical in (False, True))
+        below, down = known[1:] & known[:-1], down[: w.shape[0] - 1]
+        # Normals that are often wrong may only take back a cut, so that they never tear what the depth holds together.
+        if doubt > DOUBT:
+            across, fallen = np.fmin(across, right), np.fmin(fallen, down)
+        right, down = np.where(beside, across, right), np.where(below, fallen, down)
     return np.nan_to_num(right), np.nan_to_num(down[: w.shape[0] - 1])
 
 
 def _by_slope(w: Array) -> Array:
     """Return the gap to the next column of w, whose columns are a circle, by the slopes on either side."""
     steps = np.nan_to_num(np.roll(w, -1, axis=1) - w)
-    before, after = (_median(*(np.roll(steps, s * sign, axis=1) for s in (1, 2, 3))) for sign in (1, -1))
+    before, after = (median_of(*(np.roll(steps, s * sign, axis=1) for s in (1, 2, 3))) for sign in (1, -1))
     beside = np.roll(w, -1, axis=1)
     beyond, back = w + before - beside, w - beside + after
     return _gap((beyond, beyond), (back, back), w, beside)
 
 
-def _by_normal(w: Array, normals: Array, rays: Array, vertical: bool = False) -> Array:
-    """Return the gap to the next pixel by the planes that the normals stand on, each tilted by up to DOUBT."""
+def _by_normal(w: Array, normals: Array, rays: Array, doubt: float, vertical: bool) -> Array:
+    """Return the gap to the next pixel by the planes that the normals stand on, each tilted by up to `doubt`."""
     near = [a[:-1] if vertical else a for a in (w, normals, rays)]
     next_ = [a[1:] if vertical else np.roll(a, -1, axis=1) for a in (w, normals, rays)]
-    far_low, far_high = _predicted(near[1], near[2], next_[2])
-    back_low, back_high = _predicted(next_[1], next_[2], near[2])
+    far_low, far_high = _predicted(near[1], near[2], next_[2], doubt)
+    back_low, back_high = _predicted(next_[1], next_[2], near[2], doubt)
     beyond = (near[0] * far_low - next_[0], near[0] * far_high - next_[0])
     back = (near[0] - next_[0] * back_high, near[0] - next_[0] * back_low)
     return _gap(beyond, back, near[0], next_[0])
 
 
-def _predicted(normals: Array, at: Array, towards: Array) -> tuple[Array, Array]:
+def _predicted(normals: Array, at: Array, towards: Array, doubt: float) -> tuple[Array, Array]:
     """Return the least and the greatest ratio of inverse distances, towards / at, on a plane of about this normal.
 
     On a plane it is (n . towards) / (n . at) = cos d - tan(phi) sin d, d between the rays and phi between plane and
@@ -83,7 +97,7 @@ def _predicted(normals: Array, at: Array, towards: Array) -> tuple[Array, Array]
     facing = einsum(normals, at, "... xyz, ... xyz -> ...")
     along = (einsum(normals, towards, "... xyz, ... xyz -> ...") - facing * cosine) / sine
     slant = np.arctan2(along, -facing)
-    low, high = (cosine - np.tan(np.clip(slant + doubt, -STEEPEST, STEEPEST)) * sine for doubt in (DOUBT, -DOUBT))
+    low, high = (cosine - np.tan(np.clip(slant + tilt, -STEEPEST, STEEPEST)) * sine for tilt in (doubt, -doubt))
     return low, high
 
 
@@ -94,7 +108,8 @@ def _gap(beyond: tuple[Array, Array], back: tuple[Array, Array], w: Array, besid
     return np.maximum(np.maximum(above, below), 0) / np.maximum(w, beside)
 
 
-def _median(a: Array, b: Array, c: Array) -> Array:
+def median_of(a: Array, b: Array, c: Array) -> Array:
+    """Return the middle one of three values, element by element."""
     return np.maximum(np.minimum(a, b), np.minimum(np.maximum(a, b), c))
 
 
@@ -124,7 +139,7 @@ def _flying(w: Array, right: Flags, down: Flags) -> Flags:
     return flying
 
 
-def _with_borders(inverse: Array, valid: Flags, normals: Array | None, right: Flags, down: Flags) -> Surface:
+def with_borders(inverse: Array, valid: Flags, normals: Array | None, right: Flags, down: Flags) -> Surface:
     """Cut also where a surface meets what has no distance, and nowhere within that."""
     beside = np.roll(valid, -1, axis=1)
     right = (right & valid & beside) | (valid != beside)

@@ -19,6 +19,11 @@ def to_gltf(vectors: Array) -> Array:
     return np.stack([-vectors[..., 2], vectors[..., 1], -vectors[..., 0]], axis=-1)
 
 
+def from_gltf(vectors: Array) -> Array:
+    """Return vectors [.., 3] of glTF's axes in ours, the inverse of `to_gltf`."""
+    return np.stack([-vectors[..., 2], vectors[..., 1], -vectors[..., 0]], axis=-1)
+
+
 def directions(v: ArrayLike, u: ArrayLike) -> Array:
     """Return the unit vectors [.., 3] at v, u in [0, 1] of the panorama, which broadcast, in glTF's axes."""
     lat, lon = np.broadcast_arrays((0.5 - np.asarray(v)) * np.pi, (0.5 - np.asarray(u)) * 2 * np.pi)

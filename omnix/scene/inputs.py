@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ..distance import distances_alone
 from ..maps import unit_normals
-from .build import Options, Scene, build_scene
+from .build import Scene, build_scene
 from .frame import Array
+from .shape import Options
 
 
 def each_scene(

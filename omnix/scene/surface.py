@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from einops import rearrange
 from numpy.typing import NDArray
 
 from .frame import Array
@@ -69,6 +70,16 @@ def resampled(inverse: Array, valid: Flags, normals: Array | None, rows: int) ->
     moved = inverse[near] + across[near] * (x - j - 0.5)[None] + down[near] * (y - i - 0.5)[:, None]
     found = valid[near]
     return np.where(found, moved, 0.0), found, None if normals is None else normals[near]
+
+
+def halved(surface: Surface) -> Surface:
+    """Return every second pixel of a surface that has no cuts but those where it ends; the least is the farthest."""
+    squares = rearrange(surface.inverse, "(h a) (w b) -> h w (a b)", a=2, b=2)
+    valid = rearrange(surface.valid, "(h a) (w b) -> h w (a b)", a=2, b=2)
+    whole = np.asarray(valid.any(axis=-1))
+    inverse = np.where(whole, np.where(valid, squares, np.inf).min(axis=-1), 0.0)
+    right, down = whole != np.roll(whole, -1, axis=1), whole[1:] != whole[:-1]
+    return Surface(inverse, whole, None, right, down)
 
 
 def slopes(inverse: Array) -> tuple[Array, Array]:

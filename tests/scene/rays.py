@@ -93,3 +93,14 @@ def with_box(height: int) -> tuple[Array, Array, NDArray[np.bool_]]:
         reach = 2.0 / np.where(ray[..., 0] > 0, ray[..., 0], 0.0)
     seen = (np.abs(reach * ray[..., 1]) < 0.7) & (np.abs(reach * ray[..., 2]) < 1.0)
     return np.where(seen, reach, distance), np.where(seen[..., None], [-1.0, 0.0, 0.0], normals), seen
+
+
+def covered(positions: Array, faces: NDArray[np.integer]) -> float:
+    """Return the solid angle of triangles at the origin as a share of the sphere, by van Oosterom and Strackee (1983).
+
+    It is the share that is seen if no triangle lies behind another.
+    """
+    a, b, c = (positions[faces[:, k]] / np.linalg.norm(positions[faces[:, k]], axis=1, keepdims=True) for k in range(3))
+    volume = np.abs((a * np.cross(b, c)).sum(axis=1))
+    angle = 2 * np.arctan2(volume, 1 + (a * b).sum(axis=1) + (b * c).sum(axis=1) + (c * a).sum(axis=1))
+    return float(angle.sum() / (4 * np.pi))

@@ -95,7 +95,9 @@ def test_khronos_would_find_something_wrong(scenes: dict[str, Scene], tmp_path: 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_trimesh_reads_the_mesh_that_was_made(scenes: dict[str, Scene], name: str) -> None:
     scene = scenes[name]
-    (mesh,) = trimesh.load(io.BytesIO(scene.glb), file_type="glb", process=False).geometry.values()
+    meshes = trimesh.load(io.BytesIO(scene.glb), file_type="glb", process=False).geometry
+    assert ("background" in meshes) == (scene.background is not None)
+    mesh = meshes["Panorama"]
     assert np.allclose(mesh.vertices, scene.geometry.positions, atol=1e-5)
     assert np.array_equal(mesh.faces, scene.geometry.faces)
     # trimesh counts v from below, glTF from above.

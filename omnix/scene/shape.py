@@ -1,0 +1,138 @@
+"""From a depth map to a mesh with cuts and no more triangles than are allowed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .behind import UNDER, behind
+from .corners import Corners, corners_of
+from .cuts import DOUBT
+from .edges import surfaces
+from .frame import Array
+from .hierarchy import TooFew, chosen, errors, triangles_of
+from .mesh import Mesh, assemble
+from .surface import Flags, Surface, halved, lattice_rows, resampled
+
+# What is invented need not be exact: its error as a share of the distance.
+ROUGH = 0.005
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to do.  camera_height in metres, 0 = no scale; tolerance and max_error are shares of the distance."""
+
+    camera_height: float = 1.6
+    triangles: int = 200_000
+    cut: bool = True
+    background: bool = True
+    tolerance: float = 0.03
+    max_error: float = 0.001
+    unlit: bool = False
+    textures: str = "PNG"
+    texture_size: int = 4096
+    light: bool = False
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A mesh and how it came about: its rows, the error it keeps, solid angles in [0, 1] of the sphere."""
+
+    mesh: Mesh
+    rows: int
+    error: float
+    beside_cuts: float
+    given: float
+    missing: float
+    coarser: bool
+    surface: Surface
+
+
+def shape_of(distance: Array, normals: Array | None, options: Options, doubt: float = DOUBT) -> Shape:
+    """Return the mesh of a depth map, its viewer at the origin, in the depth's own unit.
+
+    Cuts are never given up for a lower number of triangles: if they need more, the lattice gets coarser.
+    """
+    valid = distance > 0
+    inverse = np.where(valid, 1.0 / np.where(valid, distance, 1.0), 0.0)
+    rows = lattice_rows(len(distance), options.triangles)
+    coarser = False
+    while True:
+        reduced = resampled(inverse, valid, normals, rows)
+        surface, given = surfaces(*reduced, options.tolerance if options.cut else None, doubt)
+        corners = corners_of(surface)
+        try:
+            active, error = chosen(errors(corners), options.triangles, options.max_error)
+            break
+        except TooFew as few:
+            if rows <= 8:
+                raise ValueError(
+                    f"The scene needs at least {few.needed:,} triangles, got {options.triangles:,}; allow more, or set "
+                    "cut off."
+                ) from few
+            rows, coarser = lattice_rows(rows // 2, options.triangles), True
+    mesh = assemble(corners, triangles_of(active))
+    if not len(mesh.faces):
+        raise ValueError("Nothing is left of the depth after the cuts; raise tolerance, or set cut off.")
+    cut = _beside_cuts(corners)
+    beside, gone, missing = (_solid_angle(part) for part in (cut, given, ~surface.valid))
+    return Shape(mesh, rows, error, beside, gone, missing, coarser, surface)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The mesh of what stands behind, and which pixels [M, N] of the lattice are invented and lend their colours."""
+
+    mesh: Mesh
+    invented: Flags
+    border: Flags
+    share: float
+
+
+def layer_behind(shape: Shape, options: Options) -> Layer | None:
+    """Return what stands behind the cuts of a shape, in the depth's own unit; None where there is nothing."""
+    found = behind(shape.surface) if options.background and options.cut else None
+    if found is None:
+        return None
+    mesh = _mesh_behind(found.surface, shape.surface, options)
+    return Layer(mesh, found.invented, found.border, _solid_angle(found.invented)) if len(mesh.faces) else None
+
+
+def _mesh_behind(surface: Surface, seen: Surface, options: Options) -> Mesh:
+    """Return the mesh of what stands behind, with half the triangles at most; if its rim needs more, on fewer rows."""
+    corners = corners_of(surface)
+    corners = replace(corners, inverse=np.minimum(corners.inverse, (1 - UNDER) * _least_around(seen)))
+    try:
+        active, _ = chosen(errors(corners), options.triangles // 2, max(options.max_error, ROUGH))
+    except TooFew:
+        if len(surface.inverse) < 16 or len(surface.inverse) % 4:
+            return assemble(corners, np.zeros((0, 3, 2), dtype=int))
+        return _mesh_behind(halved(surface), halved(seen), options)
+    return assemble(corners, triangles_of(active))
+
+
+def _least_around(seen: Surface) -> Array:
+    """Return the least inverse distance of the four pixels round each corner, [M + 1, N]."""
+    w = np.where(seen.valid, seen.inverse, np.inf)
+    pairs = np.minimum(w, np.roll(w, 1, axis=1))
+    around = np.pad(pairs, ((1, 1), (0, 0)), mode="edge")
+    return np.minimum(around[:-1], around[1:])
+
+
+def _beside_cuts(corners: Corners) -> NDArray[np.bool_]:
+    """Tell which pixels [M, N] touch a cut between two surfaces."""
+    surface = corners.surface
+    right = surface.right & surface.valid & np.roll(surface.valid, -1, axis=1)
+    beside = right | np.roll(right, 1, axis=1)
+    down = surface.down & surface.valid[1:] & surface.valid[:-1]
+    beside[:-1] |= down
+    beside[1:] |= down
+    return beside
+
+
+def _solid_angle(pixels: NDArray[np.bool_]) -> float:
+    """Return the solid angle of pixels [M, N] as a share of the sphere."""
+    edges = np.sin(np.linspace(np.pi / 2, -np.pi / 2, len(pixels) + 1))
+    return float((pixels.mean(axis=1) * (edges[:-1] - edges[1:])).sum() / 2)

@@ -1,0 +1,144 @@
+"""Nothing is open where the picture was taken, however poor the maps: edges, noise, steps and normals of any frame."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from comfyui_omnix.lab.rooms.degraded import HARSH, SETTINGS, Degradation, degraded
+from comfyui_omnix.lab.rooms.lighting import FAST
+from comfyui_omnix.lab.rooms.random_room import random_room
+from comfyui_omnix.lab.rooms.room import Room, render
+from comfyui_omnix.omnix.scene import Options, Scene, build_scene
+from rays import Array, covered, hall, rays, street, with_box
+
+HEIGHT = 128
+RELATIVE = Options(camera_height=0, triangles=10**6)
+
+
+@pytest.fixture(scope="module")
+def room() -> Room:
+    """A room without a window: what has depth is the whole sphere."""
+    return render(2 * HEIGHT, HEIGHT, stage=random_room(1), quality=FAST)
+
+
+def made(distance: Array, normals: Array | None, options: Options = RELATIVE) -> Scene:
+    picture = {"image": np.full((*distance.shape, 3), 0.5, dtype=np.float32)}
+    return build_scene(distance, picture if normals is None else picture | {"normal": normals}, options)
+
+
+def share_open(scene: Scene) -> float:
+    return 1 - covered(scene.geometry.positions, scene.geometry.faces)
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+@pytest.mark.parametrize("how", ["true", *SETTINGS])
+def test_the_viewer_sees_the_whole_panorama(room: Room, how: str, mapped: bool) -> None:
+    distance, normals = room.distance, room.normal
+    if how != "true":
+        distance, normals = degraded(distance, normals, SETTINGS[how], seed=1)
+    assert share_open(made(distance, normals if mapped else None)) < 0.002
+
+
+def test_what_has_no_depth_stays_open_and_nothing_else() -> None:
+    distance, _, seen = with_box(HEIGHT)
+    holes = np.where(seen, 0.0, distance)
+    edges = np.sin(np.linspace(np.pi / 2, -np.pi / 2, HEIGHT + 1))
+    want = float((seen.mean(axis=1) * (edges[:-1] - edges[1:])).sum() / 2)
+    assert abs(share_open(made(holes, None)) - want) < 0.002
+
+
+@pytest.mark.parametrize("blur", [1.0, 2.0, 4.0])
+def test_a_soft_edge_becomes_a_step(blur: float) -> None:
+    """A panel 2 m ahead of a wall at 8 m: hardly a vertex may lie between the two."""
+    distance, normals, _ = with_box(256)
+    how = Degradation(blur=blur, drift=0, grain=0, levels=0, far=1, normal_blur=blur, normal_error=0)
+    soft, normals = degraded(distance, normals, how)
+    positions = made(soft, None).geometry.positions * distance.max()
+    ahead = (np.abs(positions[:, 0]) < 1.2) & (np.abs(positions[:, 1]) < 0.5) & (positions[:, 2] < -2.2)
+    assert not (positions[ahead][:, 2] > -7.0).any()
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+@pytest.mark.parametrize("steps", ["8 bits", "bfloat16"])
+def test_steps_of_quantisation_are_no_edges(steps: str, mapped: bool) -> None:
+    distance, normals = street(256)
+    relative = np.minimum(distance / 40, 1.0)
+    if steps == "8 bits":
+        relative = np.maximum(np.round(relative * 255), 1) / 255
+    else:
+        relative = torch.from_numpy(relative).bfloat16().double().numpy()
+    assert "Cuts: 0.00% of the solid angle lies beside a cut" in made(relative, normals if mapped else None).report
+
+
+def turned(normals: Array, degrees: float) -> Array:
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return normals @ np.array([[c, 0, -s], [0, 1, 0], [s, 0, c]]).T
+
+
+@pytest.mark.parametrize("degrees", [-90, 10, 47.5, 180])
+def test_normals_are_turned_into_the_frame_of_the_depth(room: Room, degrees: float) -> None:
+    straight = made(room.distance, room.normal)
+    scene = made(room.distance, turned(room.normal, degrees))
+    told = float(scene.report.split("Normals: turned by ")[1].split(" ")[0])
+    assert abs((told + degrees + 180) % 360 - 180) < 1 or abs((told - degrees + 180) % 360 - 180) < 1
+    assert "not turned" in straight.report
+    cosine = (straight.geometry.normals[:, None] * scene.geometry.normals[None, :1]).sum(-1)
+    assert cosine.max() > 0.999
+
+
+def test_normals_of_a_degraded_room_are_turned_back(room: Room) -> None:
+    distance, normals = degraded(room.distance, room.normal, HARSH, seed=1)
+    assert abs(abs(float(made(distance, normals).report.split("Normals: turned by ")[1].split(" ")[0])) - 47) < 5
+
+
+def in_camera_space(normals: Array) -> Array:
+    """Return normals seen from the pixel: right, up, towards the viewer."""
+    out = rays(len(normals))
+    right = np.cross([0.0, 1.0, 0.0], out)
+    right /= np.linalg.norm(right, axis=-1, keepdims=True)
+    axes = (right, np.cross(out, right), -out)
+    return np.stack([(normals * axis).sum(-1) for axis in axes], axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda n: n * [1, -1, 1], "DirectX"),
+        (lambda n: -n, "inverted"),
+        (lambda n: n * [1, 1, -1], "mirrored"),
+        (in_camera_space, "disagree almost everywhere"),
+        (lambda n: np.random.default_rng(0).normal(size=n.shape), "disagree almost everywhere"),
+    ],
+)
+def test_normals_that_agree_nowhere_are_left_out(room: Room, change, words: str) -> None:
+    scene = made(room.distance, change(room.normal))
+    assert "the normal map was left out" in scene.report and words in scene.report
+    assert np.array_equal(scene.geometry.positions, made(room.distance, None).geometry.positions)
+
+
+@pytest.mark.parametrize("change", [lambda d: d.max() + d.min() - d, lambda d: d.min() / d])
+def test_depth_that_is_inside_out_is_told(room: Room, change) -> None:
+    words = "farthest straight up and straight down"
+    assert words in made(change(room.distance), None).report
+    assert words not in made(room.distance, None).report
+    assert words not in made(hall(HEIGHT)[0], None).report
+
+
+def test_islands_do_not_survive() -> None:
+    distance, normals = hall(HEIGHT)
+    speckled = distance.copy()
+    chance = np.random.default_rng(0)
+    speckled[chance.integers(0, HEIGHT, 60), chance.integers(0, 2 * HEIGHT, 60)] *= 0.5
+    scene = made(speckled, normals)
+    length = np.linalg.norm(scene.geometry.positions, axis=1)[scene.geometry.faces]
+    assert (length.max(axis=1) / length.min(axis=1)).max() < 1.5
+    assert share_open(scene) < 0.002
+
+
+def test_the_same_seed_degrades_alike(room: Room) -> None:
+    one, two, three = (degraded(room.distance, room.normal, HARSH, seed) for seed in (1, 1, 2))
+    assert all(np.array_equal(a, b) for a, b in zip(one, two)) and not np.array_equal(one[0], three[0])
+    tilt = dataclasses.replace(HARSH, turn=0.0, normal_blur=0.1)
+    cosine = (degraded(room.distance, room.normal, tilt, 1)[1] * room.normal).sum(axis=-1)
+    assert 5 < np.degrees(np.arccos(np.clip(cosine, -1, 1))).mean() < 16
