@@ -14,10 +14,10 @@ from comfy_api.latest import ComfyAPI, io
 PREFIX = "OmniX_PanoPerception_"
 # Older node -> (the workflow in its place, how many images it gave out)
 WORKFLOWS = {
-    "Depth": ("OmniX 3 - Panorama to depth", 1),
-    "Normal": ("OmniX 4 - Panorama to normal", 1),
-    "PBR": ("OmniX 9 - Panorama to all maps", 3),
-    "Semantic": ("OmniX 8 - Panorama to semantic", 1),
+    "Depth": ("OmniX 03 - Panorama to depth", 1),
+    "Normal": ("OmniX 04 - Panorama to normal", 1),
+    "PBR": ("OmniX 09 - Panorama to all maps", 3),
+    "Semantic": ("OmniX 08 - Panorama to semantic", 1),
 }
 
 

@@ -23,7 +23,7 @@ from .help_pictures import QUALITY
 
 # The names under which the workflows look for what people download.
 DOWNLOADED = ModelNames("flux1-dev.safetensors", "ae.safetensors", "clip_l.safetensors", "t5xxl_fp16.safetensors")
-DEPTH = "OmniX 3 - Panorama to depth"
+DEPTH = "OmniX 03 - Panorama to depth"
 IN_WORKFLOWS = {
     "OmniXLoadAdapters": DEPTH,
     "OmniXApplyAdapters": DEPTH,

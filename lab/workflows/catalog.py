@@ -51,13 +51,13 @@ def image_to_pano() -> Graph:
     picture = Node("picture", "LoadImage", {"image": "example.png"}, "Your picture")
     own: Inputs = {"image": Link("picture"), **LOADED}
     shown = ("prompt", "fov_x", "yaw", "pitch", "width", "height", "steps", "seed")
-    return generation("image_to_pano", "OmniX 1 - Image to panorama", (picture,), own, (("picture", "image"),), shown)
+    return generation("image_to_pano", "OmniX 01 - Image to panorama", (picture,), own, (("picture", "image"),), shown)
 
 
 def text_to_pano() -> Graph:
     """Paint a square picture with FLUX alone and complete it to a panorama."""
     shown = ("prompt", "width", "height", "steps", "seed")
-    return generation("text_to_pano", "OmniX 2 - Text to panorama", (), dict(LOADED), (), shown)
+    return generation("text_to_pano", "OmniX 02 - Text to panorama", (), dict(LOADED), (), shown)
 
 
 def generation(
@@ -97,7 +97,7 @@ def all_maps() -> Graph:
     saver = Node("save", "OmniXSavePanorama", {**maps, "filename_prefix": "OmniX/room"})
     return Graph(
         "all_maps",
-        "OmniX 9 - Panorama to all maps",
+        "OmniX 09 - Panorama to all maps",
         (
             Group("", 0, (PANORAMA, MODELS)),
             Group("", 1, (box,)),
@@ -170,24 +170,24 @@ def save_prompt() -> Graph:
 GRAPHS = (
     image_to_pano(),
     text_to_pano(),
-    perception("rgb_to_depth", "OmniX 3 - Panorama to depth", "depth", "depth", ("depth",)),
-    perception("rgb_to_normal", "OmniX 4 - Panorama to normal", "normals", "normal", ("normal",)),
+    perception("rgb_to_depth", "OmniX 03 - Panorama to depth", "depth", "depth", ("depth",)),
+    perception("rgb_to_normal", "OmniX 04 - Panorama to normal", "normals", "normal", ("normal",)),
     perception(
         "rgb_camray_to_normal",
-        "OmniX 5 - Panorama to normal with camera rays",
+        "OmniX 05 - Panorama to normal with camera rays",
         "normals",
         "normal with camera rays",
         ("normal",),
     ),
-    perception("rgb_to_albedo", "OmniX 6 - Panorama to albedo", "albedo", "albedo", ("albedo",)),
+    perception("rgb_to_albedo", "OmniX 06 - Panorama to albedo", "albedo", "albedo", ("albedo",)),
     perception(
         "rgb_to_pbr",
-        "OmniX 7 - Panorama to roughness and metallic",
+        "OmniX 07 - Panorama to roughness and metallic",
         "roughness and metallic",
         "roughness and metallic",
         ("roughness", "metallic"),
     ),
-    perception("rgb_to_semantic", "OmniX 8 - Panorama to semantic", "semantics", "semantic", ("semantic",)),
+    perception("rgb_to_semantic", "OmniX 08 - Panorama to semantic", "semantics", "semantic", ("semantic",)),
     all_maps(),
     panorama_to_scene(),
     photo_to_scene(),

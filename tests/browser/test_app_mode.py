@@ -45,7 +45,7 @@ def test_an_app_shows_the_chosen_fields(bench: Workbench, name: str) -> None:
 
 
 def test_an_app_runs_and_shows_what_it_saved(bench: Workbench) -> None:
-    name = "OmniX 7 - Panorama to roughness and metallic"
+    name = "OmniX 07 - Panorama to roughness and metallic"
     bench.complaints.clear()
     fields = opened_as_app(bench, name)
     for field, value in {"height": "64", "steps": "2"}.items():

@@ -73,7 +73,7 @@ def arrived(box: Mapping[str, Any], field: str, number: int, posted: Mapping[str
 
 
 def test_numbers_that_are_typed_arrive(bench: Workbench) -> None:
-    bench.open_workflow(read(UI["OmniX 2 - Text to panorama"]))
+    bench.open_workflow(read(UI["OmniX 02 - Text to panorama"]))
     bench.settle()
     for field, value in {"width": "768", "height": "384", "steps": "3"}.items():
         typed(bench, "Text to panorama", field, value)

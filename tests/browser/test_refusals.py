@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.server, pytest.mark.since("0.30.0")]  # older frontend
 
 files = runs.files
 browser, stocked = benches.browser, benches.stocked
-DEPTH = "OmniX 3 - Panorama to depth"
+DEPTH = "OmniX 03 - Panorama to depth"
 CHOOSE = """([title, field, value]) => {
     const node = window.app.rootGraph.nodes.find((each) => each.title === title);
     node.widgets.find((each) => each.name === field).value = value;

@@ -129,4 +129,4 @@ def test_every_older_node_has_a_workflow_that_is_shipped() -> None:
 
 def test_it_never_runs() -> None:
     with pytest.raises(ValueError, match="Panorama to depth instead, and load your panorama there"):
-        older.OmniXOlderGraph.execute("OmniX 3 - Panorama to depth")
+        older.OmniXOlderGraph.execute("OmniX 03 - Panorama to depth")
