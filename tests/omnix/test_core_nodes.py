@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management
 import comfy.model_patcher
 import comfy.sample
 import comfy.samplers
@@ -22,7 +23,7 @@ from comfy_extras.nodes_custom_sampler import (
 from comfy_extras.nodes_model_patch import UsoStyleProjectorPatch
 from comfy_extras.nodes_perpneg import PerpNegGuider
 from comfyui_omnix.graph.model import OmniXFlowShift
-from comfyui_omnix.omnix import patch
+from comfyui_omnix.omnix import patch, stages
 from comfyui_omnix.omnix.sampling import predict_between_steps
 from comfyui_omnix.omnix.schedule import flow_shift
 from measure import relative_error
@@ -57,6 +58,17 @@ def test_ksampler_advanced_goes_on_exactly(model: Model, case: Case, sampler: st
     assert relative_error(first, whole) <= EXACT
     if sampler == "euler":
         assert relative_error(whole, sample(**case.oracle(), steps=4)) <= EXACT
+
+
+def test_results_in_half_precision_go_on_exactly(model: Model, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that hands on latents in float16 (--fp16-intermediates) rounds them; what goes along is whole."""
+    whole = ksample_parts(patched(model, case), case, "euler", [(0, 4)])
+    monkeypatch.setattr(comfy.model_management, "intermediate_dtype", lambda: torch.float16, raising=False)
+    ours, parts = patched(model, case), [(0, 2), (2, 4)]
+    with_it = relative_error(ksample_parts(ours, case, "euler", parts).float(), whole)
+    monkeypatch.setattr(stages, "going_on", lambda *_: None)
+    without = relative_error(ksample_parts(ours, case, "euler", parts).float(), whole)
+    assert with_it <= 5e-4 < without / 2
 
 
 @torch.inference_mode()
