@@ -22,7 +22,7 @@ from torch import Tensor
 
 from . import exr
 from .header import Header, PictureError, damaged, opened, refusing
-from .icc import curves_of, linear_srgb, to_srgb_primaries
+from .icc import curves_of, linear_srgb, mixed, primaries_to_srgb
 
 Array = NDArray[Any]
 # What EXIF's orientations ask for, as views of decoded rows [H, W, ..].
@@ -54,6 +54,8 @@ FRAMES: dict[str, tuple[type[np.generic], int | tuple[int, ...]]] = {
 }
 # Pillow's modes that an ICC profile of a space describes.
 SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+BRIGHTEST = 1e6
+"""Light that is mixed with other channels is finite: infinity less infinity is no number."""
 NO_PROFILE = "its colour profile can't be applied, so it is taken for sRGB"
 
 
@@ -80,7 +82,8 @@ def _by_pillow(path: Path, header: Header) -> Source:
     image = _upright(path, header)
     width, height = image.size
     if image.mode[0] in "IF":
-        return Source(height, width, 3, lambda first, end: _grey(image.crop((0, first, width, end))))
+        told = NO_PROFILE if header.icc else ""
+        return Source(height, width, 3, lambda first, end: _grey(image.crop((0, first, width, end))), told)
     clear = image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info
     to_srgb, words = _managed(header.icc, image.mode)
 
@@ -120,7 +123,7 @@ def _managed(icc: bytes, mode: str) -> tuple[Callable[[Image.Image], Image.Image
         if (own == "CMYK") != (mode == "CMYK"):
             return lambda part: part.convert("RGB"), NO_PROFILE
         transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), own, "RGB")
-    except (ImageCms.PyCMSError, OSError, KeyError):
+    except (ImageCms.PyCMSError, ImportError, OSError, KeyError):
         return lambda part: part.convert("RGB"), NO_PROFILE
     return lambda part: ImageCms.applyTransform(part.convert(own), transform) or part, ""
 
@@ -133,13 +136,18 @@ def _by_pyav(path: Path, header: Header) -> Source:
     floats = planes[0].dtype.kind == "f"
     grey = sum(plane.shape[2] for plane in planes) <= 2
     clear = any(part.is_alpha for part in frame.format.components)
+    matrix = curves.matrix if floats and curves is not None else None
+    if header.layer is not None and header.layer.primaries and not grey:
+        matrix = primaries_to_srgb(header.layer.primaries)
 
     def rows(first: int, end: int) -> Tensor:
         values = np.concatenate([plane[first:end].astype(np.float32) for plane in planes], axis=-1)
         colours = torch.from_numpy(values if floats else values / 65535)
         light, opacity = (colours[..., :1].expand(-1, -1, 3) if grey else colours[..., :3]), colours[..., -1:]
-        if curves is not None:
-            light = (to_srgb_primaries if floats else linear_srgb)(light, curves)
+        if matrix is not None:
+            light = mixed(light.clamp(max=BRIGHTEST), matrix)
+        elif curves is not None:
+            light = linear_srgb(light, curves)
         shown = encode_srgb(light) if floats or curves is not None else light
         return torch.cat([shown, opacity.clamp(0, 1)], dim=-1) if clear else shown
 

@@ -31,6 +31,8 @@ class Part(NamedTuple):
     header: bytes
     blocks: int
     """How many, where a file of several parts says so."""
+    primaries: tuple[float, ...]
+    """x and y of red, green, blue and white; empty where the file does not say: Rec. 709, as in sRGB."""
 
 
 class Layer(NamedTuple):
@@ -40,6 +42,7 @@ class Layer(NamedTuple):
     prefix: str
     channels: tuple[str, ...]
     size: tuple[int, int]
+    primaries: tuple[float, ...]
 
 
 def picture_layer(file: BinaryIO) -> Layer:
@@ -75,7 +78,10 @@ def _layers(number: int, part: Part, several: bool) -> Iterator[tuple[str, Layer
             if all(name in known for name in wanted) and UINT not in kinds and not (names == "y" and chroma):
                 own = known[wanted[0]].rpartition(".")[0]
                 given = tuple(known[name] for name in (*wanted, f"{dotted}a") if name in known)
-                yield prefix or (part.name.lower() if several else ""), Layer(number, own, given, part.size)
+                yield (
+                    prefix or (part.name.lower() if several else ""),
+                    Layer(number, own, given, part.size, part.primaries),
+                )
                 break
 
 
@@ -156,7 +162,9 @@ def _part(attributes: dict[bytes, bytes], flags: int, header: bytes) -> Part:
     tiled = attributes.get(b"type") == b"tiledimage" or (not flags & PARTS and bool(flags & TILED))
     name = attributes.get(b"name", b"").decode("latin-1")
     (blocks,) = struct.unpack("<i", attributes.get(b"chunkCount", bytes(4)))
-    return Part(name, channels, (bottom - top + 1, right - left + 1), tiled, header, blocks)
+    colours = attributes.get(b"chromaticities", b"")
+    primaries = struct.unpack("<8f", colours) if colours else ()
+    return Part(name, channels, (bottom - top + 1, right - left + 1), tiled, header, blocks, primaries)
 
 
 def _offsets(file: BinaryIO, table: int, length: int) -> list[int]:

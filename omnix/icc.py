@@ -1,4 +1,4 @@
-"""Turn 16-bit colours of an ICC profile into sRGB: curves and a matrix, which is what camera and display profiles hold.
+"""Turn 16-bit colours of an ICC profile, and light of any primaries, into sRGB: curves and a matrix.
 
 Pillow's colour management knows 8 bits alone. Layout: ICC.1:2022, sections 7.2, 10.6 (curv), 10.18 (para), 10.31 (XYZ).
 """
@@ -6,7 +6,7 @@ Pillow's colour management knows 8 bits alone. Layout: ICC.1:2022, sections 7.2,
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +20,8 @@ Array = NDArray[np.float64]
 SRGB_TO_XYZ = np.array(
     [[0.4360747, 0.3850649, 0.1430804], [0.2225045, 0.7168786, 0.0606169], [0.0139322, 0.0971045, 0.7141733]]
 )
+REC_709 = (0.64, 0.33, 0.30, 0.60, 0.15, 0.06, 0.3127, 0.3290)
+BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 LEVELS = 65536
 PARAMETERS = (1, 3, 4, 5, 7)
 
@@ -51,12 +53,26 @@ def linear_srgb(colours: Tensor, curves: Curves) -> Tensor:
     """Turn colours [.., 3] in [0, 1] of a profile into linear sRGB."""
     levels = (colours * (LEVELS - 1)).round().long()
     light = torch.stack([table[levels[..., channel]] for channel, table in enumerate(curves.light)], dim=-1)
-    return to_srgb_primaries(light, curves)
+    return mixed(light, curves.matrix)
 
 
-def to_srgb_primaries(light: Tensor, curves: Curves) -> Tensor:
-    """Turn linear light [.., 3] of a profile's primaries into linear sRGB."""
-    return einsum(curves.matrix, light, "srgb own, ... own -> ... srgb")
+def mixed(light: Tensor, matrix: Tensor) -> Tensor:
+    """Turn linear light [.., 3] into that of other primaries."""
+    return einsum(matrix, light, "other own, ... own -> ... other")
+
+
+def primaries_to_srgb(primaries: Sequence[float]) -> Tensor:
+    """Return the matrix [3, 3] to linear sRGB from x and y of red, green, blue and white (Bradford's adaptation)."""
+    own, srgb = _to_xyz(primaries), _to_xyz(REC_709)
+    white, d65 = (BRADFORD @ matrix.sum(axis=1) for matrix in (own, srgb))
+    adapted = np.linalg.inv(BRADFORD) @ np.diag(d65 / white) @ BRADFORD @ own
+    return torch.from_numpy(np.linalg.inv(srgb) @ adapted).float()
+
+
+def _to_xyz(primaries: Sequence[float]) -> Array:
+    """Return the matrix from linear RGB to XYZ, Y of white 1."""
+    *columns, white = (np.array([x / y, 1.0, (1.0 - x - y) / y]) for x, y in zip(primaries[::2], primaries[1::2]))
+    return np.stack(columns, axis=1) * np.linalg.solve(np.stack(columns, axis=1), white)
 
 
 def _tags(profile: bytes) -> Mapping[bytes, bytes]:

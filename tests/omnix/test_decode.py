@@ -294,6 +294,22 @@ def test_integers_and_other_parts_of_an_exr(tmp_path: Path) -> None:
     assert torch.allclose(got, decode.encode_srgb(torch.from_numpy(noise[1])), atol=1e-6)
 
 
+def test_the_primaries_of_an_exr_are_those_of_srgb_in_the_end(tmp_path: Path) -> None:
+    """ACEScg, with the matrix that is published for it (Bradford, D60 to D65)."""
+    values = np.random.default_rng(1).random((HEIGHT, WIDTH, 3)).astype(np.float32) * 0.3 + 0.2
+    values[0, 0] = np.inf  # the sun
+    spec = OpenImageIO.ImageSpec(WIDTH, HEIGHT, 3, OpenImageIO.FLOAT)
+    acescg = (0.713, 0.293, 0.165, 0.830, 0.128, 0.044, 0.32168, 0.33767)
+    spec.attribute("chromaticities", OpenImageIO.TypeDesc("float[8]"), acescg)
+    output, path = OpenImageIO.ImageOutput.create("p.exr"), str(tmp_path / "p.exr")
+    assert output.open(path, spec) and output.write_image(values) and output.close()
+    published = np.array([[1.70505, -0.62179, -0.08326], [-0.13026, 1.14080, -0.01055], [-0.02400, -0.12897, 1.15297]])
+    expected = decode.encode_srgb(torch.from_numpy(values @ published.T))
+    got = picture.read_picture(tmp_path / "p.exr").colours.double()
+    assert (got[0, 0] > 0.9999).all()
+    assert torch.allclose(got[1:], expected[1:], atol=1e-3)
+
+
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("packing", ["none", "zip", "lzw"])
 def test_a_tiff_of_floats_is_linear_light(tmp_path: Path, channels: int, packing: str) -> None:
