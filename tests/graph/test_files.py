@@ -15,7 +15,7 @@ import folder_paths
 import pytest
 import torch
 from comfyui_omnix import nodes
-from comfyui_omnix.graph.pictures import samples
+from comfyui_omnix.graph.panoramas import samples
 from comfyui_omnix.lab.host import tiny
 from comfyui_omnix.omnix.adapter import known_tasks
 from comfyui_omnix.omnix.save import own_number, write_set
