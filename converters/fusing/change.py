@@ -111,6 +111,6 @@ def load_arithmetic(where: str) -> ModuleType:
     except ImportError as error:
         raise AdapterError(
             f"{where}: expected torch for the arithmetic of a scale or dtype, got {error}; "
-            "install torch (or NumPy, unless float8 is due), or run this in ComfyUI's Python."
+            "install torch, or run this in ComfyUI's Python."
         ) from error
     return arithmetic
