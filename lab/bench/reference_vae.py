@@ -1,7 +1,7 @@
 """Measure what the reference pipeline's way of encoding changes:  python lab/bench/reference_vae.py [--height 720]
 
-Its encoder draws a sample where ours takes the mode, and above 1024 pixels of width it encodes tiles. The VAE has FLUX's
-shape and made-up weights, the picture is the sample room; the real weights give other figures.
+Its encoder draws a sample where ours takes the mode, and above 1024 pixels of width it encodes tiles. The VAE has
+FLUX's shape and made-up weights, the picture is the sample room; the real weights give other figures.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import comfy.sd
-import nodes as host_nodes
 import pytest
 import reference
 import stock
@@ -17,6 +16,8 @@ from comfyui_omnix.lab.host import tiny_models
 from comfyui_omnix.omnix.conditioning import load_conditioning, note_on_rows, save_conditioning
 from measure import relative_error
 from safetensors import safe_open
+
+import nodes as host_nodes
 
 TAG = "[EQUIRECTANGULAR]"
 WORDS = {
@@ -79,7 +80,7 @@ def test_other_text_encoders_are_refused(kind: str) -> None:
 
 
 def test_a_checkpoint_without_text_encoders() -> None:
-    with pytest.raises(ValueError, match="got NoneType; connect Load CLIP \(Dual\)"):
+    with pytest.raises(ValueError, match=r"got NoneType; connect Load CLIP \(Dual\)"):
         encode(None, "")
 
 
@@ -115,8 +116,15 @@ def test_a_file_stores_its_rows(clip: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("rows", "channels", "told"),
-    [(512, 4096, False), (512, 64, False), (256, 4096, True), (256, 64, True), (1024, 64, True), (20, 4096, True)]
-    + [(12, 64, False)],
+    [
+        (512, 4096, False),
+        (512, 64, False),
+        (256, 4096, True),
+        (256, 64, True),
+        (1024, 64, True),
+        (20, 4096, True),
+        (12, 64, False),
+    ],
 )
 def test_which_texts_are_told_of(rows: int, channels: int, told: bool) -> None:
     assert (note_on_rows(torch.zeros(1, rows, channels)) is not None) == told
