@@ -71,7 +71,9 @@ def _fitted(ids: Sequence[int], length: int, pad: int) -> list[list[tuple[int, f
 
 def _notes(words: str, tokens: int) -> Iterator[str]:
     if _SYNTAX.search(words):
-        yield "Weights as in (word:1.2) and embeddings have no effect: OmniX reads them as plain words. Remove them."
+        yield (
+            "Weights as in (word:1.2) and embeddings have no effect here: OmniX reads them as plain words. Remove them."
+        )
     if tokens > TEXT_ROWS:
         yield (
             f"The prompt has {tokens} tokens, and T5 reads {TEXT_ROWS} of them: the end of the prompt is cut. "

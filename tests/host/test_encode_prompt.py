@@ -117,8 +117,13 @@ def test_a_file_stores_its_rows(clip: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "channels", "told"),
     [
-        *((512, 4096, False), (512, 64, False), (12, 64, False)),
-        *((256, 4096, True), (256, 64, True), (1024, 64, True), (20, 4096, True)),
+        (512, 4096, False),
+        (512, 64, False),
+        (256, 4096, True),
+        (256, 64, True),
+        (1024, 64, True),
+        (20, 4096, True),
+        (12, 64, False),
     ],
 )
 def test_which_texts_are_told_of(rows: int, channels: int, told: bool) -> None:

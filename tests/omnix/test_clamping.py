@@ -1,4 +1,4 @@
-"""Decode Panorama blends the seam before values are cut, as the reference does, with every VAE and way of decoding."""
+"""Decode Panorama blends the seam before values are cut, as the reference does, however the VAE decodes."""
 
 import copy
 from collections.abc import Callable
