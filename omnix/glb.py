@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 MAGIC, VERSION, JSON_CHUNK, BINARY_CHUNK = b"glTF", 2, b"JSON", b"BIN\0"
 FLOAT, UNSIGNED_SHORT, UNSIGNED_INT = 5126, 5123, 5125
 VERTICES, INDICES = 34962, 34963
-LINEAR, LINEAR_MIPMAP_LINEAR, REPEAT, CLAMP_TO_EDGE = 9729, 9987, 10497, 33071
+LINEAR, LINEAR_MIPMAP_LINEAR, CLAMP_TO_EDGE = 9729, 9987, 33071
 TYPES = {1: "SCALAR", 2: "VEC2", 3: "VEC3", 4: "VEC4"}
 # The length of the whole file is a field of 32 bits.
 LARGEST = 2**32 - 1
@@ -98,9 +98,10 @@ class _File:
             entry |= {"min": values.min(axis=0).tolist(), "max": values.max(axis=0).tolist()}
         return self.add("accessors", entry)
 
-    def texture(self, picture: Picture) -> dict[str, int]:
+    def texture(self, picture: Picture, name: str) -> dict[str, int]:
         """Append a picture and return the reference to its texture."""
-        source = self.add("images", {"bufferView": self.view(picture.data), "mimeType": picture.kind})
+        image = {"name": name, "bufferView": self.view(picture.data), "mimeType": picture.kind}
+        source = self.add("images", image)
         return {"index": self.add("textures", {"sampler": 0, "source": source})}
 
 
@@ -124,11 +125,11 @@ def _node(file: _File, part: Part) -> dict[str, Any]:
 
 
 def _sampler() -> dict[str, int]:
-    # The picture goes on across the seam, and ends at the poles.
+    # No u or v leaves [0, 1]. Repeating in one direction alone makes importers build helper nodes.
     return {
         "magFilter": LINEAR,
         "minFilter": LINEAR_MIPMAP_LINEAR,
-        "wrapS": REPEAT,
+        "wrapS": CLAMP_TO_EDGE,
         "wrapT": CLAMP_TO_EDGE,
     }
 
@@ -152,15 +153,18 @@ def _indices(file: _File, geometry: Geometry) -> int:
 
 def _material(file: _File, part: Part) -> dict[str, Any]:
     material = part.material
-    shade: dict[str, Any] = {"baseColorTexture": file.texture(material.base_colour), "metallicFactor": 0.0}
+    shade: dict[str, Any] = {
+        "baseColorTexture": file.texture(material.base_colour, f"{part.surface} base colour"),
+        "metallicFactor": 0.0,
+    }
     entry: dict[str, Any] = {"name": part.surface, "pbrMetallicRoughness": shade}
     if material.orm is not None:
-        shade["metallicRoughnessTexture"] = file.texture(material.orm)
+        shade["metallicRoughnessTexture"] = file.texture(material.orm, f"{part.surface} occlusion roughness metallic")
         shade["metallicFactor"] = 1.0
         if material.occluded:
             entry["occlusionTexture"] = shade["metallicRoughnessTexture"]
     if material.normal is not None:
-        entry["normalTexture"] = file.texture(material.normal)
+        entry["normalTexture"] = file.texture(material.normal, f"{part.surface} normal")
     if material.unlit:
         entry["extensions"] = {"KHR_materials_unlit": {}}
         if "KHR_materials_unlit" not in file.document.get("extensionsUsed", ()):

@@ -23,6 +23,8 @@ def shaded(mesh: Mesh) -> tuple[Array, Array]:
     geometric = unit(welded.sum(axis=0))[mesh.weld]
     mapped = (mesh.normals**2).sum(axis=1) > 0.01
     normals = np.where(mapped[:, None], unit(mesh.normals), geometric)
+    # A triangle too small for a normal faces the viewer.
+    normals = np.where((normals**2).sum(axis=1, keepdims=True) > 0.5, normals, -unit(mesh.positions))
     return normals, np.concatenate([_tangents(mesh, edges, angles, normals), np.ones((len(normals), 1))], axis=1)
 
 
@@ -48,7 +50,10 @@ def _tangents(mesh: Mesh, edges: Array, angles: list[Array], normals: Array) -> 
         total += _gathered(places, unit(_flat(along, normals[places])) * angles[corner][:, None], mesh)
     lost = (total**2).sum(axis=1) < 1e-12
     eastwards = directions(mesh.uv[:, 1] * 0 + 0.5, mesh.uv[:, 0] + 0.25)
-    return unit(_flat(np.where(lost[:, None], eastwards, total), normals))
+    tangents = unit(_flat(np.where(lost[:, None], eastwards, total), normals))
+    # Where the normal itself points east, up is as good as any.
+    lost = (tangents**2).sum(axis=1) < 0.5
+    return np.where(lost[:, None], unit(_flat(np.broadcast_to([0.0, 1.0, 0.0], normals.shape), normals)), tangents)
 
 
 def _flat(vectors: Array, normals: Array) -> Array:

@@ -81,6 +81,25 @@ def test_khronos_finds_nothing_wrong(files: dict[str, Path]) -> None:
         assert (report["numErrors"], report["numWarnings"]) == (0, 0), report
 
 
+@pytest.mark.parametrize("change", [lambda d: np.where(np.indices(d.shape).sum(0) == 50, 1e-7, d), lambda d: d * 1e-6])
+def test_vectors_of_no_length_never_reach_the_file(room: Room, tmp_path: Path, change: Any) -> None:
+    """A pixel, or a room, a hair's breadth from the viewer, with normals that point to the right everywhere."""
+    maps = maps_of(room, ALL) | {"normal": np.broadcast_to([0.0, 0.0, -1.0], room.normal.shape)}
+    scene = build_scene(change(room.distance.astype(float)), maps, Options(camera_height=0))
+    (tmp_path / "tiny.glb").write_bytes(scene.glb)
+    (told,) = verdicts(tmp_path / "tiny.glb")
+    assert (told["numErrors"], told["numWarnings"]) == (0, 0), told
+
+
+def test_pictures_have_names_and_end_at_the_seam(scenes: dict[str, Scene]) -> None:
+    for name, scene in scenes.items():
+        tree = pygltflib.GLTF2.load_from_bytes(scene.glb)
+        names = [image.name for image in tree.images]
+        assert None not in names and len(set(names)) == len(names), name
+        assert {(one.wrapS, one.wrapT) for one in tree.samplers} == {(pygltflib.CLAMP_TO_EDGE, pygltflib.CLAMP_TO_EDGE)}
+        assert scene.geometry.uv.min() >= 0 and scene.geometry.uv.max() <= 1
+
+
 def test_khronos_would_find_something_wrong(scenes: dict[str, Scene], tmp_path: Path) -> None:
     """A tangent that is no unit vector: the validator looks at the numbers themselves."""
     tree = pygltflib.GLTF2.load_from_bytes(scenes["all maps"].glb)
