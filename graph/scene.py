@@ -15,8 +15,8 @@ from ..omnix.scene.inputs import each_scene
 MogeGeometry = io.Custom("MOGE_GEOMETRY")
 MAPS = {
     "albedo": "Base colour; without it the panorama itself is shown, unlit.",
-    "normal": "World normals, from OmniX Normal (OpenGL). The node turns them to fit the depth, or leaves them out if they "
-    "contradict it.",
+    "normal": "World normals, from OmniX Normal (OpenGL). The node turns them to fit the depth, or leaves them out if "
+    "they contradict it.",
     "roughness": "0 smooth, 1 rough; 1 without it.",
     "metallic": "0 dielectric, 1 metal; 0 without it.",
     "occlusion": "Ambient occlusion; 1 without it.",
