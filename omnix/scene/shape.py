@@ -18,6 +18,8 @@ from .surface import Flags, Surface, halved, lattice_rows, resampled
 
 # What is invented need not be exact: its error as a share of the distance.
 ROUGH = 0.005
+# On so many rows and more, what is invented is meshed on half of them.
+FINE = 1024
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,8 @@ def layer_behind(shape: Shape, options: Options) -> Layer | None:
 
 def _mesh_behind(surface: Surface, seen: Surface, options: Options) -> Mesh:
     """Return the mesh of what stands behind, with half the triangles at most; if its rim needs more, on fewer rows."""
+    if len(surface.inverse) >= FINE and len(surface.inverse) % 4 == 0:
+        return _mesh_behind(halved(surface), halved(seen), options)
     corners = corners_of(surface)
     corners = replace(corners, inverse=np.minimum(corners.inverse, (1 - UNDER) * _least_around(seen)))
     try:
