@@ -49,9 +49,8 @@ def test_files_that_a_page_names_are_there(name: str) -> None:
         assert list(ROOT.glob(path)), path
 
 
-def test_the_readme_is_short_and_leads_to_every_page() -> None:
+def test_the_readme_leads_to_every_page() -> None:
     text = read("README.md")
-    assert len(text.splitlines()) <= 232 // 2, "half of what it once was"
     for page in (ROOT / "docs").glob("*.md"):
         assert f"(docs/{page.name})" in text, page.name
     steps = [text.index(f"\n## {title}") for title in ("Install", "Get the adapters", "Open workflow 3")]
@@ -59,11 +58,10 @@ def test_the_readme_is_short_and_leads_to_every_page() -> None:
     assert "https://github.com/HKU-MMLab/OmniX" in text
 
 
-def test_what_was_never_measured_is_said_beside_the_claim() -> None:
-    for name in ("README.md", "docs/exactness.md"):
-        first = read(name)[:900]
-        assert "1.4e-6" in first or name != "README.md"
-        assert "not at hand" in first and "hardware" in first
+def test_what_was_never_measured_is_said_before_anybody_installs() -> None:
+    first = read("README.md").split("\n## Install")[0]
+    assert "not measured" in first and "docs/hardware.md" in first
+    assert "not at hand" in read("docs/exactness.md")[:900]
 
 
 def test_the_readme_names_every_blueprint_and_task() -> None:
