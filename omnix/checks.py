@@ -98,6 +98,22 @@ def doubt_of_cfg(task: Task, cfg: float) -> str:
     )
 
 
+PERCEIVED_ROWS = 720
+"""Up to which height, in pixels, OmniX's authors perceive."""
+
+
+def doubt_of_size(task: Task, height: int) -> str:
+    """Return what more rows than OmniX perceives at cost; "" up to there. `height` is in latent cells."""
+    rows = height * PIXELS_PER_LATENT
+    if not task.perceives or rows <= PERCEIVED_ROWS:
+        return ""
+    return (
+        f"The panorama is sampled at {2 * rows}x{rows}, but {task.name} perceives at up to "
+        f"{2 * PERCEIVED_ROWS}x{PERCEIVED_ROWS}: each step has {(rows / PERCEIVED_ROWS) ** 2:.1f} times as many "
+        "pixels. Lower the height in Load Panorama, or put Fit Panorama after another loader."
+    )
+
+
 def check_latents(task: Task, height: int, width: int, conditions: Sequence[Tensor]) -> None:
     """Raise ValueError unless the sampled latent is a panorama's, and the conditions [b, c, h, w] are of its size."""
     if width != 2 * height:

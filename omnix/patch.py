@@ -50,6 +50,7 @@ from .checks import (
     check_seam,
     check_whole,
     doubt_of_cfg,
+    doubt_of_size,
     each_cond,
     note_on,
     references,
@@ -212,7 +213,7 @@ def as_result(latent: Tensor) -> Tensor:
 @contextmanager
 def overseen(seam: int, task: Task, guider: Any, run: Run) -> Iterator[None]:
     """While a run lasts, raise ValueError if FLUX runs without the streams; warn of another size's shift and of cfg."""
-    if words := doubt_of_cfg(task, getattr(guider, "cfg", 1.0)):
+    for words in filter(None, (doubt_of_cfg(task, getattr(guider, "cfg", 1.0)), doubt_of_size(task, run.height))):
         tell(words)
     tell_of_shift(guider.inner_model.model_sampling, run, seam)
     options = guider.model_options

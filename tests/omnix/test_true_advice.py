@@ -19,7 +19,7 @@ from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from comfy_extras.nodes_nag import NAGuidance
 from comfyui_omnix.converters import AdapterError
 from comfyui_omnix.lab.host import tiny
-from comfyui_omnix.omnix import patch
+from comfyui_omnix.omnix import checks, patch
 from comfyui_omnix.omnix.schedule import flow_shift
 from measure import relative_error
 from oracle import sample
@@ -280,6 +280,29 @@ def test_perception_with_cfg_is_warned_of(
     words = said()
     assert len(words) == doubtful
     assert not doubtful or (f"cfg is {cfg:g}, but {task} perceives at cfg 1" in words[0] and "four times" in words[0])
+
+
+@pytest.mark.parametrize(
+    ("rows", "task", "doubtful"), [(64, "rgb_to_depth", 0), (56, "rgb_to_depth", 1), (56, "image_to_pano", 0)]
+)
+def test_a_panorama_that_is_larger_than_omnix_perceives_is_warned_of(
+    tmp_path: Path,
+    said: Callable[[], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    rows: int,
+    task: str,
+    doubtful: int,
+) -> None:
+    """A picture of another loader comes at its full size; a step may then take many times as long."""
+    monkeypatch.setattr(checks, "PERCEIVED_ROWS", rows)
+    case = make_case(tmp_path, task)
+    assert ksample(patched(load_flux(case.flux), case), case, 1).isfinite().all()
+    words = said()
+    assert len(words) == doubtful
+    assert (
+        not doubtful
+        or "sampled at 128x64, but rgb_to_depth perceives at up to 112x56: each step has 1.3 times" in words[0]
+    )
 
 
 @pytest.mark.parametrize(
