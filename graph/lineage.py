@@ -102,9 +102,7 @@ def check_map(node: type[io.ComfyNode], target: str) -> None:
     prompt, unique_id = _given(node)
     task = task_of_picture(prompt, unique_id, "image")
     if task in TASKS and (got := TASKS[task].target) != target:
-        way_out = (
-            f"connect it to {READERS[got]}" if got in READERS else "it needs no node, for it is a picture as it is"
-        )
+        way_out = f"connect it to {READERS[got]}" if got in READERS else "it needs no node: it is already a picture"
         tasks = " or ".join(name for name, each in TASKS.items() if each.target == target)
         raise ValueError(
             f"{READERS[target]} reads the picture of {tasks}, this one was made by {task}; {way_out}, or choose "

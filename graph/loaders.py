@@ -28,8 +28,8 @@ class OmniXLoadAdapters(io.ComfyNode):
             node_id="OmniXLoadAdapters",
             display_name="Load OmniX Adapters",
             category="OmniX/loaders",
-            description="Load the adapters of one OmniX task, one for each stream. Original Diffusers files and "
-            "converted ones are taken alike.",
+            description="Load the adapters of one OmniX task, one for each stream. Accepts original Diffusers "
+            "files and converted files.",
             search_aliases=[
                 *("omnix", "panorama", "360", "equirectangular", "ERP", "HDRI", "lora", "adapter", "intrinsic"),
                 *("depth", "normal", "albedo", "PBR", "semantic", "segmentation"),

@@ -49,7 +49,7 @@ class OmniXPanoramaViewer(io.ComfyNode):
             display_name="Panorama Viewer (360)",
             category="OmniX/image",
             description="Look around inside a panorama and its maps, which share one camera. Drag to turn, wheel to "
-            "zoom; Capture sets the view that the next run gives out as an image.",
+            "zoom; Capture sets the view that the next run outputs as an image.",
             search_aliases=[
                 *("omnix", "360 viewer", "equirectangular preview", "panorama preview", "skybox", "HDRI", "ERP"),
             ],
@@ -106,7 +106,9 @@ class OmniXColourDepth(io.ComfyNode):
                 io.Combo.Input("colours", options=list(COLOURS), tooltip="Spectral is what the paper shows."),
                 io.Boolean.Input("invert", default=False, tooltip="Start from the other end of the colours."),
             ],
-            outputs=[io.Image.Output(display_name="view", tooltip="A picture, no data.")],
+            outputs=[
+                io.Image.Output(display_name="view", tooltip="A picture for viewing; don't use it as depth data.")
+            ],
         )
 
     @classmethod

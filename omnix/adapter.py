@@ -128,7 +128,7 @@ def _told_by(path: str | None, otherwise: Any = None) -> Any:
     try:
         return _told(*_facts(Path(path))) if path else None
     except (AdapterError, OSError):
-        return otherwise  # who loads it is told why
+        return otherwise  # loading it says why
 
 
 @lru_cache(maxsize=4096)

@@ -288,7 +288,7 @@ def hindrance(blocks: Sequence[Block], how: Mapping[str, Any]) -> str | None:
         for name, module in unwrapped(block.module).named_modules():
             hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
             if "forward" in vars(module) or not all(map(_is_ours, hooks)):
-                return f"another node has its hand on {block.name}{name and '.'}{name}"
+                return f"another node has changed {block.name}{name and '.'}{name}"
     return None
 
 

@@ -70,7 +70,7 @@ class Source(NamedTuple):
 
 
 def decoded(path: Path, header: Header) -> Source:
-    """Decode the first frame of a picture file.  Raises ValueError for what is no whole picture, OSError."""
+    """Decode the first frame of a picture file.  Raises ValueError if the file is not a whole picture, OSError."""
     with refusing(path):
         source = (_by_pyav if header.deep else _by_pillow)(path, header)
     if (source.height, source.width) != (header.height, header.width):

@@ -104,8 +104,7 @@ def _on_sphere(part: Tensor, place: Place, height: int) -> Picture:
 def _check_numbers(name: str, values: Tensor) -> None:
     if not bool(torch.isfinite(values).all()):
         raise ValueError(
-            f"{name}: expected numbers, got values that are none (NaN); choose another file, or save this one "
-            "without them."
+            f"{name}: the file contains NaN or infinite values; choose another file, or save this one without them."
         )
 
 

@@ -67,7 +67,7 @@ def going_on(latent: Tensor, sigmas: Tensor, seam: int) -> Tensor | None:
 class BetweenSteps:
     """The model as a sampler sees it, which blends the seam of the sampler's x before a noise mask makes a copy of it.
 
-    Samplers read and set what hangs on the model: it is the model's own.
+    Samplers read and set the model's attributes: they are the model's own.
     """
 
     def __init__(self, model: Any) -> None:

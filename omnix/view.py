@@ -31,11 +31,11 @@ def read_view(text: str) -> View:
         fields = dict(json.loads(text).items())
         view = View(**{name: type(default)(fields[name]) for name, default in vars(View()).items() if name in fields})
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"The view is no JSON of the panorama viewer ({error}); empty the field.") from error
+        raise ValueError(f"The view field does not hold valid viewer data ({error}). Clear the field.") from error
     numbers = (view.yaw, view.pitch, view.fov, view.aspect)
     if not all(map(math.isfinite, numbers)) or not (1 <= view.fov <= 179 and 0.1 <= view.aspect <= 10):
         raise ValueError(
-            "The view needs a field of view of 1 to 179 degrees and an aspect of 0.1 to 10; empty the field."
+            "The view needs a field of view of 1 to 179 degrees and an aspect of 0.1 to 10. Clear the field."
         )
     return view
 

@@ -2,8 +2,8 @@
 
 Other packs replace FLUX's forward, its blocks or its attention. What they leave out would cost the result without a
 word: streams that do not meet, adapters that are not added, or plain FLUX. So the join is handed to each block by the
-block's own hook, whoever calls it and with whatever options, and a block that comes back is asked what it did. Blocks
-that do not run at all, as caches and patches have it, are nobody's fault.
+block's own hook, whoever calls it and with whatever options, and a block that comes back is asked what it did. A block
+that is skipped on purpose, by a cache for example, is not an error.
 """
 
 from __future__ import annotations

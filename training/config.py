@@ -167,7 +167,7 @@ def _stream(text: str) -> Stream:
     parts = tuple((folders or name).split("+"))
     if not all(parts) or len(parts) > 3:
         raise TrainingError(
-            f"{text}: expected NAME, NAME=FOLDER or up to three folders NAME=A+B+C; mend --conditions or --target."
+            f"{text}: expected NAME, NAME=FOLDER or up to three folders NAME=A+B+C; correct --conditions or --target."
         )
     return Stream(name, parts)
 

@@ -91,7 +91,7 @@ def _listed(root: Path, folder: str) -> dict[str, Path]:
     if not (root / folder).is_dir():
         there = sorted(path.name for path in root.iterdir() if path.is_dir())
         raise TrainingError(
-            f"{root}: there is no folder {folder}, only {', '.join(there) or 'none'}; mend --conditions or --target."
+            f"{root}: there is no folder {folder}, only {', '.join(there) or 'none'}; correct --conditions or --target."
         )
     if folder in layout.KINDS:
         found = layout.files(root / folder, folder)

@@ -225,7 +225,7 @@ def _init_file(folder: Path, stream: str) -> Path:
     names = (folder / f"{stream}.safetensors", folder / stream / PUBLISHED)
     found = next((path for path in names if path.is_file()), None)
     if found is None:
-        raise TrainingError(f"{folder}: expected {names[0].name} or {stream}/{PUBLISHED}, got neither; mend --init.")
+        raise TrainingError(f"{folder}: expected {names[0].name} or {stream}/{PUBLISHED}, got neither; correct --init.")
     return found
 
 

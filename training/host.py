@@ -152,7 +152,7 @@ class HostBase(LoadedBase):
         if _ENCODERS[kind].layer not in names:
             raise TrainingError(
                 f"{path}: expected the text encoder {_ENCODERS[kind].name} as a whole .safetensors file, got another; "
-                f"mend --{kind.replace('_', '-')}."
+                f"correct --{kind.replace('_', '-')}."
             )
         return path
 

@@ -40,7 +40,7 @@ _ADAPTERS = tuple(
         (r".*redux_(?:up|down)\.", "a FLUX.1 Redux adapter"),
     )
 )
-# What is no LoRA, whatever the layers are called (the names of LyCORIS and PEFT).
+# Files that are not LoRAs, whatever the layers are called (the names of LyCORIS and PEFT).
 _NO_LORA = tuple(
     Format(re.compile(rf".*[._](?:{marks})"), f"{name}, which is no LoRA", _NO_PAIRS)
     for marks, name in (
@@ -116,8 +116,8 @@ _LONGEST_KEY = 300  # no library's names are as long, and expressions take their
 def foreign_format(keys: Iterable[str], has_flux_layers: bool) -> Format | None:
     """Name the format of a file that is not converted, by its keys, if it is a known one.
 
-    With layers that the table knows, only what is no LoRA and the architectures that name some of their layers like
-    FLUX.1 are looked for.
+    With layers that the table knows, only files that are not LoRAs, and architectures that name some of their layers
+    like FLUX.1, are looked for.
     """
     keys = tuple(key for key in keys if len(key) < _LONGEST_KEY)
     known = (_QUANTISED, *_ADAPTERS, *_NO_LORA, *_DESCENDANTS, *(() if has_flux_layers else _OTHERS))

@@ -92,7 +92,7 @@ def read_structure(path: Path, metadata: Mapping[str, str]) -> Structure:
 
 
 def _placed(layer: str, part: str, row: int, rows: int, rank: int) -> tuple[str, int, int, int]:
-    """Check one block of the structure.  Raises ValueError for a part of another layer and for what is no number."""
+    """Check one block of the structure.  Raises ValueError for another layer's part or a value that is not a number."""
     found = place(part)
     if found is None or found.layer != layer or found.module != part:
         raise ValueError(f"{part} in {layer}")

@@ -50,7 +50,7 @@ def build_scene(distance: Array, maps: Mapping[str, Array], options: Options = U
     """Return the scene of a panorama.
 
     distance [H, W] along the ray, relative or in metres, 0 where there is none; maps as in `material.textures_of`.
-    Raises ValueError, one sentence, for what is no panorama or no depth.
+    Raises ValueError, one sentence, if it is not a panorama or has no depth.
     """
     check_depth(distance, maps)
     found, maps = framed(distance, maps)

@@ -1,4 +1,4 @@
-"""What is no depth of a panorama, or hardly one."""
+"""Refuse values that can't be the depth of a panorama, and doubt those that hardly can."""
 
 from __future__ import annotations
 

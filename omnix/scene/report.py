@@ -28,7 +28,7 @@ def report(
         *_on_cuts(shape, options),
         f"Scale: the floor is {options.camera_height:g} m below, as camera_height says (depth times {scale:.4g})."
         if options.camera_height
-        else "Scale: none was set, so lengths are relative and no metres.",
+        else "Scale: not set, so lengths are in relative units, not metres.",
         *_on_background(layer, options),
         *_on_depth(distance),
         *_on_normals(found),
@@ -115,5 +115,5 @@ def _on_material(maps: Mapping[str, Array], textures: Textures) -> list[str]:
     normal = "normal texture" if textures.normal is not None else "no normal map: the mesh's own normals"
     lines = [f"Material: albedo, {', '.join(textures.given)}{', ' if textures.given else ''}{normal}."]
     if missing:
-        lines.append(f"Not given, so the default stands: {', '.join(missing)}.")
+        lines.append(f"Not connected, so the default is used: {', '.join(missing)}.")
     return lines

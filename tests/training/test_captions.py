@@ -148,8 +148,8 @@ def test_a_changed_caption_is_seen(captioned: Config) -> None:
 @pytest.mark.parametrize(
     ("kind", "taken", "words"),
     [
-        ("t5", "clip_l", r"clip_l\.safetensors: expected the text encoder T5 .* mend --t5"),
-        ("clip_l", "t5", r"t5\.safetensors: expected the text encoder CLIP-L .* mend --clip-l"),
+        ("t5", "clip_l", r"clip_l\.safetensors: expected the text encoder T5 .* correct --t5"),
+        ("clip_l", "t5", r"t5\.safetensors: expected the text encoder CLIP-L .* correct --clip-l"),
         ("t5", "vae", r"vae\.safetensors: expected the text encoder T5"),
         ("t5", "", "--t5 is missing"),
     ],

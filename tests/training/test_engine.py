@@ -234,5 +234,5 @@ def test_starting_from_a_trained_adapter(tmp_path: Path) -> None:
         for number, adapter in enumerate(start)
         for name, factor in adapter.named_parameters()
     )
-    with pytest.raises(TrainingError, match="mend --init"):
+    with pytest.raises(TrainingError, match="correct --init"):
         run(tmp_path / "second", init=str(tmp_path))
