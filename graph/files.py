@@ -53,11 +53,11 @@ def note_posted(message: dict[str, Any]) -> dict[str, Any]:
     return message
 
 
-def posted_input(node: str | None, name: str) -> Any:
-    """Return what a posted graph gives to an input of a node; None if that is a link, or nothing was posted."""
+def posted_input(node: str | None, name: str, default: Any = None) -> Any:
+    """Return what a posted graph gives to an input of a node: None if that is a link, `default` if it gives nothing."""
     given = _POSTED.get().get(str(node))
     inputs = given.get("inputs") if isinstance(given, dict) else None
-    value = inputs.get(name) if isinstance(inputs, dict) else None
+    value = inputs.get(name, default) if isinstance(inputs, dict) else default
     return None if isinstance(value, list) else value
 
 

@@ -16,7 +16,7 @@ from ..omnix import fit as fitting
 from ..omnix import picture
 from ..omnix.adapter import fingerprint
 from ..omnix.header import Header, read_header
-from .files import allowed, hidden, inside, say
+from .files import allowed, hidden, inside, posted_input, say
 
 SAMPLES = Path(__file__).resolve().parents[1] / "sample"
 # Kinds that the host's own list of pictures may lack.
@@ -134,14 +134,16 @@ class OmniXLoadPanorama(io.ComfyNode):
         return io.NodeOutput(colours, clear)
 
     @classmethod
-    def validate_inputs(
-        cls, image: str | None, fit: str | None = fitting.DEFAULT, vertical_fov: float | None = 0.0
-    ) -> bool | str:
-        if image is None or fit is None or vertical_fov is None:  # linked, so known in the run alone
+    def validate_inputs(cls, image: str | None) -> bool | str:
+        # The host marks every input that this function names, and repeats the sentence at each: only the picture.
+        node = hidden(cls, "unique_id")
+        fit, field = posted_input(node, "fit", fitting.DEFAULT), posted_input(node, "vertical_fov", 0.0)
+        # What is linked is known in the run alone; what is of another type, the host itself refuses.
+        if image is None or not isinstance(fit, str) or not isinstance(field, (int, float)):
             return True
-        told = allowed(lambda: cls.check(image, fit, vertical_fov))
+        told = allowed(lambda: cls.check(image, fit, field))
         if isinstance(told, str):
-            say(told, hidden(cls, "unique_id"))
+            say(told, node)
         return told
 
     @classmethod

@@ -136,8 +136,6 @@ FITS: dict[str, Callable[[str, int, int, Gpano | None, float], Place]] = {
     "crop": cropped,
 }
 DEFAULT = "by GPano"
-BEFORE_FIT = "image"
-"""What workflows that were saved before hold in the field's place: the value of the frontend's button for uploads."""
 
 
 def check_picture(name: str, height: int, width: int) -> None:

@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .decode import Source, decoded
-from .fit import BEFORE_FIT, DEFAULT, FITS, SMALLEST, STEP, Place, laid
+from .fit import DEFAULT, FITS, SMALLEST, STEP, Place, laid
 from .header import Header, read_header
 from .layouts import check_circles
 
@@ -80,10 +80,9 @@ def _fitted(name: str, source: Source, place: Place, most: int, doubted: bool) -
 
 def placed(name: str, header: Header, fit: str, field: float) -> Place:
     """Return where a picture lies on the sphere.  Raises ValueError, the reason why it can't lie anywhere."""
-    known = FITS | {BEFORE_FIT: FITS[DEFAULT]}
-    if fit not in known:
+    if fit not in FITS:
         raise ValueError(f"fit is {fit!r}, expected one of {', '.join(FITS)}; choose one of them.")
-    return known[fit](name, header.height, header.width, header.gpano, field)
+    return FITS[fit](name, header.height, header.width, header.gpano, field)
 
 
 def _picture(values: Tensor) -> Picture:

@@ -55,6 +55,7 @@ def test_it_opens_on_the_newest_map_with_the_picture_one_key_away(bench: Workben
     viewer = ViewerOnPage(bench)
     viewer.wait()
     assert viewer.chosen_map() == "normal"
+    viewer.press("r")
     sees(viewer, 0, 0, swapped=True)
     viewer.press("1")
     sees(viewer, 0, 0)

@@ -51,7 +51,7 @@ def test_each_map_goes_to_its_own_node(task: str, target: str) -> None:
     else:
         assert said is not None and "\n" not in said
         assert f"this one was made by {task}" in said
-        assert READERS.get(TASKS[task].target, "a picture as it is") in said
+        assert READERS.get(TASKS[task].target, "already a picture") in said
 
 
 def test_ways_from_the_map_to_the_adapters() -> None:

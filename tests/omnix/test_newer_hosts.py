@@ -133,6 +133,7 @@ def test_compiled(model: Model, case: Case, expected: Tensor, run: Run, monkeypa
     assert ran.call_count == 2 * BLOCKS
 
 
+@pytest.mark.since("0.30.0")  # the first pinned host that has this kernel
 def test_int8_weights(case: Case) -> None:
     """A kernel that may be kept from the weights is: each layer runs as it does where nothing is fused."""
     want, got = (ksample(patched(newer(int8(case), run), case), case, 2) for run in (plainly, by_a_kernel))
@@ -168,6 +169,7 @@ def told(model: Model, case: Case, message: str) -> None:
     assert left(ours) == before
 
 
+@pytest.mark.since("0.30.0")
 @pytest.mark.parametrize("run", [by_a_kernel_always, by_the_hosts_own])
 def test_a_kernel_that_nothing_keeps_from_the_weights(case: Case, run: Run) -> None:
     """On int8 weights the host's own function passes a layer over, as it is in this host."""

@@ -31,7 +31,7 @@ def test_every_field_is_read() -> None:
     ],
 )
 def test_anything_else_is_refused_in_one_sentence(text: str) -> None:
-    with pytest.raises(ValueError, match=r"^The view .*; empty the field\.$"):
+    with pytest.raises(ValueError, match=r"^The view .*\. Clear the field\.$"):
         read_view(text)
 
 

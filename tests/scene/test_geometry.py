@@ -92,7 +92,7 @@ def test_with_no_cuts_the_mesh_is_closed_and_faces_the_viewer(room: Room) -> Non
 def test_camera_height_sets_the_scale(room: Room) -> None:
     made = build_scene(room.distance, {"image": room.rgb}, Options(camera_height=2.5)).geometry
     assert np.isclose(made.positions[made.uv[:, 1] == 1][:, 1], -2.5).all()
-    assert "no metres" in build_scene(room.distance, {"image": room.rgb}, RELATIVE).report
+    assert "relative units, not metres" in build_scene(room.distance, {"image": room.rgb}, RELATIVE).report
 
 
 @pytest.mark.parametrize("most", [500, 5000, 60000])
