@@ -3,7 +3,7 @@
     python dev.py setup [--json]        a virtual environment and a pinned ComfyUI
     python dev.py demo  [options]       the main job, end to end (demo --help lists the options)
     python dev.py test  [pytest args]   every test, against the real host
-    python dev.py test --fast           those that need no server, no browser and no long run: about a minute
+    python dev.py test --fast           those that need no server, no browser and no long run
     python dev.py lint                  ruff and the type checker
 
 `--host VERSION` picks another ComfyUI of the table in lab/host/pins.py; COMFYUI_PATH uses an existing checkout instead.
