@@ -141,6 +141,10 @@ def test_conversions_to_few_bits_are_within_their_rounding(case: Case, dtype: st
     save_file(case.state, tmp_path / "a.safetensors")
     convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", dtype=dtype, force=True)
     check_deltas(case, load_file(tmp_path / "b.safetensors"), ROUNDING[dtype])
+    try:
+        verify(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    except AdapterError as error:
+        assert dtype != "F16" and "expected a delta within" in str(error)
 
 
 def test_damaged_memories_of_the_source_are_refused_by_split(tmp_path: Path) -> None:
