@@ -1,4 +1,4 @@
-"""Read a task's adapters, original or converted, into compact low-rank layers."""
+"""Find the adapter files of a task, one for each of its streams, and read them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..converters import AdapterError, AdapterFile, FusedLayer, Slab, open_adapter, read_metadata
-from ..converters.fusing.arithmetic import DTYPES
-from .streams import LowRank, Rows
+from ..converters import AdapterError, read_metadata
+from .low_rank import AdapterWeights, LowRank, read_layers
 from .tasks import HEADER_KEY, TASKS, Task, told_task
 
 Find = Callable[[str], str | None]
@@ -30,21 +28,6 @@ _LAYOUTS = (
 
 
 _SUFFIX = ".safetensors"
-
-
-class AdapterWeights(nn.ModuleDict):
-    """One stream's layers, `LowRank` by layer name. A module, so that the host can count, move and offload it."""
-
-    def __init__(self, layers: Mapping[str, LowRank]) -> None:
-        super().__init__({name.replace(".", "/"): layer for name, layer in layers.items()})
-
-    def by_name(self) -> dict[str, LowRank]:
-        """Return the layers under their names in ComfyUI's FLUX, such as "double_blocks.0.img_attn.qkv"."""
-        return {name.replace("/", "."): layer for name, layer in self.items() if isinstance(layer, LowRank)}
-
-    def copied(self) -> AdapterWeights:
-        """Return modules of their own; tensors on the CPU are shared."""
-        return AdapterWeights({name: layer.copied() for name, layer in self.by_name().items()})
 
 
 @dataclass(frozen=True)
@@ -225,84 +208,3 @@ def _facts(file: Path) -> tuple[str, int, int, int, int]:
 def load_task(files: Sequence[Path], task: Task) -> TaskAdapters:
     """Read a task's adapters, one file a stream.  Raises AdapterError for a damaged file, OSError for a lost one."""
     return TaskAdapters(task, tuple(files), nn.ModuleList(AdapterWeights(read_layers(file)) for file in files))
-
-
-def read_layers(path: Path) -> dict[str, LowRank]:
-    """Read one adapter file, original or converted, into low-rank layers of the file's own dtype."""
-    adapter = open_adapter(path)
-    if adapter.kept:
-        raise AdapterError(
-            f"{path}: {next(iter(adapter.kept))}: expected nothing but LoRA pairs of FLUX.1's layers, got "
-            f"{len(adapter.kept)} tensors of another kind; is this an OmniX adapter?"
-        )
-    with open(path, "rb", buffering=0) as file:
-        return {name: _read_layer(file.fileno(), adapter, name, layer) for name, layer in adapter.layers.items()}
-
-
-def _read_layer(descriptor: int, adapter: AdapterFile, name: str, layer: FusedLayer) -> LowRank:
-    def stacked(slabs: Sequence[Slab]) -> Tensor:
-        try:
-            return read_slabs(descriptor, slabs)
-        except EOFError as error:
-            raise AdapterError(
-                f"{adapter.path}: {name}: expected {slabs[0].rows} rows of data at byte {slabs[0].offset}, got the end "
-                "of the file; it changed while it was read, so get it again."
-            ) from error
-
-    down, ups = stacked([block.down for block in layer.blocks]), [stacked(block.up) for block in layer.blocks]
-    if not all(_is_finite(factor) for factor in (down, *ups)):
-        raise AdapterError(
-            f"{adapter.path}: {name}: expected finite numbers, got NaN or infinity; get the file again, or from an "
-            "earlier step of its training."
-        )
-    return LowRank(
-        down,
-        ups,
-        [Rows(block.row, block.rows, block.scale) for block in layer.blocks],
-    )
-
-
-def _is_finite(factor: Tensor) -> bool:
-    """Tell whether a tensor holds neither NaN nor infinity, in one pass without a copy where its dtype allows it."""
-    if not factor.numel():
-        return True
-    low, high = torch.aminmax(factor.float() if factor.element_size() == 1 else factor)  # NaN comes out of both
-    return bool(low.isfinite() & high.isfinite())
-
-
-def read_slabs(descriptor: int, slabs: Sequence[Slab]) -> Tensor:
-    """Read matrices of equal width from a file, one above the other; of different dtypes float32 holds them all.
-
-    Raises EOFError.
-    """
-    if len({slab.dtype for slab in slabs}) > 1:
-        return torch.cat([read_slabs(descriptor, [slab]).float() for slab in slabs])
-    result = torch.empty(sum(slab.rows for slab in slabs), slabs[0].columns, dtype=DTYPES[slabs[0].dtype])
-    for slab, rows in zip(slabs, result.split([slab.rows for slab in slabs])):
-        if rows.numel():
-            _read_slab(descriptor, slab, rows.view(torch.uint8))
-    return result
-
-
-def _read_slab(descriptor: int, slab: Slab, target: Tensor) -> None:
-    """Fill the bytes [rows, width] of a matrix, leaving out what lies between its rows in the file."""
-    width = target.shape[1]
-    if slab.stride == width:  # straight to its place
-        _read_exactly(descriptor, target.flatten().numpy().data, slab.offset)
-        return
-    # Whole rows are read, but for the last, which ends with its data: after it the file may end.
-    buffer = torch.empty(slab.rows, slab.stride, dtype=torch.uint8)
-    size = (slab.rows - 1) * slab.stride + width
-    _read_exactly(descriptor, buffer.flatten().numpy().data[:size], slab.offset)
-    target.copy_(buffer[:, :width])
-
-
-def _read_exactly(descriptor: int, target: memoryview, offset: int) -> None:
-    os.lseek(descriptor, offset, os.SEEK_SET)
-    with open(descriptor, "rb", buffering=0, closefd=False) as file:
-        done = 0
-        while done < len(target):
-            count = file.readinto(target[done:])
-            if not count:
-                raise EOFError
-            done += count

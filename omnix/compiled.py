@@ -21,14 +21,15 @@ from torch._dynamo.exc import TorchDynamoException
 from torch.nn.functional import linear
 
 from .fused import asked, called, is_plain
+from .low_rank import LowRank
 from .sampling import Run
 from .streams import (
     Deltaed,
-    LowRank,
     Stream,
     among_streams,
     attend_jointly,
     last_layer,
+    layers_of,
     of_target,
     stack,
     text_is_shared,
@@ -178,8 +179,8 @@ def _replacing(block: Block, streams: Sequence[Stream], last: str, device: torch
 
 def _layers_of(block: Block, streams: Sequence[Stream]) -> list[str]:
     """Name a block's layers that have adapters, as they are called within it."""
-    layers = dict.fromkeys(layer for stream in streams for layer in stream.layers)
-    return [layer.removeprefix(f"{block.name}.") for layer in layers if layer.startswith(f"{block.name}.")]
+    layers = [layer for layer in layers_of(streams) if layer.startswith(f"{block.name}.")]
+    return [layer.removeprefix(f"{block.name}.") for layer in layers]
 
 
 class _Compiled(nn.Module):

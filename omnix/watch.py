@@ -186,7 +186,7 @@ def eager() -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def running(step: Step, blame: Blame) -> Iterator[None]:
+def current(step: Step, blame: Blame) -> Iterator[None]:
     """Tell the hooks of `guarded` what runs while one call of FLUX lasts; raise what `blame` makes if it fell short."""
     token = _STEP.set(step)
     try:

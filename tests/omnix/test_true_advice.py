@@ -345,13 +345,13 @@ def test_a_warning_is_on_the_node_too(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[tuple[str, str]] = []
     server = types.ModuleType("server")
     monkeypatch.setitem(sys.modules, "server", server)
-    patch.tell("nobody listens")
+    patch.warn("nobody listens")
     server.PromptServer = types.SimpleNamespace(instance=types.SimpleNamespace())
     with CurrentNodeContext("prompt", "7"):
-        patch.tell("no way to show it")
+        patch.warn("no way to show it")
         server.PromptServer.instance.send_progress_text = lambda text, node_id: shown.append((text, node_id))
-        patch.tell("a warning")
-    patch.tell("no node runs")
+        patch.warn("a warning")
+    patch.warn("no node runs")
     assert shown == [("a warning", "7")]
 
 
