@@ -14,7 +14,7 @@ from torch import nn
 
 from ..converters import AdapterError, read_metadata
 from .low_rank import AdapterWeights, LowRank, read_layers
-from .tasks import HEADER_KEY, TASKS, Task, told_task
+from .tasks import TASK_HEADER, TASKS, Task, task_from_header
 
 Find = Callable[[str], str | None]
 """Turns the relative name of an adapter's file into its path, or None."""
@@ -53,21 +53,21 @@ def streams_of(weights: nn.Module) -> list[AdapterWeights]:
 
 
 def known_tasks(names: Iterable[str], find: Find) -> dict[str, Task]:
-    """Return OmniX's tasks, then those that the headers of adapter files tell, by name.
+    """Return OmniX's tasks, then those that the headers of adapter files describe, by name.
 
-    A header counts where its file lies in a place for that task and stream. Of two that tell a task differently, and of
-    one that tells another task of OmniX's name, the first in order and OmniX's own stand.
+    A header counts where its file lies in a place for that task and stream. If two describe a task differently,
+    the first in order counts; OmniX's own tasks can't be described anew.
 
-    Files that told nothing are not opened again until a file comes, goes or is replaced in their folders, if `find` is
-    the same function each time.
+    Files that describe no task are not opened again until a file comes, goes or is replaced in their folders, if
+    `find` is the same function each time.
     """
     places = _places(tuple(names))
-    told: dict[str, Task] = {}
-    for name in _telling(places, _states(places, find), find):
-        found = _told_by(find(name))
+    described: dict[str, Task] = {}
+    for name in _describing(places, _states(places, find), find):
+        found = _described_by(find(name))
         if found and any(True for _ in _slots(name, _endings((found[0],)))):
-            told.setdefault(found[0].name, found[0])
-    return TASKS | {name: told[name] for name in sorted(told) if name not in TASKS}
+            described.setdefault(found[0].name, found[0])
+    return TASKS | {name: described[name] for name in sorted(described) if name not in TASKS}
 
 
 @lru_cache(maxsize=4)
@@ -101,23 +101,23 @@ def _states(names: Sequence[str], find: Find) -> tuple[tuple[int, ...], ...]:
 
 
 @lru_cache(maxsize=4)
-def _telling(names: tuple[str, ...], _folders: tuple[tuple[int, ...], ...], find: Find) -> tuple[str, ...]:
-    """Return the names of the files that tell a task, or that can't be read: they may be on their way here."""
-    return tuple(name for name in names if _told_by(find(name), otherwise=True))
+def _describing(names: tuple[str, ...], _folders: tuple[tuple[int, ...], ...], find: Find) -> tuple[str, ...]:
+    """Return the names of the files that describe a task, or that can't be read: they may be on their way here."""
+    return tuple(name for name in names if _described_by(find(name), otherwise=True))
 
 
-def _told_by(path: str | None, otherwise: Any = None) -> Any:
+def _described_by(path: str | None, otherwise: Any = None) -> Any:
     """Return the task and stream that a file tells, None if it tells none, `otherwise` if it can't be read."""
     try:
-        return _told(*_facts(Path(path))) if path else None
+        return _task_in_header(*_facts(Path(path))) if path else None
     except (AdapterError, OSError):
         return otherwise  # loading it says why
 
 
 @lru_cache(maxsize=4096)
-def _told(path: str, *_facts: int) -> tuple[Task, str] | None:
+def _task_in_header(path: str, *_facts: int) -> tuple[Task, str] | None:
     """Read what a file's header tells of its task; the facts stand for its contents, so it is read once."""
-    return told_task(read_metadata(Path(path), HEADER_KEY))
+    return task_from_header(read_metadata(Path(path), TASK_HEADER))
 
 
 def folders_with_tasks(names: Iterable[str], tasks: Mapping[str, Task] = TASKS) -> dict[str, tuple[str, ...]]:
@@ -155,7 +155,7 @@ def _slots(name: str, endings: Mapping[str, tuple[str, str]]) -> Iterator[tuple[
 
 
 def task_in(folder: str, name: str, tasks: Mapping[str, Task], find: Find) -> Task:
-    """Return the task of that name as the files of a folder tell it, else as it is known.  Raises ValueError.
+    """Return the task of that name as the files of a folder describe it, else as it is known.  Raises ValueError.
 
     Two trainings of one name may differ in their streams; each folder's own header counts.
     """
@@ -165,7 +165,7 @@ def task_in(folder: str, name: str, tasks: Mapping[str, Task], find: Find) -> Ta
         return TASKS[name]
     for stream in tasks[name].streams:
         file = _first_file(find, folder, name, stream)
-        if file and (found := _told_by(str(file))) and found[0].name == name:
+        if file and (found := _described_by(str(file))) and found[0].name == name:
             return found[0]
     return tasks[name]
 
@@ -194,7 +194,7 @@ def _first_file(locate: Find, folder: str, task: str, stream: str) -> Path | Non
 def fingerprint(files: Sequence[Path]) -> str:
     """Return a text that changes when one of the files is replaced, even under the same name, or its alpha beside it.
 
-    The times of change, which nobody can set, tell files of one size and one time of writing apart, as `cp -p` makes.
+    ctime cannot be set by users, so it distinguishes files whose size and mtime are equal (after `cp -p`, for example).
     """
     beside = [file.with_name("adapter_config.json") for file in files]
     return repr([_facts(file) for file in files] + [_facts(file) for file in beside if file.is_file()])

@@ -1,4 +1,4 @@
-"""Say who stands in the way of the streams: which place of the host is replaced, and whose function stands there."""
+"""Name what keeps the streams from meeting: which function of the host is replaced, and by which pack."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _OWN = ("comfy", "comfy_extras", "torch", __name__.removesuffix(".omnix.blame"))
 
 
 class Place(NamedTuple):
-    """Something that other packs replace: what it is called, what stands there now."""
+    """Something that other packs replace: what it is called, and the function that is there now."""
 
     name: str
     function: Any
     lasts: bool = False
-    """For the whole process: what stands there does not go with its node."""
+    """For the whole process: the replacement does not go with its node."""
 
 
 def method(owner: Any, name: str, called: str) -> Place:
@@ -31,9 +31,9 @@ def blaming(places: Callable[[Block | None], Iterable[Place]]) -> Blame:
 
     def blame(what: str, block: Block | None) -> Exception:
         where, who = f" in {block.name}" if block is not None else "", replacement(places(block))
-        told = {JOIN: f"OmniX's streams did not meet{where}", "streams": "FLUX ran without OmniX's streams"}
-        happened = told.get(what, f"OmniX's adapter was not added to {what}")
-        return accused(happened, who) if who or what in told else passed_over(happened)
+        sentences = {JOIN: f"OmniX's streams did not meet{where}", "streams": "FLUX ran without OmniX's streams"}
+        happened = sentences.get(what, f"OmniX's adapter was not added to {what}")
+        return accused(happened, who) if who or what in sentences else passed_over(happened)
 
     return blame
 

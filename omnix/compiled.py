@@ -219,11 +219,11 @@ class Graphs:
 
     @contextmanager
     def standing(
-        self, flux: nn.Module, run: Run, device: torch.device, step: Step, stranger: Callable[[Block], str | None]
+        self, flux: nn.Module, run: Run, device: torch.device, step: Step, replaced: Callable[[Block], str | None]
     ) -> Iterator[None]:
         """While a call of FLUX lasts, let graphs run in the place of its blocks, if the user compiles and they can.
 
-        `stranger` names who has replaced what a block computes with, if somebody has: a graph would not ask him.
+        `replaced` names the function that another pack has put into a block, if any: a graph would not call it.
         """
         blocks = list(blocks_of(flux))
 
@@ -233,7 +233,7 @@ class Graphs:
             self._graphs.clear()
 
         if run.compile is not None:
-            found = hindrance(blocks, run.compile) or next(filter(None, map(stranger, blocks)), None)
+            found = why_uncompiled(blocks, run.compile) or next(filter(None, map(replaced, blocks)), None)
             if found is None:
                 self._make(flux, blocks, run.compile, device)
             else:
@@ -279,7 +279,7 @@ def _graph(block: Block, streams: Sequence[Stream], last: str, how: Mapping[str,
     return torch.compile(joined, **{**how, "fullgraph": False, "options": options and dict(options)})
 
 
-def hindrance(blocks: Sequence[Block], how: Mapping[str, Any]) -> str | None:
+def why_uncompiled(blocks: Sequence[Block], how: Mapping[str, Any]) -> str | None:
     """Say why blocks are not compiled, if they are not: what a twin would not see, or is not proved."""
     if not hasattr(torch.compiler, "set_stance"):
         return "torch is older than 2.6"
