@@ -38,6 +38,7 @@ SHIPPED: dict[str, set[str]] = {
 _PACK = {*SHIPPED}
 UNSHIPPED: dict[str, set[str]] = {
     "lab.host": _PACK,
+    "lab.blender": set(),
     "lab.rooms": {"evaluation", "lab.host"},
     "lab.workflows": {*_PACK, "lab.host"},
     "lab.micro": {*_PACK, "lab.host", "lab.rooms"},
