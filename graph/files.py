@@ -66,7 +66,7 @@ def _server() -> Any:
 
 
 def hidden(node: type[Any], name: str) -> Any:
-    """Return what the host tells a node beside its inputs; None in a script, where no host has told it anything."""
+    """Return what the host gives a node besides its inputs; None in a script, where there is no host."""
     return getattr(getattr(node, "hidden", None), name, None)
 
 

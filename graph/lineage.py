@@ -1,8 +1,8 @@
-"""What a picture shows, as the graph tells: a picture itself does not say that it is a depth map.
+"""What a picture shows, as the graph says: a picture itself does not say that it is a depth map.
 
 From an input the way goes back over nodes that leave a picture what it is, to the node that made it: one of our own,
 the decoder of a sampled latent (whose adapters name the task), or a loader. A bypassed box leaves the photo where its
-map was. Where the graph does not tell (Load Image, another pack's node), nothing is refused.
+map was. Where the graph does not say (Load Image, another pack's node), nothing is refused.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from comfy_api.latest import io
 
 from ..omnix import semantics
+from ..omnix.maps import MAPS
 from ..omnix.tasks import TASKS
 
 HIDDEN = (io.Hidden.prompt, io.Hidden.unique_id)
@@ -49,7 +50,6 @@ _PLAIN = (
 
 PANORAMA, GENERATED, EMPTY = "panorama", "generated", "empty"
 VIEW, MASK, LEGEND = "depth view", "mask", "legend"
-_MAPS = ("depth", "normal", "albedo", "roughness", "metallic", "semantic")
 
 # (node, output) of ours -> what it shows.
 _MADE = {
@@ -130,7 +130,7 @@ def check_inputs(node: type[io.ComfyNode], *names: str, views: bool = False) -> 
 
 def _refusal(title: str, name: str, wanted: str, shows: str) -> ValueError:
     """Return what is wrong with an input of a node and what to do."""
-    way_out = _WAYS_OUT.get(shows, f"connect it to {shows}" if shows in _MAPS else f"disconnect {name}")
+    way_out = _WAYS_OUT.get(shows, f"connect it to {shows}" if shows in MAPS else f"disconnect {name}")
     return ValueError(
         f"{title}: {name} expects {f'a {wanted}' if wanted == PANORAMA else f'a map of {wanted}'}, but the graph "
         f"connects {_WORDS.get(shows, f'the {shows} map')} to it; {way_out.format(name=wanted)}."
@@ -178,12 +178,12 @@ def _named(file: Any) -> str | None:
     if not isinstance(file, str):
         return None
     stem = PurePath(file).stem.lower()
-    named = next((name for name in _MAPS if name in stem), PANORAMA)
+    named = next((name for name in MAPS if name in stem), PANORAMA)
     return VIEW if "depth_view" in stem else named
 
 
 def task_of_picture(prompt: Prompt, node: str, name: str) -> str | None:
-    """Return the task of the adapters that made what goes into a node's input; None where the graph doesn't tell."""
+    """Return the task of the adapters that made what goes into a node's input; None where the graph doesn't say."""
     origin = _origin(prompt, node, name)
     *_, last = [None, *_way(prompt, origin.node)] if origin is not None else [None]
     task = _inputs(prompt, last).get("task") if last is not None and _kind(prompt, last) == _ADAPTERS else None

@@ -67,7 +67,7 @@ class OmniXLoadAdapters(io.ComfyNode):
 
     @classmethod
     def found(cls, task: str, folder: str) -> tuple[Task, tuple[Path, ...]]:
-        """Return a task, with its streams as the files of the folder tell them, and those files."""
+        """Return a task, with its streams as the files of the folder describe them, and those files."""
         names, tasks = cls.known()
         check_name(folder)
         chosen = task_in(folder, task, tasks, located("loras"))
@@ -85,7 +85,7 @@ class OmniXLoadAdapters(io.ComfyNode):
 
     @staticmethod
     def known() -> tuple[list[str], dict[str, Task]]:
-        """Return the names of all files below models/loras; OmniX's tasks, and those that these files tell."""
+        """Return the names of all files below models/loras; OmniX's tasks, and those that these files describe."""
         names = folder_paths.get_filename_list("loras")
         return [name.replace("\\", "/") for name in names], known_tasks(names, located("loras"))
 
@@ -203,8 +203,8 @@ class OmniXConvertAdapter(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, source: str | None, name: str | None = None) -> bool | str:
-        told = source is None or allowed(lambda: cls.file(source))
-        return told if told is not True or name is None else allowed(lambda: cls.target(name))
+        answer = source is None or allowed(lambda: cls.file(source))
+        return answer if answer is not True or name is None else allowed(lambda: cls.target(name))
 
     @staticmethod
     def file(source: str) -> Path:

@@ -141,10 +141,10 @@ class OmniXLoadPanorama(io.ComfyNode):
         # What is linked is known in the run alone; what is of another type, the host itself refuses.
         if image is None or not isinstance(fit, str) or not isinstance(field, (int, float)):
             return True
-        told = allowed(lambda: cls.check(image, fit, field))
-        if isinstance(told, str):
-            say(told, node)
-        return told
+        answer = allowed(lambda: cls.check(image, fit, field))
+        if isinstance(answer, str):
+            say(answer, node)
+        return answer
 
     @classmethod
     def fingerprint_inputs(cls, image: str, **_more: Any) -> str:

@@ -1,20 +1,23 @@
-"""Say who stands in the way of the streams: which place of the host is replaced, and whose function stands there."""
+"""Name what keeps the streams from meeting: which function of the host is replaced, and by which pack."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from .watch import JOIN, Blame, Block
 
+_OWN = ("comfy", "comfy_extras", "torch", __name__.removesuffix(".omnix.blame"))
+"""Packages whose functions replace nothing."""
+
 
 class Place(NamedTuple):
-    """Something that other packs replace: what it is called, what stands there now."""
+    """Something that other packs replace: what it is called, and the function that is there now."""
 
     name: str
     function: Any
     lasts: bool = False
-    """For the whole process: what stands there does not go with its node."""
+    """For the whole process: the replacement does not go with its node."""
 
 
 def method(owner: Any, name: str, called: str) -> Place:
@@ -23,20 +26,20 @@ def method(owner: Any, name: str, called: str) -> Place:
     return Place(called, getattr(owner, name, None), of_the_host and name not in vars(owner))
 
 
-def blaming(places: Callable[[Block | None], Iterable[Place]], own: Sequence[str]) -> Blame:
+def blaming(places: Callable[[Block | None], Iterable[Place]]) -> Blame:
     """Return what makes the error for streams that do not meet and adapters that are not added: it names who did it."""
 
     def blame(what: str, block: Block | None) -> Exception:
-        where, who = f" in {block.name}" if block is not None else "", culprit(places(block), own)
-        told = {JOIN: f"OmniX's streams did not meet{where}", "streams": "FLUX ran without OmniX's streams"}
-        happened = told.get(what, f"OmniX's adapter was not added to {what}")
-        return accused(happened, who) if who or what in told else passed_over(happened)
+        where, who = f" in {block.name}" if block is not None else "", replacement(places(block))
+        sentences = {JOIN: f"OmniX's streams did not meet{where}", "streams": "FLUX ran without OmniX's streams"}
+        happened = sentences.get(what, f"OmniX's adapter was not added to {what}")
+        return accused(happened, who) if who or what in sentences else passed_over(happened)
 
     return blame
 
 
 def accused(happened: str, who: str | None) -> ValueError:
-    """Return the error that says what happened and who did it, as far as `culprit` knows."""
+    """Return the error that says what happened and who did it, as far as `replacement` knows."""
     return ValueError(
         f"{happened}, so the picture would be wrong: {who or 'a node on the model computes FLUX in its own way'}. "
         "Remove the node that does this from the model that goes into OmniX's sampler."
@@ -52,8 +55,8 @@ def passed_over(happened: str) -> ValueError:
     )
 
 
-def culprit(places: Iterable[Place], own: Sequence[str]) -> str | None:
-    """Name the first place whose function is not of the `own` packages, and whose function it is."""
+def replacement(places: Iterable[Place]) -> str | None:
+    """Name the first place whose function is neither the host's nor ours, and the pack whose function it is."""
     for place in places:
         if (function := place.function) is None:
             continue
@@ -61,7 +64,7 @@ def culprit(places: Iterable[Place], own: Sequence[str]) -> str | None:
             function = inner
         # A wrapped function bears the names of the one that it wraps, but not its globals.
         module = getattr(function, "__globals__", {}).get("__name__") or type(function).__module__
-        if not any(module == name or module.startswith(f"{name}.") for name in own):
+        if not any(module == name or module.startswith(f"{name}.") for name in _OWN):
             code = getattr(function, "__code__", None)
             name = getattr(code, "co_name", None) or type(function).__name__
             lasting = ", which lasts until ComfyUI restarts" if place.lasts else ""

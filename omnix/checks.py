@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .schedule import flow_shift
+from .schedule import ENTRIES, flow_shift, sigmas
 from .tasks import SEAM_COLUMNS, Task
 
 PIXELS_PER_LATENT = 8
@@ -111,6 +111,27 @@ def doubt_of_size(task: Task, height: int) -> str:
         f"The panorama is sampled at {2 * rows}x{rows}, but {task.name} perceives at up to "
         f"{2 * PERCEIVED_ROWS}x{PERCEIVED_ROWS}: each step has {(rows / PERCEIVED_ROWS) ** 2:.1f} times as many "
         "pixels. Lower the height in Load Panorama, or put Fit Panorama after another loader."
+    )
+
+
+def doubt_of_shift(got: float, table: Tensor, ours: bool, height: int, width: int, seam: int) -> str:
+    """Return what is wrong with a model's flow shift or its table of noise levels; "" where both are a panorama's.
+
+    `ours` says that OmniX Flow Shift has set them. Raises ValueError if it has set them for a larger panorama.
+    """
+    want = flow_shift(height, width, seam)
+    if not math.isclose(want, got, rel_tol=1e-6):
+        if ours:
+            check_not_a_tile(got, height, width, seam)
+        found = "OmniX Flow Shift was set for another size or seam" if ours else "The model has no OmniX Flow Shift"
+        found = f"{found}: the shift is {got:.4f}, this panorama needs {want:.4f}"
+    elif table.shape != (ENTRIES,) or not torch.allclose(table, sigmas(want), rtol=1e-5, atol=0):
+        found = f"The shift {got:.4f} is right, but the model's table of noise levels is not that of OmniX Flow Shift"
+    else:
+        return ""
+    return (
+        f"{found}. Give OmniX Flow Shift the latent that is sampled and the seam_columns of Apply OmniX Adapters "
+        f"({seam}), and connect it to the sampler."
     )
 
 

@@ -21,14 +21,15 @@ from torch._dynamo.exc import TorchDynamoException
 from torch.nn.functional import linear
 
 from .fused import asked, called, is_plain
+from .low_rank import LowRank
 from .sampling import Run
 from .streams import (
     Deltaed,
-    LowRank,
     Stream,
     among_streams,
     attend_jointly,
     last_layer,
+    layers_of,
     of_target,
     stack,
     text_is_shared,
@@ -178,8 +179,8 @@ def _replacing(block: Block, streams: Sequence[Stream], last: str, device: torch
 
 def _layers_of(block: Block, streams: Sequence[Stream]) -> list[str]:
     """Name a block's layers that have adapters, as they are called within it."""
-    layers = dict.fromkeys(layer for stream in streams for layer in stream.layers)
-    return [layer.removeprefix(f"{block.name}.") for layer in layers if layer.startswith(f"{block.name}.")]
+    layers = [layer for layer in layers_of(streams) if layer.startswith(f"{block.name}.")]
+    return [layer.removeprefix(f"{block.name}.") for layer in layers]
 
 
 class _Compiled(nn.Module):
@@ -218,11 +219,11 @@ class Graphs:
 
     @contextmanager
     def standing(
-        self, flux: nn.Module, run: Run, device: torch.device, step: Step, stranger: Callable[[Block], str | None]
+        self, flux: nn.Module, run: Run, device: torch.device, step: Step, replaced: Callable[[Block], str | None]
     ) -> Iterator[None]:
         """While a call of FLUX lasts, let graphs run in the place of its blocks, if the user compiles and they can.
 
-        `stranger` names who has replaced what a block computes with, if somebody has: a graph would not ask him.
+        `replaced` names the function that another pack has put into a block, if any: a graph would not call it.
         """
         blocks = list(blocks_of(flux))
 
@@ -232,7 +233,7 @@ class Graphs:
             self._graphs.clear()
 
         if run.compile is not None:
-            found = hindrance(blocks, run.compile) or next(filter(None, map(stranger, blocks)), None)
+            found = why_uncompiled(blocks, run.compile) or next(filter(None, map(replaced, blocks)), None)
             if found is None:
                 self._make(flux, blocks, run.compile, device)
             else:
@@ -278,7 +279,7 @@ def _graph(block: Block, streams: Sequence[Stream], last: str, how: Mapping[str,
     return torch.compile(joined, **{**how, "fullgraph": False, "options": options and dict(options)})
 
 
-def hindrance(blocks: Sequence[Block], how: Mapping[str, Any]) -> str | None:
+def why_uncompiled(blocks: Sequence[Block], how: Mapping[str, Any]) -> str | None:
     """Say why blocks are not compiled, if they are not: what a twin would not see, or is not proved."""
     if not hasattr(torch.compiler, "set_stance"):
         return "torch is older than 2.6"

@@ -39,21 +39,21 @@ class Task:
 
 
 TASKS = {name: Task(name, tuple(streams), name != "image_to_pano") for name, streams in STREAMS.items()}
-"""The tasks of OmniX. Others are told by the headers of their adapters' files."""
+"""The tasks of OmniX. The headers of their adapters' files describe others."""
 
-HEADER_KEY = "omnix_streams"
+TASK_HEADER = "omnix_streams"
 
 
 def task_header(task: Task, stream: str) -> dict[str, str]:
     """Return the metadata by which an adapter's file says what it is for, whatever becomes of its name and place."""
-    return {HEADER_KEY: json.dumps({"task": task.name, "streams": task.streams, "stream": stream})}
+    return {TASK_HEADER: json.dumps({"task": task.name, "streams": task.streams, "stream": stream})}
 
 
-def told_task(metadata: Mapping[str, str]) -> tuple[Task, str] | None:
-    """Return the task and the stream that a file's metadata tell; None if they tell none, or nonsense."""
+def task_from_header(metadata: Mapping[str, str]) -> tuple[Task, str] | None:
+    """Return the task and the stream that a file's metadata describe; None if they describe none, or nonsense."""
     try:
-        told = json.loads(metadata[HEADER_KEY])
-        name, streams, stream = told["task"], told["streams"], told["stream"]
+        header = json.loads(metadata[TASK_HEADER])
+        name, streams, stream = header["task"], header["streams"], header["stream"]
     except (KeyError, TypeError, ValueError):
         return None
     words = [name, stream, *streams] if isinstance(streams, list) else []

@@ -69,8 +69,8 @@ class Step:
         self._seen: set[str] = set()
         self._block: Block | None = None
         self._joining = False
-        self._loose: Counter[str] = Counter()
-        """How often each layer ran with its adapters, and the join (`JOIN`), by other means than a block's call."""
+        self._outside: Counter[str] = Counter()
+        """How often each layer ran with its adapters, and the join (`JOIN`), outside of a block's call."""
         self.blocks = 0
 
     def join(self, attention: Attention, *args: Any, **kwargs: Any) -> Any:
@@ -81,7 +81,7 @@ class Step:
         if self._joining:  # an override round ours asks for what is joined by now
             return attention(*args, **kwargs) if self._inner is None else self._inner(attention, *args, **kwargs)
         self._seen.add(JOIN)
-        self._loose[JOIN] += self._block is None
+        self._outside[JOIN] += self._block is None
         self._joining = True
         try:
             return joint(attention, *args, **kwargs)
@@ -92,7 +92,7 @@ class Step:
         """Note that a layer ran with its adapters, inside a block or called by somebody who runs blocks himself."""
         self._seen.add(layer)
         if self._block is None:
-            self._loose[layer] += 1
+            self._outside[layer] += 1
             self.blocks += layer.endswith(tuple(_QUERIES.values()))
 
     def enter(self, block: Block, kwargs: Mapping[str, Any], takes_options: bool) -> dict[str, Any]:
@@ -105,9 +105,9 @@ class Step:
     def _options(self, block: Block, given: Mapping[str, Any]) -> dict[str, Any]:
         theirs = given.get(OVERRIDE, self.join)
         place = {"block_type": block.kind, "block_index": block.number, "total_blocks": block.total}
-        return {**given, **place, OVERRIDE: theirs if theirs == self.join else self._round(theirs)}
+        return {**given, **place, OVERRIDE: theirs if theirs == self.join else self._joined_with(theirs)}
 
-    def _round(self, theirs: Attention) -> Attention:
+    def _joined_with(self, theirs: Attention) -> Attention:
         joint = self._make(theirs)
 
         def attend(attention: Attention, *args: Any, **kwargs: Any) -> Any:
@@ -137,13 +137,13 @@ class Step:
 
     def check(self, blame: Blame) -> None:
         """Raise if blocks were run by other means than a call, and not joined or not with all their adapters."""
-        loose = self._loose
+        outside = self._outside
         wanted = [layers - {JOIN} for name, layers in self._wanted.items() if "_blocks." in name]
-        blocks = [sorted((loose[layer], layer) for layer in layers) for layers in wanted]
+        blocks = [sorted((outside[layer], layer) for layer in layers) for layers in wanted]
         runs = sum(each[-1][0] for each in blocks)
-        if loose[JOIN] < runs:
+        if outside[JOIN] < runs:
             raise blame(JOIN, None)
-        least = 1 if loose[JOIN] > runs else 0  # a block was joined, and none of its adapters was added
+        least = 1 if outside[JOIN] > runs else 0  # a block was joined, and none of its adapters was added
         short = [each[0][1] for each in blocks if each[0][0] < max(least, each[-1][0])]
         if short:
             raise blame(short[0], None)
@@ -186,7 +186,7 @@ def eager() -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def running(step: Step, blame: Blame) -> Iterator[None]:
+def current(step: Step, blame: Blame) -> Iterator[None]:
     """Tell the hooks of `guarded` what runs while one call of FLUX lasts; raise what `blame` makes if it fell short."""
     token = _STEP.set(step)
     try:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..omnix.adapter import AdapterWeights
+from ..omnix.low_rank import AdapterWeights
 from ..omnix.panorama import widen
 from ..omnix.tasks import Task
 from . import record

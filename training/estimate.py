@@ -9,7 +9,7 @@ from pathlib import Path
 from ..converters import AdapterError
 from ..converters.files.header import read_header
 from ..converters.lora.layout import FLUX_1, Geometry
-from ..omnix.adapter import AdapterWeights
+from ..omnix.low_rank import AdapterWeights
 from ..omnix.tasks import TEXT_ROWS
 from .adapters import factor_count, fresh
 from .config import PIXELS_PER_TOKEN, Config, Plan, size_of

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..converters import convert
-from ..omnix.adapter import AdapterWeights
+from ..omnix.low_rank import AdapterWeights
 from ..omnix.tasks import Task, task_header
 from .adapters import published
 from .config import Config

@@ -117,8 +117,8 @@ def test_workflows_that_pages_name_are_shipped() -> None:
 @pytest.mark.since("0.26.0")
 def test_nodes_are_called_as_on_the_screen(server: Server) -> None:
     """What is bold on a page is the name of a node, ours or the host's."""
-    told = json.loads(fetched(server, "/object_info")).values()
-    known = {entry["display_name"] or entry["name"] for entry in told}
+    reported = json.loads(fetched(server, "/object_info")).values()
+    known = {entry["display_name"] or entry["name"] for entry in reported}
     for node in IDS:
         bold = set(re.findall(r"\*\*([^*]+)\*\*", page(node)))
         assert bold <= known, f"{node}: {bold - known}"

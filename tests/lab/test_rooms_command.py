@@ -52,8 +52,8 @@ def test_the_maps_on_the_disk_are_those_of_the_room(made: Path) -> None:
     for kind in layout.KINDS:
         read = layout.read(layout.find(made, kind, "000002"), kind)
         if kind == "semantic":
-            told = np.array([COLOURS[label] for label in truth.labels], dtype=np.uint8)[truth.semantic]
-            assert np.array_equal(read, told)
+            reported = np.array([COLOURS[label] for label in truth.labels], dtype=np.uint8)[truth.semantic]
+            assert np.array_equal(read, reported)
         else:
             tolerance = {"depth": 0, "normal": 1e-4}.get(kind, 0.5 / 255 + 1e-6)
             off = np.abs(read - getattr(truth, {"depth": "distance"}.get(kind, kind)))
@@ -138,7 +138,7 @@ def test_a_place_that_is_no_folder_is_one_sentence(root: Path, tmp_path: Path) -
         ((), "--count"),
     ],
 )
-def test_wrong_options_are_told(root: Path, tmp_path: Path, options: tuple[str, ...], sentence: str) -> None:
+def test_wrong_options_are_reported(root: Path, tmp_path: Path, options: tuple[str, ...], sentence: str) -> None:
     done = rooms(root, tmp_path / "rooms", *options)
     assert done.returncode == 2 and sentence in done.stderr
     assert not (tmp_path / "rooms").exists()
