@@ -1,6 +1,6 @@
 """Attach OmniX to a ComfyUI model: with `memory`, the only modules of the runtime that know the host.
 
-`attach` returns a clone of the user's MODEL with five wrappers. Everything else (hooks, the attention override, the
+`attach` returns a clone of the user's MODEL with five wrappers, three of them the seam's (`seamless`). Everything else (hooks, the attention override, the
 widened tensors) exists only while one of them runs, so the original MODEL is never touched and there is nothing to
 undo. The adapters ride along as an additional model: the host counts their bytes, loads and offloads them.
 
@@ -41,10 +41,12 @@ from .checks import (
     CHANNELS,
     Conds,
     check_cards,
+    check_conds,
     check_count,
     check_extras,
     check_fit,
     check_latents,
+    check_noise,
     check_not_a_tile,
     check_place,
     check_seam,
@@ -61,15 +63,16 @@ from .fused import called
 from .memory import LoadedAdapters, PanoramaSampling, copied, for_each_card, managed
 from .memory import load_diffusers_flux as load_diffusers_flux
 from .panorama import widen
-from .sampling import Run, predict_between_steps, run_of, sample_widened
+from .sampling import Run, run_of
 from .schedule import ENTRIES, flow_shift, sigmas
-from .stages import sample_in_stages
+from .seamless import KEY, REPLACED, attach_seam, has_seam
 from .streams import adapted, by_stream, joint_attention, of_target, stack, text_is_shared
 from .tasks import Task
 from .watch import OVERRIDE, Block, Step, guarded, running, unwrapped, wanted_of
 
-KEY = "omnix"
 PATCHES = "patches"
+OWN_CONDS = frozenset(("ref_latents",))
+"""What each stream widens itself."""
 _OWN = ("comfy", "comfy_extras", "torch", __name__.removesuffix(".omnix.patch"))
 """Packages whose functions nobody has replaced."""
 
@@ -101,19 +104,21 @@ def attach(
             "and their maps are worse here; connect FLUX.1-dev."
         )
     strengths = [condition_strength] * len(adapters.task.conditions) + [target_strength]
-    patched = model.clone()
-    patched.set_additional_models(KEY, [loaded.patcher])
-    wrappers = {
+    if has_seam(model) and not model.get_additional_models_with_key(KEY):
+        tell(REPLACED)
+    own = {
         WrappersMP.DIFFUSION_MODEL: run_streams(adapters, strengths, seam),
-        WrappersMP.SAMPLER_SAMPLE: sample_widened(seam, partial(overseen, seam, adapters.task)),
-        WrappersMP.OUTER_SAMPLE: sample_in_stages(seam, as_result),
-        WrappersMP.PREDICT_NOISE: predict_between_steps,
         WrappersMP.PREPARE_SAMPLING: prepare_widened(adapters, seam),
     }
-    for kind, wrapper in wrappers.items():
-        patched.remove_wrappers_with_key(kind, KEY)
-        patched.add_wrapper_with_key(kind, KEY, wrapper)
+    patched = attach_seam(model, seam, own, partial(check_run, seam), partial(overseen, seam, adapters.task), OWN_CONDS)
+    patched.set_additional_models(KEY, [loaded.patcher])
     return patched
+
+
+def check_run(seam: int, guider: Any, noise: Tensor) -> None:
+    """Raise ValueError before a run with latents or conditionings that OmniX can't sample with."""
+    check_noise(noise, seam)
+    check_conds(guider.conds, noise.shape[0])
 
 
 def flux_of(model: Patcher) -> Flux:
@@ -202,12 +207,6 @@ def run_streams(adapters: TaskAdapters, strengths: Sequence[float], seam: int) -
 def as_stream(latent: Tensor, x: Tensor, seam: int) -> Tensor:
     """Return a condition latent [1 or b, c, h, W] as one stream's input beside `x` [b, c, h, W + seam]."""
     return widen(comfy.utils.repeat_to_batch_size(latent, x.shape[0]).to(x), seam)
-
-
-def as_result(latent: Tensor) -> Tensor:
-    """Return a latent where the host moves results to, and in its dtype: the host then hands on that very tensor."""
-    dtype = getattr(comfy.model_management, "intermediate_dtype", lambda: latent.dtype)()
-    return latent.to(device=comfy.model_management.intermediate_device(), dtype=dtype)
 
 
 @contextmanager
