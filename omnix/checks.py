@@ -208,15 +208,15 @@ def check_seam(columns: int) -> None:
 
 
 def check_place(got: Tensor, sampled: Tensor | None) -> None:
-    """Raise ValueError if FLUX is given the sampled picture [b, c, h, w], once or more, with its cells moved."""
+    """Raise ValueError if a model is given the sampled picture [b, c, .., h, w], once or more, with its cells moved."""
     if sampled is None or got.shape[0] % sampled.shape[0]:
         return
-    want = sampled.to(got).repeat(got.shape[0] // sampled.shape[0], 1, 1, 1)
+    want = torch.cat([sampled.to(got)] * (got.shape[0] // sampled.shape[0]))
     if torch.equal(got, want):
         return
     if torch.equal(*(x.flatten(2).sort(dim=-1).values for x in (got, want))):
         raise ValueError(
-            "A node on the model rolls or mirrors the picture before FLUX sees it, and OmniX's conditions don't fit "
+            "A node on the model rolls or mirrors the picture before the model sees it, and the conditions don't fit "
             "it then. Remove that node (Seamless Tiling); OmniX's own seam_columns close the seam."
         )
 
@@ -266,15 +266,20 @@ def check_cards(models: Sequence[nn.Module], compiled: bool) -> None:
 
 def check_conds(conds: Conds, batch: int) -> None:
     """Raise ValueError for conditionings of a part of the picture, and for batches that do not go together."""
-    if any("area" in cond for cond in each_cond(conds)):
-        raise ValueError(
-            "OmniX can't run on a part of the picture; remove Conditioning (Set Area), or use Conditioning (Set Mask) "
-            "without bounds."
-        )
+    check_area(conds)
     for size in {latent.shape[0] for cond in each_cond(conds) for latent in references(cond)} - {1, batch}:
         raise ValueError(
             f"The reference latents are a batch of {size}, the sampled latent is one of {batch}; set batch_size of the "
             f"empty latent to {size}, or choose one picture of the batch."
+        )
+
+
+def check_area(conds: Conds) -> None:
+    """Raise ValueError for conditionings of a part of the picture."""
+    if any("area" in cond for cond in each_cond(conds)):
+        raise ValueError(
+            "OmniX can't run on a part of the picture; remove Conditioning (Set Area), or use Conditioning (Set Mask) "
+            "without bounds."
         )
 
 

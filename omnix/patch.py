@@ -1,7 +1,7 @@
 """Attach OmniX to a ComfyUI model: with `memory`, the only modules of the runtime that know the host.
 
-`attach` returns a clone of the user's MODEL with five wrappers. Everything else (hooks, the attention override, the
-widened tensors) exists only while one of them runs, so the original MODEL is never touched and there is nothing to
+`attach` returns a clone of the user's MODEL with five wrappers, three of them the seam's (`seamless`). Everything else
+(hooks, the attention override, the widened tensors) exists only while one of them runs, so the original MODEL is never touched and there is nothing to
 undo. The adapters ride along as an additional model: the host counts their bytes, loads and offloads them.
 
 - DIFFUSION_MODEL stacks the reference latents and x into streams and returns the target's prediction.
@@ -38,10 +38,12 @@ from .blame import Place, accused, blaming, method, pack_of, replacement
 from .checks import (
     CHANNELS,
     check_cards,
+    check_conds,
     check_count,
     check_extras,
     check_fit,
     check_latents,
+    check_noise,
     check_place,
     check_seam,
     check_whole,
@@ -53,17 +55,19 @@ from .checks import (
 from .compiled import HOW
 from .conditioning import note_on_rows
 from .fused import called
-from .memory import KEY, LoadedAdapters, PanoramaSampling, as_result, for_each_card, prepare_widened
+from .memory import KEY, LoadedAdapters, PanoramaSampling, for_each_card, prepare_widened
 from .memory import load_adapters as load_adapters
 from .memory import load_diffusers_flux as load_diffusers_flux
 from .panorama import widen
-from .sampling import Run, predict_between_steps, run_of, sample_widened
-from .stages import sample_in_stages
+from .sampling import Run, run_of
+from .seamless import REPLACED, attach_seam, has_seam
 from .streams import Stream, adapted, by_stream, joint_attention, layers_of, of_target, stack, text_is_shared
 from .tasks import Task
 from .watch import OVERRIDE, Block, Step, current, guarded, unwrapped, wanted_of
 
 PATCHES = "patches"
+OWN_CONDS = frozenset(("ref_latents",))
+"""What each stream widens itself."""
 
 
 def attach(
@@ -87,19 +91,21 @@ def attach(
             "and their maps are worse here; connect FLUX.1-dev."
         )
     strengths = [condition_strength] * len(adapters.task.conditions) + [target_strength]
-    patched = model.clone()
-    patched.set_additional_models(KEY, [loaded.patcher])
-    wrappers = {
+    if has_seam(model) and not model.get_additional_models_with_key(KEY):
+        warn(REPLACED)
+    own = {
         WrappersMP.DIFFUSION_MODEL: run_streams(adapters, strengths, seam),
-        WrappersMP.SAMPLER_SAMPLE: sample_widened(seam, partial(overseen, seam, adapters.task)),
-        WrappersMP.OUTER_SAMPLE: sample_in_stages(seam, as_result),
-        WrappersMP.PREDICT_NOISE: predict_between_steps,
         WrappersMP.PREPARE_SAMPLING: prepare_widened(adapters, seam),
     }
-    for kind, wrapper in wrappers.items():
-        patched.remove_wrappers_with_key(kind, KEY)
-        patched.add_wrapper_with_key(kind, KEY, wrapper)
+    patched = attach_seam(model, seam, own, partial(check_run, seam), partial(overseen, seam, adapters.task), OWN_CONDS)
+    patched.set_additional_models(KEY, [loaded.patcher])
     return patched
+
+
+def check_run(seam: int, guider: Any, noise: Tensor) -> None:
+    """Raise ValueError before a run with latents or conditionings that OmniX can't sample with."""
+    check_noise(noise, seam)
+    check_conds(guider.conds, noise.shape[0])
 
 
 def flux_of(model: Patcher) -> Flux:
