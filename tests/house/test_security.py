@@ -40,7 +40,7 @@ COMMAND_LINES = {
     # Our own modules, or ComfyUI's, by a name that stands in the file.
     "training/__init__.py": ["importlib.import_module", "import_module"],
     "training/__main__.py": ["importlib.import_module"],
-    "training/place.py": ["importlib.import_module"],
+    "training/run.py": ["importlib.import_module"],
     # weights_only=True; pickle is imported for the name of its error.
     "evaluation/perceptual.py": ["pickle", "torch.load"],
     # Threads, no processes.
