@@ -1,4 +1,4 @@
-"""From folders of pictures to latents on the disk, in the layout of `evaluation.layout`.
+"""From folders of pictures to latents on the disk, in the layout of `mapfiles.layout`.
 
 Each picture is encoded once. A latent lies under a name that is the checksum of all that it depends on: the bytes of
 its sources, how they are read, the size and the VAE. So a latent is never stale, and runs can share them.
@@ -20,9 +20,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ..evaluation import layout
-from ..evaluation.nothing import nothing_there, without_far_plane
-from ..evaluation.pictures import Array, pixels
+from ..mapfiles import layout
+from ..mapfiles.nothing import nothing_there, without_far_plane
+from ..mapfiles.pictures import Array, pixels
 from ..omnix.panorama import camera_rays
 from ..omnix.tasks import WRAP_COLUMNS
 from .base import Pictures
@@ -167,7 +167,7 @@ def _values(path: Path, folder: str, spans: Mapping[str, str]) -> Tensor:
 
 
 def _endless(depth: Tensor, nowhere: Array) -> Tensor:
-    """Return a depth that is infinite where it means that nothing is there: see `evaluation.nothing`."""
+    """Return a depth that is infinite where it means that nothing is there: see `mapfiles.nothing`."""
     known = np.where(nowhere[..., : depth.shape[-1]], np.float32(np.nan), depth.numpy())
     return torch.from_numpy(np.nan_to_num(without_far_plane(known)[0], nan=np.inf, posinf=np.inf))
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from comfyui_omnix.evaluation import layout, report
-from comfyui_omnix.evaluation.alignment import ALIGNMENTS
+from comfyui_omnix.evaluation import report
+from comfyui_omnix.evaluation.depth import ALIGNMENTS
+from comfyui_omnix.mapfiles import layout
 from map_trees import ROOT, maps, run, sides, write_maps
 from PIL import Image
 

@@ -7,11 +7,11 @@ import figures_oracle as oracle
 import numpy as np
 import pytest
 from comfyui_omnix.evaluation import semantic
-from comfyui_omnix.evaluation.alignment import ALIGNMENTS
 from comfyui_omnix.evaluation.compare import Options, compare
-from comfyui_omnix.evaluation.errors import MapError
-from comfyui_omnix.evaluation.ssim import similarity
-from comfyui_omnix.evaluation.summary import summary
+from comfyui_omnix.evaluation.depth import ALIGNMENTS
+from comfyui_omnix.evaluation.report import summary
+from comfyui_omnix.evaluation.sphere import similarity
+from comfyui_omnix.mapfiles.errors import MapError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
