@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -15,17 +15,20 @@ from .depth import ALIGNMENTS, Align, seams
 from .metrics import FIGURES, KINDS, LPIPS, Kind, Measures
 from .perceptual import Distance
 
-SEAM, BESIDE = "difference at the seam", "difference beside it"
+MAP, ERROR = "map", "error"
+AT_SEAM, ELSEWHERE = "differences at the seam", "differences elsewhere"
 
 
 class Scores(NamedTuple):
     """What one pair gives; a figure is (unweighted, weighted), NaN where there are no pixels for it.
 
-    seam is the mean difference of the last and the first column, and that of all other neighbours.
+    seam is the mean difference of the prediction's last and first column, and that of all other neighbours; seam_error
+    is the same of the signed error, in which edges of the truth cancel out.
     """
 
     figures: Mapping[str, tuple[float, float]]
     seam: tuple[float, float]
+    seam_error: tuple[float, float]
     poles: float
     pixels: int
     invalid: int
@@ -43,15 +46,16 @@ def score(kind: str, prediction: Array, truth: Array, valid: Array, align: Align
             figures[name] = _pair(row.finish(sphere.median(measures[row.measure], valid, both)))
         else:
             figures[name] = _pair(row.finish(sphere.mean(sums[row.measure], both)))
-    at, beside, poles = (
-        float(sphere.mean(sums[name], weights[[which]])[0])
-        for name, which in ((SEAM, 0), (BESIDE, 0), (way.error, sphere.POLES))
+    seam, seam_error = (
+        _pair([sphere.mean(sums[f"{of}: {place}"], both[:1])[0] for place in (AT_SEAM, ELSEWHERE)])
+        for of in (MAP, ERROR)
     )
+    poles = float(sphere.mean(sums[way.error], weights[[sphere.POLES]])[0])
     pixels = int(np.count_nonzero(valid))
-    return Scores(figures, (at, beside), poles, pixels, valid.size - pixels)
+    return Scores(figures, seam, seam_error, poles, pixels, valid.size - pixels)
 
 
-def _pair(values: Array) -> tuple[float, float]:
+def _pair(values: Sequence[float] | Array) -> tuple[float, float]:
     return float(values[0]), float(values[1])
 
 
@@ -79,17 +83,20 @@ def _by_bands(
         ours = align(ours)
         measures = way.measure(ours, true)
         sums = {name: sphere.rows(values, counted) for name, values in measures.items()}
-        yield {name: measures[name] for name in way.kept}, {**sums, **_seam(way, ours, counted)}
+        error = ours - true if ours.dtype.kind == "f" else ours != true
+        seams = {**_seam(way, MAP, ours, counted), **_seam(way, ERROR, error, counted)}
+        yield {name: measures[name] for name in way.kept}, {**sums, **seams}
 
 
-def _seam(way: Kind, ours: Array, counted: Array | None) -> Mapping[str, sphere.Rows]:
+def _seam(way: Kind, name: str, values: Array, counted: Array | None) -> Mapping[str, sphere.Rows]:
     """Sum the differences of the last and the first column, and of all other neighbours, where both count."""
-    columns = {SEAM: (slice(0, 1), slice(-1, None)), BESIDE: (slice(1, None), slice(0, -1))}
+    columns = {AT_SEAM: (slice(0, 1), slice(-1, None)), ELSEWHERE: (slice(1, None), slice(0, -1))}
     return {
-        name: sphere.rows(
-            way.differ(ours[:, one], ours[:, other]), None if counted is None else counted[:, one] & counted[:, other]
+        f"{name}: {place}": sphere.rows(
+            way.differ(values[:, one], values[:, other]),
+            None if counted is None else counted[:, one] & counted[:, other],
         )
-        for name, (one, other) in columns.items()
+        for place, (one, other) in columns.items()
     }
 
 
@@ -115,12 +122,13 @@ class Comparison(NamedTuple):
 
 
 class Options(NamedTuple):
-    """What the user may choose: a depth beyond which truth is left out, the true colour (a code) that is no class, and
-    what measures LPIPS."""
+    """What may be chosen: a depth beyond which truth is left out, the true colour (a code) that is no class, what
+    measures LPIPS, and which pixels [H, W] count in figures (alignments are fitted to all valid ones)."""
 
     max_depth: float = np.inf
     unlabelled: int | None = None
     distance: Distance | None = None
+    counted: Array | None = None
 
 
 DEFAULTS = Options()
@@ -139,18 +147,20 @@ def compare(kind: str, prediction: Array, truth: Array, options: Options = DEFAU
     if kind == "semantic" and options.unlabelled is not None:
         truth = np.where(truth == options.unlabelled, semantic.NO_CLASS, truth)
     valid = KINDS[kind].valid(prediction, truth)
+    counted = valid if options.counted is None else valid & options.counted
     if kind != "depth":
         overlap = semantic.overlap(prediction, truth) if kind == "semantic" else {}
-        scores = score(kind, prediction, truth, valid)
+        scores = score(kind, prediction, truth, counted)
         if options.distance and kind in LPIPS:
             looked = options.distance(*filled(prediction, truth, valid))
             scores = scores._replace(figures={**scores.figures, "lpips": (looked, np.nan)})
         return Comparison({"": scores}, overlap, doubts)
     if np.isfinite(options.max_depth):
-        valid &= ~(truth > options.max_depth)
+        near = ~(truth > options.max_depth)
+        valid, counted = valid & near, counted & near
     ours, true = prediction[valid].astype(np.float64), truth[valid].astype(np.float64)
     aligns = {name: fitted(name, ours, true) for name in ALIGNMENTS}
-    scores = {name: score(kind, prediction, truth, valid, align) for name, align in aligns.items()}
+    scores = {name: score(kind, prediction, truth, counted, align) for name, align in aligns.items()}
     predicted, real = (int(np.count_nonzero(np.isnan(depth))) for depth in (prediction, truth))
     return Comparison(scores, {}, doubts, seams(prediction), (predicted, real))
 

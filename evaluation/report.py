@@ -1,7 +1,8 @@
 """The figures of many pairs together, as `--json` gives them.
 
     {"depth": {"scale_by_median": {"unweighted": {"abs_rel": ..., ...}, "weighted": {...},
-                                   "seam": ..., "poles": ..., "pixels": ..., "invalid": ...,
+                                   "seam": ..., "seam_error": ..., "poles": ...,
+                                   "pixels": ..., "invalid": ...,
                                    "seam_defect_density": ..., "seam_severity": ..., "seam_prevalence": ...,
                                    "nothing_predicted": ..., "nothing_true": ...}, ...},
      "normal": {"unweighted": {"mean": ..., ...}, "weighted": {...}, "seam": ..., ...}, ...}
@@ -60,14 +61,20 @@ def _together(scores: Sequence[Scores]) -> dict[str, Any]:
         weight: {name: _mean([score.figures[name][number] for score in scores]) for name in scores[0].figures}
         for number, weight in enumerate(WEIGHTS)
     }
-    at, beside = (_mean([score.seam[number] for score in scores]) for number in (0, 1))
     return {
         **figures,
-        "seam": at / beside if at is not None and beside else None,
+        "seam": _ratio([score.seam for score in scores]),
+        "seam_error": _ratio([score.seam_error for score in scores]),
         "poles": _mean([score.poles for score in scores]),
         "pixels": sum(score.pixels for score in scores),
         "invalid": sum(score.invalid for score in scores),
     }
+
+
+def _ratio(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Return the mean of the first numbers over the mean of the second."""
+    first, second = (_mean(column) for column in zip(*pairs))
+    return first / second if first is not None and second else None
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -93,6 +100,9 @@ UNITS = {
     "semantic": "shares of 1",
 }
 POLES = {"depth": "AbsRel", "normal": "mean degrees", "semantic": "share of wrong pixels"}
+
+SHARED = {"seam": "seam", "seam_error": "error's seam", "poles": "poles"}
+"""Figures that both weightings share -> their titles in tables."""
 
 Row = list[str]
 
@@ -136,12 +146,12 @@ def _rows(kind: str, found: Mapping[str, Any]) -> list[Row]:
     """Return the header and a row for each alignment and weighting; what both weightings share stands in the first."""
     parts = _parts(found)
     titles = {name: title for name, title in TITLES[kind].items() if name in parts[0][1][WEIGHTS[0]]}
-    rows = [[*(["alignment"] if parts[0][0] else []), "weights", *titles.values(), "seam", "poles"]]
+    rows = [[*(["alignment"] if parts[0][0] else []), "weights", *titles.values(), *SHARED.values()]]
     for name, part in parts:
         for weight in WEIGHTS:
             first = weight == WEIGHTS[0]
             title = [ALIGNMENTS[name].title if first else ""] if name else []
-            shared = [_written(part[key]) if first else "" for key in ("seam", "poles")]
+            shared = [_written(part[key]) if first else "" for key in SHARED]
             rows.append([*title, weight, *(_written(part[weight][figure]) for figure in titles), *shared])
     return rows
 
