@@ -9,7 +9,7 @@
 
 The far plane is the largest distance, if at least 2 pixels and 0.1 % of the map have exactly this value, and it is more
 than twice every other distance and more than 1: relative depth ends at 1, and what lies there is a surface. NaN is none
-of these: it is a fault, and refused where maps are checked. `evaluation/nothing.py` keeps the same rule for ground
+of these: it is a fault, and refused where maps are checked. `mapfiles/nothing.py` keeps the same rule for ground
 truth; a test holds them together.
 """
 

@@ -1,4 +1,4 @@
-"""From folders of pictures to latents on the disk, in the layout of `evaluation.layout`.
+"""From folders of pictures to latents on the disk, in the layout of `mapfiles.layout`.
 
 Each picture is encoded once. A latent lies under a name that is the checksum of all that it depends on: the bytes of
 its sources, how they are read, the size and the VAE. So a latent is never stale, and runs can share them.
@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..evaluation import layout
+from ..mapfiles import layout
 from ..omnix.tasks import WRAP_COLUMNS, tagged_prompt
 from .config import Config, Plan, Stream, TrainingError
 from .pictures import picture, ranges

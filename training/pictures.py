@@ -11,9 +11,9 @@ from einops import rearrange, repeat
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ..evaluation import layout
-from ..evaluation.nothing import nothing_there, without_far_plane
-from ..evaluation.pictures import Array, pixels
+from ..mapfiles import layout
+from ..mapfiles.nothing import nothing_there, without_far_plane
+from ..mapfiles.pictures import Array, pixels
 from ..omnix.panorama import camera_rays
 from .config import Config, Stream, TrainingError, size_of
 
@@ -70,7 +70,7 @@ def _values(path: Path, folder: str, spans: Mapping[str, str]) -> Tensor:
 
 
 def _endless(depth: Tensor, nowhere: Array) -> Tensor:
-    """Return a depth that is infinite where it means that nothing is there: see `evaluation.nothing`."""
+    """Return a depth that is infinite where it means that nothing is there: see `mapfiles.nothing`."""
     known = np.where(nowhere[..., : depth.shape[-1]], np.float32(np.nan), depth.numpy())
     return torch.from_numpy(np.nan_to_num(without_far_plane(known)[0], nan=np.inf, posinf=np.inf))
 

@@ -3,7 +3,7 @@
     python -m lab.rooms DESTINATION --count N [--size WxH] [--seed S] [--fast] [--blender] [--captions]
 
 DESTINATION/rgb/000001.png, depth/000001.exr, normal/, albedo/, roughness/, metallic/, semantic/ (see
-evaluation/layout.py) and manifest.jsonl: first the recipe, then for each room its stem, seed, part ("train",
+mapfiles/layout.py) and manifest.jsonl: first the recipe, then for each room its stem, seed, part ("train",
 "validation" or "test", by the seed) and the SHA-256 of its files. The same command goes on where it was stopped.
 """
 
@@ -25,8 +25,8 @@ def main() -> int:
     """Make the rooms; return the exit status."""
     options = _parser().parse_args()
     load_pack()
-    from comfyui_omnix.evaluation.errors import MapError
     from comfyui_omnix.lab.rooms.dataset import MANIFEST, Order, make
+    from comfyui_omnix.mapfiles.errors import MapError
 
     try:
         python = blender(cache_folder()) if options.blender else None

@@ -20,8 +20,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from tqdm import tqdm
 
-from ...evaluation import layout
-from ...evaluation.errors import MapError
+from ...mapfiles import layout
+from ...mapfiles.errors import MapError
 from .foreign import BLENDER, foreign_room
 from .labels import COLOURS
 from .lighting import FAST, PICTURE

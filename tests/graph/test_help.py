@@ -37,7 +37,11 @@ def messages(node: str) -> list[str]:
 
 def templates() -> list[re.Pattern[str]]:
     """Every text in the code that people may read, with its blanks open."""
-    files = [path for room in ("graph", "omnix", "converters", "evaluation") for path in (ROOT / room).rglob("*.py")]
+    files = [
+        path
+        for room in ("graph", "omnix", "converters", "evaluation", "mapfiles")
+        for path in (ROOT / room).rglob("*.py")
+    ]
     found = [text for file in files for text in texts(ast.parse(file.read_text(encoding="utf-8")))]
     return [re.compile(text) for text in found if len(re.findall(r"[a-z]", text.replace(".*", ""))) >= LETTERS]
 

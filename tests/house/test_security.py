@@ -35,9 +35,10 @@ ALLOWED_CALLS = {"re.compile", "torch.compile"}
 # Files that only the command lines run, each with what it needs and why that is safe.
 COMMAND_LINES = {
     # An extra's package, by a name that stands in the file.
-    "evaluation/errors.py": ["importlib.import_module"],
+    "mapfiles/errors.py": ["importlib.import_module"],
     "training/optimizers.py": ["importlib.import_module"],
     # Our own modules, or ComfyUI's, by a name that stands in the file.
+    "evaluation/__main__.py": ["importlib.import_module"],
     "training/__init__.py": ["importlib.import_module", "import_module"],
     "training/__main__.py": ["importlib.import_module"],
     "training/run.py": ["importlib.import_module"],

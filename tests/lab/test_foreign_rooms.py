@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from comfyui_omnix.evaluation import layout
 from comfyui_omnix.lab.host.environment import SetupError, blender, cache_folder
 from comfyui_omnix.lab.rooms.foreign import FAMILIES, foreign_room
 from comfyui_omnix.lab.rooms.labels import COLOURS
 from comfyui_omnix.lab.rooms.room import Room
+from comfyui_omnix.mapfiles import layout
 from comfyui_omnix.omnix.panorama import camera_rays
 
 HEIGHT = 32

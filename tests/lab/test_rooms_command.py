@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from comfyui_omnix.evaluation import layout
 from comfyui_omnix.lab.rooms import room
 from comfyui_omnix.lab.rooms.dataset import split_of
 from comfyui_omnix.lab.rooms.labels import COLOURS
 from comfyui_omnix.lab.rooms.lighting import FAST
 from comfyui_omnix.lab.rooms.random_room import random_room
+from comfyui_omnix.mapfiles import layout
 
 OPTIONS = ("--size", "64x32", "--seed", "70", "--fast")
 

@@ -66,7 +66,7 @@ def test_moge_geometry_leaves_it_out() -> None:
 
 @pytest.mark.parametrize("value", [*NOTHING, 5.9, 65503.0, 1e8])
 def test_evaluation_keeps_the_same_rule(value: float) -> None:
-    rule: Any = pytest.importorskip("comfyui_omnix.evaluation.nothing")
+    rule: Any = pytest.importorskip("comfyui_omnix.mapfiles.nothing")
     depth = with_window(value)
     stored = depth.numpy()
     plane, _ = rule.without_far_plane(
