@@ -70,6 +70,8 @@ from .watch import OVERRIDE, Block, Step, guarded, running, unwrapped, wanted_of
 
 KEY = "omnix"
 PATCHES = "patches"
+WARNING = "omnix.warning"
+"""The event for the browser that started the run: the node that runs, "box:node" inside of a box, and a sentence."""
 _OWN = ("comfy", "comfy_extras", "torch", __name__.removesuffix(".omnix.patch"))
 """Packages whose functions nobody has replaced."""
 
@@ -274,12 +276,13 @@ def tell_of_shift(sampling: Any, run: Run, seam: int) -> None:
 
 
 def tell(message: str) -> None:
-    """Warn in the log and, where the host has a way, on the node that runs."""
+    """Warn in the log and, where a browser has started the run (web/warnings.js), at the node that runs."""
     logging.warning("OmniX: %s", message)
     context = getattr(sys.modules.get("comfy_execution.utils"), "get_executing_context", lambda: None)()
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
-    if context is not None and hasattr(server, "send_progress_text"):
-        cast("Any", server).send_progress_text(message, context.node_id)
+    if context is not None and hasattr(server, "send_sync"):
+        told = {"node": context.node_id, "text": message, "prompt_id": context.prompt_id}
+        cast("Any", server).send_sync(WARNING, told, getattr(server, "client_id", None))
 
 
 def prepare_widened(adapters: TaskAdapters, seam: int) -> Callable[..., Any]:
