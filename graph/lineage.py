@@ -29,7 +29,7 @@ READERS = {
     "semantic": "OmniX Semantic",
 }
 
-# Nodes of the host that leave a picture what it is -> the input that they take it from.
+# Nodes that leave a picture what it is -> the input that they take it from.
 _SAME_MAP = {
     "ImageScale": "image",
     "ImageScaleBy": "image",
@@ -39,6 +39,7 @@ _SAME_MAP = {
     "ImageCrop": "image",
     "ImageToMask": "image",
     "MaskToImage": "mask",
+    "OmniXFitPanorama": "image",
 }
 _ADAPTERS = "OmniXLoadAdapters"
 _BASES = ("UNETLoader", "CheckpointLoaderSimple", "UnetLoaderGGUF", "UnetLoaderGGUFAdvanced", "OmniXLoadDiffusersFlux")
@@ -62,6 +63,7 @@ _MADE = {
     ("OmniXPlaceOnPanorama", 0): PANORAMA,
     ("OmniXPlaceOnPanorama", 1): MASK,
     ("OmniXLoadPanorama", 1): MASK,
+    ("OmniXFitPanorama", 1): MASK,
     **{("OmniXSemantic", slot): MASK for slot in range(len(semantics.NAMES))},
     ("OmniXSemantic", len(semantics.NAMES)): LEGEND,
 }
@@ -194,7 +196,8 @@ def _origin(prompt: Prompt, node: str, name: str) -> Origin | None:
     """Return the output that made what an input is given, past nodes that leave a picture what it is."""
     found = _source(prompt, node, name)
     for _ in range(len(prompt)):
-        if found is None or not (follow := _SAME_MAP.get(_kind(prompt, found.node))):
+        kind = None if found is None else _kind(prompt, found.node)
+        if found is None or (kind, found.output) in _MADE or not (follow := _SAME_MAP.get(str(kind))):
             break
         found = _source(prompt, found.node, follow)
     return found

@@ -110,7 +110,7 @@ def doubt_of_size(task: Task, height: int) -> str:
     return (
         f"The panorama is sampled at {2 * rows}x{rows}, but {task.name} perceives at up to "
         f"{2 * PERCEIVED_ROWS}x{PERCEIVED_ROWS}: each step has {(rows / PERCEIVED_ROWS) ** 2:.1f} times as many "
-        "pixels. Lower the height in Load Panorama, or put Fit Panorama after another loader."
+        f"pixels. Set height to {PERCEIVED_ROWS} in the box or in Load Panorama; put Fit Panorama after another loader."
     )
 
 

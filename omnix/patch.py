@@ -69,6 +69,8 @@ from .watch import OVERRIDE, Block, Step, current, guarded, unwrapped, wanted_of
 PATCHES = "patches"
 OWN_CONDS = frozenset(("ref_latents",))
 """What each stream widens itself."""
+WARNING = "omnix.warning"
+"""The event for the browser that started the run: the node that runs, "box:node" inside of a box, and a sentence."""
 
 
 def attach(
@@ -289,12 +291,13 @@ def _places(flux: Any, options: Mapping[str, Any], block: Block | None = None) -
 
 
 def warn(message: str) -> None:
-    """Warn in the log and, where the host has a way, on the node that runs."""
+    """Warn in the log and, where a browser has started the run (web/warnings.js), at the node that runs."""
     logging.warning("OmniX: %s", message)
     context = getattr(sys.modules.get("comfy_execution.utils"), "get_executing_context", lambda: None)()
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
-    if context is not None and hasattr(server, "send_progress_text"):
-        cast("Any", server).send_progress_text(message, context.node_id)
+    if context is not None and hasattr(server, "send_sync"):
+        sent = {"node": context.node_id, "text": message, "prompt_id": context.prompt_id}
+        cast("Any", server).send_sync(WARNING, sent, getattr(server, "client_id", None))
 
 
 def with_flow_shift(model: Patcher, mu: float) -> Patcher:

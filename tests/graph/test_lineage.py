@@ -62,6 +62,10 @@ def test_ways_from_the_map_to_the_adapters() -> None:
             "scaled": node("ImageScale", image=["decoded", 0]),
             "map": node("OmniXDepth", image=["scaled", 0]),
         },
+        "fitted": {
+            "fitted": node("OmniXFitPanorama", image=["decoded", 0]),
+            "map": node("OmniXDepth", image=["fitted", 0]),
+        },
         "other decoder": {"decoded": node("VAEDecodeTiled", samples=["sampled", 0], vae=["vae", 0])},
         "latent in between": {
             "one": node("LatentFromBatch", samples=["sampled", 0]),

@@ -340,19 +340,19 @@ def test_a_text_of_another_length(
     assert not any("300 rows" in message for message in said())
 
 
-def test_a_warning_is_on_the_node_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_warning_is_sent_to_the_browser_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the host has a server that can, and a node runs; else the log is enough."""
-    shown: list[tuple[str, str]] = []
+    shown: list[tuple[object, ...]] = []
     server = types.ModuleType("server")
     monkeypatch.setitem(sys.modules, "server", server)
     patch.warn("nobody listens")
-    server.PromptServer = types.SimpleNamespace(instance=types.SimpleNamespace())
+    server.PromptServer = types.SimpleNamespace(instance=types.SimpleNamespace(client_id="tab"))
     with CurrentNodeContext("prompt", "7"):
         patch.warn("no way to show it")
-        server.PromptServer.instance.send_progress_text = lambda text, node_id: shown.append((text, node_id))
+        server.PromptServer.instance.send_sync = lambda *sent: shown.append(sent)
         patch.warn("a warning")
     patch.warn("no node runs")
-    assert shown == [("a warning", "7")]
+    assert shown == [("omnix.warning", {"node": "7", "text": "a warning", "prompt_id": "prompt"}, "tab")]
 
 
 # --- adapters that are no numbers -------------------------------------------------------------------------------------
