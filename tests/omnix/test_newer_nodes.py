@@ -121,7 +121,7 @@ def test_a_sparse_attention_is_told_of(
     seen: list[Any] = []
     assert relative_error(ksample(both(model, case, overriding(module, seen), first), case, 2), expected) <= EXACT
     assert seen
-    assert caplog.text.count("A node puts a sparse attention on the model") == told
+    assert caplog.text.count("A node adds sparse attention to the model") == told
 
 
 # --- Model Attention Backend ------------------------------------------------------------------------------------------
