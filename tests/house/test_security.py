@@ -306,5 +306,5 @@ def test_conditioning_of_another_kind_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     for metadata in (None, {"omnix_conditioning": "{}"}, {"omnix_conditioning": "[1]"}, {"omnix_conditioning": "["}):
         save_file({"a": torch.zeros(1)}, path, metadata=metadata)
-        with pytest.raises(AdapterError, match="expected what Save OmniX Conditioning writes"):
+        with pytest.raises(AdapterError, match="expected a file from Save OmniX Conditioning"):
             load_conditioning(path)

@@ -232,7 +232,7 @@ def windowed(ours: Model) -> Model:
 def test_a_part_of_the_picture_is_not_asked_to_be_resized(
     model: Model, case: Case, cut: Callable[[Model], Model], seam: int
 ) -> None:
-    match = r"was given \d+x\d+ of a picture of 128x64, and can't run on tiles or windows"
+    match = r"got only \d+x\d+ of a picture of 128x64\. It can't run on tiles or windows"
     with pytest.raises(ValueError, match=match) as caught:
         ksample(cut(patched(model, case, seam=seam)), case, 1)
     assert "resize" not in str(caught.value)
@@ -279,7 +279,7 @@ def test_perception_with_cfg_is_warned_of(
     assert ksample(patched(load_flux(case.flux), case), case, 2, cfg=cfg).isfinite().all()
     words = said()
     assert len(words) == doubtful
-    assert not doubtful or (f"cfg is {cfg:g}, but {task} perceives at cfg 1" in words[0] and "four times" in words[0])
+    assert not doubtful or (f"cfg is {cfg:g}, but {task} needs cfg 1" in words[0] and "four times" in words[0])
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_a_panorama_that_is_larger_than_omnix_perceives_is_warned_of(
     assert len(words) == doubtful
     assert (
         not doubtful
-        or "sampled at 128x64, but rgb_to_depth perceives at up to 112x56: each step has 1.3 times" in words[0]
+        or "sampled at 128x64, but rgb_to_depth is meant for up to 112x56: each step has 1.3 times" in words[0]
     )
 
 
