@@ -17,7 +17,7 @@ from ..omnix.panorama import check_panorama
 from .files import allowed, check_name, hidden, stems
 from .lineage import HIDDEN, check_inputs
 
-# What can be saved as values, by what the node calls it.
+# Option of the node -> the maps that are saved as values.
 VALUES = {"depth": ("depth",), "every map": MAPS, "none": ()}
 
 
@@ -28,25 +28,25 @@ class OmniXSavePanorama(io.ComfyNode):
             node_id="OmniXSavePanorama",
             display_name="Save Panorama and Maps",
             category="OmniX/image",
-            description="Save a panorama and its maps under one number, as PNG that photo viewers open as 360 degrees; "
-            "depth also as exact values, with a coloured view for people.",
+            description="Save a panorama and its maps under one number, as PNG files that photo viewers open as 360 "
+            "degrees. Depth is also saved as exact values and as a coloured view.",
             search_aliases=["omnix", "save image", "360", "GPano", "XMP", "EXR", "16-bit", "save depth", "save maps"],
             is_output_node=True,
             hidden=[*HIDDEN, io.Hidden.extra_pnginfo],
             inputs=[
-                io.Image.Input("panorama", optional=True, tooltip="The panorama itself, if it is to be saved."),
+                io.Image.Input("panorama", optional=True, tooltip="The panorama itself, if you want to save it."),
                 *(io.Image.Input(name, optional=True, tooltip=f"The {name} map.") for name in MAPS),
                 io.String.Input(
                     "filename_prefix",
                     default="OmniX/room",
-                    tooltip="Name below the output folder; a number and what the file holds are added.",
+                    tooltip="File name in the output folder. A number and the name of the map are added.",
                 ),
                 io.Combo.Input(
                     "values",
                     options=list(VALUES),
                     default="depth",
-                    tooltip="Which maps are saved as values too: EXR with 32-bit floats, unchanged, and PNG with 16 "
-                    "bits, grey if the channels are equal.",
+                    tooltip="Which maps are also saved as exact values: as EXR with unchanged 32-bit floats, and as "
+                    "PNG with 16 bits (grey if the channels are equal).",
                 ),
             ],
             outputs=[],
@@ -76,7 +76,7 @@ class OmniXSavePanorama(io.ComfyNode):
                 for filename in save.write_set(stem, files):
                     file = {"filename": filename, "subfolder": subfolder, "type": "output"}
                     (precise if filename.endswith(EXACT) else shown).append(file)
-        # The browser shows what stands under "images"; it cannot show EXR.
+        # The browser shows the files under "images"; it can't show EXR.
         return io.NodeOutput(ui={"images": shown, "omnix_values": precise})
 
 
@@ -112,7 +112,7 @@ def _common_size(given: Mapping[str, Any]) -> tuple[int, int, int]:
 
 
 def posted(prompt: Any, extra: Any) -> dict[str, str]:
-    """Return the texts from which the browser opens a picture's graph again, as the host's own savers write them."""
+    """Return the metadata from which the browser opens a picture's graph again, as the host's own savers write it."""
     if args.disable_metadata:
         return {}
     graph = {} if prompt is None else {"prompt": json.dumps(prompt)}

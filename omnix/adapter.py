@@ -19,7 +19,7 @@ from .tasks import TASK_HEADER, TASKS, Task, task_from_header
 Find = Callable[[str], str | None]
 """Turns the relative name of an adapter's file into its path, or None."""
 
-# Where a stream's file may lie below a folder; a converted file comes before an original.
+# Where a stream's file may be in a folder; a converted file is preferred to an original.
 _LAYOUTS = (
     "{task}/{stream}.safetensors",
     "{task}/{stream}/pytorch_lora_weights.safetensors",
@@ -53,13 +53,13 @@ def streams_of(weights: nn.Module) -> list[AdapterWeights]:
 
 
 def known_tasks(names: Iterable[str], find: Find) -> dict[str, Task]:
-    """Return OmniX's tasks, then those that the headers of adapter files describe, by name.
+    """Return OmniX's tasks, then those that the headers of adapter files describe, sorted by name.
 
-    A header counts where its file lies in a place for that task and stream. If two describe a task differently,
-    the first in order counts; OmniX's own tasks can't be described anew.
+    A header counts only if its file is in a place for that task and stream. If two headers describe one task
+    differently, the first in order counts. OmniX's own tasks can't be replaced.
 
-    Files that describe no task are not opened again until a file comes, goes or is replaced in their folders, if
-    `find` is the same function each time.
+    Files without a task in the header are not opened again until a file in their folder is added, removed or replaced,
+    as long as `find` is the same function each time.
     """
     places = _places(tuple(names))
     described: dict[str, Task] = {}
@@ -72,9 +72,9 @@ def known_tasks(names: Iterable[str], find: Find) -> dict[str, Task]:
 
 @lru_cache(maxsize=4)
 def _places(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names, in order, that may be in a place for a task: it has two files at least, side by side.
+    """Return the sorted names that may belong to a task. A task has at least two files next to each other:
 
-    They are files of one folder, or of folders in one folder under the published name, or name a task themselves.
+    in one folder, or in sibling folders under the published name. A file name that contains "_to_" also counts.
     """
     split = {name: name.replace("\\", "/").split("/") for name in sorted(names) if name.endswith(_SUFFIX)}
     beside = Counter(tuple(parts[:-1]) for parts in split.values())
@@ -93,7 +93,7 @@ def _is_published(parts: Sequence[str]) -> bool:
 
 
 def _states(names: Sequence[str], find: Find) -> tuple[tuple[int, ...], ...]:
-    """Return what changes when a file is added to the folders of these names, taken away or put in another's place."""
+    """Return a value that changes when a file in the folders of these names is added, removed or replaced."""
     one_each = {os.path.dirname(name): name for name in names}
     folders = (os.path.dirname(path) for name in one_each.values() if (path := find(name)))
     states = (os.stat(folder) for folder in folders)
@@ -102,26 +102,26 @@ def _states(names: Sequence[str], find: Find) -> tuple[tuple[int, ...], ...]:
 
 @lru_cache(maxsize=4)
 def _describing(names: tuple[str, ...], _folders: tuple[tuple[int, ...], ...], find: Find) -> tuple[str, ...]:
-    """Return the names of the files that describe a task, or that can't be read: they may be on their way here."""
+    """Return the names of the files whose header describes a task, or that can't be read (still downloading, say)."""
     return tuple(name for name in names if _described_by(find(name), otherwise=True))
 
 
 def _described_by(path: str | None, otherwise: Any = None) -> Any:
-    """Return the task and stream that a file tells, None if it tells none, `otherwise` if it can't be read."""
+    """Return the task and stream in a file's header, None if it has none, `otherwise` if it can't be read."""
     try:
         return _task_in_header(*_facts(Path(path))) if path else None
     except (AdapterError, OSError):
-        return otherwise  # loading it says why
+        return otherwise  # loading the file gives the reason
 
 
 @lru_cache(maxsize=4096)
 def _task_in_header(path: str, *_facts: int) -> tuple[Task, str] | None:
-    """Read what a file's header tells of its task; the facts stand for its contents, so it is read once."""
+    """Read the task from a file's header; the facts identify the contents, so each version is read only once."""
     return task_from_header(read_metadata(Path(path), TASK_HEADER))
 
 
 def folders_with_tasks(names: Iterable[str], tasks: Mapping[str, Task] = TASKS) -> dict[str, tuple[str, ...]]:
-    """Map folders to the tasks for which they hold every stream's file; names are relative paths of adapter files.
+    """Map folders to the tasks for which they contain every stream's file; names are relative paths of adapter files.
 
     "." is the folder that the names are relative to.
     """
@@ -146,7 +146,7 @@ def _endings(tasks: tuple[Task, ...]) -> Mapping[str, tuple[str, str]]:
 
 
 def _slots(name: str, endings: Mapping[str, tuple[str, str]]) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Yield the (folder, (task, stream)) that a file's relative name can stand for."""
+    """Yield each (folder, (task, stream)) that a file's relative name can mean."""
     parts = name.replace("\\", "/").split("/")
     for length in range(1, min(3, len(parts)) + 1):
         slot = endings.get("/".join(parts[-length:]))
@@ -155,9 +155,9 @@ def _slots(name: str, endings: Mapping[str, tuple[str, str]]) -> Iterator[tuple[
 
 
 def task_in(folder: str, name: str, tasks: Mapping[str, Task], find: Find) -> Task:
-    """Return the task of that name as the files of a folder describe it, else as it is known.  Raises ValueError.
+    """Return the task of that name as a folder's own files describe it, else as it is known.  Raises ValueError.
 
-    Two trainings of one name may differ in their streams; each folder's own header counts.
+    Two trainings with one name may differ in their streams, so each folder's own header counts.
     """
     if name not in tasks:
         raise ValueError(f"There is no task {name}; choose one of {', '.join(tasks)}.")
@@ -173,7 +173,7 @@ def task_in(folder: str, name: str, tasks: Mapping[str, Task], find: Find) -> Ta
 def task_files(locate: Find, folder: str, task: Task) -> tuple[Path, ...]:
     """Return the task's files in stream order; `locate` turns a relative name into a path, or None.
 
-    Raises AdapterError naming the streams whose files are missing.
+    Raises AdapterError that names the streams whose files are missing.
     """
     files = {stream: _first_file(locate, folder, task.name, stream) for stream in task.streams}
     missing = [stream for stream, file in files.items() if file is None]
@@ -192,9 +192,9 @@ def _first_file(locate: Find, folder: str, task: str, stream: str) -> Path | Non
 
 
 def fingerprint(files: Sequence[Path]) -> str:
-    """Return a text that changes when one of the files is replaced, even under the same name, or its alpha beside it.
+    """Return a text that changes when one of the files, or the adapter_config.json next to it, is replaced.
 
-    ctime cannot be set by users, so it distinguishes files whose size and mtime are equal (after `cp -p`, for example).
+    ctime cannot be set by users, so it distinguishes files whose size and mtime are equal (for example after `cp -p`).
     """
     beside = [file.with_name("adapter_config.json") for file in files]
     return repr([_facts(file) for file in files] + [_facts(file) for file in beside if file.is_file()])
@@ -206,5 +206,5 @@ def _facts(file: Path) -> tuple[str, int, int, int, int]:
 
 
 def load_task(files: Sequence[Path], task: Task) -> TaskAdapters:
-    """Read a task's adapters, one file a stream.  Raises AdapterError for a damaged file, OSError for a lost one."""
+    """Read a task's adapters, one file a stream.  Raises AdapterError for a damaged file, OSError for a missing one."""
     return TaskAdapters(task, tuple(files), nn.ModuleList(AdapterWeights(read_layers(file)) for file in files))

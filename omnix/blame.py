@@ -1,4 +1,4 @@
-"""Name what keeps the streams from meeting: which function of the host is replaced, and by which pack."""
+"""Name what breaks the streams: which function of the host was replaced, and which pack replaced it."""
 
 from __future__ import annotations
 
@@ -12,22 +12,25 @@ _OWN = ("comfy", "comfy_extras", "torch", __name__.removesuffix(".omnix.blame"))
 
 
 class Place(NamedTuple):
-    """Something that other packs replace: what it is called, and the function that is there now."""
+    """A function that other packs may replace: its name, and the function that is there now."""
 
     name: str
     function: Any
     lasts: bool = False
-    """For the whole process: the replacement does not go with its node."""
+    """Whether the replacement stays until the process ends, even if its node is removed."""
 
 
 def method(owner: Any, name: str, called: str) -> Place:
-    """Return the place of a method of the host's, which lasts where its class has got another."""
+    """Return the place of a host method; the replacement lasts if the class itself was changed."""
     of_the_host = type(owner).__module__.startswith("comfy.")
     return Place(called, getattr(owner, name, None), of_the_host and name not in vars(owner))
 
 
 def blaming(places: Callable[[Block | None], Iterable[Place]]) -> Blame:
-    """Return what makes the error for streams that do not meet and adapters that are not added: it names who did it."""
+    """Return a function that makes the error for streams that did not meet or adapters that were not added.
+
+    The error names the pack that caused it.
+    """
 
     def blame(what: str, block: Block | None) -> Exception:
         where, who = f" in {block.name}" if block is not None else "", replacement(places(block))
@@ -39,7 +42,7 @@ def blaming(places: Callable[[Block | None], Iterable[Place]]) -> Blame:
 
 
 def accused(happened: str, who: str | None) -> ValueError:
-    """Return the error that says what happened and who did it, as far as `replacement` knows."""
+    """Return the error that says what happened and, if known, which function caused it."""
     return ValueError(
         f"{happened}, so the picture would be wrong: {who or 'a node on the model computes FLUX in its own way'}. "
         "Remove the node that does this from the model that goes into OmniX's sampler."
@@ -47,7 +50,7 @@ def accused(happened: str, who: str | None) -> ValueError:
 
 
 def passed_over(happened: str) -> ValueError:
-    """Return the error for a layer that was not called, though nobody has replaced what calls it."""
+    """Return the error for a layer that was not called, although the function that calls it was not replaced."""
     return ValueError(
         f"{happened}, so the picture would be wrong: ComfyUI or a node ran this layer's weights without the layer, as "
         "fused kernels do. Load FLUX.1-dev in bf16 or fp8 instead of int8, and start ComfyUI without "
@@ -56,13 +59,13 @@ def passed_over(happened: str) -> ValueError:
 
 
 def replacement(places: Iterable[Place]) -> str | None:
-    """Name the first place whose function is neither the host's nor ours, and the pack whose function it is."""
+    """Name the first place whose function is not from `_OWN` packages, and where that function comes from."""
     for place in places:
         if (function := place.function) is None:
             continue
         while (inner := getattr(function, "__func__", getattr(function, "func", None))) is not None:  # bound, partial
             function = inner
-        # A wrapped function bears the names of the one that it wraps, but not its globals.
+        # A wrapper copies the names of the function that it wraps, but keeps its own globals.
         module = getattr(function, "__globals__", {}).get("__name__") or type(function).__module__
         if not any(module == name or module.startswith(f"{name}.") for name in _OWN):
             code = getattr(function, "__code__", None)
@@ -73,5 +76,5 @@ def replacement(places: Iterable[Place]) -> str | None:
 
 
 def pack_of(module: str) -> str:
-    """Name a module as people know its pack: what comes after custom_nodes."""
+    """Name a module by its pack: the part of the path after custom_nodes."""
     return module.replace("\\", "/").split("custom_nodes")[-1].lstrip("/.") or module

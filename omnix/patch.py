@@ -1,8 +1,9 @@
 """Attach OmniX to a ComfyUI model: with `memory`, the only modules of the runtime that know the host.
 
-`attach` returns a clone of the user's MODEL with five wrappers. Everything else (hooks, the attention override, the
-widened tensors) exists only while one of them runs, so the original MODEL is never touched and there is nothing to
-undo. The adapters ride along as an additional model: the host counts their bytes, loads and offloads them.
+`attach` returns a clone of the user's MODEL with five wrappers, three of them the seam's (`seamless`). Everything else
+(hooks, the attention override, the widened tensors) exists only while one of them runs, so the original MODEL is never
+touched and there is nothing to undo. The adapters ride along as an additional model: the host counts their bytes, loads
+and offloads them.
 
 - DIFFUSION_MODEL stacks the reference latents and x into streams and returns the target's prediction.
 - SAMPLER_SAMPLE widens noise, latent and masks by the seam columns, blends and crops the result; watches FLUX.
@@ -38,10 +39,12 @@ from .blame import Place, accused, blaming, method, pack_of, replacement
 from .checks import (
     CHANNELS,
     check_cards,
+    check_conds,
     check_count,
     check_extras,
     check_fit,
     check_latents,
+    check_noise,
     check_place,
     check_seam,
     check_whole,
@@ -53,17 +56,21 @@ from .checks import (
 from .compiled import HOW
 from .conditioning import note_on_rows
 from .fused import called
-from .memory import KEY, LoadedAdapters, PanoramaSampling, as_result, for_each_card, prepare_widened
+from .memory import KEY, LoadedAdapters, PanoramaSampling, for_each_card, prepare_widened
 from .memory import load_adapters as load_adapters
 from .memory import load_diffusers_flux as load_diffusers_flux
 from .panorama import widen
-from .sampling import Run, predict_between_steps, run_of, sample_widened
-from .stages import sample_in_stages
+from .sampling import Run, run_of
+from .seamless import REPLACED, attach_seam, has_seam
 from .streams import Stream, adapted, by_stream, joint_attention, layers_of, of_target, stack, text_is_shared
 from .tasks import Task
 from .watch import OVERRIDE, Block, Step, current, guarded, unwrapped, wanted_of
 
 PATCHES = "patches"
+OWN_CONDS = frozenset(("ref_latents",))
+"""What each stream widens itself."""
+WARNING = "omnix.warning"
+"""The event for the browser that started the run: the node that runs, "box:node" inside of a box, and a sentence."""
 
 
 def attach(
@@ -87,19 +94,21 @@ def attach(
             "and their maps are worse here; connect FLUX.1-dev."
         )
     strengths = [condition_strength] * len(adapters.task.conditions) + [target_strength]
-    patched = model.clone()
-    patched.set_additional_models(KEY, [loaded.patcher])
-    wrappers = {
+    if has_seam(model) and not model.get_additional_models_with_key(KEY):
+        warn(REPLACED)
+    own = {
         WrappersMP.DIFFUSION_MODEL: run_streams(adapters, strengths, seam),
-        WrappersMP.SAMPLER_SAMPLE: sample_widened(seam, partial(overseen, seam, adapters.task)),
-        WrappersMP.OUTER_SAMPLE: sample_in_stages(seam, as_result),
-        WrappersMP.PREDICT_NOISE: predict_between_steps,
         WrappersMP.PREPARE_SAMPLING: prepare_widened(adapters, seam),
     }
-    for kind, wrapper in wrappers.items():
-        patched.remove_wrappers_with_key(kind, KEY)
-        patched.add_wrapper_with_key(kind, KEY, wrapper)
+    patched = attach_seam(model, seam, own, partial(check_run, seam), partial(overseen, seam, adapters.task), OWN_CONDS)
+    patched.set_additional_models(KEY, [loaded.patcher])
     return patched
+
+
+def check_run(seam: int, guider: Any, noise: Tensor) -> None:
+    """Raise ValueError before a run with latents or conditionings that OmniX can't sample with."""
+    check_noise(noise, seam)
+    check_conds(guider.conds, noise.shape[0])
 
 
 def flux_of(model: Patcher) -> Flux:
@@ -282,12 +291,13 @@ def _places(flux: Any, options: Mapping[str, Any], block: Block | None = None) -
 
 
 def warn(message: str) -> None:
-    """Warn in the log and, where the host has a way, on the node that runs."""
+    """Warn in the log and, where a browser has started the run (web/warnings.js), at the node that runs."""
     logging.warning("OmniX: %s", message)
     context = getattr(sys.modules.get("comfy_execution.utils"), "get_executing_context", lambda: None)()
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
-    if context is not None and hasattr(server, "send_progress_text"):
-        cast("Any", server).send_progress_text(message, context.node_id)
+    if context is not None and hasattr(server, "send_sync"):
+        sent = {"node": context.node_id, "text": message, "prompt_id": context.prompt_id}
+        cast("Any", server).send_sync(WARNING, sent, getattr(server, "client_id", None))
 
 
 def with_flow_shift(model: Patcher, mu: float) -> Patcher:

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from ..omnix import patch
 from ..omnix.conditioning import encode_prompt, load_conditioning, note_on_rows
 from ..omnix.tasks import PROMPT_TAG, TEXT_ROWS
-from .config import Config, precision_on
-from .errors import TrainingError
+from .config import Config, TrainingError, precision_on
 
 CHANNELS = 16
 _GGUF = "omnix_gguf"

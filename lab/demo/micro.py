@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 
 from ...converters import convert, jobs
-from ...evaluation import layout, views
+from ...evaluation import views
 from ...evaluation.metrics import FIGURES
-from ...evaluation.pictures import Array
+from ...mapfiles import layout
+from ...mapfiles.pictures import Array
 from ...omnix.sheet import contact_sheet
 from ..host.server import PACK, ROOT, Server
 from ..micro import graphs

@@ -12,12 +12,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ...evaluation import layout
 from ...evaluation.__main__ import main as evaluate_maps
-from ...evaluation.compare import compare
-from ...evaluation.pictures import Array
-from ...evaluation.scoring import Scores
+from ...evaluation.compare import Scores, compare
 from ...evaluation.views import SHOWN_ALIGNMENT
+from ...mapfiles import layout
+from ...mapfiles.pictures import Array
 from ...omnix.panorama import place_on_panorama
 from ..host.graphs import of_type
 from ..host.server import Server

@@ -104,7 +104,7 @@ def of_the_sample() -> dict[str, dict[str, Tensor]]:
 
 def legend(room: Any) -> Tensor:
     """Return the legend of a room that is drawn in the colours that OmniX Semantic knows, [1, H, W, 3]."""
-    from ...evaluation.nyu40 import CLASSES
+    from ...mapfiles.nyu40 import CLASSES
     from ...omnix import semantics
     from ..rooms.labels import COLOURS
 

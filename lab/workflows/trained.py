@@ -108,7 +108,7 @@ def main() -> None:
     options = parser.parse_args()
     runpy.run_path(str(ROOT / "lab" / "host" / "pack.py"))["load_pack"]()
     try:
-        comfyui = import_module("...training.place", PACKAGE).host_folder(options.comfyui)
+        comfyui = import_module("...training.run", PACKAGE).host_folder(options.comfyui)
     except ValueError as error:
         sys.exit(f"trained.py: {error}")
     task = _task_of(options.adapter)

@@ -62,6 +62,10 @@ def test_ways_from_the_map_to_the_adapters() -> None:
             "scaled": node("ImageScale", image=["decoded", 0]),
             "map": node("OmniXDepth", image=["scaled", 0]),
         },
+        "fitted": {
+            "fitted": node("OmniXFitPanorama", image=["decoded", 0]),
+            "map": node("OmniXDepth", image=["fitted", 0]),
+        },
         "other decoder": {"decoded": node("VAEDecodeTiled", samples=["sampled", 0], vae=["vae", 0])},
         "latent in between": {
             "one": node("LatentFromBatch", samples=["sampled", 0]),
@@ -163,9 +167,7 @@ def test_a_bypassed_box_leaves_no_photo_as_a_map(kind: str, name: str) -> None:
             assert words is None
         else:
             assert words is not None and "\n" not in words
-            assert (
-                f": {name} expects a map of {name}, but the graph connects a panorama as it is to it; is a box" in words
-            )
+            assert f": {name} expects the {name} map, but the graph connects a plain panorama to it; is a box" in words
 
 
 @pytest.mark.parametrize(("kind", "name"), PAIRS)
@@ -204,7 +206,7 @@ def test_readers_of_maps_refuse_photos_and_plain_models_too(target: str) -> None
         reported(graph("rgb_to_depth", target, **more), target) for more in (PLAIN_MODEL, {"decoded": PHOTO["photo"]})
     )
     assert plain is not None and "sampled without OmniX adapters" in plain
-    assert photo is not None and f"image expects a map of {target}, but the graph connects a panorama" in photo
+    assert photo is not None and f"image expects the {target} map, but the graph connects a plain panorama" in photo
 
 
 @pytest.mark.parametrize(("kind", "name"), PAIRS)
@@ -225,7 +227,7 @@ def test_the_picture_that_is_the_panorama_is_no_map_wherever_it_came_from() -> N
     loaded = {"any": node("LoadImage", image="x.png"), "smaller": node("ImageScale", image=["any", 0])}
     for kind, photo in (("OmniXSavePanorama", "panorama"), ("OmniXPanoramaViewer", "image"), ("OmniXScene", "image")):
         words = said(kind, loaded, **{photo: ["any", 0], "normal": ["smaller", 0]})
-        assert words is not None and ": normal expects a map of normal, but the graph connects a panorama" in words
+        assert words is not None and ": normal expects the normal map, but the graph connects a plain panorama" in words
 
 
 def test_a_coloured_view_is_for_eyes_only() -> None:
@@ -239,7 +241,7 @@ def test_a_coloured_view_is_for_eyes_only() -> None:
     words = said("OmniXPanoramaViewer", made(), normal=["view", 0])
     assert words is not None and "coloured view" in words
     words = said("OmniXScene", made(), depth=["photo", 1])
-    assert words is not None and "connects a mask of a part of the picture to it" in words
+    assert words is not None and "connects a mask of part of the picture to it" in words
 
 
 def test_the_shipped_workflows_pass() -> None:
@@ -255,7 +257,7 @@ def test_a_bypassed_box_is_said_by_the_server_and_nothing_is_saved(server: Serve
     photo = node("OmniXLoadPanorama", image="omnix_sample_room.png", height=64)
     saved = node("OmniXSavePanorama", depth=["photo", 0], filename_prefix="bypassed/room", values="depth")
     with pytest.raises(
-        GraphError, match="Save Panorama and Maps: depth expects a map of depth, but the graph connects a pan"
+        GraphError, match="Save Panorama and Maps: depth expects the depth map, but the graph connects a plain pan"
     ):
         server.run({"photo": photo, "saved": saved})
     assert not list((server.base / "output").glob("bypassed/*"))
@@ -272,5 +274,5 @@ def test_the_host_hands_the_graph_over(server: Server) -> None:
     assert server.run({"decoded": rays, "map": read, "saved": saved}).files("saved")
     soak.install(server.base)
     wrong = soak.graph("rgb_to_normal", 0, 1) | {"map": read, "saved": saved}
-    with pytest.raises(GraphError, match="OmniX Depth reads the picture of rgb_to_depth, this one was made by rgb_to_"):
+    with pytest.raises(GraphError, match="OmniX Depth reads the picture of rgb_to_depth, but this one was made by rgb"):
         server.run(wrong)

@@ -115,7 +115,7 @@ def test_a_person_swaps_the_node_and_reads_what_to_open(server: Server) -> None:
             bench.run()
         bench.page.get_by_role("button", name="View details").click()
         bench.page.get_by_label("Info for Graph of the Older OmniX Pack - open_instead").click()
-        bench.page.get_by_text("no map can come out of it").first.wait_for()
+        bench.page.get_by_text("so it can't make a map").first.wait_for()
         bench.close()
 
 

@@ -79,8 +79,8 @@ def test_other_files_are_refused_before_the_run(server: Server) -> None:
     inputs = server.base / "input"
     (inputs / "half.png").write_bytes((inputs / SAMPLE).read_bytes()[:50_000])
     (inputs / "text.png").write_text("no picture")
-    refused(server, "half.png", "half.png: expected a whole picture")
-    refused(server, "text.png", "text.png: expected a whole picture")
+    refused(server, "half.png", "half.png: the file is damaged or is not a picture")
+    refused(server, "text.png", "text.png: the file is damaged or is not a picture")
     refused(server, "gone.png", "gone.png: no such file in the input folder")
     refused(server, "../server.log", "leads elsewhere")
 
@@ -138,7 +138,7 @@ def test_gpano_and_wrong_fits(server: Server) -> None:
 def test_a_damaged_jpeg_is_refused_in_the_run(server: Server) -> None:
     path = server.base / "input" / put(server, "damaged.jpg", 64, 128)
     path.write_bytes(path.read_bytes()[:-2000])
-    with pytest.raises(GraphError, match=r"damaged\.jpg: expected a whole picture, got a damaged file"):
+    with pytest.raises(GraphError, match=r"damaged\.jpg: the file is damaged"):
         server.run(graph("damaged.jpg"))
 
 

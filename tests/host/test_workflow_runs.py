@@ -134,9 +134,7 @@ def test_missing_adapters_are_reported_once_at_the_folder(server: Server) -> Non
     """Before anything runs: the folders there are, or every file that is missing in the one that was chosen."""
     graph = small(read(API["rgb_to_albedo"]))
     graph["adapters"]["inputs"]["folder"] = "Elsewhere"
-    assert reported(server, graph) == [
-        ("folder", "Elsewhere: no such folder below models/loras; folders with OmniX"[:60])
-    ]
+    assert reported(server, graph) == [("folder", "Elsewhere: no such folder in models/loras; folders with OmniX"[:60])]
     tiny.save(tiny.adapter(), server.base / "models" / "loras" / "Part" / "rgb_to_depth" / "rgb.safetensors")
     graph["adapters"]["inputs"]["folder"] = "Part"
     assert reported(server, graph) == [("folder", "Part: rgb, albedo: expected a file for each stream of rgb_to")]

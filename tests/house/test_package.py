@@ -34,7 +34,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def packaged() -> set[str]:
-    folders = [ROOT / name for name in ("converters", "evaluation", "omnix", "training")]
+    folders = [ROOT / name for name in ("converters", "evaluation", "mapfiles", "omnix", "training")]
     return {path.relative_to(ROOT).as_posix() for folder in folders for path in folder.rglob("*.py")}
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
-from comfyui_omnix.evaluation import layout
 from comfyui_omnix.lab.demo import scene
 from comfyui_omnix.lab.demo.files import short
 from comfyui_omnix.lab.host.progress import heard
@@ -16,6 +15,7 @@ from comfyui_omnix.lab.rooms.dataset import maps
 from comfyui_omnix.lab.rooms.meshes import BACKGROUND, Camera, draw
 from comfyui_omnix.lab.rooms.random_room import random_room
 from comfyui_omnix.lab.rooms.room import render
+from comfyui_omnix.mapfiles import layout
 from comfyui_omnix.omnix.scene import Options
 from PIL import Image
 

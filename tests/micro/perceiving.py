@@ -11,7 +11,7 @@ import comfy.sd
 import comfy.utils
 import numpy as np
 import torch
-from comfyui_omnix.evaluation.scoring import Scores
+from comfyui_omnix.evaluation.compare import Scores
 from comfyui_omnix.lab.micro import graphs
 from comfyui_omnix.lab.micro.evaluating import judged_room, scores
 from comfyui_omnix.lab.micro.recipe import HEIGHT, JUDGED_SEED, SEAM_COLUMNS

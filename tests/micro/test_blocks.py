@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_omnix.lab.micro.blocks import BLOCK, CHANNELS, FIRST, Blocks, fitted
-from comfyui_omnix.training.muon import Muon, orthogonal
+from comfyui_omnix.training.optimizers import Muon, orthogonal
 
 
 @pytest.fixture(scope="module")

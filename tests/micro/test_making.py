@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
-from comfyui_omnix.evaluation import layout
 from comfyui_omnix.lab.micro import adapters, base, evaluating, graphs, guesses, making, pictures
 from comfyui_omnix.lab.micro.blocks import Blocks
 from comfyui_omnix.lab.micro.recipe import BEGUN, FIRST, HEIGHT, PICTURES, STAGES, TASKS, TURNED, Stage
+from comfyui_omnix.mapfiles import layout
 from comfyui_omnix.omnix.panorama import camera_rays
 from comfyui_omnix.omnix.tasks import TASKS as TASKS_OF
 from comfyui_omnix.training import record

@@ -330,7 +330,7 @@ def test_a_tile_of_another_shape(model: Model, case: Case, size: tuple[int, int]
 def test_a_tile_with_whole_references(model: Model, case: Case) -> None:
     shifted = patch.with_flow_shift(model, flow_shift(4, 8, 6))
     small = Case(**{**vars(tile(case, 4, 8)), "conditions": case.conditions})
-    with pytest.raises(ValueError, match=r"latent rgb is 128x64, the sampled latent is 64x32; .* into tiles"):
+    with pytest.raises(ValueError, match=r"latent rgb is 128x64, but the sampled latent is 64x32; .* into tiles"):
         ksample(patch.attach(shifted, case.loaded(), 1.0, 1.0, 6), small, 1)
 
 

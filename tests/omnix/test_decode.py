@@ -83,7 +83,7 @@ def test_a_bomb_that_pillow_knows_is_refused(tmp_path: Path) -> None:
     struct.pack_into("<I", data, at, facts & ~(2**28 - 1) | 16383 | 16383 << 14)
     (tmp_path / "p.webp").write_bytes(data)
     megabytes, caught = grown("read_header(Path(sys.argv[2]))", tmp_path / "p.webp")
-    assert "p.webp: the picture has more pixels than Pillow opens as WEBP; make it smaller" in caught
+    assert "p.webp: the picture is too large to open as WEBP; make it smaller" in caught
     assert megabytes < 30
 
 
@@ -363,7 +363,7 @@ def test_a_cut_file_is_known_by_its_header(tmp_path: Path, pixels: Any, ending: 
     whole = path.read_bytes()
     assert header.read_header(path)[1:3] == (HEIGHT, WIDTH)
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="expected a whole picture"):
+    with pytest.raises(ValueError, match="the file is damaged or is not a picture"):
         (picture.read_picture if ending == "hdr" else header.read_header)(path)
     assert os.path.getsize(path)
 

@@ -127,7 +127,7 @@ def test_a_sparse_attention_is_reported(
     seen: list[Any] = []
     assert relative_error(ksample(both(model, case, overriding(module, seen), first), case, 2), expected) <= EXACT
     assert seen
-    assert caplog.text.count("A node puts a sparse attention on the model") == reported
+    assert caplog.text.count("A node adds sparse attention to the model") == reported
 
 
 # --- Model Attention Backend ------------------------------------------------------------------------------------------

@@ -232,7 +232,7 @@ def windowed(ours: Model) -> Model:
 def test_a_part_of_the_picture_is_not_asked_to_be_resized(
     model: Model, case: Case, cut: Callable[[Model], Model], seam: int
 ) -> None:
-    match = r"was given \d+x\d+ of a picture of 128x64, and can't run on tiles or windows"
+    match = r"got only \d+x\d+ of a picture of 128x64\. It can't run on tiles or windows"
     with pytest.raises(ValueError, match=match) as caught:
         ksample(cut(patched(model, case, seam=seam)), case, 1)
     assert "resize" not in str(caught.value)
@@ -279,7 +279,7 @@ def test_perception_with_cfg_is_warned_of(
     assert ksample(patched(load_flux(case.flux), case), case, 2, cfg=cfg).isfinite().all()
     words = said()
     assert len(words) == doubtful
-    assert not doubtful or (f"cfg is {cfg:g}, but {task} perceives at cfg 1" in words[0] and "four times" in words[0])
+    assert not doubtful or (f"cfg is {cfg:g}, but {task} needs cfg 1" in words[0] and "four times" in words[0])
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_a_panorama_that_is_larger_than_omnix_perceives_is_warned_of(
     assert len(words) == doubtful
     assert (
         not doubtful
-        or "sampled at 128x64, but rgb_to_depth perceives at up to 112x56: each step has 1.3 times" in words[0]
+        or "sampled at 128x64, but rgb_to_depth is meant for up to 112x56: each step has 1.3 times" in words[0]
     )
 
 
@@ -340,19 +340,19 @@ def test_a_text_of_another_length(
     assert not any("300 rows" in message for message in said())
 
 
-def test_a_warning_is_on_the_node_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_warning_is_sent_to_the_browser_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the host has a server that can, and a node runs; else the log is enough."""
-    shown: list[tuple[str, str]] = []
+    shown: list[tuple[object, ...]] = []
     server = types.ModuleType("server")
     monkeypatch.setitem(sys.modules, "server", server)
     patch.warn("nobody listens")
-    server.PromptServer = types.SimpleNamespace(instance=types.SimpleNamespace())
+    server.PromptServer = types.SimpleNamespace(instance=types.SimpleNamespace(client_id="tab"))
     with CurrentNodeContext("prompt", "7"):
         patch.warn("no way to show it")
-        server.PromptServer.instance.send_progress_text = lambda text, node_id: shown.append((text, node_id))
+        server.PromptServer.instance.send_sync = lambda *sent: shown.append(sent)
         patch.warn("a warning")
     patch.warn("no node runs")
-    assert shown == [("a warning", "7")]
+    assert shown == [("omnix.warning", {"node": "7", "text": "a warning", "prompt_id": "prompt"}, "tab")]
 
 
 # --- adapters that are no numbers -------------------------------------------------------------------------------------
