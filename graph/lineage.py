@@ -36,6 +36,7 @@ _SAME_MAP = {
     "ImageFromBatch": "image",
     "RepeatImageBatch": "image",
     "ImageCrop": "image",
+    "OmniXRollPanorama": "image",
     "ImageToMask": "image",
     "MaskToImage": "mask",
 }
@@ -43,7 +44,7 @@ _ADAPTERS = "OmniXLoadAdapters"
 _BASES = ("UNETLoader", "CheckpointLoaderSimple", "UnetLoaderGGUF", "UnetLoaderGGUFAdvanced", "OmniXLoadDiffusersFlux")
 _PLAIN = (
     *("KSampler", "KSamplerAdvanced", "SamplerCustom", "SamplerCustomAdvanced", "BasicGuider", "CFGGuider"),
-    *("ModelSamplingFlux", "OmniXFlowShift", "TorchCompileModel", "LatentFromBatch"),
+    *("ModelSamplingFlux", "OmniXFlowShift", "OmniXSeamlessPanorama", "TorchCompileModel", "LatentFromBatch"),
 )
 """What is sampled with a model of these loaders, past these nodes alone, is a picture and not a map."""
 
@@ -61,6 +62,7 @@ _MADE = {
     ("OmniXColourDepth", 0): VIEW,
     ("OmniXPlaceOnPanorama", 0): PANORAMA,
     ("OmniXPlaceOnPanorama", 1): MASK,
+    ("OmniXRollPanorama", 1): MASK,
     ("OmniXLoadPanorama", 1): MASK,
     **{("OmniXSemantic", slot): MASK for slot in range(len(semantics.NAMES))},
     ("OmniXSemantic", len(semantics.NAMES)): LEGEND,
@@ -194,7 +196,7 @@ def _origin(prompt: Prompt, node: str, name: str) -> Origin | None:
     """Return the output that made what an input is given, past nodes that leave a picture what it is."""
     found = _source(prompt, node, name)
     for _ in range(len(prompt)):
-        if found is None or not (follow := _SAME_MAP.get(_kind(prompt, found.node))):
+        if found is None or found.output or not (follow := _SAME_MAP.get(_kind(prompt, found.node))):
             break
         found = _source(prompt, found.node, follow)
     return found

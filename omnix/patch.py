@@ -1,8 +1,9 @@
-"""Attach OmniX to a ComfyUI model: with `memory`, the only modules of the runtime that know the host.
+"""Attach OmniX to a ComfyUI model: with `seamless` and `memory`, the only modules of the runtime that know the host.
 
-`attach` returns a clone of the user's MODEL with five wrappers, three of them the seam's (`seamless`). Everything else (hooks, the attention override, the
-widened tensors) exists only while one of them runs, so the original MODEL is never touched and there is nothing to
-undo. The adapters ride along as an additional model: the host counts their bytes, loads and offloads them.
+`attach` returns a clone of the user's MODEL with five wrappers, three of them the seam's (`seamless`). Everything else
+(hooks, the attention override, the widened tensors) exists only while one of them runs, so the original MODEL is never
+touched and there is nothing to undo. The adapters ride along as an additional model: the host counts their bytes, loads
+and offloads them.
 
 - DIFFUSION_MODEL stacks the reference latents and x into streams and returns the target's prediction.
 - SAMPLER_SAMPLE widens noise, latent and masks by the seam columns, blends and crops the result; watches FLUX.

@@ -1,6 +1,5 @@
 """What Seamless Panorama can't run is refused in one sentence before sampling; two nodes on a model make one seam."""
 
-import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,7 +45,11 @@ def test_seams(name: str, seam: int, told: str) -> None:
 @pytest.mark.parametrize(
     "name,width,told",
     [
-        ("Qwen-Image", 31, "31 columns wide, and QwenImage sees 2 .*panorama 256 pixels wide, or another multiple of 16"),
+        (
+            "Qwen-Image",
+            31,
+            "31 columns wide, and QwenImage sees 2 .*panorama 256 pixels wide, or another multiple of 16",
+        ),
         ("SDXL", 30, "30 columns wide, and SDXL sees 4 .*panorama 256 pixels wide, or another multiple of 32"),
         ("Wan 2.2", 31, "31 columns wide, and WAN22 sees 2 .*panorama 512 pixels wide, or another multiple of 32"),
         ("SD3.5", 44, "SD3 knows positions for 48 latent columns, the panorama has 44 and 8 .*at most 320 pixels wide"),
