@@ -64,7 +64,7 @@ def text_layers(
             got = " and ".join(f"{entry.dtype} {list(entry.shape)}" for entry in factors)
             raise AdapterError(
                 f"{path}: {down}: expected floating point down [r, columns] and up [rows, r], got {got}; "
-                "get the file again."
+                "download the file again."
             )
         kept |= {f"{module}.lora_A.weight": whole(down, entries[down])}
         kept |= {f"{module}.lora_B.weight": whole(up, entries[up])}
@@ -155,11 +155,13 @@ def _bias(
     rows = where.part.rows.of(geometry) if where.part.rows is not None else math.prod(entry.shape)
     if entry.shape != (rows,) or entry.dtype not in FLOATS:
         got = f"{entry.dtype} {list(entry.shape)}"
-        raise AdapterError(f"{path}: {key}: expected {rows} floating point numbers, got {got}; get the file again.")
+        raise AdapterError(
+            f"{path}: {key}: expected {rows} floating point numbers, got {got}; download the file again."
+        )
     slab = slab_of(key, entry)
     slabs = slab.halves_swapped() if where.part.swapped else (slab,)
     if name.role == BIAS and where.module not in ranks:
-        raise AdapterError(f"{path}: {key}: expected the factors that it belongs to, got none; get the file again.")
+        raise AdapterError(f"{path}: {key}: expected the factors of this layer too, got none; download the file again.")
     scale = scaling.scale(where.module, ranks[where.module]) if name.role == BIAS else 1.0
     return KeptPiece(key, entry.shape, where.row.of(geometry), slabs, scale)
 

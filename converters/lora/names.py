@@ -182,7 +182,7 @@ def _factors(path: object, module: str, roles: Mapping[str, str]) -> tuple[str, 
     if DOWN in roles and UP in roles:
         return roles[DOWN], roles[UP]
     have, want = (roles[DOWN], "lora_B (up)") if DOWN in roles else (roles[UP], "lora_A (down)")
-    raise AdapterError(f"{path}: {have}: expected {want} beside it for {module}, got none; get the file again.")
+    raise AdapterError(f"{path}: {have}: expected {want} for {module}, got none; download the file again.")
 
 
 def dora(path: object, key: str) -> AdapterError:

@@ -104,7 +104,7 @@ def _wide(layers: Mapping[str, FusedLayer]) -> tuple[str, ...]:
     )
 
 
-_TEXT_ALONE = "it adapts text encoders alone, which FLUX.1 shares with other models; load it with the model it is for"
+_TEXT_ALONE = "it adapts only text encoders, which FLUX.1 shares with other models; load it with the model it is for"
 
 
 def _refuse_transposed(path: Path, entries: Mapping[str, Entry], pairs: names.Pairs) -> None:
@@ -175,7 +175,7 @@ def _layers(
         scale = scale_of(module, down.rows)
         if module in pairs.scales and not {down.dtype, up.dtype} & {"F8_E4M3", "F8_E5M2"}:
             raise AdapterError(
-                f"{path}: {pairs.scales[module][0]}: expected it beside float8, got {down.dtype}; "
+                f"{path}: {pairs.scales[module][0]}: expected this scale next to a float8 tensor, got {down.dtype}; "
                 "is this a FLUX.1 adapter?"
             )
         row = found.row.of(geometry)

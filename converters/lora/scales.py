@@ -76,7 +76,7 @@ class Scaling(NamedTuple):
             if not math.isclose(other, told[0][1], rel_tol=_AGREE):
                 raise AdapterError(
                     f"{self.path}: {module}: expected one scale, got {told[0][1]:g} from {told[0][0]} and {other:g} "
-                    f"from {source}; remove the one that is wrong."
+                    f"from {source}; remove the wrong one."
                 )
         if told and not abs(told[0][1]) * rank <= LARGEST:
             raise AdapterError(

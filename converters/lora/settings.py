@@ -70,7 +70,7 @@ def _check_bias(path: Path | str, key: str, value: Any, entries: Iterable[str]) 
     """Biases of the up factors are converted, but a file whose settings tell of them must have them."""
     if value not in _OFF and not any(name.endswith(".bias") for name in entries):
         raise AdapterError(
-            f"{path}: {key}: lora_bias: expected the biases that it tells of, got a file without them; "
+            f"{path}: {key}: lora_bias: expected the biases that this setting announces, got a file without them; "
             "save the adapter with its biases."
         )
 
