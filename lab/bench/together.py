@@ -90,7 +90,8 @@ their picture with the seam blended, and the sampler keeps it unblended until th
 conditionings has the reference latents. USO Style Reference works: each stream sees its tokens.
 
 Nodes that were not tried are not in the table. If another node changes the size of the sampled picture, set
-`seam_columns` to 0 in **Apply OmniX Adapters** and **OmniX Flow Shift**."""
+`seam_columns` to 0 in **Apply OmniX Adapters** and **OmniX Flow Shift**.
+"""
 
 
 def main() -> None:
