@@ -21,7 +21,7 @@ from .graph.maps import (
     OmniXSemantic,
 )
 from .graph.measuring import OmniXCompareMaps
-from .graph.model import OmniXApplyAdapters, OmniXFlowShift
+from .graph.model import OmniXApplyAdapters, OmniXFlowShift, OmniXSeamlessPanorama
 from .graph.older import OmniXOlderGraph, register_replacements
 from .graph.panoramas import OmniXFitPanorama, OmniXLoadPanorama, put_samples_into_input
 from .graph.pictures import OmniXSavePanorama
@@ -33,6 +33,7 @@ NODES: list[type[io.ComfyNode]] = [
     OmniXLoadAdapters,
     OmniXApplyAdapters,
     OmniXFlowShift,
+    OmniXSeamlessPanorama,
     OmniXLoadDiffusersFlux,
     OmniXEncodePrompt,
     OmniXPrompt,

@@ -122,9 +122,11 @@ def _check_shapes(result: Path, layer: str, fused: FusedLayer, pair: _Pair) -> N
         raise AdapterError(f"{result}: {layer}: expected {want}, got {got}; convert it again.")
 
 
-def _check_blocks(result: Path, layer: str, fused: FusedLayer, told: FusedLayer) -> None:
+def _check_blocks(result: Path, layer: str, fused: FusedLayer, recorded: FusedLayer) -> None:
     """Refuse a structure in the metadata that does not match the layer, which splitting and the runtime use."""
-    want, got = ([(block.part, block.row, block.rows, block.rank) for block in each.blocks] for each in (fused, told))
+    want, got = (
+        [(block.part, block.row, block.rows, block.rank) for block in each.blocks] for each in (fused, recorded)
+    )
     if got != want:
         raise AdapterError(f"{result}: {layer}: expected {want} in {BLOCKS_KEY}, got {got}; convert it again.")
 
@@ -234,7 +236,7 @@ def _is_exact(where: str, slabs: Sequence[Slab], own: Slab, scale: float, read: 
 def _compared(data: bytes, part: Slab, other: bytes, change: Change | None, exact: bool) -> tuple[bool, bool]:
     if change is None:
         return data == other, exact
-    found = load_arithmetic(part.key).compared(data, part.dtype, other, change, exact)
+    found = load_arithmetic(part.key).redone(data, part.dtype, other, change, exact)
     return found.same, found.exact
 
 
@@ -265,13 +267,13 @@ def _difference(where: str, block: Block, own: _Pair, scale: float, lift: float,
             theirs = own.up._replace(rows=slab.rows, offset=own.up.offset + row * own.up.stride)
             row += slab.rows
             for part, other in _together(slab, theirs):
-                yield numbers.Piece(read(part), part.dtype, check(other), other.dtype)
+                yield numbers.PiecePair(read(part), part.dtype, check(other), other.dtype)
 
     def downs() -> Iterator[object]:
         width = max(1, 2 * PIECE // (8 * block.rank))
         for first in range(0, own.down.columns, width):
             cut, other = (_columns(slab, first, width) for slab in (block.down, own.down))
-            yield numbers.Piece(_read(cut, read), cut.dtype, _read(other, check), other.dtype)
+            yield numbers.PiecePair(_read(cut, read), cut.dtype, _read(other, check), other.dtype)
 
     moved = change_due((block.down,), own.down.dtype, lift) is None
     up_scales, down_scales = (block.scale, scale * lift), (1.0, 1.0 / lift)

@@ -68,7 +68,7 @@ class OmniXEncodePrompt(io.ComfyNode):
     @classmethod
     def execute(cls, clip: Any, prompt: str, guidance: float, tag: bool = True) -> io.NodeOutput:
         words = tagged_prompt(prompt) if tag else prompt
-        return io.NodeOutput(encode_prompt(clip, words, guidance, patch.tell))
+        return io.NodeOutput(encode_prompt(clip, words, guidance, patch.warn))
 
 
 class OmniXPrompt(io.ComfyNode):
@@ -160,7 +160,7 @@ class OmniXLoadConditioning(io.ComfyNode):
     def execute(cls, name: str) -> io.NodeOutput:
         conditioning = load_conditioning(cls.file(name))
         if notes := {note for text, _ in conditioning if (note := note_on_rows(text))}:
-            patch.tell(f"{name}: {' '.join(sorted(notes))}")
+            patch.warn(f"{name}: {' '.join(sorted(notes))}")
         return io.NodeOutput(conditioning)
 
     @classmethod

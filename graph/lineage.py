@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from comfy_api.latest import io
 
 from ..omnix import semantics
+from ..omnix.maps import MAPS
 from ..omnix.tasks import TASKS
 
 HIDDEN = (io.Hidden.prompt, io.Hidden.unique_id)
@@ -39,6 +40,7 @@ _SAME_MAP = {
     "ImageCrop": "image",
     "ImageToMask": "image",
     "MaskToImage": "mask",
+    "OmniXFitPanorama": "image",
 }
 _ADAPTERS = "OmniXLoadAdapters"
 _BASES = ("UNETLoader", "CheckpointLoaderSimple", "UnetLoaderGGUF", "UnetLoaderGGUFAdvanced", "OmniXLoadDiffusersFlux")
@@ -50,7 +52,6 @@ _PLAIN = (
 
 PANORAMA, GENERATED, EMPTY = "panorama", "generated", "empty"
 VIEW, MASK, LEGEND = "depth view", "mask", "legend"
-_MAPS = ("depth", "normal", "albedo", "roughness", "metallic", "semantic")
 
 # (node, output) of this pack -> what it shows.
 _MADE = {
@@ -63,6 +64,7 @@ _MADE = {
     ("OmniXPlaceOnPanorama", 0): PANORAMA,
     ("OmniXPlaceOnPanorama", 1): MASK,
     ("OmniXLoadPanorama", 1): MASK,
+    ("OmniXFitPanorama", 1): MASK,
     **{("OmniXSemantic", slot): MASK for slot in range(len(semantics.NAMES))},
     ("OmniXSemantic", len(semantics.NAMES)): LEGEND,
 }
@@ -131,7 +133,7 @@ def check_inputs(node: type[io.ComfyNode], *names: str, views: bool = False) -> 
 
 def _refusal(title: str, name: str, wanted: str, shows: str) -> ValueError:
     """Return an error that says what is wrong with a node's input and what to do."""
-    way_out = _WAYS_OUT.get(shows, f"connect it to {shows}" if shows in _MAPS else f"disconnect {name}")
+    way_out = _WAYS_OUT.get(shows, f"connect it to {shows}" if shows in MAPS else f"disconnect {name}")
     return ValueError(
         f"{title}: {name} expects {f'a {wanted}' if wanted == PANORAMA else f'the {wanted} map'}, but the graph "
         f"connects {_WORDS.get(shows, f'the {shows} map')} to it; {way_out.format(name=wanted)}."
@@ -179,7 +181,7 @@ def _named(file: Any) -> str | None:
     if not isinstance(file, str):
         return None
     stem = PurePath(file).stem.lower()
-    named = next((name for name in _MAPS if name in stem), PANORAMA)
+    named = next((name for name in MAPS if name in stem), PANORAMA)
     return VIEW if "depth_view" in stem else named
 
 
@@ -195,7 +197,8 @@ def _origin(prompt: Prompt, node: str, name: str) -> Origin | None:
     """Return the output that made an input's picture; nodes that don't change what it shows are skipped."""
     found = _source(prompt, node, name)
     for _ in range(len(prompt)):
-        if found is None or not (follow := _SAME_MAP.get(_kind(prompt, found.node))):
+        kind = None if found is None else _kind(prompt, found.node)
+        if found is None or (kind, found.output) in _MADE or not (follow := _SAME_MAP.get(str(kind))):
             break
         found = _source(prompt, found.node, follow)
     return found

@@ -203,8 +203,8 @@ class OmniXConvertAdapter(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, source: str | None, name: str | None = None) -> bool | str:
-        told = source is None or allowed(lambda: cls.file(source))
-        return told if told is not True or name is None else allowed(lambda: cls.target(name))
+        answer = source is None or allowed(lambda: cls.file(source))
+        return answer if answer is not True or name is None else allowed(lambda: cls.target(name))
 
     @staticmethod
     def file(source: str) -> Path:

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..evaluation.nyu40 import CLASSES
+from ..mapfiles.nyu40 import CLASSES
 from ..omnix import maps, semantics
 from .lineage import HIDDEN, check_inputs, check_map
 

@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..evaluation.alignment import ALIGNMENTS
-from ..evaluation.images import compare_images
-from ..evaluation.trees import MEASURED
-from ..evaluation.views import SHOWN_ALIGNMENT
+from ..evaluation.depth import ALIGNMENTS
+from ..evaluation.views import SHOWN_ALIGNMENT, compare_images
+from ..mapfiles.trees import MEASURED
 
 _ALIGNMENTS = {alignment.title: name for name, alignment in ALIGNMENTS.items()}
 

@@ -6,18 +6,21 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..omnix import panorama, patch
+from ..omnix import panorama, patch, seamless
 from ..omnix.checks import MOST_SEAM_COLUMNS, PIXELS_PER_LATENT, check_seam
 from ..omnix.schedule import flow_shift
 from ..omnix.tasks import SEAM_COLUMNS
 
+SEAM_COLUMNS_OF_ANY = 8
+"""A multiple of what every model sees at a time: patches of 1 and 2 columns, U-Nets of 4 and 8."""
+
 Adapters = io.Custom("OMNIX_ADAPTERS")
 
 
-def seam_input(tooltip: str) -> io.Int.Input:
+def seam_input(tooltip: str, default: int = SEAM_COLUMNS) -> io.Int.Input:
     """Return the input for the seam's width."""
     most = MOST_SEAM_COLUMNS
-    return io.Int.Input("seam_columns", default=SEAM_COLUMNS, min=0, max=most, step=2, tooltip=tooltip, advanced=True)
+    return io.Int.Input("seam_columns", default=default, min=0, max=most, step=2, tooltip=tooltip, advanced=True)
 
 
 class OmniXApplyAdapters(io.ComfyNode):
@@ -65,6 +68,32 @@ class OmniXApplyAdapters(io.ComfyNode):
         cls, model: Any, adapters: Any, strength_condition: float, strength_target: float, seam_columns: int
     ) -> io.NodeOutput:
         return io.NodeOutput(patch.attach(model, adapters, strength_condition, strength_target, seam_columns))
+
+
+class OmniXSeamlessPanorama(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OmniXSeamlessPanorama",
+            display_name="Seamless Panorama",
+            category="OmniX/model",
+            description="Let any image or video model make panoramas whose left and right edges meet. For models "
+            "without OmniX's adapters: Qwen-Image, Z-Image, Krea 2, FLUX.2, SDXL, Wan and others.",
+            search_aliases=["omnix", "360", "seamless", "tiling", "circular", "equirectangular", "wrap", "LoRA"],
+            inputs=[
+                io.Model.Input("model", tooltip="A model of pictures or videos, with its LoRAs."),
+                seam_input(
+                    "Latent columns that are sampled twice, once past the right edge, and blended after each step, so "
+                    "that the edges meet. A multiple of 8 suits every model. 0 switches it off.",
+                    SEAM_COLUMNS_OF_ANY,
+                ),
+            ],
+            outputs=[io.Model.Output(display_name="model", tooltip="For KSampler; decode with Decode Panorama.")],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, seam_columns: int) -> io.NodeOutput:
+        return io.NodeOutput(seamless.close_seam(model, seam_columns, patch.warn))
 
 
 class OmniXFlowShift(io.ComfyNode):

@@ -143,10 +143,10 @@ class OmniXLoadPanorama(io.ComfyNode):
         # Linked values are known only during the run; values of a wrong type are refused by the host itself.
         if image is None or not isinstance(fit, str) or not isinstance(field, (int, float)):
             return True
-        told = allowed(lambda: cls.check(image, fit, field))
-        if isinstance(told, str):
-            say(told, node)
-        return told
+        answer = allowed(lambda: cls.check(image, fit, field))
+        if isinstance(answer, str):
+            say(answer, node)
+        return answer
 
     @classmethod
     def fingerprint_inputs(cls, image: str, **_more: Any) -> str:
@@ -196,8 +196,11 @@ class OmniXFitPanorama(io.ComfyNode):
     @classmethod
     def execute(cls, image: Any, height: int, fit: str = "as it is", vertical_fov: float = 0.0) -> io.NodeOutput:
         found = [picture.fit_image(one, height, fit, vertical_fov) for one in image]
-        say(found[0].words, hidden(cls, "unique_id"))
         colours = torch.stack([one.picture.colours for one in found])
+        node = hidden(cls, "unique_id")
+        # A box says it only where it matters.
+        if colours.shape[1:3] != image.shape[1:3] or ":" not in str(node):
+            say(found[0].words, node)
         return io.NodeOutput(colours, 1 - torch.stack([one.picture.opacity for one in found]))
 
 

@@ -15,10 +15,10 @@ from einops import reduce
 
 from ..omnix import save
 from ..omnix.colour import colour_view
+from ..omnix.maps import MAPS
 from ..omnix.panorama import check_panorama
 from .files import allowed, check_name, hidden, inside
 from .lineage import HIDDEN, check_inputs
-from .viewing import MAPS
 
 # Option of the node -> the maps that are saved as values.
 VALUES = {"depth": ("depth",), "every map": MAPS, "none": ()}

@@ -9,11 +9,10 @@ from einops import reduce
 
 from ..omnix import panorama
 from ..omnix.colour import COLOURS, colour_view
+from ..omnix.maps import MAPS
 from ..omnix.sheet import contact_sheet
 from ..omnix.view import cut_out, read_view
 from .lineage import HIDDEN, check_inputs
-
-MAPS = ("depth", "normal", "albedo", "roughness", "metallic", "semantic")
 
 
 class OmniXContactSheet(io.ComfyNode):

@@ -1,4 +1,4 @@
-"""Read a task's adapters, original or converted, into compact low-rank layers."""
+"""Find the adapter files of a task, one for each of its streams, and read them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..converters import AdapterError, AdapterFile, FusedLayer, Slab, open_adapter, read_metadata
-from ..converters.fusing.arithmetic import DTYPES
-from .streams import LowRank, Rows
-from .tasks import HEADER_KEY, TASKS, Task, told_task
+from ..converters import AdapterError, read_metadata
+from .low_rank import AdapterWeights, LowRank, read_layers
+from .tasks import TASK_HEADER, TASKS, Task, task_from_header
 
 Find = Callable[[str], str | None]
 """Turns the relative name of an adapter's file into its path, or None."""
@@ -30,21 +28,6 @@ _LAYOUTS = (
 
 
 _SUFFIX = ".safetensors"
-
-
-class AdapterWeights(nn.ModuleDict):
-    """One stream's layers, `LowRank` by layer name. It is a module so that the host can count, move and offload it."""
-
-    def __init__(self, layers: Mapping[str, LowRank]) -> None:
-        super().__init__({name.replace(".", "/"): layer for name, layer in layers.items()})
-
-    def by_name(self) -> dict[str, LowRank]:
-        """Return the layers under their names in ComfyUI's FLUX, such as "double_blocks.0.img_attn.qkv"."""
-        return {name.replace("/", "."): layer for name, layer in self.items() if isinstance(layer, LowRank)}
-
-    def copied(self) -> AdapterWeights:
-        """Return modules of their own; tensors on the CPU are shared."""
-        return AdapterWeights({name: layer.copied() for name, layer in self.by_name().items()})
 
 
 @dataclass(frozen=True)
@@ -79,12 +62,12 @@ def known_tasks(names: Iterable[str], find: Find) -> dict[str, Task]:
     as long as `find` is the same function each time.
     """
     places = _places(tuple(names))
-    told: dict[str, Task] = {}
-    for name in _telling(places, _states(places, find), find):
-        found = _told_by(find(name))
+    described: dict[str, Task] = {}
+    for name in _describing(places, _states(places, find), find):
+        found = _described_by(find(name))
         if found and any(True for _ in _slots(name, _endings((found[0],)))):
-            told.setdefault(found[0].name, found[0])
-    return TASKS | {name: told[name] for name in sorted(told) if name not in TASKS}
+            described.setdefault(found[0].name, found[0])
+    return TASKS | {name: described[name] for name in sorted(described) if name not in TASKS}
 
 
 @lru_cache(maxsize=4)
@@ -118,23 +101,23 @@ def _states(names: Sequence[str], find: Find) -> tuple[tuple[int, ...], ...]:
 
 
 @lru_cache(maxsize=4)
-def _telling(names: tuple[str, ...], _folders: tuple[tuple[int, ...], ...], find: Find) -> tuple[str, ...]:
+def _describing(names: tuple[str, ...], _folders: tuple[tuple[int, ...], ...], find: Find) -> tuple[str, ...]:
     """Return the names of the files whose header describes a task, or that can't be read (still downloading, say)."""
-    return tuple(name for name in names if _told_by(find(name), otherwise=True))
+    return tuple(name for name in names if _described_by(find(name), otherwise=True))
 
 
-def _told_by(path: str | None, otherwise: Any = None) -> Any:
+def _described_by(path: str | None, otherwise: Any = None) -> Any:
     """Return the task and stream in a file's header, None if it has none, `otherwise` if it can't be read."""
     try:
-        return _told(*_facts(Path(path))) if path else None
+        return _task_in_header(*_facts(Path(path))) if path else None
     except (AdapterError, OSError):
         return otherwise  # loading the file gives the reason
 
 
 @lru_cache(maxsize=4096)
-def _told(path: str, *_facts: int) -> tuple[Task, str] | None:
+def _task_in_header(path: str, *_facts: int) -> tuple[Task, str] | None:
     """Read the task from a file's header; the facts identify the contents, so each version is read only once."""
-    return told_task(read_metadata(Path(path), HEADER_KEY))
+    return task_from_header(read_metadata(Path(path), TASK_HEADER))
 
 
 def folders_with_tasks(names: Iterable[str], tasks: Mapping[str, Task] = TASKS) -> dict[str, tuple[str, ...]]:
@@ -182,7 +165,7 @@ def task_in(folder: str, name: str, tasks: Mapping[str, Task], find: Find) -> Ta
         return TASKS[name]
     for stream in tasks[name].streams:
         file = _first_file(find, folder, name, stream)
-        if file and (found := _told_by(str(file))) and found[0].name == name:
+        if file and (found := _described_by(str(file))) and found[0].name == name:
             return found[0]
     return tasks[name]
 
@@ -225,84 +208,3 @@ def _facts(file: Path) -> tuple[str, int, int, int, int]:
 def load_task(files: Sequence[Path], task: Task) -> TaskAdapters:
     """Read a task's adapters, one file a stream.  Raises AdapterError for a damaged file, OSError for a missing one."""
     return TaskAdapters(task, tuple(files), nn.ModuleList(AdapterWeights(read_layers(file)) for file in files))
-
-
-def read_layers(path: Path) -> dict[str, LowRank]:
-    """Read one adapter file, original or converted, into low-rank layers with the file's own dtype."""
-    adapter = open_adapter(path)
-    if adapter.kept:
-        raise AdapterError(
-            f"{path}: {next(iter(adapter.kept))}: expected only LoRA pairs of FLUX.1's layers, got "
-            f"{len(adapter.kept)} tensors of another kind; choose an OmniX adapter."
-        )
-    with open(path, "rb", buffering=0) as file:
-        return {name: _read_layer(file.fileno(), adapter, name, layer) for name, layer in adapter.layers.items()}
-
-
-def _read_layer(descriptor: int, adapter: AdapterFile, name: str, layer: FusedLayer) -> LowRank:
-    def stacked(slabs: Sequence[Slab]) -> Tensor:
-        try:
-            return read_slabs(descriptor, slabs)
-        except EOFError as error:
-            raise AdapterError(
-                f"{adapter.path}: {name}: expected {slabs[0].rows} rows of data at byte {slabs[0].offset}, got the end "
-                "of the file; the file changed while it was read, so download it again."
-            ) from error
-
-    down, ups = stacked([block.down for block in layer.blocks]), [stacked(block.up) for block in layer.blocks]
-    if not all(_is_finite(factor) for factor in (down, *ups)):
-        raise AdapterError(
-            f"{adapter.path}: {name}: expected finite numbers, got NaN or infinity; download the file again, or use an "
-            "earlier step of the training."
-        )
-    return LowRank(
-        down,
-        ups,
-        [Rows(block.row, block.rows, block.scale) for block in layer.blocks],
-    )
-
-
-def _is_finite(factor: Tensor) -> bool:
-    """Return whether a tensor has neither NaN nor infinity, in one pass and without a copy if its dtype allows it."""
-    if not factor.numel():
-        return True
-    low, high = torch.aminmax(factor.float() if factor.element_size() == 1 else factor)  # NaN comes out of both
-    return bool(low.isfinite() & high.isfinite())
-
-
-def read_slabs(descriptor: int, slabs: Sequence[Slab]) -> Tensor:
-    """Read matrices of equal width from a file and stack their rows; different dtypes are stacked as float32.
-
-    Raises EOFError.
-    """
-    if len({slab.dtype for slab in slabs}) > 1:
-        return torch.cat([read_slabs(descriptor, [slab]).float() for slab in slabs])
-    result = torch.empty(sum(slab.rows for slab in slabs), slabs[0].columns, dtype=DTYPES[slabs[0].dtype])
-    for slab, rows in zip(slabs, result.split([slab.rows for slab in slabs])):
-        if rows.numel():
-            _read_slab(descriptor, slab, rows.view(torch.uint8))
-    return result
-
-
-def _read_slab(descriptor: int, slab: Slab, target: Tensor) -> None:
-    """Fill the bytes [rows, width] of a matrix, skipping the bytes between its rows in the file."""
-    width = target.shape[1]
-    if slab.stride == width:  # contiguous: read directly into the target
-        _read_exactly(descriptor, target.flatten().numpy().data, slab.offset)
-        return
-    # Read whole rows, except the last: the file may end right after its data.
-    buffer = torch.empty(slab.rows, slab.stride, dtype=torch.uint8)
-    size = (slab.rows - 1) * slab.stride + width
-    _read_exactly(descriptor, buffer.flatten().numpy().data[:size], slab.offset)
-    target.copy_(buffer[:, :width])
-
-
-def _read_exactly(descriptor: int, target: memoryview, offset: int) -> None:
-    os.lseek(descriptor, offset, os.SEEK_SET)
-    with open(descriptor, "rb", buffering=0, closefd=False) as file:
-        done = 0
-        while done < len(target):
-            count = file.readinto(target[done:])
-            if not count:
-                raise EOFError
-            done += count

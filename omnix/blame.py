@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from .watch import JOIN, Blame, Block
+
+_OWN = ("comfy", "comfy_extras", "torch", __name__.removesuffix(".omnix.blame"))
+"""Packages whose functions replace nothing."""
 
 
 class Place(NamedTuple):
@@ -23,17 +26,17 @@ def method(owner: Any, name: str, called: str) -> Place:
     return Place(called, getattr(owner, name, None), of_the_host and name not in vars(owner))
 
 
-def blaming(places: Callable[[Block | None], Iterable[Place]], own: Sequence[str]) -> Blame:
+def blaming(places: Callable[[Block | None], Iterable[Place]]) -> Blame:
     """Return a function that makes the error for streams that did not meet or adapters that were not added.
 
     The error names the pack that caused it.
     """
 
     def blame(what: str, block: Block | None) -> Exception:
-        where, who = f" in {block.name}" if block is not None else "", culprit(places(block), own)
-        told = {JOIN: f"OmniX's streams did not meet{where}", "streams": "FLUX ran without OmniX's streams"}
-        happened = told.get(what, f"OmniX's adapter was not added to {what}")
-        return accused(happened, who) if who or what in told else passed_over(happened)
+        where, who = f" in {block.name}" if block is not None else "", replacement(places(block))
+        sentences = {JOIN: f"OmniX's streams did not meet{where}", "streams": "FLUX ran without OmniX's streams"}
+        happened = sentences.get(what, f"OmniX's adapter was not added to {what}")
+        return accused(happened, who) if who or what in sentences else passed_over(happened)
 
     return blame
 
@@ -55,8 +58,8 @@ def passed_over(happened: str) -> ValueError:
     )
 
 
-def culprit(places: Iterable[Place], own: Sequence[str]) -> str | None:
-    """Name the first place whose function is not from the `own` packages, and where that function comes from."""
+def replacement(places: Iterable[Place]) -> str | None:
+    """Name the first place whose function is not from `_OWN` packages, and where that function comes from."""
     for place in places:
         if (function := place.function) is None:
             continue
@@ -64,7 +67,7 @@ def culprit(places: Iterable[Place], own: Sequence[str]) -> str | None:
             function = inner
         # A wrapper copies the names of the function that it wraps, but keeps its own globals.
         module = getattr(function, "__globals__", {}).get("__name__") or type(function).__module__
-        if not any(module == name or module.startswith(f"{name}.") for name in own):
+        if not any(module == name or module.startswith(f"{name}.") for name in _OWN):
             code = getattr(function, "__code__", None)
             name = getattr(code, "co_name", None) or type(function).__name__
             lasting = ", which lasts until ComfyUI restarts" if place.lasts else ""

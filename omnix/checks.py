@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .schedule import flow_shift
+from .schedule import ENTRIES, flow_shift, sigmas
 from .tasks import SEAM_COLUMNS, Task
 
 PIXELS_PER_LATENT = 8
@@ -110,7 +110,28 @@ def doubt_of_size(task: Task, height: int) -> str:
     return (
         f"The panorama is sampled at {2 * rows}x{rows}, but {task.name} is meant for up to "
         f"{2 * PERCEIVED_ROWS}x{PERCEIVED_ROWS}: each step has {(rows / PERCEIVED_ROWS) ** 2:.1f} times as many "
-        "pixels. Lower the height in Load Panorama, or add Fit Panorama after your loader."
+        f"pixels. Set height to {PERCEIVED_ROWS} in the box or in Load Panorama; put Fit Panorama after another loader."
+    )
+
+
+def doubt_of_shift(got: float, table: Tensor, ours: bool, height: int, width: int, seam: int) -> str:
+    """Return what is wrong with a model's flow shift or its table of noise levels; "" where both are a panorama's.
+
+    `ours` says that OmniX Flow Shift has set them. Raises ValueError if it has set them for a larger panorama.
+    """
+    want = flow_shift(height, width, seam)
+    if not math.isclose(want, got, rel_tol=1e-6):
+        if ours:
+            check_not_a_tile(got, height, width, seam)
+        found = "OmniX Flow Shift was set for another size or seam" if ours else "The model has no OmniX Flow Shift"
+        found = f"{found}: the shift is {got:.4f}, this panorama needs {want:.4f}"
+    elif table.shape != (ENTRIES,) or not torch.allclose(table, sigmas(want), rtol=1e-5, atol=0):
+        found = f"The shift {got:.4f} is right, but the model's table of noise levels is not that of OmniX Flow Shift"
+    else:
+        return ""
+    return (
+        f"{found}. Give OmniX Flow Shift the latent that is sampled and the seam_columns of Apply OmniX Adapters "
+        f"({seam}), and connect it to the sampler."
     )
 
 
@@ -187,18 +208,15 @@ def check_seam(columns: int) -> None:
 
 
 def check_place(got: Tensor, sampled: Tensor | None) -> None:
-    """Raise ValueError if the cells of the sampled picture [b, c, h, w] are moved (rolled, mirrored) before FLUX.
-
-    `got` may hold the picture more than once.
-    """
+    """Raise ValueError if a model is given the sampled picture [b, c, .., h, w], once or more, with its cells moved."""
     if sampled is None or got.shape[0] % sampled.shape[0]:
         return
-    want = sampled.to(got).repeat(got.shape[0] // sampled.shape[0], 1, 1, 1)
+    want = torch.cat([sampled.to(got)] * (got.shape[0] // sampled.shape[0]))
     if torch.equal(got, want):
         return
     if torch.equal(*(x.flatten(2).sort(dim=-1).values for x in (got, want))):
         raise ValueError(
-            "A node on the model rolls or mirrors the picture before FLUX sees it, and OmniX's conditions don't fit "
+            "A node on the model rolls or mirrors the picture before the model sees it, and the conditions don't fit "
             "it then. Remove that node (Seamless Tiling); OmniX's own seam_columns close the seam."
         )
 
@@ -250,15 +268,20 @@ def check_cards(models: Sequence[nn.Module], compiled: bool) -> None:
 
 def check_conds(conds: Conds, batch: int) -> None:
     """Raise ValueError for conditionings of a part of the picture, and for batch sizes that don't match."""
-    if any("area" in cond for cond in each_cond(conds)):
-        raise ValueError(
-            "OmniX can't run on a part of the picture; remove Conditioning (Set Area), or use Conditioning (Set Mask) "
-            "without bounds."
-        )
+    check_area(conds)
     for size in {latent.shape[0] for cond in each_cond(conds) for latent in references(cond)} - {1, batch}:
         raise ValueError(
             f"The reference latents are a batch of {size}, but the sampled latent is a batch of {batch}; set "
             f"batch_size of the empty latent to {size}, or choose one picture of the batch."
+        )
+
+
+def check_area(conds: Conds) -> None:
+    """Raise ValueError for conditionings of a part of the picture."""
+    if any("area" in cond for cond in each_cond(conds)):
+        raise ValueError(
+            "OmniX can't run on a part of the picture; remove Conditioning (Set Area), or use Conditioning (Set Mask) "
+            "without bounds."
         )
 
 

@@ -22,14 +22,15 @@ from torch._dynamo.exc import TorchDynamoException
 from torch.nn.functional import linear
 
 from .fused import asked, called, is_plain
+from .low_rank import LowRank
 from .sampling import Run
 from .streams import (
     Deltaed,
-    LowRank,
     Stream,
     among_streams,
     attend_jointly,
     last_layer,
+    layers_of,
     of_target,
     stack,
     text_is_shared,
@@ -180,8 +181,8 @@ def _replacing(block: Block, streams: Sequence[Stream], last: str, device: torch
 
 def _layers_of(block: Block, streams: Sequence[Stream]) -> list[str]:
     """List the layers of a block that have adapters, by their names inside the block."""
-    layers = dict.fromkeys(layer for stream in streams for layer in stream.layers)
-    return [layer.removeprefix(f"{block.name}.") for layer in layers if layer.startswith(f"{block.name}.")]
+    layers = [layer for layer in layers_of(streams) if layer.startswith(f"{block.name}.")]
+    return [layer.removeprefix(f"{block.name}.") for layer in layers]
 
 
 class _Compiled(nn.Module):
@@ -220,11 +221,11 @@ class Graphs:
 
     @contextmanager
     def standing(
-        self, flux: nn.Module, run: Run, device: torch.device, step: Step, stranger: Callable[[Block], str | None]
+        self, flux: nn.Module, run: Run, device: torch.device, step: Step, replaced: Callable[[Block], str | None]
     ) -> Iterator[None]:
         """Run graphs instead of the blocks during one call of FLUX, if the user's graph compiles and it is possible.
 
-        `stranger` names another pack's function that replaced part of a block, if there is one: a graph would not call
+        `replaced` names another pack's function that replaced part of a block, if there is one: a graph would not call
         it.
         """
         blocks = list(blocks_of(flux))
@@ -235,7 +236,7 @@ class Graphs:
             self._graphs.clear()
 
         if run.compile is not None:
-            found = hindrance(blocks, run.compile) or next(filter(None, map(stranger, blocks)), None)
+            found = why_uncompiled(blocks, run.compile) or next(filter(None, map(replaced, blocks)), None)
             if found is None:
                 self._make(flux, blocks, run.compile, device)
             else:
@@ -281,7 +282,7 @@ def _graph(block: Block, streams: Sequence[Stream], last: str, how: Mapping[str,
     return torch.compile(joined, **{**how, "fullgraph": False, "options": options and dict(options)})
 
 
-def hindrance(blocks: Sequence[Block], how: Mapping[str, Any]) -> str | None:
+def why_uncompiled(blocks: Sequence[Block], how: Mapping[str, Any]) -> str | None:
     """Return why blocks can't be compiled (a twin would miss something, or it is untested), or None."""
     if not hasattr(torch.compiler, "set_stance"):
         return "torch is older than 2.6"

@@ -35,11 +35,11 @@ _EMBEDDING, _OPTION, _LIST = "embedding", "option", "list"
 Conditioning = Sequence[tuple[Tensor, Mapping[str, Any]]]
 
 
-def encode_prompt(clip: Any, words: str, guidance: float, tell: Callable[[str], None]) -> list[list[Any]]:
+def encode_prompt(clip: Any, words: str, guidance: float, warn: Callable[[str], None]) -> list[list[Any]]:
     """Encode words as the reference pipeline does: T5 padded and cut to 512 tokens, CLIP-L's pooled vector of 77.
 
     `clip` is a CLIP of the host with FLUX.1's text encoders; it is not changed. As in the reference pipeline, weights
-    and embedding names in the prompt are plain words. `tell` gets the warnings. Raises ValueError for other text
+    and embedding names in the prompt are plain words. `warn` gets the warnings. Raises ValueError for other text
     encoders.
     """
     tokenizer: Any = getattr(clip, "tokenizer", None)
@@ -50,7 +50,7 @@ def encode_prompt(clip: Any, words: str, guidance: float, tell: Callable[[str], 
         )
     short, long = _ids(tokenizer.clip_l, words), _ids(tokenizer.t5xxl, words)
     if notes := [*_notes(words, len(long))]:
-        tell(" ".join(notes))
+        warn(" ".join(notes))
     tokens = {
         "l": _fitted(short, CLIP_TOKENS, tokenizer.clip_l.pad_token),
         "t5xxl": _fitted(long, TEXT_ROWS, tokenizer.t5xxl.pad_token),

@@ -82,8 +82,8 @@ def _by_pillow(path: Path, header: Header) -> Source:
     image = _upright(path, header)
     width, height = image.size
     if image.mode[0] in "IF":
-        told = NO_PROFILE if header.icc else ""
-        return Source(height, width, 3, lambda first, end: _grey(image.crop((0, first, width, end))), told)
+        note = NO_PROFILE if header.icc else ""
+        return Source(height, width, 3, lambda first, end: _grey(image.crop((0, first, width, end))), note)
     clear = image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info
     to_srgb, words = _managed(header.icc, image.mode)
 

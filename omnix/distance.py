@@ -9,7 +9,7 @@
 
 The far plane is the largest distance, if at least 2 pixels and 0.1 % of the map have exactly this value, and it is more
 than twice every other distance and more than 1. (Relative depth ends at 1, where it is still a surface.) NaN is not in
-this list: it is an error, and refused where maps are checked. `evaluation/nothing.py` has the same rule for ground
+this list: it is an error, and refused where maps are checked. `mapfiles/nothing.py` has the same rule for ground
 truth; a test checks that both agree.
 """
 

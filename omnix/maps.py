@@ -15,6 +15,9 @@ from torch import Tensor
 from .distance import is_nothing
 from .panorama import camera_rays, check_panorama
 
+MAPS = ("depth", "normal", "albedo", "roughness", "metallic", "semantic")
+"""The maps of a panorama, as the inputs of nodes are called."""
+
 # A decoded normal shorter than this has no direction (two steps of 8 bits are 0.016).
 SHORTEST_NORMAL = 1e-6
 

@@ -41,19 +41,19 @@ class Task:
 TASKS = {name: Task(name, tuple(streams), name != "image_to_pano") for name, streams in STREAMS.items()}
 """The tasks of OmniX. The headers of adapter files describe other tasks."""
 
-HEADER_KEY = "omnix_streams"
+TASK_HEADER = "omnix_streams"
 
 
 def task_header(task: Task, stream: str) -> dict[str, str]:
     """Return the metadata that describes an adapter's task and stream, independent of the file's name and folder."""
-    return {HEADER_KEY: json.dumps({"task": task.name, "streams": task.streams, "stream": stream})}
+    return {TASK_HEADER: json.dumps({"task": task.name, "streams": task.streams, "stream": stream})}
 
 
-def told_task(metadata: Mapping[str, str]) -> tuple[Task, str] | None:
+def task_from_header(metadata: Mapping[str, str]) -> tuple[Task, str] | None:
     """Return the task and the stream in a file's metadata; None if they are missing or invalid."""
     try:
-        told = json.loads(metadata[HEADER_KEY])
-        name, streams, stream = told["task"], told["streams"], told["stream"]
+        header = json.loads(metadata[TASK_HEADER])
+        name, streams, stream = header["task"], header["streams"], header["stream"]
     except (KeyError, TypeError, ValueError):
         return None
     words = [name, stream, *streams] if isinstance(streams, list) else []

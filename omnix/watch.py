@@ -69,7 +69,7 @@ class Step:
         self._seen: set[str] = set()
         self._block: Block | None = None
         self._joining = False
-        self._loose: Counter[str] = Counter()
+        self._outside: Counter[str] = Counter()
         """How often each layer ran with its adapters, and the join (`JOIN`) ran, outside of a block's call."""
         self.blocks = 0
 
@@ -81,7 +81,7 @@ class Step:
         if self._joining:  # called by an override around ours, with tensors that are already joined
             return attention(*args, **kwargs) if self._inner is None else self._inner(attention, *args, **kwargs)
         self._seen.add(JOIN)
-        self._loose[JOIN] += self._block is None
+        self._outside[JOIN] += self._block is None
         self._joining = True
         try:
             return joint(attention, *args, **kwargs)
@@ -92,7 +92,7 @@ class Step:
         """Record that a layer ran with its adapters, inside a block or called by code that runs the layers itself."""
         self._seen.add(layer)
         if self._block is None:
-            self._loose[layer] += 1
+            self._outside[layer] += 1
             self.blocks += layer.endswith(tuple(_QUERIES.values()))
 
     def enter(self, block: Block, kwargs: Mapping[str, Any], takes_options: bool) -> dict[str, Any]:
@@ -105,9 +105,9 @@ class Step:
     def _options(self, block: Block, given: Mapping[str, Any]) -> dict[str, Any]:
         theirs = given.get(OVERRIDE, self.join)
         place = {"block_type": block.kind, "block_index": block.number, "total_blocks": block.total}
-        return {**given, **place, OVERRIDE: theirs if theirs == self.join else self._round(theirs)}
+        return {**given, **place, OVERRIDE: theirs if theirs == self.join else self._joined_with(theirs)}
 
-    def _round(self, theirs: Attention) -> Attention:
+    def _joined_with(self, theirs: Attention) -> Attention:
         joint = self._make(theirs)
 
         def attend(attention: Attention, *args: Any, **kwargs: Any) -> Any:
@@ -137,13 +137,13 @@ class Step:
 
     def check(self, blame: Blame) -> None:
         """Raise if blocks ran without being called as modules, and the join or some of their adapters are missing."""
-        loose = self._loose
+        outside = self._outside
         wanted = [layers - {JOIN} for name, layers in self._wanted.items() if "_blocks." in name]
-        blocks = [sorted((loose[layer], layer) for layer in layers) for layers in wanted]
+        blocks = [sorted((outside[layer], layer) for layer in layers) for layers in wanted]
         runs = sum(each[-1][0] for each in blocks)
-        if loose[JOIN] < runs:
+        if outside[JOIN] < runs:
             raise blame(JOIN, None)
-        least = 1 if loose[JOIN] > runs else 0  # a block was joined, and none of its adapters was added
+        least = 1 if outside[JOIN] > runs else 0  # a block was joined, and none of its adapters was added
         short = [each[0][1] for each in blocks if each[0][0] < max(least, each[-1][0])]
         if short:
             raise blame(short[0], None)
@@ -186,7 +186,7 @@ def eager() -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def running(step: Step, blame: Blame) -> Iterator[None]:
+def current(step: Step, blame: Blame) -> Iterator[None]:
     """Give the hooks of `guarded` their step during one call of FLUX; afterwards raise `blame`'s error if it failed."""
     token = _STEP.set(step)
     try:

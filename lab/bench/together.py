@@ -3,8 +3,8 @@
     python lab/bench/together.py --packs FOLDER     core nodes, packs and stand-ins: writes the page
     python lab/bench/together.py                    only core nodes and stand-ins: prints it
 
-with the python and, as COMFYUI_PATH, the comfyui of `python dev.py setup --json`, and a folder with clones of the packs
-that `packs.py` lists; if one is missing, it says how to get it.
+with the python and, as COMFYUI_PATH, the comfyui of `python dev.py setup --json`, and a folder with clones of the
+packs that `packs.py` lists; if one is missing, it says how to get it.
 
 Each companion is put on before Apply OmniX Adapters and after it, and KSampler is run on a tiny random FLUX.1. The same
 companion on a model whose FLUX is the tests' oracle (Diffusers and PEFT, one whole model a stream) tells what is right.

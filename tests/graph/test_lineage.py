@@ -33,7 +33,7 @@ def graph(task: str, target: str, **more: dict[str, Any]) -> dict[str, Any]:
     return soak.graph(task, 0, 1) | {"map": node(MAP_NODE[target], image=["decoded", 0])} | more
 
 
-def told(prompt: dict[str, Any], target: str) -> str | None:
+def reported(prompt: dict[str, Any], target: str) -> str | None:
     """Run a node's check on a graph as the host does; return what it says."""
     given = type("Given", (NODES[target],), {"hidden": SimpleNamespace(prompt=prompt, unique_id="map")})
     try:
@@ -45,7 +45,7 @@ def told(prompt: dict[str, Any], target: str) -> str | None:
 
 @pytest.mark.parametrize(("task", "target"), itertools.product(TASKS, NODES))
 def test_each_map_goes_to_its_own_node(task: str, target: str) -> None:
-    said = told(graph(task, target), target)
+    said = reported(graph(task, target), target)
     if TASKS[task].target == target:
         assert said is None
     else:
@@ -62,6 +62,10 @@ def test_ways_from_the_map_to_the_adapters() -> None:
             "scaled": node("ImageScale", image=["decoded", 0]),
             "map": node("OmniXDepth", image=["scaled", 0]),
         },
+        "fitted": {
+            "fitted": node("OmniXFitPanorama", image=["decoded", 0]),
+            "map": node("OmniXDepth", image=["fitted", 0]),
+        },
         "other decoder": {"decoded": node("VAEDecodeTiled", samples=["sampled", 0], vae=["vae", 0])},
         "latent in between": {
             "one": node("LatentFromBatch", samples=["sampled", 0]),
@@ -77,7 +81,7 @@ def test_ways_from_the_map_to_the_adapters() -> None:
         assert task_of_picture(graph("rgb_to_normal", "depth", **more), "map", "image") == "rgb_to_normal"
 
 
-def test_where_the_graph_does_not_tell_nothing_is_refused() -> None:
+def test_where_the_graph_does_not_say_nothing_is_refused() -> None:
     """Another model's maps, loaded pictures, tasks that come by a link, unknown nodes, and no graph at all."""
     odd = {
         "loaded": {"decoded": node("LoadImage", image="depth.png")},
@@ -95,8 +99,8 @@ def test_where_the_graph_does_not_tell_nothing_is_refused() -> None:
         "lost": {"sampled": node("KSampler", model=["gone", 0])},
     }
     for more in odd.values():
-        assert told(graph("rgb_to_normal", "depth", **more), "depth") is None
-    assert told({}, "depth") is None
+        assert reported(graph("rgb_to_normal", "depth", **more), "depth") is None
+    assert reported({}, "depth") is None
     assert len(maps.OmniXDepth.execute(torch.rand(1, 4, 8, 3)).args) == 2
 
 
@@ -199,7 +203,7 @@ def test_a_bypassed_sampler_leaves_nothing(kind: str, name: str) -> None:
 @pytest.mark.parametrize("target", NODES)
 def test_readers_of_maps_refuse_photos_and_plain_models_too(target: str) -> None:
     plain, photo = (
-        told(graph("rgb_to_depth", target, **more), target) for more in (PLAIN_MODEL, {"decoded": PHOTO["photo"]})
+        reported(graph("rgb_to_depth", target, **more), target) for more in (PLAIN_MODEL, {"decoded": PHOTO["photo"]})
     )
     assert plain is not None and "sampled without OmniX adapters" in plain
     assert photo is not None and f"image expects the {target} map, but the graph connects a plain panorama" in photo

@@ -127,7 +127,7 @@ def test_no_adapters_at_all(host_folders: Path) -> None:
         nodes.OmniXLoadAdapters.execute("rgb_to_depth", NOTHING_FOUND)
 
 
-def test_what_a_list_lacks_is_told_by_the_node(host_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_list_lacks_is_reported_by_the_node(host_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything runs, instead of the host's own words about values that are not in a list."""
     monkeypatch.setattr(nodes.OmniXLoadAdapters, "hidden", SimpleNamespace(unique_id="1"), raising=False)
     note_posted({"prompt": {"1": {"inputs": {"task": "rgb_to_depth"}}}})

@@ -195,10 +195,10 @@ def test_a_crop_is_turned_with_its_pose(tmp_path: Path) -> None:
 )
 def test_what_gpano_can_not_mean_is_refused(tmp_path: Path, given: dict[str, Any], says: str) -> None:
     path = put(tmp_path / "p.jpg", noise(32, 64), attributes(given))
-    with pytest.raises(ValueError, match=r"^p\.jpg: (the GPano data|GPano:)") as told:
+    with pytest.raises(ValueError, match=r"^p\.jpg: (the GPano data|GPano:)") as caught:
         loaded(path)
-    assert says in str(told.value) and "choose another fit than by GPano" in str(told.value)
-    if "ProjectionType" in given and "expected a number" not in str(told.value):
+    assert says in str(caught.value) and "choose another fit than by GPano" in str(caught.value)
+    if "ProjectionType" in given and "expected a number" not in str(caught.value):
         assert loaded(path, how="as it is")[0].shape == (32, 64, 3), "the advice works"
 
 
@@ -268,9 +268,9 @@ def test_transparent_pixels_are_unseen_in_a_crop(tmp_path: Path) -> None:
     ],
 )
 def test_each_layout_has_its_own_advice(height: int, width: int, says: str) -> None:
-    with pytest.raises(ValueError, match="expected a panorama, twice as wide as high, got") as told:
+    with pytest.raises(ValueError, match="expected a panorama, twice as wide as high, got") as caught:
         fit.as_it_is("p.jpg", height, width)
-    assert says in str(told.value)
+    assert says in str(caught.value)
     sentences = [shape.advice for shape in layouts.SHAPES]
     assert all(says in layouts.advice(height, width) or says not in sentence for sentence in sentences)
 
@@ -332,9 +332,9 @@ def test_headers_carry_gpano(tmp_path: Path) -> None:
 def test_a_decoded_picture_is_fitted_as_a_file_is(tmp_path: Path, how: str, size: tuple[int, int]) -> None:
     pixels = noise(*size)
     shown, words = picture.fit_image(torch.from_numpy(pixels / np.float32(255)), 96, how)
-    colours, unseen, told = loaded(put(tmp_path / "p.png", pixels), 96, how)
+    colours, unseen, caught = loaded(put(tmp_path / "p.png", pixels), 96, how)
     assert np.abs(shown.colours.numpy() - colours).max() < 1e-6 and np.array_equal(1 - shown.opacity.numpy(), unseen)
-    assert words == told.replace("in the file", "given")
+    assert words == caught.replace("in the file", "given")
 
 
 def test_a_file_is_resized_as_a_whole_picture_would_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
