@@ -91,7 +91,7 @@ def jobs(source: Path | str, destination: Path | str, split: bool = False) -> tu
     return (*_without_duplicates(_without_results(found, split)), *unread)
 
 
-# What looks like the name of a file: "depth.txt", but not "FLUX.1-dev" or "v1.0".
+# Matches names that look like file names: "depth.txt", but not "FLUX.1-dev" or "v1.0".
 _EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9_]{0,11}", re.ASCII)
 
 

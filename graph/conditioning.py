@@ -38,7 +38,7 @@ class OmniXEncodePrompt(io.ComfyNode):
                     "prompt",
                     default="",
                     multiline=True,
-                    tooltip="What the panorama shows. Leave it empty for depth, normals and the other maps. Weights "
+                    tooltip="A description of the panorama. Leave it empty for depth, normals and the other maps. Weights "
                     "such as (word:1.2) and embeddings have no effect.",
                 ),
                 io.Float.Input(
@@ -86,7 +86,7 @@ class OmniXPrompt(io.ComfyNode):
                     "prompt",
                     default="",
                     multiline=True,
-                    tooltip="What the panorama shows. Leave it empty for depth, normals and the other maps.",
+                    tooltip="A description of the panorama. Leave it empty for depth, normals and the other maps.",
                 )
             ],
             outputs=[io.String.Output(display_name="prompt", tooltip="The prompt with its tag.")],

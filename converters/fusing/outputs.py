@@ -134,7 +134,7 @@ def _split_kept(adapter: AdapterFile, record: Record) -> Iterator[tuple[str, Out
     for name, kept in adapter.kept.items():
         (slab,) = (slab for piece in kept.pieces for slab in piece.slabs)
         if not record.exact and name not in record.kept and name.endswith(".alpha"):
-            yield name, _kept(kept)  # of a text encoder, told by a header that is gone
+            yield name, _kept(kept)  # of a text encoder, given by a header entry that the result lacks
         for source in record.kept.get(name, ()):
             rows, columns = (source.shape[0] if source.shape else 1), math.prod(source.shape[1:])
             if columns != slab.columns or source.row + rows > slab.rows:

@@ -1,4 +1,4 @@
-"""What a file has besides the factors of FLUX.1's layers, and the names under which ComfyUI's loaders take it.
+"""The tensors of a file other than the factors of FLUX.1's layers, under the names that ComfyUI's loaders read.
 
 Text encoders' pairs keep their factors and alphas. A bias of an up factor acts as scale * bias, so it becomes `diff_b`
 of the fused layer, a part's rows beside zeros; `set_weight` sets a norm; `reshape_weight` widens a layer.
@@ -76,7 +76,7 @@ def text_layers(
 def _text_alpha(
     module: str, entries: Mapping[str, Entry], key: str | None, scaling: Scaling, rank: int
 ) -> dict[str, Kept]:
-    """Keep a layer's alpha, or write the one that only a configuration tells."""
+    """Keep a layer's alpha, or write one if only a configuration gives it."""
     scale = scaling.scale(module.partition(".transformer.")[2], rank)
     if key is not None:
         return {f"{module}.alpha": whole(key, entries[key])}
@@ -91,7 +91,7 @@ class Found(NamedTuple):
 
 
 def find_extras(keys: tuple[str, ...]) -> Found:
-    """Tell which tensors that are no factors belong to layers of FLUX.1 in a way that ComfyUI's loaders know."""
+    """Find the tensors, other than factors, that ComfyUI's loaders can apply to layers of FLUX.1."""
     named = {key: name for key in keys if (name := parse_extra(key)) and _is_known(name)}
     return Found(named, tuple(key for key in keys if key not in named))
 

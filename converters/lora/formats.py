@@ -29,7 +29,7 @@ def _other(pattern: str, name: str) -> Format:
     return Format(re.compile(pattern), name, _OTHER)
 
 
-# What acts on a part of the tokens alone, or beside the model's own layers.
+# Adapters that act only on some of the tokens, or outside the model's own layers.
 _ADAPTERS = tuple(
     Format(re.compile(pattern), name, _NODES)
     for pattern, name in (
@@ -138,7 +138,7 @@ def model_weights(keys: Iterable[str]) -> Format | None:
 
 
 def architecture(geometry: Geometry, blocks: architectures.Blocks) -> tuple[Format | None, str | None]:
-    """Name the model of layers that are called like FLUX.1's, if it is another one; or return what to tell of it."""
+    """Name the model if layers named like FLUX.1's belong to another one; otherwise return a note for the user."""
     verdict = architectures.judged(geometry, blocks)
     if verdict.foreign is None:
         return None, verdict.note
