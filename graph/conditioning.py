@@ -38,8 +38,8 @@ class OmniXEncodePrompt(io.ComfyNode):
                     "prompt",
                     default="",
                     multiline=True,
-                    tooltip="A description of the panorama. Leave it empty for depth, normals and the other maps. Weights "
-                    "such as (word:1.2) and embeddings have no effect.",
+                    tooltip="A description of the panorama. Leave it empty for depth, normals and the other maps. "
+                    "Weights such as (word:1.2) and embeddings have no effect.",
                 ),
                 io.Float.Input(
                     "guidance",

@@ -1,7 +1,7 @@
 """Check PEFT's settings: which values mean plain LoRA, and which change the meaning of the factors.
 
-The settings are those of PEFT's LoraConfig (peft/tuners/lora/config.py, up to 0.19). Settings that are not listed here are refused
-unless it is switched off, because it may change the meaning of the factors.
+The settings are those of PEFT's LoraConfig (peft/tuners/lora/config.py, up to 0.19). Unknown settings are refused
+unless they are switched off, because they may change the meaning of the factors.
 """
 
 from __future__ import annotations
