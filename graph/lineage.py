@@ -71,9 +71,9 @@ _MADE = {
     ("OmniXSemantic", len(semantics.NAMES)): LEGEND,
 }
 _TARGETS = {"filled_rgb": PANORAMA}
-"""What a task's target shows, if that differs from the target's name."""
+"""Target of a task -> the picture that it shows, if that differs from the target's name."""
 
-# What an input accepts besides its own name.
+# Input -> other kinds of pictures that it accepts.
 _ALSO = {PANORAMA: (GENERATED,)}
 _WORDS = {
     PANORAMA: "a plain panorama",
