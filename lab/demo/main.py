@@ -113,7 +113,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--adapters", type=Path, help="folder of OmniX adapters, original or converted")
     made.add_argument("--panorama", type=Path, help="a panorama of your own, twice as wide as high")
     made.add_argument("--height", type=int, help="height in pixels to work at, with real weights (default 720)")
-    made.add_argument("--steps", type=int, help="sampling steps (default 4, with real weights 28)")
+    made.add_argument("--steps", type=int, help="sampling steps (default 2, with real weights 28)")
     made.add_argument(
         "--output", type=Path, default=ROOT / "demo-output", help="where the results go (default demo-output)"
     )
