@@ -26,7 +26,7 @@ from ..host.server import PACK, ROOT, Server
 from ..micro import graphs
 from ..micro.evaluating import GENERATED, given, maps_in, perceived, scores, tasks_of
 from ..micro.judged import other_room, own_room, write
-from ..micro.recipe import HEIGHT, JUDGED_SEED
+from ..micro.recipe import HEIGHT, JUDGED_SEED, NOT_LEARNED
 from ..rooms.foreign import FAMILIES
 from ..rooms.lighting import PICTURE
 from . import scene
@@ -127,8 +127,9 @@ def compared(kind: str, truth: Path, ours: Path) -> Iterator[tuple[str, torch.Te
     name = FIGURE.get(kind, "psnr")
     figure = scores(kind, mine, true).figures[name][0]
     figure_of = f"error of {kind}: {FIGURES[kind][name].title} {figure:.3g}"
+    model = "not learned" if kind in NOT_LEARNED else "micro model"
     drawn = (*views.views(kind, mine, true), views.error(kind, mine, true))
-    yield from zip((f"{kind}, perceived (micro model)", f"{kind}, true (renderer)", figure_of), map(batch, drawn))
+    yield from zip((f"{kind}, perceived ({model})", f"{kind}, true (renderer)", figure_of), map(batch, drawn))
 
 
 def batch(picture: Array) -> torch.Tensor:

@@ -1,7 +1,7 @@
-"""What a clever person would predict without a model: the rivals of what the micro model perceives.
+"""Baselines for the micro model: predictions that need no neural network.
 
-They are fitted to other rooms of the same renderer, never to those that are judged. A rival has a value wherever the
-truth has one, so that it is measured on the same pixels.
+They are fitted to other rooms of the same renderer, never to the judged ones. A baseline has a value wherever the truth
+has one, so that it is measured on the same pixels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MATERIAL = ("roughness", "metallic")
 
 
 class Target(NamedTuple):
-    """What is fitted of a map [H, W, ..], and how a prediction becomes a map again."""
+    """The function of a map [H, W, ..] that is fitted, and its inverse."""
 
     of: Callable[[Array], Array]
     back: Callable[[Array], Array]
@@ -44,7 +44,7 @@ TARGETS = {
 
 
 def rows(picture: Array) -> Array:
-    """Return which row each pixel is in, [H W, H]: what can be said without looking."""
+    """Return the row of each pixel as one of H numbers, [H W, H]: this baseline does not see the picture."""
     height, width = picture.shape[:2]
     return np.repeat(np.eye(height), width, axis=0)
 
@@ -78,7 +78,7 @@ def _products(x: Array, y: Array) -> tuple[Array, Array, int]:
 def by_class(kind: str, rooms: Sequence[JudgedRoom]) -> Predict:
     """Predict the mean, over these very rooms, of each pixel's true class: an oracle.
 
-    What differs within a class is drawn by chance in such rooms, and only looking at the material shows it.
+    Within a class, the rooms' materials are random.
     """
     classes, values = (np.stack([room.fine[name] for room in rooms]).ravel() for name in ("semantic", kind))
     known, numbers = np.unique(classes, return_inverse=True)

@@ -1,4 +1,4 @@
-"""The table of `python -m lab.micro evaluate`: what is perceived beside what a clever person would predict."""
+"""The table of `python -m lab.micro evaluate`: the model's predictions next to the baselines'."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ...evaluation.report import summary
 from ...evaluation.views import SHOWN_ALIGNMENT
 from ...mapfiles.pictures import Array
 from .judged import JudgedRoom
+from .recipe import NOT_LEARNED
 
 ALL, SHELL, FURNITURE = "all", "shell", "furniture"
 PARTS = {
@@ -24,7 +25,7 @@ SEAM = "seam_error"
 
 
 class Row(NamedTuple):
-    """A figure of a kind of map: its name in `evaluation`, its title, and the parts of a room that it is told of."""
+    """A figure of a kind of map: its name in `evaluation`, its title, and the parts of a room it is measured on."""
 
     kind: str
     figure: str
@@ -45,7 +46,7 @@ ROWS = (
     Row("roughness", "psnr", "roughness, PSNR in dB", tuple(PARTS)),
     Row("roughness", "ssim", "roughness, SSIM"),
     Row("roughness", SEAM, "roughness, seam of the error"),
-    Row("metallic", "psnr", "metallic (not learned), PSNR in dB"),
+    Row("metallic", "psnr", "metallic, PSNR in dB"),
 )
 
 Maps = Mapping[str, Sequence[Array]]
@@ -64,17 +65,17 @@ def _lines(predictions: Mapping[str, Maps], rooms: Sequence[JudgedRoom]) -> Iter
     for row in ROWS:
         for part in row.parts if row.kind in rooms[0].maps else ():
             found = (measured[title].get((row.kind, part), {}).get(row.figure) for title in predictions)
-            yield [row.title if part == row.parts[0] else "", part, *map(_written, found)]
+            title = row.title if part == row.parts[0] else ""
+            remark = " (not learned)" if title and row.kind in NOT_LEARNED else ""
+            yield [title + remark, part, *map(_written, found)]
 
 
 def _written(value: float | None) -> str:
-    return (
-        "" if value is None else f"{value:.3f}" if abs(value) < 1 else f"{value:.2f}" if value < 10 else f"{value:.1f}"
-    )
+    return "" if value is None else f"{value:#.3g}".rstrip(".")
 
 
 def figures(maps: Maps, rooms: Sequence[JudgedRoom]) -> dict[tuple[str, str], Mapping[str, float | None]]:
-    """Return (kind, part) -> figures, every pixel alike; a depth is aligned by its median over the whole picture."""
+    """Return (kind, part) -> figures with equal pixels; a depth is aligned by its median over the whole picture."""
     return {
         (kind, part): _figures(kind, predicted, rooms, part)
         for kind, predicted in maps.items()
@@ -88,6 +89,6 @@ def _figures(kind: str, predicted: Sequence[Array], rooms: Sequence[JudgedRoom],
         compare(kind, ours, room.maps[kind], Options(counted=PARTS[part](room)))
         for ours, room in zip(predicted, rooms, strict=True)
     ]
-    told = summary({kind: found})[kind]
-    told = told[SHOWN_ALIGNMENT] if kind == "depth" else told
-    return {**told["unweighted"], SEAM: told[SEAM]}
+    total = summary({kind: found})[kind]
+    total = total[SHOWN_ALIGNMENT] if kind == "depth" else total
+    return {**total["unweighted"], SEAM: total[SEAM]}
