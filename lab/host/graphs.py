@@ -1,4 +1,4 @@
-"""The shipped graphs, pointed at the files that are there."""
+"""The shipped graphs, pointed at the files that are available."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 from .pack import ROOT
 
 Graph = dict[str, dict[str, Any]]
-API = ROOT / "workflows" / "api"
+API = ROOT / "lab" / "workflows" / "api"
+"""The shipped workflows in the form that clients post."""
 
 
 def graph_of(task: str) -> Graph:
