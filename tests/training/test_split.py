@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from comfyui_omnix.evaluation import layout
 from comfyui_omnix.lab.rooms.dataset import MANIFEST, Order, make_one, split_of
 from comfyui_omnix.training import command, data
 from comfyui_omnix.training.config import Config, TrainingError, plans
 from comfyui_omnix.training.run import order, run
+from diffusers import FluxTransformer2DModel
 from folders import small_run, write_rooms
 
 
@@ -138,6 +141,16 @@ def test_a_dry_run_tells_of_holes_and_of_small_pictures(rooms: Path, capsys: pyt
     assert status == 0 and "left out        6.2 % of the target" in shown and "enlarged" not in shown
     status, shown, _error = dry(capsys, rooms, "--size", "256x128")
     assert status == 0 and "enlarged        16 are smaller than 256x128" in shown
+
+
+def test_the_memory_of_flux_1_dev(rooms: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """31 to 33 GB by hand; the base has as many weights as Diffusers' FLUX.1-dev."""
+    with torch.device("meta"):
+        flux = FluxTransformer2DModel(guidance_embeds=True)
+    status, shown, _error = dry(capsys, rooms)
+    total, base = map(float, re.findall(r"about ([\d.]+) GB .*: base ([\d.]+)", shown)[0])
+    assert status == 0 and 31 <= total <= 33
+    assert base == pytest.approx(2 * sum(weight.numel() for weight in flux.parameters()) / 1e9, abs=0.06)
 
 
 def test_a_run_reports_that_it_enlarges(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
