@@ -1,4 +1,4 @@
-"""Find the pictures of a task in a folder (layout: `evaluation.layout`), and split them."""
+"""Find the pictures of a task in a folder (layout: `mapfiles.layout`), and split them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ..evaluation import layout
+from ..mapfiles import layout
 from .config import Config, Plan, TrainingError, note, size_of
 from .pictures import PIXELS_PER_LATENT, View, rows
 from .samples import RAYS, may_roll

@@ -133,7 +133,7 @@ class HostBase(LoadedBase):
                 )
             text, options = load_conditioning(self.files["conditioning"])[0]
             if note := note_on_rows(text):
-                patch.tell(f"--conditioning {self.files['conditioning']}: {note}")
+                patch.warn(f"--conditioning {self.files['conditioning']}: {note}")
             if "pooled_output" not in options:
                 raise TrainingError(
                     f"{self.files['conditioning']}: expected CLIP-L's pooled vector in it, got none; save it "
@@ -145,7 +145,7 @@ class HostBase(LoadedBase):
             with _explained(" and ".join(paths), "text encoders", "FLUX.1's CLIP-L and T5"):
                 self._clip = comfy.sd.load_clip(ckpt_paths=paths, clip_type=comfy.sd.CLIPType.FLUX)
         ((text, options),) = encode_prompt(
-            self._clip, words, self.config.guidance, lambda note: patch.tell(f"{words[:60]!r}: {note}")
+            self._clip, words, self.config.guidance, lambda note: patch.warn(f"{words[:60]!r}: {note}")
         )
         return text.float().cpu(), options["pooled_output"].float().cpu()
 

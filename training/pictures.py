@@ -13,10 +13,10 @@ from einops import rearrange, repeat
 from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d, interpolate
 
-from ..evaluation import layout
-from ..evaluation.errors import package
-from ..evaluation.nothing import nothing_there, without_far_plane
-from ..evaluation.pictures import Array, pixels
+from ..mapfiles import layout
+from ..mapfiles.errors import package
+from ..mapfiles.nothing import nothing_there, without_far_plane
+from ..mapfiles.pictures import Array, pixels
 from ..omnix.panorama import camera_rays
 from .config import Config, Stream, TrainingError, size_of
 from .samples import DIRECTIONS, RAYS
@@ -184,7 +184,7 @@ def _mask(path: Path) -> Tensor:
 
 
 def _endless(depth: Tensor, nowhere: Array) -> Tensor:
-    """Return a depth that is infinite where the file has no distance: see `evaluation.nothing`."""
+    """Return a depth that is infinite where the file has no distance: see `mapfiles.nothing`."""
     known = np.where(nowhere[..., : depth.shape[-1]], np.float32(np.nan), depth.numpy())
     return torch.from_numpy(np.nan_to_num(without_far_plane(known)[0], nan=np.inf, posinf=np.inf))
 

@@ -16,9 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..converters import write_bytes
-from ..evaluation import layout, semantic
+from ..evaluation import semantic
 from ..evaluation.compare import compare
-from ..evaluation.pictures import Array
+from ..mapfiles import layout
+from ..mapfiles.pictures import Array
 from ..omnix.panorama import decode_panorama
 from ..omnix.sheet import contact_sheet
 from .config import Config, Plan, Stream, note

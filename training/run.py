@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from ..converters import AdapterError
 from ..converters.files.header import read_header
 from ..converters.lora.layout import FLUX_1, Geometry
-from ..omnix.adapter import AdapterWeights
+from ..omnix.low_rank import AdapterWeights
 from ..omnix.tasks import TEXT_ROWS
 from . import data
 from .adapters import factor_count, fresh

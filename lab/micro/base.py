@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ...evaluation.pictures import replacing
+from ...mapfiles.pictures import replacing
 from ...omnix.panorama import widen
 from ...omnix.schedule import flow_shift
 from ...omnix.streams import Stream

@@ -123,10 +123,10 @@ def main() -> None:
 
 def _task_of(adapter: Path) -> Task:
     tasks, converters = import_module("...omnix.tasks", PACKAGE), import_module("...converters", PACKAGE)
-    told = tasks.told_task(converters.read_metadata(adapter, tasks.HEADER_KEY))
-    if told is None:
+    found = tasks.task_from_header(converters.read_metadata(adapter, tasks.TASK_HEADER))
+    if found is None:
         sys.exit(f"{adapter}: its header tells no task; give a file of a save of omnix-train.")
-    return told[0]
+    return found[0]
 
 
 if __name__ == "__main__":

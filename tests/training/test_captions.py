@@ -13,8 +13,8 @@ import pytest
 import reference
 import stock
 import torch
-from comfyui_omnix.evaluation import layout
 from comfyui_omnix.lab.host import tiny, tiny_models
+from comfyui_omnix.mapfiles import layout
 from comfyui_omnix.omnix.conditioning import save_conditioning
 from comfyui_omnix.omnix.tasks import PROMPT_TAG
 from comfyui_omnix.training import data, latents, pictures

@@ -17,9 +17,9 @@ import pytest
 import safetensors
 import torch
 from comfyui_omnix import converters
-from comfyui_omnix.evaluation import layout
-from comfyui_omnix.evaluation.errors import MapError
 from comfyui_omnix.lab.host import tiny
+from comfyui_omnix.mapfiles import layout
+from comfyui_omnix.mapfiles.errors import MapError
 from comfyui_omnix.omnix.adapter import known_tasks, task_files
 from comfyui_omnix.omnix.tasks import Task
 from comfyui_omnix.training import data, pictures, saving

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from comfyui_omnix.evaluation import layout
 from comfyui_omnix.lab.rooms.dataset import MANIFEST, Order, make_one, split_of
+from comfyui_omnix.mapfiles import layout
 from comfyui_omnix.training import command, data
 from comfyui_omnix.training.config import Config, TrainingError, plans
 from comfyui_omnix.training.run import order, run

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from comfyui_omnix.evaluation import layout
+from comfyui_omnix.mapfiles import layout
 from comfyui_omnix.omnix.panorama import camera_rays
 from comfyui_omnix.training.config import Config, Stream, TrainingError
 from comfyui_omnix.training.pictures import View, seen, turned

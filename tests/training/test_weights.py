@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from comfyui_omnix.evaluation import layout
+from comfyui_omnix.mapfiles import layout
 from comfyui_omnix.training import engine, pictures
 from comfyui_omnix.training.config import Config, TrainingError
 from comfyui_omnix.training.config import Stream as Folders
