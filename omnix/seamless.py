@@ -10,18 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-import comfy.model_management
 import torch
 from comfy.model_patcher import ModelPatcher as Patcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
 from .checks import Conds, check_area, check_place, each_cond, references
+from .memory import KEY, as_result
 from .sampling import Around, Check, alone, is_picture, predict_between_steps, run_of, sample_widened
 from .stages import sample_in_stages
 from .watch import unwrapped
-
-KEY = "omnix"
 
 TRIED = frozenset(
     ("Flux", "Flux2", "QwenImage", "Lumina2", "Chroma", "SD3", "HiDream", "SDXL", "WAN21", "WAN22", "Krea2")
@@ -86,14 +84,14 @@ def has_seam(model: Patcher) -> bool:
     return bool(model.wrappers.get(WrappersMP.SAMPLER_SAMPLE, {}).get(KEY))
 
 
-def close_seam(model: Patcher, seam: int, tell: Callable[[str], None]) -> Patcher:
+def close_seam(model: Patcher, seam: int, warn: Callable[[str], None]) -> Patcher:
     """Return a clone of `model`, of any kind, that samples panoramas whose edges meet; 0 columns: the model as it is.
 
-    A model with OmniX's adapters has a seam already, which stays. `tell` gets what the user may not expect. Raises
+    A model with OmniX's adapters has a seam already, which stays. `warn` gets what the user may not expect. Raises
     ValueError if the model can't be sampled with a seam.
     """
     if model.get_additional_models_with_key(KEY):
-        tell(KEPT)
+        warn(KEPT)
         return model.clone()
     if not seam:
         return without_seam(model)
@@ -106,7 +104,7 @@ def close_seam(model: Patcher, seam: int, tell: Callable[[str], None]) -> Patche
             f"for no seam; {name} sees {patch} latent columns at a time."
         )
     if name not in TRIED:
-        tell(f"Seamless Panorama was never tried with {name}: look at the seam of the result.")
+        warn(f"Seamless Panorama was never tried with {name}: look at the seam of the result.")
     own = {WrappersMP.APPLY_MODEL: see_whole(seam), WrappersMP.PREPARE_SAMPLING: prepare_seam(seam)}
     return attach_seam(model, seam, own, check_run(seam))
 
@@ -248,9 +246,3 @@ def _stand_ins(latents: Sequence[Tensor], size: tuple[int, int], seam: int) -> I
     for latent in latents:
         wide = (*latent.shape[:-1], latent.shape[-1] + seam * (tuple(latent.shape[-2:]) == size))
         yield torch.empty(wide, device="meta")
-
-
-def as_result(latent: Tensor) -> Tensor:
-    """Return a latent where the host moves results to, and in its dtype: the host then hands on that very tensor."""
-    dtype = getattr(comfy.model_management, "intermediate_dtype", lambda: latent.dtype)()
-    return latent.to(device=comfy.model_management.intermediate_device(), dtype=dtype)

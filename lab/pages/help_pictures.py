@@ -62,7 +62,7 @@ def perceived() -> Mapping[str, Mapping[str, Tensor]]:
         evaluating.perceive(truth, ours, [micro.STEM], graphs.WEIGHTS, graphs.STEPS)
         rgb = micro.panorama(truth)
         scenes = [micro.batch(scene.drawn(scene.scene_of(maps, rgb), rgb)) for maps in (ours, truth)]
-        rows = {node: dict(micro.compared(kind, truth, ours)) for node, kind in PERCEIVED.items()}
+        rows = {node: dict(micro.perceived_beside_true(kind, truth, ours)) for node, kind in PERCEIVED.items()}
     rows |= {"OmniXScene": dict(zip(("from perceived maps (micro model)", "from true maps (renderer)"), scenes))}
     return {**rows, "OmniXSeamlessPanorama": edges()}
 
@@ -89,7 +89,7 @@ def edges() -> dict[str, Tensor]:
             latent = comfy.sample.sample(base, noise, *steps, disable_pbar=True, seed=0)
             return panorama.seam_to_middle(panorama.decode_panorama(vae.decode, latent, wrap), 0.0).colours
 
-    pairs = zip(made(model, 0), made(seamless.close_seam(model, 8, patch.tell), 2))
+    pairs = zip(made(model, 0), made(seamless.close_seam(model, 8, patch.warn), 2))
     labels = ("without Seamless Panorama", "with it")
     return {
         f"{label}{' ' * number}": picture[None]
@@ -145,7 +145,7 @@ def turned(rgb: Tensor) -> dict[str, Tensor]:
 
 def legend(room: Any) -> Tensor:
     """Return the legend of a room that is drawn in the colours that OmniX Semantic knows, [1, H, W, 3]."""
-    from ...evaluation.nyu40 import CLASSES
+    from ...mapfiles.nyu40 import CLASSES
     from ...omnix import semantics
     from ..rooms.labels import COLOURS
 

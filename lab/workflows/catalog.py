@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from ...omnix.maps import MAPS
 from .graph import App, Graph, Group, Link, Node, Value
 from .notes import (
     YOUR_MODEL,
@@ -38,7 +39,7 @@ VIEW = "The captured view"
 def perception(slug: str, name: str, what: str, box: str, maps: tuple[str, ...]) -> Graph:
     """Turn a panorama into the maps of one task."""
     found = {each: Link("maps", each) for each in maps}
-    viewer, view = looking(Link("panorama"), found)
+    viewer, view = looking(Link("maps", "panorama"), found)
     saver = Node("save", "OmniXSavePanorama", {**found, "filename_prefix": f"OmniX/{'_'.join(maps)}"[:40]})
     return Graph(
         slug,
@@ -50,7 +51,7 @@ def perception(slug: str, name: str, what: str, box: str, maps: tuple[str, ...])
             view,
         ),
         perception_notes(slug, what),
-        App((("panorama", "image"), ("panorama", "height"), ("maps", "steps"), ("maps", "seed")), ("save",)),
+        App((("panorama", "image"), ("maps", "height"), ("maps", "steps"), ("maps", "seed")), ("save",)),
     )
 
 
@@ -94,14 +95,11 @@ def generation(
     )
 
 
-MAPS = ("depth", "normal", "albedo", "roughness", "metallic", "semantic")
-
-
 def all_maps() -> Graph:
     """Turn a panorama into all maps, in one box, with one number of steps and one seed."""
     box = Node("maps", ALL_MAPS, {"panorama": Link("panorama"), **LOADED})
     maps = {each: Link("maps", each) for each in MAPS}
-    viewer, view = looking(Link("panorama"), maps)
+    viewer, view = looking(Link("maps", "panorama"), maps)
     saver = Node("save", "OmniXSavePanorama", {**maps, "filename_prefix": "OmniX/room"})
     return Graph(
         "all_maps",
@@ -114,7 +112,7 @@ def all_maps() -> Graph:
         ),
         maps_notes(),
         App(
-            (("panorama", "image"), ("panorama", "height"), ("maps", "steps"), ("maps", "seed")),
+            (("panorama", "image"), ("maps", "height"), ("maps", "steps"), ("maps", "seed")),
             ("save", "save_sheet"),
         ),
     )
@@ -146,7 +144,7 @@ def any_model() -> Graph:
 
 def panorama_to_scene() -> Graph:
     """Turn a panorama into a 3D scene."""
-    shown = (("panorama", "image"), ("panorama", "height"))
+    shown = (("panorama", "image"), ("scene", "height"))
     before = (Group("", 0, (PANORAMA, MODELS)),)
     return scene("panorama_to_scene", "OmniX 10 - Panorama to 3D scene", before, shown)
 

@@ -27,6 +27,8 @@ Ends = tuple[tuple[str, str], ...]
 FLUX, SETTINGS = "FLUX.1-dev (OmniX)", "Steps and seed (OmniX)"
 ALL_MAPS = "Panorama to all maps (OmniX)"
 MAP_TASKS = ("rgb_to_depth", "rgb_to_normal", "rgb_to_albedo", "rgb_to_pbr", "rgb_to_semantic")
+ROWS = 720
+"""Most rows that the authors perceive at; a box brings larger panoramas down to it."""
 PICTURE_PROMPT = "a sunlit living room with a grey sofa, wooden floor and large windows"
 # What a depth gives beside the picture that the sheet shows.
 UNSHOWN = ("mask", "view")
@@ -35,6 +37,11 @@ SAMPLING: Mapping[str, Ends] = {
     "seed": (("sampler", "seed"),),
     "adapters_folder": (("adapters", "folder"),),
 }
+
+
+# What the box works at, and gives out beside its maps, so that they have one size.
+FITTED = Node("fitted", "OmniXFitPanorama", {"height": ROWS})
+FITTING: Mapping[str, Ends] = {name: (("fitted", name),) for name in ("height", "fit")}
 
 
 def encoders(*names: str) -> Ends:
@@ -46,15 +53,15 @@ def perceiver(task: str, what: str, words: str, aliases: tuple[str, ...]) -> Blu
     """Return the box that turns a panorama into the maps of one task."""
     rays = task == "rgb_camray_to_normal"
     target = task.rpartition("_to_")[2]
-    inner = (text(), *condition("rgb", None, "text"))
+    inner = (FITTED, text(), *condition("rgb", "fitted", "text"))
     conditioned = "rgb_condition"
-    size = canvas(None, conditioned)
+    size = canvas("fitted", conditioned)
     if rays:
         measured: dict[str, Value | Link] = {n: Link("size", n) for n in ("width", "height")}
-        inner += (Node("size", "GetImageSize"), Node("rays", "OmniXCameraRays", measured))
-        inner += condition("camray", "rays", conditioned)
+        negative, measuring, *others = canvas("fitted", "camray_condition").nodes
+        inner += (measuring, Node("rays", "OmniXCameraRays", measured), *condition("camray", "rays", conditioned))
         conditioned = "camray_condition"
-        size = Group(size.title, size.column, canvas(None, conditioned).nodes[:1] + canvas(None, conditioned).nodes[2:])
+        size = replace(size, nodes=(negative, *others))
     read = reading(target)
     return Blueprint(
         f"Panorama to {what} (OmniX)",
@@ -67,13 +74,14 @@ def perceiver(task: str, what: str, words: str, aliases: tuple[str, ...]) -> Blu
             *((Group("Maps", 3, read.nodes),) if read.nodes else ()),
         ),
         {
-            "panorama": (("rgb_latent", "pixels"), ("size", "image")),
+            "panorama": (("fitted", "image"),),
             "model": (("shifted", "model"),),
             "clip": (("text", "clip"),),
             "vae": encoders("rgb", *(("camray",) if rays else ())),
+            **FITTING,
             **SAMPLING,
         },
-        read.outputs,
+        {"panorama": Link("fitted"), **read.outputs},
     )
 
 
@@ -108,18 +116,19 @@ def several(tasks: Sequence[str]) -> Several:
     runs = {task.rpartition("_to_")[2]: one_of_all(task) for task in tasks}
     return Several(
         (
-            Group("Prompt and condition stream", 0, (text(), *condition("rgb", None, "text"))),
-            canvas(None, "rgb_condition"),
+            Group("Prompt and condition stream", 0, (FITTED, text(), *condition("rgb", "fitted", "text"))),
+            canvas("fitted", "rgb_condition"),
             *(Group(target.capitalize(), 2 + i, run.nodes) for i, (target, run) in enumerate(runs.items())),
         ),
         {name: link for run in runs.values() for name, link in run.outputs.items()},
         {
-            "panorama": (("rgb_latent", "pixels"), ("size", "image")),
+            "panorama": (("fitted", "image"),),
             "model": (("shifted", "model"),),
             "clip": (("text", "clip"),),
             "vae": (("rgb_latent", "vae"), *((f"decoded_{target}", "vae") for target in runs)),
         },
         {
+            **FITTING,
             "steps": tuple((f"sampler_{target}", "steps") for target in runs),
             "seed": tuple((f"sampler_{target}", "seed") for target in runs),
             "adapters_folder": tuple((f"adapters_{target}", "folder") for target in runs),
@@ -139,7 +148,11 @@ def all_maps() -> Blueprint:
         ("360", "equirectangular", "depth map", "normal map", "pbr", "segmentation"),
         (*groups, Group("Sheet", len(groups), (sheet,))),
         {**inputs, **settings},
-        {**{name: link for name, link in found.items() if name != "view"}, "sheet": Link("sheet")},
+        {
+            "panorama": Link("fitted"),
+            **{name: link for name, link in found.items() if name != "view"},
+            "sheet": Link("sheet"),
+        },
     )
 
 
@@ -290,7 +303,8 @@ SCENE_MAPS = ("normal", "albedo", "roughness", "metallic")
 def scene() -> Blueprint:
     """Return the box that turns a panorama into its maps, and them into one mesh."""
     groups, found, inputs, settings = several(SCENE_TASKS)
-    given: dict[str, Value | Link] = {"depth": found["mask"], **{name: found[name] for name in SCENE_MAPS}}
+    given: dict[str, Value | Link] = {"image": Link("fitted"), "depth": found["mask"]}
+    given |= {name: found[name] for name in SCENE_MAPS}
     made = Node("scene", "OmniXScene", given)
     return Blueprint(
         SCENE,
@@ -300,7 +314,6 @@ def scene() -> Blueprint:
         (*groups, Group("Scene", len(groups), (made,))),
         {
             **inputs,
-            "panorama": (*inputs["panorama"], ("scene", "image")),
             "camera_height": (("scene", "camera_height"),),
             "triangles": (("scene", "triangles"),),
             "unlit": (("scene", "unlit"),),
@@ -308,6 +321,7 @@ def scene() -> Blueprint:
         },
         {
             **{name: Link("scene", name) for name in ("model_3d", "mesh", "report")},
+            "panorama": Link("fitted"),
             **{name: found[name] for name in ("depth", *SCENE_MAPS)},
         },
     )

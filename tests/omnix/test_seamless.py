@@ -28,7 +28,7 @@ def kind(manager: str, request: pytest.FixtureRequest) -> str:
 
 def close(model: Model, seam: int = SEAM) -> Model:
     """Seamless Panorama."""
-    return seamless.close_seam(model, seam, patch.tell)
+    return seamless.close_seam(model, seam, patch.warn)
 
 
 def ring(kind: str, batch: int = 1) -> Tensor:
