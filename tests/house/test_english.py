@@ -106,7 +106,10 @@ def stumbles(line: str) -> list[str]:
     for right in RIGHT:
         line = line.replace(right, "")
     found = [match[0] for match in PLAIN.finditer(line)]
-    said = [next((f"{word}: write {INSTEAD[p]}" for p in INSTEAD if re.fullmatch(rf"(?i){p}", word)), word) for word in found]
+    said = [
+        next((f"{word}: write {INSTEAD[p]}" for p in INSTEAD if re.fullmatch(rf"(?i){p}", word)), word)
+        for word in found
+    ]
     return said + [f"{match[0]}: a clause is not a noun; name the thing" for match in CLAUSE.finditer(line)]
 
 
