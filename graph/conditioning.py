@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from ..omnix.adapter import fingerprint
 from ..omnix.conditioning import encode_prompt, load_conditioning, note_on_rows, save_conditioning
 from ..omnix.save import own_number
 from ..omnix.tasks import tagged_prompt
-from .files import CONDITIONING_FOLDER, allowed, check_name, choices, inside, located
+from .files import CONDITIONING_FOLDER, allowed, check_name, choices, located, stems
 
 
 class OmniXEncodePrompt(io.ComfyNode):
@@ -127,11 +126,8 @@ class OmniXSaveConditioning(io.ComfyNode):
 
     @classmethod
     def execute(cls, conditioning: Any, filename_prefix: str) -> io.NodeOutput:
-        root = folder_paths.get_output_directory()
-        inside(Path(root), filename_prefix)  # ComfyUI before 0.30 follows links that lead out of the folder
-        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(filename_prefix, root)
-        # The host starts again at 1 if the prefix ends in a slash.
-        with own_number(Path(folder, f"{name}_{number:05}_") for number in itertools.count(counter)) as stem:
+        numbered, subfolder = stems(filename_prefix)
+        with own_number(numbered) as stem:
             path = stem.with_name(f"{stem.name}.safetensors")
             save_conditioning(conditioning, path)
         return io.NodeOutput(ui={"text": [str(Path(subfolder, path.name))]})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
@@ -103,3 +104,14 @@ def inside(root: Path, name: str) -> Path:
             f"{name}: expected a name inside the folder {root.name}, got a path that leads elsewhere; change the name."
         )
     return path
+
+
+def stems(prefix: str, width: int = 0, height: int = 0) -> tuple[Iterator[Path], str]:
+    """Return the paths name_00001_ and on below the output folder, without endings, and their subfolder.
+
+    The host's own check and count; where the prefix ends in a slash, the host counts from 1 again.
+    """
+    root = folder_paths.get_output_directory()
+    inside(Path(root), prefix)  # ComfyUI before 0.30 follows links that lead out of the folder
+    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, root, width, height)
+    return (Path(folder, f"{name}_{number:05}_") for number in itertools.count(counter)), subfolder

@@ -38,6 +38,7 @@ _SAME_MAP = {
     "ImageFromBatch": "image",
     "RepeatImageBatch": "image",
     "ImageCrop": "image",
+    "OmniXRollPanorama": "image",
     "ImageToMask": "image",
     "MaskToImage": "mask",
     "OmniXFitPanorama": "image",
@@ -46,7 +47,7 @@ _ADAPTERS = "OmniXLoadAdapters"
 _BASES = ("UNETLoader", "CheckpointLoaderSimple", "UnetLoaderGGUF", "UnetLoaderGGUFAdvanced", "OmniXLoadDiffusersFlux")
 _PLAIN = (
     *("KSampler", "KSamplerAdvanced", "SamplerCustom", "SamplerCustomAdvanced", "BasicGuider", "CFGGuider"),
-    *("ModelSamplingFlux", "OmniXFlowShift", "TorchCompileModel", "LatentFromBatch"),
+    *("ModelSamplingFlux", "OmniXFlowShift", "OmniXSeamlessPanorama", "TorchCompileModel", "LatentFromBatch"),
 )
 """A latent that was sampled with a model from _BASES through no other nodes than these is a picture, not a map."""
 
@@ -63,6 +64,7 @@ _MADE = {
     ("OmniXColourDepth", 0): VIEW,
     ("OmniXPlaceOnPanorama", 0): PANORAMA,
     ("OmniXPlaceOnPanorama", 1): MASK,
+    ("OmniXRollPanorama", 1): MASK,
     ("OmniXLoadPanorama", 1): MASK,
     ("OmniXFitPanorama", 1): MASK,
     **{("OmniXSemantic", slot): MASK for slot in range(len(semantics.NAMES))},

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-import folder_paths
 from comfy.cli_args import args
 from comfy_api.latest import io
 from einops import reduce
@@ -17,7 +14,7 @@ from ..omnix import save
 from ..omnix.colour import colour_view
 from ..omnix.maps import MAPS
 from ..omnix.panorama import check_panorama
-from .files import allowed, check_name, hidden, inside
+from .files import allowed, check_name, hidden, stems
 from .lineage import HIDDEN, check_inputs
 
 # Option of the node -> the maps that are saved as values.
@@ -112,14 +109,6 @@ def _common_size(given: Mapping[str, Any]) -> tuple[int, int, int]:
                 "their own."
             )
     return height, width, batch
-
-
-def stems(prefix: str, width: int, height: int) -> tuple[Iterator[Path], str]:
-    """Return the paths without endings name_00001_ and on, from where the host counts; and their subfolder."""
-    root = folder_paths.get_output_directory()
-    inside(Path(root), prefix)  # ComfyUI before 0.30 follows links that lead out of the folder
-    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, root, width, height)
-    return (Path(folder, f"{name}_{number:05}_") for number in itertools.count(counter)), subfolder
 
 
 def posted(prompt: Any, extra: Any) -> dict[str, str]:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from ..errors import AdapterError
 from ..files.strict_json import parsed
 from .names import without_prefix
-from .settings import are_quick, check_settings, targets
+from .settings import check_settings, targets
 
 PEFT_HEADER = "lora_adapter_metadata"
 FLAT_KEYS = ("lora_alpha", "network_alpha", "alpha")
@@ -154,6 +154,33 @@ def _compiled(pattern: str) -> re.Pattern[str] | None:
         return None
 
 
+_MOST_WAYS = 250_000
+_LONGEST_NAME, _LONGEST_TABLE = 300, 100_000
+_LETTER = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
+
+
+def _are_quick(patterns: Iterable[str]) -> bool:
+    """Tell whether regular expressions from a file surely match all layers of FLUX.1 within 2 s."""
+    patterns = tuple(patterns)
+    if sum(map(len, patterns)) > _LONGEST_TABLE:
+        return False
+    names = (name for pattern in patterns for name in pattern.split("|"))
+    return all(len(name) <= _LONGEST_NAME for name in names) and sum(map(_ways, patterns)) <= _MOST_WAYS
+
+
+def _ways(pattern: str) -> int:
+    """Bound in how many ways an expression can match a name of 60 letters: a repetition in 60, a group in 4.
+
+    A repeated group can match in endless ways, and so can one behind a comment (#) that hides its repetition.
+    """
+    if _compiled(pattern) is None:  # only a name
+        return 1
+    plain = "".join(_LETTER.sub("x", pattern).split())
+    if re.search(r"\)[*+{]|#", plain):
+        return _MOST_WAYS + 1
+    return min(60 ** len(re.findall(r"[*+{]", plain)) * 4 ** plain.count("(") * 2 ** plain.count("?"), _MOST_WAYS + 1)
+
+
 class Adapted(NamedTuple):
     """The tensors' names, layers and ranks of an adapter; they decide whether a configuration belongs to it."""
 
@@ -227,7 +254,7 @@ def _checked(path: Path | str, key: str, config: dict[str, Any], keys: Iterable[
     """Return a configuration of plain LoRA, whose alphas are numbers and whose patterns are tables of them."""
     check_settings(path, key, config, keys)
     patterns = config.get("alpha_pattern") or {}
-    if not isinstance(patterns, dict) or not are_quick(patterns):
+    if not isinstance(patterns, dict) or not _are_quick(patterns):
         got = str(list(patterns)[:5] if isinstance(patterns, dict) else patterns)
         raise AdapterError(
             f"{path}: {key}: expected layer names or short expressions in alpha_pattern, got {got}; repair it."

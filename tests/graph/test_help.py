@@ -86,7 +86,7 @@ def test_a_page_quotes_the_sentences_of_the_code(node: str) -> None:
 def test_a_sentence_that_nobody_says_would_be_noticed() -> None:
     assert len(TEMPLATES) > 50
     assert not is_said(
-        "OmniX needs a panorama twice as high as wide, got 640x480; resize it to 960x480 first. "
+        "A panorama is twice as high as wide, got 640x480; resize it to 960x480 first. "
         "If it isn't a panorama, load another picture."
     )
     assert not is_said("The seam is too wide for this latent; lower seam_columns or use a larger picture.")
