@@ -1,4 +1,4 @@
-"""Write the texts that follow from the nodes' schemas, so that nothing is typed twice:  python lab/pages/descriptions.py
+"""Write the texts that follow from the nodes' schemas:  python lab/pages/descriptions.py
 
 It writes the English locale, the list of nodes for the registry, the page docs/nodes.md, and the tables of inputs and
 outputs in the help pages; those of the Chinese help pages use the Chinese locale. COMFYUI_PATH names the host, as
@@ -155,7 +155,11 @@ def _chinese_input_row(each: Any, words: dict[str, Any]) -> list[str]:
     limits = "" if low is None or high is None else f"范围：{low:g} 到 {high:g}。"
     options = [f"`{option}`（{name}）" for option, name in words.get("options", {}).items()]
     limits += f"可选：{'、'.join(options)}。" if options else ""
-    return [f"`{each.id}`（{words['name']}）" + ("，可选" if each.optional else ""), _default(each), words["tooltip"] + limits]
+    return [
+        f"`{each.id}`（{words['name']}）" + ("，可选" if each.optional else ""),
+        _default(each),
+        words["tooltip"] + limits,
+    ]
 
 
 def _limits(each: Any) -> str:
