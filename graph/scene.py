@@ -100,7 +100,7 @@ class OmniXScene(io.ComfyNode):
                 io.String.Output(
                     display_name="report",
                     is_output_list=True,
-                    tooltip="What was made, what was cut, and which defaults stand.",
+                    tooltip="Report on the scene: what was made and cut, and which defaults were used.",
                 ),
             ],
         )
@@ -118,7 +118,7 @@ class OmniXScene(io.ComfyNode):
 
 
 def _options() -> list[Any]:
-    """Return the inputs that are no maps; their defaults are those of `Options`."""
+    """Return the inputs other than maps; their defaults are those of `Options`."""
     usual = Options()
     return [
         kind.Input(name, default=getattr(usual, name), optional=True, tooltip=text, **more)

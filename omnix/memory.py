@@ -1,7 +1,7 @@
-"""What ComfyUI keeps in memory for OmniX: adapters, FLUX.1 of a Diffusers snapshot, and the table of noise levels.
+"""Objects that ComfyUI keeps in memory for OmniX: adapters, FLUX.1 from a Diffusers snapshot, the noise level table.
 
-ComfyUI moves models between memories as it likes, and makes copies of them for further cards. Each of these is made so
-that it may: `cached_patcher_init` says how a model is made anew, and the table is out of reach.
+ComfyUI moves models between memories at any time, and copies them for other cards. All these objects support that:
+ComfyUI uses `cached_patcher_init` to create a model again, and the table is kept where it can't be moved.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def load_diffusers_flux(files: Sequence[str], disable_dynamic: bool = False) -> 
     # Hosts that know no dynamic patcher do not know the word.
     model = comfy.sd.load_diffusion_model_state_dict(state, **({"disable_dynamic": True} if disable_dynamic else {}))
     if model is None:
-        raise ValueError(f"{files[0]}: ComfyUI can't tell what model this is; is it FLUX.1-dev's transformer folder?")
+        raise ValueError(f"{files[0]}: ComfyUI doesn't recognise this model; choose the snapshot of FLUX.1-dev.")
     model.cached_patcher_init = (load_diffusers_flux, (tuple(files),))
     return model
 
@@ -132,6 +132,6 @@ def prepare_widened(adapters: TaskAdapters, seam: int) -> Callable[..., Any]:
 
 
 def as_result(latent: Tensor) -> Tensor:
-    """Return a latent where the host moves results to, and in its dtype: the host then hands on that very tensor."""
+    """Return a latent on the host's device for results and in its dtype, so that the host returns this same tensor."""
     dtype = getattr(comfy.model_management, "intermediate_dtype", lambda: latent.dtype)()
     return latent.to(device=comfy.model_management.intermediate_device(), dtype=dtype)

@@ -1,6 +1,6 @@
-"""Let every noise that a sampler draws go on past the seam: what is appended equals what it was copied from.
+"""Continue all noise that a sampler draws past the seam: the appended columns get the noise of the first columns.
 
-The appended columns stand for the first ones. If a stochastic sampler gave them noise of their own, blending the two
+The appended columns are copies of the first ones. If a stochastic sampler gave them different noise, blending the two
 would leave the seam with less deviation than the rest of the picture, and so with less detail.
 
 White noise is drawn in the picture's size. Other noise (pyramids, Perlin, filtered) is computed from draws of any size,
@@ -38,7 +38,7 @@ _FROM_OUTSIDE = frozenset((torch.tensor, torch.as_tensor))
 _TO_OUTSIDE = frozenset((Tensor.numpy, Tensor.__array__, Tensor.tolist))
 
 Kind = Literal["noise", "constant", "picture"]
-"""What went into a tensor: draws, neither draws nor the picture, or the picture."""
+"""The contents of a tensor: drawn noise, neither noise nor the picture, or the picture."""
 
 
 class PeriodicNoise(TorchFunctionMode):
@@ -58,7 +58,7 @@ class PeriodicNoise(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        """Run one function of torch; noise that it draws, or adds to the picture, goes on past the seam."""
+        """Run one function of torch; noise that it draws, or adds to the picture, continues past the seam."""
         given: Mapping[str, Any] = kwargs or {}
         inputs: list[tuple[Tensor, Kind]] = [
             (tensor, self._kind(tensor)) for tensor in _tensors((args, tuple(given.values())))
@@ -124,7 +124,7 @@ def _tensors(given: Sequence[Any]) -> Iterator[Tensor]:
 
 
 def _is_foreign(tensor: Tensor) -> bool:
-    """Tell whether a tensor's memory is not torch's own but, say, numpy's: torch.from_numpy is not heard of here."""
+    """Return whether a tensor's memory is not torch's own but numpy's, say: torch.from_numpy can't be observed here."""
     try:
         return not tensor.untyped_storage().resizable()
     except NotImplementedError:  # wrapped by a transform of torch.func, or sparse

@@ -7,9 +7,9 @@ and offloads them.
 
 - DIFFUSION_MODEL stacks the reference latents and x into streams and returns the target's prediction.
 - SAMPLER_SAMPLE widens noise, latent and masks by the seam columns, blends and crops the result; watches FLUX.
-- PREDICT_NOISE blends the seam between steps, in place in the sampler's own x. Under a noise mask the host hands over a
+- PREDICT_NOISE blends the seam between steps, in place in the sampler's own x. Under a noise mask the host passes a
   copy, so that x is blended before it is masked (`stages.BetweenSteps`).
-- OUTER_SAMPLE puts that into the sampler, and hands on the columns past the seam where noise is left for another run.
+- OUTER_SAMPLE puts that into the sampler, and passes the columns past the seam to the next run if noise is left.
 - PREPARE_SAMPLING adds to the memory estimate the seam columns and references that run once a sequence.
 """
 
@@ -68,7 +68,7 @@ from .watch import OVERRIDE, Block, Step, current, guarded, unwrapped, wanted_of
 
 PATCHES = "patches"
 OWN_CONDS = frozenset(("ref_latents",))
-"""What each stream widens itself."""
+"""Conditions that each stream widens itself."""
 WARNING = "omnix.warning"
 """The event for the browser that started the run: the node that runs, "box:node" inside of a box, and a sentence."""
 

@@ -30,7 +30,7 @@ class Run:
     width: int
     noise: PeriodicNoise
     x: Tensor | None = None
-    """What the sampler asks FLUX about now."""
+    """The conditionings that the sampler currently evaluates."""
     cards: Mapping[nn.Module, nn.Module | None] = field(default_factory=dict)
     """The models that run, one on each card, and the adapters there; they are watched as long as the run lasts."""
     calls: int = 0
@@ -38,17 +38,17 @@ class Run:
     blocks: int = 0
     """That ran with the streams joined."""
     suspect: str | None = None
-    """Who stands in the way, looked up when FLUX had run without one of its blocks."""
+    """The function that prevents the join, if FLUX ran without one of its blocks."""
     names: Mapping[Any, str] = field(default_factory=dict)
-    """What the guider calls each conditioning, by the id that the host gives to it."""
+    """The guider's name of each conditioning, by the id that the host gives to it."""
     cfg: float | None = None
     """None where the negative is asked for whatever cfg is set to."""
     blended: bool = False
     """Whether the seam of the x in the question that comes next to the model is blended already."""
     compile: Mapping[str, Any] | None = None
-    """What the user's compile node gave to torch.compile, as long as nothing stands in the way."""
+    """The arguments of the user's compile node for torch.compile; None if the model can't be compiled."""
     warned: set[str] = field(default_factory=set)
-    """What the user was warned of."""
+    """The warnings that the user has already seen."""
 
     @property
     def seam(self) -> int:
@@ -79,7 +79,7 @@ class Run:
 
 @dataclass
 class Stage:
-    """One of several runs that make a picture together (SplitSigmas, KSampler Advanced): what is handed on.
+    """One of several runs that make a picture together (SplitSigmas, KSampler Advanced), and what the next run gets.
 
     The first sigmas may leave noise. The columns past the seam belong to what they leave, as much as the others.
     """
@@ -97,16 +97,16 @@ def run_of(options: Mapping[str, Any]) -> Run | None:
 
 
 Around = Callable[[Any, Run], AbstractContextManager[None]]
-"""What lasts as long as one run, given the host's guider."""
+"""Makes a context for the length of one run, given the host's guider."""
 
 
 def alone(_guider: Any, _run: Run) -> AbstractContextManager[None]:
-    """Let nothing last as long as a run."""
+    """Return an empty context."""
     return nullcontext()
 
 
 Check = Callable[[Any, Tensor], None]
-"""What raises ValueError before a run, given the host's guider and the noise."""
+"""Raises ValueError before a run that can't work, given the host's guider and the noise."""
 
 
 def sample_widened(
@@ -178,7 +178,7 @@ def of_one_width(run: Run, seam: int) -> Iterator[None]:
 
 
 def _two_widths(message: str, run: Run, seam: int) -> bool:
-    """Tell whether a message names both widths, in latent columns, pixels, tokens or tokens of the whole picture."""
+    """Return whether a message names both widths, in latent columns, pixels, tokens or tokens of the whole picture."""
     numbers = {int(number) for number in re.findall(r"\d+", message)}
     own, wide = run.width, run.width + seam
     pixels = ((own * each, wide * each) for each in (1, 8, 16, 32))
@@ -214,7 +214,7 @@ def wide_given(given: Any, size: tuple[int, int], seam: int) -> Any:
 
 
 def is_picture(value: object) -> TypeGuard[Tensor]:
-    """Tell whether a model's condition can be a picture [b, c, h, w], or a video; texts have fewer axes."""
+    """Return whether a model's condition can be a picture [b, c, h, w] or a video; texts have fewer axes."""
     return isinstance(value, Tensor) and value.ndim >= 4
 
 

@@ -39,9 +39,9 @@ REPLACED = (
     "Apply OmniX Adapters closes the seam with its own seam_columns, and replaces the seam of Seamless Panorama before "
     "it. Remove Seamless Panorama."
 )
-"""What is said where both nodes meet: there is one seam."""
+"""The message if a model has both nodes: there can be only one seam."""
 _OF_OTHER_SIZES = frozenset(("ref_latents", "context_latents", "encoder_hidden_states_llama3", "siglip_feats"))
-"""What models accept in sizes of their own: pictures to look at, and texts."""
+"""Conditions whose size differs from the latent's: reference pictures, and texts."""
 _HINTS = ("image", "render_video")
 """Where the host's ControlNets that are patches of the model keep their picture."""
 
@@ -56,7 +56,7 @@ def attach_seam(
 ) -> Patcher:
     """Return a clone of `model` that samples `seam` latent columns twice, with the wrappers `own` beside the seam's.
 
-    What was attached before is replaced. `check` raises ValueError before a run, `around` lasts as long as one, and
+    An earlier seam is replaced. `check` raises ValueError before a run, `around` lasts as long as one, and
     `by_the_model` names conditions that a wrapper of `own` widens.
     """
     patched = without_seam(model)
@@ -80,7 +80,7 @@ def without_seam(model: Patcher) -> Patcher:
 
 
 def has_seam(model: Patcher) -> bool:
-    """Tell whether a node has attached a seam."""
+    """Return whether a node has attached a seam."""
     return bool(model.wrappers.get(WrappersMP.SAMPLER_SAMPLE, {}).get(KEY))
 
 

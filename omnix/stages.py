@@ -1,7 +1,7 @@
-"""Blend between steps whatever the sampler does, and go on exactly where sampling is cut in two.
+"""Blend between the steps of any sampler, and continue exactly if sampling is split into two runs.
 
-What the host's OUTER_SAMPLE wrapper sees: the sampler before it runs, the latent as it comes from another node, and the
-one that goes to the next.
+This uses the host's OUTER_SAMPLE wrapper. It gets the sampler before it runs, the latent that comes from another node,
+and the latent that goes to the next node.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ LEFT = "omnix_left"
 
 
 class Left(NamedTuple):
-    """What a run left that ended before the last noise level: its latent with the columns past the seam."""
+    """The rest of a run that ended before the last noise level: its latent with the columns past the seam."""
 
     wide: Tensor
     sigma: float
 
 
 def sample_in_stages(seam: int, as_result: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-    """Return the OUTER_SAMPLE wrapper: blend in the sampler, and go on where another run has left noise.
+    """Return the OUTER_SAMPLE wrapper: blend in the sampler, and continue if another run has left noise.
 
-    What is left is cropped to the panorama's size for everybody else; the columns past the seam, as they were, go along
-    with the latent, and are used if the next run begins with that latent at that noise level. `as_result` puts a latent
-    where the host puts results, which are then handed on as they are.
+    The result is cropped to the panorama's size for all other nodes. The columns past the seam are kept with the latent
+    and used if the next run starts with that latent at that noise level. `as_result` puts a latent where the host puts
+    results, so that the host returns it unchanged.
     """
 
     def sample(

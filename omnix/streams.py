@@ -29,7 +29,7 @@ from .low_rank import LowRank
 Attention = Callable[..., Tensor]
 Deltas = Mapping[str, LowRank]
 
-# What runs before or beside the image rows of the double blocks: an adapter here tells the streams' text rows apart.
+# Layers outside the image rows of the double blocks: with an adapter here, the text rows of the streams differ.
 _TEXT_LAYERS = ("txt_in", "time_in", "vector_in", "guidance_in", ".txt_")
 
 
@@ -66,7 +66,7 @@ def by_stream(patches: Mapping[str, Sequence[Any]], streams: int) -> dict[str, S
 
 
 def text_is_shared(streams: Sequence[Stream]) -> bool:
-    """Tell whether the text rows of all streams are equal throughout the double blocks."""
+    """Return whether the text rows of all streams are equal throughout the double blocks."""
     return not any(part in layer for layer in layers_of(streams) for part in _TEXT_LAYERS)
 
 
@@ -172,9 +172,9 @@ class _Differentiable(torch.autograd.Function):
 def _run_on_part(
     hooks: ExitStack, layer: nn.Module, part: Callable[[Tensor], Tensor], whole: Callable[[Tensor], Tensor]
 ) -> None:
-    """Let a layer see only `part` of the stack, and give on the `whole` that its result stands for.
+    """Let a layer see only `part` of the stack, and expand its result to the `whole`.
 
-    What is not called as layer(x) sees the whole stack: what else it is given may be of all streams, too.
+    A layer that is not called as layer(x) sees the whole stack, because its other arguments may be for all streams.
     """
 
     def take(_layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

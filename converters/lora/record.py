@@ -1,7 +1,7 @@
 """The record of the source in a converted file, from which splitting restores exactly the same tensors.
 
 It is JSON under `omnix_source`: for every layer of the source, the names of its tensors, their dtypes, its scale and
-its alpha tensor. The value that most layers share is stored once, under "*". `kept` lists the other tensors of the source,
+its alpha tensor. The value that most layers share is stored once, under "*". `kept` lists the source's other tensors,
 by their names in the result.
 """
 

@@ -160,7 +160,7 @@ _LETTER = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
 
 
 def _are_quick(patterns: Iterable[str]) -> bool:
-    """Tell whether regular expressions from a file surely match all layers of FLUX.1 within 2 s."""
+    """Return whether regular expressions from a file certainly match all layers of FLUX.1 within 2 s."""
     patterns = tuple(patterns)
     if sum(map(len, patterns)) > _LONGEST_TABLE:
         return False

@@ -8,7 +8,6 @@ from dataclasses import replace
 from ...omnix.maps import MAPS
 from .graph import App, Graph, Group, Link, Node, Value
 from .notes import (
-    YOUR_LORA,
     YOUR_MODEL,
     any_model_notes,
     generation_notes,
@@ -122,31 +121,24 @@ def all_maps() -> Graph:
 def any_model() -> Graph:
     """Paint a panorama with any model and its LoRA, and turn it into all maps."""
     checkpoint = Node("checkpoint", "CheckpointLoaderSimple", {"ckpt_name": YOUR_MODEL}, "Your model")
-    lora = Node(
-        "lora",
-        "LoraLoaderModelOnly",
-        {"model": Link("checkpoint"), "lora_name": YOUR_LORA, "strength_model": 1.0},
-        "Your 360-degree LoRA",
-    )
-    own: Inputs = {"model": Link("lora"), **{name: Link("checkpoint", name.upper()) for name in ("clip", "vae")}}
-    made = Node("made", ANY_MODEL, own)
+    made = Node("made", ANY_MODEL, {name: Link("checkpoint", name.upper()) for name in ("model", "clip", "vae")})
     maps = Node("maps", ALL_MAPS, {"panorama": Link("made"), **LOADED})
     found = {each: Link("maps", each) for each in MAPS}
     viewer = Node("viewer", "OmniXPanoramaViewer", {"image": Link("made"), **found})
     saver = Node("save", "OmniXSavePanorama", {"panorama": Link("made"), **found, "filename_prefix": "OmniX/room"})
-    shown = ("prompt", "width", "height", "steps", "cfg", "seed")
+    shown = ("prompt", "lora_name", "width", "height", "steps", "cfg", "seed")
     return Graph(
         "any_model",
         "OmniX 13 - Any model to panorama to maps",
         (
-            # Wires go from FLUX.1-dev to the maps, above the box that paints the panorama.
-            Group("", 0, (MODELS, checkpoint, lora)),
-            Group("", 1, (made,), lower=180),
+            # Wires go from FLUX.1-dev to the maps above the box that paints, from it to the viewer below the maps.
+            Group("", 0, (MODELS, checkpoint)),
+            Group("", 1, (made,), lower=320),
             Group("", 2, (maps,)),
-            Group("", 3, (viewer, saver, saved("sheet", Link("maps", "sheet")))),
+            Group("", 3, (viewer, saver), lower=320),
         ),
         any_model_notes(),
-        App((*(("made", field) for field in shown), ("maps", "steps")), ("save", "save_sheet")),
+        App((*(("made", field) for field in shown), ("maps", "steps")), ("save",)),
     )
 
 

@@ -42,7 +42,7 @@ HINTS = {
     "front +X, up +Y, left +Z.",
     "rgb_to_albedo": "Albedo is the surface's colour without light and shadow.",
     "rgb_to_pbr": "Roughness: 0 smooth, 1 rough. Metallic: 0 dielectric, 1 metal. Both are data, not sRGB.",
-    "rgb_to_semantic": "Each colour stands for a kind of thing, as OmniX was trained.",
+    "rgb_to_semantic": "Each colour means a kind of object, as in OmniX's training.",
 }
 SETTINGS = """Steps 28, CFG 1, euler, simple, guidance 3.5 are what OmniX was published with. Short of memory? Lower \
 *height* in **Load Panorama** to 512, or choose `fp8_e4m3fn` as *weight_dtype*: the adapters are not merged, so they \
@@ -131,8 +131,8 @@ def scene_notes(slug: str) -> tuple[Note, ...]:
 1. {SCENE_FIRST[slug]}
 2. Set *camera_height*, the metres from the lens to the floor: OmniX depth has no unit, so this sets the size.
 3. Run. **Save 3D Model** writes `output/OmniX/scene_00001_.glb`, which Blender, three.js and Unreal open; the viewer \
-stands at the origin. **What was made** tells what was cut and which defaults stand.
-4. The panorama is saved beside it as EXR, for the light of the world around the scene.
+is at the origin. **What was made** reports what was cut and which defaults were used.
+4. The panorama is saved next to it as EXR, for the light of the world around the scene.
 
 *unlit* shows the panorama itself, without lights. Run once with *OmniX extra - Save the prompt once*, and T5 is never \
 loaded again.
@@ -149,15 +149,15 @@ def any_model_notes() -> tuple[Note, ...]:
     """Describe the graph that paints a panorama with any model, and turns it into all maps."""
     start = f"""## A panorama of any model, and its maps
 
-1. Choose your checkpoint instead of `{YOUR_MODEL}`. If your model comes in parts (Qwen-Image, Z-Image, Krea 2, \
-FLUX.2), replace **Load Checkpoint** with **Load Diffusion Model**, **Load CLIP** and **Load VAE**.
-2. Choose a LoRA for 360-degree panoramas of that model instead of `{YOUR_LORA}`, and begin *prompt* with its trigger \
+1. Choose your checkpoint instead of `{YOUR_MODEL}`. If your model comes in parts (as Qwen-Image, Z-Image, Krea 2), \
+replace **Load Checkpoint** with **Load Diffusion Model**, **Load CLIP** and **Load VAE**.
+2. Choose a LoRA for 360-degree panoramas as *lora_name* instead of `{YOUR_LORA}`, and begin *prompt* with its trigger \
 words. `docs/models.md` in this pack's folder lists LoRAs and where they are.
 3. Set *steps* and *cfg* as your model wants them, and a width twice the height. Run: the edges meet.
 4. OmniX makes all maps of the panorama, with FLUX.1-dev. They are saved to `output/OmniX` beside it.
 
-No LoRA? Bypass it; most models know the word *equirectangular*. Short of memory? Lower *height*: OmniX perceives at \
-up to 1440x720.
+No LoRA? Set *lora_strength* to 0. Short of memory? Lower *height*: OmniX perceives at up to 1440x720. Double-click a \
+blue box to see what is inside.
 """
     tasks = tuple(task for task in STREAMS if task.startswith("rgb_to_"))
     return Note("Start here", start), Note("Model links", files(tasks))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from .graph import Blueprint, Group, Link, Node, Value
+from .notes import YOUR_LORA
 from .parts import (
     GUIDANCE,
     PANORAMA_HEIGHT,
@@ -236,7 +237,8 @@ def any_model() -> Blueprint:
         Node("text", "CLIPTextEncode", {"text": f"360 degree equirectangular panorama, {PICTURE_PROMPT}"}),
         Node("negative", "ConditioningZeroOut", {"conditioning": Link("text")}),
         Node("empty", "EmptySD3LatentImage", size),
-        Node("seamless", "OmniXSeamlessPanorama"),
+        Node("lora", "LoraLoaderModelOnly", {"lora_name": YOUR_LORA, "strength_model": 1.0}),
+        Node("seamless", "OmniXSeamlessPanorama", {"model": Link("lora")}),
         sampler("sampler", "seamless", "text", "negative", "empty", after="randomize"),
         Node("decoded", "OmniXDecodePanorama", {"samples": Link("sampler")}),
     )
@@ -247,9 +249,11 @@ def any_model() -> Blueprint:
         ("360", "equirectangular", "text to 360", "skybox", "HDRI", "LoRA"),
         (Group("Any model", 0, painting[:3]), Group("Its edges meet", 1, painting[3:])),
         {
-            "model": (("seamless", "model"),),
+            "model": (("lora", "model"),),
             "clip": (("text", "clip"),),
             "vae": (("decoded", "vae"),),
+            "lora_name": (("lora", "lora_name"),),
+            "lora_strength": (("lora", "strength_model"),),
             "prompt": (("text", "text"),),
             "width": (("empty", "width"),),
             "height": (("empty", "height"),),

@@ -1,4 +1,4 @@
-"""What a graph hands over, checked and taken apart into single panoramas."""
+"""Check the inputs from a graph and split them into single panoramas."""
 
 from __future__ import annotations
 
