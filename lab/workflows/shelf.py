@@ -290,10 +290,27 @@ def scene() -> Blueprint:
     )
 
 
+SAVED = "OmniX_00001_.safetensors"
+"""What the workflow that saves the prompt once writes first."""
+
+
+def with_saved_prompt(box: Blueprint) -> Blueprint:
+    """Return a box that perceives with a prompt from a file, so that no text encoder is loaded."""
+    prompt = Node("text", "OmniXLoadConditioning", {"name": SAVED})
+    groups = (replace(each, nodes=tuple(prompt if n.name == "text" else n for n in each.nodes)) for each in box.groups)
+    inputs = {label: ends for label, ends in box.inputs.items() if label != "clip"}
+    return replace(
+        box,
+        name=box.name.replace(" (OmniX)", " with saved prompt (OmniX)"),
+        description=f"{box.description} The prompt comes from a file of Save OmniX Conditioning: T5 is not loaded.",
+        aliases=(*box.aliases, "without T5"),
+        groups=tuple(groups),
+        inputs={**inputs, "saved_prompt": (("text", "name"),)},
+    )
+
+
 CAMERA_RAYS = "normal with camera rays"
-BLUEPRINTS = (
-    flux(),
-    settings(),
+PERCEIVERS = (
     perceiver("rgb_to_depth", "depth", "Relative distance", ("depth map", "distance")),
     perceiver("rgb_to_normal", "normal", "World-space normals", ("normal map",)),
     perceiver("rgb_camray_to_normal", CAMERA_RAYS, "World-space normals", ("normal map", "camray")),
@@ -301,7 +318,13 @@ BLUEPRINTS = (
     perceiver("rgb_to_pbr", "roughness and metallic", "Roughness and metallic", ("pbr", "material")),
     perceiver("rgb_to_semantic", "semantic", "Semantics", ("segmentation",)),
     all_maps(),
+    scene(),
+)
+BLUEPRINTS = (
+    flux(),
+    settings(),
+    *PERCEIVERS,
     image_to_panorama(),
     text_to_panorama(),
-    scene(),
+    *map(with_saved_prompt, PERCEIVERS),
 )
