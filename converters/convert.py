@@ -144,8 +144,8 @@ def _is_done(adapter: AdapterFile, destination: Path, metadata: Mapping[str, str
     shapes = {name: (entry.dtype, entry.shape) for name, entry in found.entries.items()}
     if shapes != {name: (output.entry.dtype, output.entry.shape) for name, output in outputs.items()}:
         return False
-    told = {**metadata, EXACT_KEY: found.metadata.get(EXACT_KEY, "")}
-    return found.metadata == {**told, DIGEST_KEY: sha256_of(adapter.path)}
+    expected = {**metadata, EXACT_KEY: found.metadata.get(EXACT_KEY, "")}
+    return found.metadata == {**expected, DIGEST_KEY: sha256_of(adapter.path)}
 
 
 def _is_written(adapter: AdapterFile, destination: Path, outputs: Outputs) -> bool:

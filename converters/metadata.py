@@ -8,7 +8,7 @@ from .fusing.folding import Folds, multipliers
 from .lora.fused import write_structure
 from .lora.plan import BLOCKS_KEY, HEADER_ALPHA_KEY, STREAM_KEY, TASK_KEY, AdapterFile
 from .lora.record import EXACT_KEY, SOURCE_KEY, write_record
-from .lora.scales import HEADER_KEY, tells_scale
+from .lora.scales import PEFT_HEADER, states_scale
 from .version import VERSION
 
 DIGEST_KEY = "omnix_source_sha256"
@@ -30,14 +30,14 @@ def fused_metadata(
         DIGEST_KEY: _NO_DIGEST,
         VERSION_KEY: VERSION,
     }
-    told = {HEADER_ALPHA_KEY: header_alpha} if header_alpha else {}
-    return own | told | (dict(zip((TASK_KEY, STREAM_KEY), slot, strict=True)) if slot else {})
+    noted = {HEADER_ALPHA_KEY: header_alpha} if header_alpha else {}
+    return own | noted | (dict(zip((TASK_KEY, STREAM_KEY), slot, strict=True)) if slot else {})
 
 
 def hidden_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     """Return a source's metadata for its result: what tells a scale gets a name that no loader reads."""
     foreign = ((key, value) for key, value in metadata.items() if key not in _OWN_KEYS)
-    return {(_HIDDEN + key if tells_scale(key, value) else key): value for key, value in foreign}
+    return {(_HIDDEN + key if states_scale(key, value) else key): value for key, value in foreign}
 
 
 def split_metadata(adapter: AdapterFile) -> dict[str, str]:
@@ -45,4 +45,4 @@ def split_metadata(adapter: AdapterFile) -> dict[str, str]:
     foreign = {key: value for key, value in adapter.metadata.items() if key not in _OWN_KEYS}
     if adapter.metadata.get(EXACT_KEY) == "1":
         return {key.removeprefix(_HIDDEN): value for key, value in foreign.items()}
-    return {key: value for key, value in foreign.items() if not key.startswith(_HIDDEN) and key != HEADER_KEY}
+    return {key: value for key, value in foreign.items() if not key.startswith(_HIDDEN) and key != PEFT_HEADER}

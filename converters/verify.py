@@ -58,7 +58,7 @@ def verify(source: Path | str, result: Path | str) -> Comparison:
 
     Factors are looked for where the table of layers says they must be, and all beside them must be zero. Equal factors
     are equal deltas, bit for bit; where arithmetic was due it is done again, and the factors must be equal to that,
-    and the deltas within MOST_APART of each other. The blocks that a converted file tells must be these too. `unused`
+    and the deltas within MOST_APART of each other. The blocks that a converted file records must be these too. `unused`
     of what is returned names the tensors that are not in the result. Raises AdapterError naming the first layer that
     differs.
     """
@@ -94,7 +94,7 @@ def compared(
 
 
 def _fold(where: str, fused: FusedLayer, pair: _Pair, alpha: Alpha | None, read: Reader) -> Fold:
-    """Tell from a result's dtypes and alpha how it was folded.  Raises AdapterError for an alpha that fits no way."""
+    """Find from a result's dtypes and alpha how it was folded.  Raises AdapterError for an alpha that fits no way."""
     plain = folded(fused, pair.down.dtype, pair.up.dtype)
     if alpha is None or not fused.rank:
         return plain
@@ -124,9 +124,11 @@ def _check_shapes(result: Path, layer: str, fused: FusedLayer, pair: _Pair) -> N
         raise AdapterError(f"{result}: {layer}: expected {want}, got {got}; convert it again.")
 
 
-def _check_blocks(result: Path, layer: str, fused: FusedLayer, told: FusedLayer) -> None:
+def _check_blocks(result: Path, layer: str, fused: FusedLayer, recorded: FusedLayer) -> None:
     """Refuse a structure in the metadata that is not the layer's: splitting and the runtime go by it."""
-    want, got = ([(block.part, block.row, block.rows, block.rank) for block in each.blocks] for each in (fused, told))
+    want, got = (
+        [(block.part, block.row, block.rows, block.rank) for block in each.blocks] for each in (fused, recorded)
+    )
     if got != want:
         raise AdapterError(f"{result}: {layer}: expected {want} in {BLOCKS_KEY}, got {got}; convert it again.")
 
@@ -238,7 +240,7 @@ def _is_exact(where: str, slabs: Sequence[Slab], own: Slab, scale: float, read: 
 def _compared(data: bytes, part: Slab, other: bytes, change: Change | None, exact: bool) -> tuple[bool, bool]:
     if change is None:
         return data == other, exact
-    found = load_arithmetic(part.key).compared(data, part.dtype, other, change, exact)
+    found = load_arithmetic(part.key).redone(data, part.dtype, other, change, exact)
     return found.same, found.exact
 
 
@@ -269,13 +271,13 @@ def _difference(where: str, block: Block, own: _Pair, scale: float, lift: float,
             theirs = own.up._replace(rows=slab.rows, offset=own.up.offset + row * own.up.stride)
             row += slab.rows
             for part, other in _together(slab, theirs):
-                yield numbers.Piece(read(part), part.dtype, check(other), other.dtype)
+                yield numbers.PiecePair(read(part), part.dtype, check(other), other.dtype)
 
     def downs() -> Iterator[object]:
         width = max(1, 2 * PIECE // (8 * block.rank))
         for first in range(0, own.down.columns, width):
             cut, other = (_columns(slab, first, width) for slab in (block.down, own.down))
-            yield numbers.Piece(_read(cut, read), cut.dtype, _read(other, check), other.dtype)
+            yield numbers.PiecePair(_read(cut, read), cut.dtype, _read(other, check), other.dtype)
 
     moved = change_due((block.down,), own.down.dtype, lift) is None
     up_scales, down_scales = (block.scale, scale * lift), (1.0, 1.0 / lift)

@@ -14,7 +14,7 @@ from ..omnix.scene.inputs import each_scene
 from .lineage import HIDDEN, check_inputs
 
 MogeGeometry = io.Custom("MOGE_GEOMETRY")
-MAPS = {
+TEXTURES = {
     "albedo": "Base colour; without it the panorama itself is shown, unlit.",
     "normal": "World normals, from OmniX Normal (OpenGL). The node turns them to fit the depth, or leaves them out if "
     "they contradict it.",
@@ -73,7 +73,7 @@ class OmniXScene(io.ComfyNode):
                 MogeGeometry.Input(
                     "moge_geometry", optional=True, tooltip="A panorama's MoGe geometry, without depth."
                 ),
-                *(io.Image.Input(name, optional=True, tooltip=text) for name, text in MAPS.items()),
+                *(io.Image.Input(name, optional=True, tooltip=text) for name, text in TEXTURES.items()),
                 *_options(),
             ],
             outputs=[
@@ -93,8 +93,8 @@ class OmniXScene(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: Any, depth: Any = None, moge_geometry: Any = None, **more: Any) -> io.NodeOutput:
-        check_inputs(cls, "depth", *MAPS)
-        maps = {name: more.pop(name, None) for name in MAPS}
+        check_inputs(cls, "depth", *TEXTURES)
+        maps = {name: more.pop(name, None) for name in TEXTURES}
         given = {"image": image, **{name: pixels for name, pixels in maps.items() if pixels is not None}}
         scenes = list(each_scene(given, depth, moge_geometry, Options(**more)))
         files = [Types.File3D(BytesIO(scene.glb), "glb") for scene in scenes]

@@ -1,4 +1,4 @@
-"""Panorama geometry: the 2:1 check, camera rays, a picture laid on a panorama, and the seam on the right.
+"""Panorama geometry: the 2:1 check, camera rays, placing a picture on a panorama, and the seam on the right.
 
 A panorama is equirectangular and twice as wide as high. Row 0 is the top; the centre column looks to the front,
 columns to the right look to the right, and the last column meets the first.
@@ -15,7 +15,7 @@ import torch
 from einops import einsum, rearrange, reduce
 from torch import Tensor
 
-# The reference fills what no picture covers with 127.5 of 255, which the VAE's encoder sees as exactly 0.
+# The reference pipeline fills uncovered pixels with 127.5 of 255, which is exactly 0 for the VAE's encoder.
 UNSEEN_GREY = 127.5 / 255.0
 
 
@@ -24,8 +24,8 @@ def check_panorama(height: int, width: int) -> None:
     if height < 1 or width != 2 * height:
         target = f"{2 * max(height, 1)}x{max(height, 1)}"
         raise ValueError(
-            f"OmniX needs a panorama twice as wide as high, got {width}x{height}; resize it to {target} first, "
-            "or load another picture if this is no panorama."
+            f"OmniX needs a panorama twice as wide as high, got {width}x{height}; resize it to {target} first. "
+            "If it isn't a panorama, load another picture."
         )
 
 
@@ -202,20 +202,23 @@ def blend_seam_(x: Tensor, columns: int, dim: int = -1) -> Tensor:
 
 def _check_columns(columns: int, width: int) -> None:
     if not 0 <= columns <= width:
-        raise ValueError(f"The seam can be 0 to {width} columns wide here, got {columns}; use fewer columns.")
+        raise ValueError(
+            f"The seam can be 0 to {width} columns wide here, got {columns}; change the number of columns."
+        )
 
 
 def decode_panorama(decode: Callable[[Tensor], Tensor], latent: Tensor, wrap_columns: int = 2) -> Tensor:
     """Decode a latent [.., h, w] so that the left and right edges of the picture meet.
 
-    decode turns a latent into an image [.., H, W, C]. The latent is widened by its first wrap_columns (latent columns),
-    decoded, the surplus pixel columns (8 per latent column with FLUX's VAE) are blended into the first, and cropped.
+    decode turns a latent into an image [.., H, W, C]. The latent is widened by its first wrap_columns (latent columns)
+    and decoded. The extra pixel columns (8 per latent column with FLUX's VAE) are blended into the first columns, and
+    then cropped.
     """
     image = decode(widen(latent, wrap_columns))
     scale, rest = divmod(image.shape[-2], latent.shape[-1] + wrap_columns)
     if rest or not scale:
         raise ValueError(
             f"The VAE decoded {latent.shape[-1] + wrap_columns} latent columns to {image.shape[-2]} pixel columns, "
-            "which is no whole number of pixels per latent column; use the VAE of FLUX.1."
+            "which is not a whole number of pixels per latent column; use the VAE of FLUX.1."
         )
     return crop(blend_seam(image, scale * wrap_columns, dim=-2), scale * wrap_columns, dim=-2)

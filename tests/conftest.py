@@ -125,7 +125,7 @@ def comfyui() -> Path:
 
 @pytest.fixture(scope="session")
 def golden() -> Path:
-    """Inputs and results of the reference pipeline, and the random FLUX they were made with (see golden/README.md)."""
+    """Recorded inputs and results (see golden/README.md)."""
     return GOLDEN
 
 

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from ..converters.lora.layout import LAYOUT, Fused, Geometry, Part, first_row, fused_place, numbered
 from ..converters.lora.names import original_keys
-from ..omnix.adapter import AdapterWeights, read_layers
-from ..omnix.streams import LowRank, Rows, Stream
-from .errors import TrainingError
+from ..omnix.low_rank import AdapterWeights, LowRank, Rows, read_layers
+from ..omnix.streams import Stream
+from ..omnix.tasks import Task
+from .config import Config, TrainingError
 
 
 def geometry_of(flux: nn.Module) -> Geometry:
@@ -51,6 +52,27 @@ def _height(part: Part, geometry: Geometry) -> int:
 def from_file(path: Path) -> AdapterWeights:
     """Read an adapter, original or converted, to train it further, in float32.  Raises AdapterError, OSError."""
     return AdapterWeights(read_layers(path)).float().requires_grad_(True)
+
+
+PUBLISHED = "pytorch_lora_weights.safetensors"
+
+
+def initial(config: Config, task: Task, flux: nn.Module, device: torch.device) -> list[AdapterWeights]:
+    """Make the adapters of every stream, or read those to start from."""
+    if config.init:
+        return [from_file(_init_file(Path(config.init), stream)).to(device) for stream in task.streams]
+    geometry = geometry_of(flux)
+    numbers = range(len(task.streams))
+    seeds = [config.seed * len(task.streams) + number for number in numbers]
+    return [fresh(geometry, config.modules, config.rank, config.alpha, seed).to(device) for seed in seeds]
+
+
+def _init_file(folder: Path, stream: str) -> Path:
+    names = (folder / f"{stream}.safetensors", folder / stream / PUBLISHED)
+    found = next((path for path in names if path.is_file()), None)
+    if found is None:
+        raise TrainingError(f"{folder}: expected {names[0].name} or {stream}/{PUBLISHED}, got neither; correct --init.")
+    return found
 
 
 def streams_of(adapters: Sequence[AdapterWeights]) -> list[Stream]:

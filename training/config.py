@@ -6,12 +6,9 @@ numpy, so that `omnix-train --help` works before they are installed.
 
 from __future__ import annotations
 
-import argparse
 import math
-import re
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +16,6 @@ from ..converters import STREAMS
 from ..converters.lora.layout import LAYOUT
 from ..converters.tasks import is_plain
 from ..omnix.tasks import SEAM_COLUMNS, Task
-from .errors import TrainingError
 
 MODULES = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "ff.net.0.proj", "ff.net.2")
 """The six kinds of layers that OmniX adapts: 228 modules of FLUX.1-dev."""
@@ -32,7 +28,10 @@ PIXELS_PER_TOKEN = 16
 
 _PATHS = ("data", "output", "model", "vae", "clip_l", "t5", "conditioning", "comfyui", "init")
 """Fields that may begin with ~, the home folder: a shell replaces it in flags, and nobody does in a file."""
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+
+class TrainingError(ValueError):
+    """What can't be trained, or not further: one sentence that says where it stands and what to do."""
 
 
 def _option(default: Any, words: str) -> Any:
@@ -242,100 +241,3 @@ def _check_ranges(config: Config) -> None:
             raise TrainingError(
                 f"--range {text}: no stream reads a folder of this name; the folders are {', '.join(sorted(folders))}."
             )
-
-
-def from_file(path: Path, base: Config = Config()) -> Config:
-    """Read a TOML or YAML file over the values of `base`.  Raises TrainingError, OSError."""
-    return from_mapping(_read(path), str(path), base)
-
-
-def _read(path: Path) -> Any:
-    text = path.read_text("utf-8")
-    if path.suffix.lower() in (".yaml", ".yml"):
-        return _read_yaml(path, text)
-    try:
-        if path.suffix.lower() != ".toml":
-            raise TrainingError(f"{path}: expected a file that ends in .toml, .yaml or .yml; rename it.")
-        if sys.version_info < (3, 11):
-            raise TrainingError(f"{path}: TOML needs Python 3.11 or newer; write the file as YAML.")
-        import tomllib
-
-        return tomllib.loads(text)
-    except ValueError as error:
-        if isinstance(error, TrainingError):
-            raise
-        raise _unreadable(path, error) from error
-
-
-def _read_yaml(path: Path, text: str) -> Any:
-    try:
-        import yaml
-    except ImportError as error:
-        raise TrainingError(
-            f'{path}: reading YAML needs PyYAML, which is not installed: pip install "omnix-panorama[training]", or '
-            "write the file as TOML."
-        ) from error
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> TrainingError:
-    return TrainingError(f"{path}: {' '.join(str(error).split())}; correct the file.")
-
-
-def from_mapping(values: Any, where: str, base: Config = Config()) -> Config:
-    """Set fields by name, each of the type of its default.  Raises TrainingError."""
-    if not isinstance(values, Mapping):
-        raise TrainingError(f"{where}: expected lines such as rank = 64, got {type(values).__name__}.")
-    defaults = {entry.name: entry.default for entry in fields(Config)}
-    if unknown := [str(name) for name in values if name not in defaults]:
-        raise TrainingError(f"{where}: there is no field {unknown[0]}; the fields are {', '.join(defaults)}.")
-    return replace(base, **{name: _typed(where, name, value, defaults[name]) for name, value in values.items()})
-
-
-def _typed(where: str, name: str, value: Any, default: Any) -> Any:
-    """Return a value of a file in the type of its field."""
-    if isinstance(default, tuple):
-        value = [value] if isinstance(value, str) else value
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return tuple(value)
-    elif isinstance(default, float) and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    elif isinstance(default, float) and isinstance(value, str) and _NUMBER.fullmatch(value):
-        return float(value)  # YAML 1.1 reads 1e-4, which has no point, as text
-    elif type(value) is type(default):
-        return value
-    wanted = {
-        tuple: "a list of words",
-        float: "a number",
-        int: "a whole number",
-        bool: "true or false",
-        str: "text in quotes",
-    }
-    raise TrainingError(f"{where}: {name} is {value!r}; it must be {wanted[type(default)]}.")
-
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Give a parser one flag for every field; a flag that is not given leaves no trace."""
-    for entry in fields(Config):
-        flag, words = f"--{entry.name.replace('_', '-')}", entry.metadata["help"].replace("%", "%%")
-        shown = " ".join(entry.default) if isinstance(entry.default, tuple) else entry.default
-        described = f"{words} (default {shown})" if shown not in ("", ()) else words
-        if isinstance(entry.default, bool):
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=described)
-        elif isinstance(entry.default, tuple):
-            parser.add_argument(flag, nargs="+", default=argparse.SUPPRESS, help=described, metavar="NAME")
-        else:
-            kind = type(entry.default)
-            parser.add_argument(
-                flag, type=kind, default=argparse.SUPPRESS, help=described, metavar=kind.__name__.upper()
-            )
-
-
-def with_flags(config: Config, given: argparse.Namespace) -> Config:
-    """Return a configuration with the flags that were given."""
-    names = {entry.name for entry in fields(Config)}
-    values = {name: tuple(v) if isinstance(v, list) else v for name, v in vars(given).items() if name in names}
-    return replace(config, **values)

@@ -17,20 +17,15 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..omnix.adapter import AdapterWeights
 from ..omnix.panorama import widen
 from ..omnix.tasks import Task
 from . import record
-from .adapters import fresh, from_file, geometry_of, streams_of
-from .base import Base
-from .config import Config, check, precision_on
-from .draws import Draw, draw, fixed_noise
-from .errors import TrainingError
-from .flow import Prompt, loss_of, noisy, predict, recording
+from .adapters import initial, streams_of
+from .config import Config, TrainingError, check, precision_on
+from .flow import Prompt, loss_of, noisy, predict, recording, sample
 from .optimizers import learning_rate, optimizer
-from .samples import Samples, turns
-from .sampling import sample
-from .saving import PUBLISHED, State, folder_of, resume, save, saves
+from .samples import Base, Draw, Samples, draw, fixed_noise, turns
+from .saving import State, folder_of, resume, save, saves
 
 CURVE = "loss.csv"
 
@@ -209,24 +204,6 @@ class _Run:
             f"Step {self.step + 1}: the loss is {self.loss}, its gradient {norm}; {kept}. Use a lower --learning-rate "
             "or --warmup, and look for broken pictures, then go on with --resume."
         )
-
-
-def initial(config: Config, task: Task, flux: nn.Module, device: torch.device) -> list[AdapterWeights]:
-    """Make the adapters of every stream, or read those to start from."""
-    if config.init:
-        return [from_file(_init_file(Path(config.init), stream)).to(device) for stream in task.streams]
-    geometry = geometry_of(flux)
-    numbers = range(len(task.streams))
-    seeds = [config.seed * len(task.streams) + number for number in numbers]
-    return [fresh(geometry, config.modules, config.rank, config.alpha, seed).to(device) for seed in seeds]
-
-
-def _init_file(folder: Path, stream: str) -> Path:
-    names = (folder / f"{stream}.safetensors", folder / stream / PUBLISHED)
-    found = next((path for path in names if path.is_file()), None)
-    if found is None:
-        raise TrainingError(f"{folder}: expected {names[0].name} or {stream}/{PUBLISHED}, got neither; correct --init.")
-    return found
 
 
 def _due(step: int, every: int, last: int) -> bool:

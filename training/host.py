@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from ..omnix import patch
 from ..omnix.conditioning import encode_prompt, load_conditioning, note_on_rows
 from ..omnix.tasks import PROMPT_TAG, TEXT_ROWS
-from .config import Config, precision_on
-from .errors import TrainingError
+from .config import Config, TrainingError, precision_on
 
 CHANNELS = 16
 _GGUF = "omnix_gguf"
@@ -129,13 +128,13 @@ class HostBase(LoadedBase):
                 )
             text, options = load_conditioning(self.files["conditioning"])[0]
             if note := note_on_rows(text):
-                patch.tell(f"--conditioning {self.files['conditioning']}: {note}")
+                patch.warn(f"--conditioning {self.files['conditioning']}: {note}")
             return text.float(), options["pooled_output"].float()
         if self._clip is None:
             paths = [str(self._encoder(kind)) for kind in _ENCODERS]
             self._clip = comfy.sd.load_clip(ckpt_paths=paths, clip_type=comfy.sd.CLIPType.FLUX)
         ((text, options),) = encode_prompt(
-            self._clip, words, self.config.guidance, lambda note: patch.tell(f"{words[:60]!r}: {note}")
+            self._clip, words, self.config.guidance, lambda note: patch.warn(f"{words[:60]!r}: {note}")
         )
         return text.float().cpu(), options["pooled_output"].float().cpu()
 

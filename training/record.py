@@ -1,15 +1,30 @@
-"""The curves of a run: a CSV that grows line by line, and an SVG drawn from it."""
+"""What a run shows: curves (a CSV that grows line by line, and an SVG), and sheets and figures of held-out pictures."""
 
 from __future__ import annotations
 
 import csv
+import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
 
 from ..converters import write_bytes
-from .errors import TrainingError
+from ..evaluation import semantic
+from ..evaluation.compare import compare
+from ..mapfiles import layout
+from ..mapfiles.pictures import Array
+from ..omnix.panorama import decode_panorama
+from ..omnix.sheet import contact_sheet
+from .config import Config, Plan, Stream, TrainingError
+from .data import Sources
+from .pictures import picture
+from .samples import Pictures
 
 
 class Curve:
@@ -101,3 +116,114 @@ def smoothed(points: Points) -> list[tuple[float, float]]:
         total += y - (points[number - window][1] if number >= window else 0.0)
         means.append((x, total / min(number + 1, window)))
     return means
+
+
+MAIN = {
+    "depth": ("scale_by_median", "abs_rel"),
+    "normal": ("", "mean"),
+    "semantic": ("", "accuracy"),
+}
+"""Kind -> the alignment and the figure that the curve shows; others show their PSNR."""
+OTHER = "albedo"
+"""The kind as which a map that `evaluation` does not know is measured: colours in [0, 1]."""
+TILE = 384
+
+
+class Panel(NamedTuple):
+    """What one map has shown so far: its title and its points (step, value)."""
+
+    title: str
+    points: list[tuple[float, float]]
+
+
+class Watch:
+    """Is told what was sampled; keeps sheets in `samples/`, a table `figures.csv` and the curves."""
+
+    def __init__(
+        self, config: Config, plan: Plan, sources: Sources, stems: Sequence[str], pictures: Pictures, output: Path
+    ) -> None:
+        self.config, self.plan, self.sources, self.stems = config, plan, sources, tuple(stems)
+        self.pictures, self.output = pictures, output
+
+    def __call__(self, step: int, latents: Tensor) -> None:
+        """Decode, draw and measure the latents [n, 16, h, w] of the held-out pictures."""
+        images = [decode_panorama(self.pictures.decode, latent[None])[0].clamp(0, 1) for latent in latents]
+        self.pictures.release()
+        self.draw_sheet(step, images)
+        figures = self.measure(images)
+        Curve(self.output / "figures.csv", tuple(figures), step - 1).add(step, figures)
+        draw(self.output / "figures.svg", [*self.panels()])
+
+    def draw_sheet(self, step: int, images: Sequence[Tensor]) -> None:
+        """Write one picture: a row for each stem."""
+        tiles = []
+        for stem, image in zip(self.stems, images):
+            shown = {s.name: picture(self.config, s, self.sources.files[stem, s.name]) for s in self.plan.streams}
+            *conditions, truth = shown.items()
+            tiles += [(f"{stem}: {name}", one[None]) for name, one in conditions]
+            tiles += [(f"sampled {truth[0]}, step {step}", image[None]), (f"true {truth[0]}", truth[1][None])]
+        sheet = contact_sheet(tiles, len(self.plan.streams) + 1, TILE)[0]
+        data = io.BytesIO()
+        Image.fromarray((sheet.clamp(0, 1) * 255).round().byte().numpy()).save(data, "PNG")
+        write_bytes(self.output / "samples" / f"step-{step:06d}.png", data.getvalue(), force=True)
+
+    def measure(self, images: Sequence[Tensor]) -> dict[str, float]:
+        """Return the mean of every figure over the held-out pictures, under `map alignment figure`."""
+        target, sums = self.plan.streams[-1], dict[str, list[float]]()
+        for stem, image in zip(self.stems, images):
+            for channel, path in enumerate(self.sources.files[stem, target.name]):
+                part = image if len(target.folders) == 1 else image[..., channel : channel + 1]
+                for name, value in _figures(path, self.config, part):
+                    sums.setdefault(name, []).append(value)
+        return {name: float(np.mean(values)) for name, values in sums.items()}
+
+    def panels(self) -> Iterator[Panel]:
+        """Yield the curve of each map's main figure."""
+        rows = read(self.output / "figures.csv")
+        for folder in self.plan.streams[-1].folders:
+            alignment, figure = MAIN.get(folder, ("", "psnr"))
+            name = _name(folder, alignment, figure)
+            yield Panel(f"{name}, held out", [(row["step"], row[name]) for row in rows])
+
+
+def _name(folder: str, alignment: str, figure: str) -> str:
+    return " ".join(part for part in (folder, alignment, figure) if part)
+
+
+def _figures(path: Path, config: Config, image: Tensor) -> Iterator[tuple[str, float]]:
+    """Yield the figures of one map; equal maps, whose PSNR is infinite, count as 100 dB."""
+    folder = path.parent.name
+    kind = folder if folder in layout.KINDS and folder != "rgb" else OTHER
+    prediction, truth = _pair(kind, folder, path, config, image)
+    for alignment, scores in compare(kind, prediction, truth).scores.items():
+        for figure, (value, _weighted) in scores.figures.items():
+            yield _name(folder, alignment, figure), 100.0 if math.isinf(value) else value
+
+
+def _pair(kind: str, folder: str, path: Path, config: Config, image: Tensor) -> tuple[Array, Array]:
+    """Return (prediction, truth) as `evaluation` wants a kind, at the size of the run."""
+    colours = image.numpy()
+    if kind == OTHER or folder not in layout.KINDS:
+        truth = picture(config, _alone(folder), [path]).numpy()
+        return colours if colours.shape[-1] == 3 else np.repeat(colours, 3, axis=-1), truth
+    truth = _at_size(layout.read(path, kind), *colours.shape[:2])
+    if kind == "semantic":
+        labels = semantic.codes(truth)
+        return semantic.nearest(
+            semantic.codes((colours * 255).round().astype(np.uint8)), semantic.distinct(labels)
+        ), labels
+    if kind == "normal":
+        vectors = colours * 2 - 1
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-6), truth
+    return colours.mean(axis=-1), truth
+
+
+def _alone(folder: str) -> Stream:
+    return Stream(folder, (folder,))
+
+
+def _at_size(values: Array, height: int, width: int) -> Array:
+    """Take the nearest pixel: a mean of distances, normals or classes would be none."""
+    rows = ((np.arange(height) + 0.5) * values.shape[0] / height).astype(int)
+    columns = ((np.arange(width) + 0.5) * values.shape[1] / width).astype(int)
+    return values[rows][:, columns]

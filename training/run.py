@@ -1,22 +1,27 @@
-"""A whole run: from a folder of pictures to the adapters of each target."""
+"""A whole run, from a folder of pictures to the adapters of each target; or a dry one, which writes nothing."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
+import importlib
+import os
+import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
-from ..omnix.tasks import tagged_prompt
+from ..converters import AdapterError
+from ..converters.files.header import read_header
+from ..converters.lora.layout import FLUX_1, Geometry
+from ..omnix.low_rank import AdapterWeights
+from ..omnix.tasks import TEXT_ROWS
 from . import data
-from .config import Config, Plan, check, plans
+from .adapters import factor_count, fresh
+from .config import PIXELS_PER_TOKEN, Config, Plan, TrainingError, check, plans, size_of
 from .engine import Result, train
-from .errors import TrainingError
-from .heldout import Watch
-from .place import use_host
+from .pictures import picture
+from .record import Watch
+from .samples import turns
 
 LATENTS = "latents"
 
@@ -61,45 +66,127 @@ def _train_one(config: Config, plan: Plan, sources: data.Sources, base: Any, go_
     trained, held_out = data.split(sources.stems, config.held_out)
     output = folder_of(config, plan)
     cache = data.Cache(Path(config.output) / LATENTS, base, base.vae_identity)
-    samples = _encoded(config, plan, sources, trained, cache, base, show)
-    shown = _encoded(config, plan, sources, held_out, cache, base, show) if held_out else None
+    samples = data.encoded(config, plan, sources, trained, cache, base, show)
+    shown = data.encoded(config, plan, sources, held_out, cache, base, show) if held_out else None
     base.release()
     watch = Watch(config, plan, sources, held_out, base, output)
     return train(config, plan.task, base, samples, output, go_on=go_on, held_out=shown, sampled=watch, show=show)
 
 
-def _encoded(
-    config: Config, plan: Plan, sources: data.Sources, stems: Sequence[str], cache: data.Cache, base: Any, show: bool
-) -> data.Cached:
-    """Encode what is not in the cache yet, pictures first, then prompts, so that the VAE and T5 never meet."""
-    sums: dict[Path, str] = {}
-    latents, kept = [], []
-    for stem in tqdm(stems, desc="encoding pictures", disable=not show, dynamic_ncols=True):
-        row = [sources.files[stem, stream.name] for stream in plan.streams]
-        sums |= {path: _sum(path) for files in row for path in files if path not in sums}
-        latents.append(
-            [cache.latent(config, s, files, [sums[path] for path in files]) for s, files in zip(plan.streams, row)]
+ROOT = Path(__file__).resolve().parents[1]
+"""The pack."""
+
+
+def use_host(named: str, cpu: bool) -> None:
+    """Make ComfyUI importable: the one that runs already, the named folder, COMFYUI_PATH, or the one above the pack.
+
+    Raises TrainingError if there is none.
+    """
+    if "comfy.model_management" in sys.modules:
+        return
+    folder = host_folder(named)
+    # Started in the pack's folder, Python finds our nodes.py before the host's.
+    sys.path[:] = [entry for entry in sys.path if Path(entry or os.getcwd()).resolve() != ROOT]
+    sys.path.insert(0, str(folder))
+    importlib.import_module("comfy.cli_args").args.cpu = cpu
+
+
+def host_folder(named: str) -> Path:
+    """Return ComfyUI's folder.  Raises TrainingError."""
+    told = named or os.environ.get("COMFYUI_PATH", "")
+    folder = Path(told).expanduser().resolve() if told else ROOT.parents[1]
+    if not (folder / "comfy" / "cli_args.py").is_file():
+        raise TrainingError(
+            f"{folder} is no ComfyUI folder (it has no comfy/cli_args.py); set COMFYUI_PATH or --comfyui to the folder "
+            "of your ComfyUI, and run with its Python."
         )
-        kept.append([stem, [path.name for path in latents[-1]], sources.captions[stem]])
-    base.release()
-    captions = sources.captions if config.caption_dropout < 1 else dict.fromkeys(stems, "")
-    words = [tagged_prompt(captions[stem] or config.prompt) for stem in stems]
-    bare = cache.prompt(tagged_prompt("" if any(captions.values()) else config.prompt), base.text_identity)
-    prompts = [
-        cache.prompt(text, base.text_identity) for text in tqdm(words, desc="encoding prompts", disable=not show)
-    ]
-    base.release()
-    identity = hashlib.sha256(json.dumps([kept, bare.name]).encode()).hexdigest()
-    return data.Cached(latents, prompts, bare, identity, data.maps(plan))
+    return folder
 
 
-def _sum(path: Path) -> str:
-    with open(path, "rb") as file:
-        return _digest(file)
+def dry_run(config: Config) -> Iterator[str]:
+    """Yield what a run would do, a line each.  Raises TrainingError, MapError."""
+    check(config)
+    model = Path(config.model) if config.model else None
+    for plan in plans(config):
+        sources = data.find(config, plan)
+        trained, held_out = data.split(sources.stems, config.held_out)
+        for stream in plan.streams:  # the first picture shows what is wrong with all of them
+            picture(config, stream, sources.files[sources.stems[0], stream.name])
+        yield from lines(config, plan, len(trained), len(held_out), model if model and model.exists() else None)
 
 
-def _digest(file: Any) -> str:
-    digest = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
-    return digest.hexdigest()
+_BLOCK = re.compile(r"(?:^|\.)(double_blocks|single_blocks|transformer_blocks|single_transformer_blocks)\.(\d+)\.")
+_FIRST = re.compile(r"(?:^|\.)(?:img_in|x_embedder)\.weight")
+_BYTES = {"auto": 2, "bfloat16": 2, "float32": 4}
+_STATE = {"adamw": 8, "adamw8bit": 2, "prodigy": 16, "muon": 4}
+"""Bytes of optimiser state for each number."""
+_LAYER_WIDTHS = 34
+"""Activations kept inside one block, in units of the hidden size (Korthikanti et al. 2022, without attention)."""
+
+
+def geometry_of_file(path: Path) -> Geometry | None:
+    """Return the sizes of a FLUX.1 in a safetensors file, in either layout; None for what is none."""
+    try:
+        entries = read_header(path).entries if path.is_file() else {}
+    except (AdapterError, OSError):
+        return None
+    first = next((entry for name, entry in entries.items() if _FIRST.search(name) and len(entry.shape) == 2), None)
+    counts: dict[bool, int] = {}
+    for name in entries:
+        if match := _BLOCK.search(name):
+            single = match[1].startswith("single")
+            counts[single] = max(counts.get(single, 0), int(match[2]) + 1)
+    if first is None or not counts:
+        return None
+    return Geometry(first.shape[0], 4 * first.shape[0], counts.get(False, 0), counts.get(True, 0))
+
+
+def shapes(config: Config, geometry: Geometry) -> AdapterWeights:
+    """Return one stream's layers of a run, as large as they will be."""
+    return fresh(geometry, config.modules, config.rank, config.alpha, config.seed)
+
+
+def lines(config: Config, plan: Plan, trained: int, held_out: int, model: Path | None) -> Iterator[str]:
+    """Yield what a run is about, a line each."""
+    geometry = (geometry_of_file(model) if model else None) or FLUX_1
+    streams, layers = len(plan.streams), shapes(config, geometry)
+    numbers = streams * factor_count([layers])
+    modules = sum(len(layer.rows) for layer in layers.by_name().values())
+    height, width = size_of(config)
+    image = (height // PIXELS_PER_TOKEN) * ((width // 8 + config.seam_columns) // 2)
+    tokens = streams * config.batch * (image + TEXT_ROWS)
+    yield f"task            {plan.task.name}: {', '.join(plan.task.conditions)} -> {plan.task.target}"
+    yield f"pictures        {trained} trained on, {held_out} held out, at {config.size}"
+    sizes = f"hidden size {geometry.hidden}, {geometry.double} + {geometry.single} blocks"
+    yield f"base            {sizes}{'' if model else ' (FLUX.1-dev; no --model given)'}"
+    yield f"adapters        {streams} x {modules} layers of rank {config.rank}: {numbers / 1e6:.1f} million numbers"
+    saved, kept = _saved(config, numbers) / 1e6, _state(config, numbers) / 1e6
+    yield f"each save       {saved:.1f} MB, of which the state, kept of the newest alone, {kept:.1f} MB"
+    may = turns(data.maps(plan))
+    rolled = "off" if not config.roll else "on" if may else "off, since normals would not turn along"
+    yield f"roll            {rolled}"
+    yield f"steps           {config.steps} of {config.accumulate} x {config.batch} samples, {tokens} tokens at once"
+    needed = _memory(config, geometry, numbers, tokens, model) / 1e9
+    yield f"memory          about {needed:.1f} GB while training (estimated)"
+
+
+def _saved(config: Config, numbers: int) -> float:
+    """The published file, the converted one (with the zeros of its block diagonals: 2.4 times), and the state."""
+    return numbers * _BYTES[config.save_dtype] * 3.4 + _state(config, numbers)
+
+
+def _state(config: Config, numbers: int) -> float:
+    return numbers * (4 + _STATE[config.optimizer] + (4 if config.ema else 0))
+
+
+def _memory(config: Config, geometry: Geometry, numbers: int, tokens: int, model: Path | None) -> float:
+    """Weights, factors with gradients and optimiser, and activations: one input a block, and one block in full."""
+    h, blocks = geometry.hidden, geometry.double + geometry.single
+    base = geometry.double * 36 * h * h + geometry.single * 15 * h * h
+    stored = 1 if config.weight_dtype.startswith("float8") else _BYTES[config.precision]
+    weights = float(
+        model.stat().st_size if model and config.weight_dtype == "default" and model.is_file() else base * stored
+    )
+    kept = blocks * (1 if config.checkpointing else _LAYER_WIDTHS) + _LAYER_WIDTHS
+    activations = tokens * h * kept * _BYTES[config.precision]
+    return weights + numbers * (8 + _STATE[config.optimizer] + (4 if config.ema else 0)) + activations

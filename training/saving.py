@@ -22,15 +22,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..converters import convert
-from ..omnix.adapter import AdapterWeights
+from ..converters.files.header import Entry, header_bytes, in_canonical_order
+from ..converters.files.write import write_file
+from ..converters.fusing.arithmetic import DTYPES, INTEGERS, as_bytes
+from ..omnix.low_rank import AdapterWeights
 from ..omnix.tasks import Task, task_header
-from .adapters import published
-from .config import Config
-from .errors import TrainingError
-from .files import write_tensors
+from .adapters import PUBLISHED, published
+from .config import Config, TrainingError
 
 STATE = "state.safetensors"
-PUBLISHED = "pytorch_lora_weights.safetensors"
 RUN_KEY = "omnix_training"
 _FREE = ("data", "output", "comfyui", "device", "model", "vae", "clip_l", "t5", "conditioning", "steps")
 _FREE += ("save_every", "save_dtype", "held_out", "sample_every", "sample_steps", "checkpointing", "target")
@@ -166,3 +166,20 @@ def _check_same(path: Path, told: Mapping[str, Any], task: Task, config: Config,
             f"{path}: the pictures, their captions or the base's VAE have changed since this save; put them back to go "
             "on, or use another --output for a new run (--init takes over the adapters)."
         )
+
+
+_NAMES = {dtype: name for name, dtype in (DTYPES | INTEGERS).items()}
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], force: bool = False) -> None:
+    """Write a file.  Raises AdapterError if it exists and not `force`, OSError if the disk does not take it."""
+    entries = {name: Entry(_NAMES[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()}
+    ordered = {name: entries[name] for name in in_canonical_order(entries)}
+    header, offsets, size = header_bytes(metadata, ordered)
+
+    def pieces() -> Iterator[tuple[int, bytes]]:
+        yield 0, header
+        for name in ordered:
+            yield offsets[name], as_bytes(tensors[name])
+
+    write_file(path, size, pieces(), force, durable=True)

@@ -93,8 +93,8 @@ class Compared(NamedTuple):
 
 
 @_on_one_thread
-def compared(source: bytes, dtype: str, written: bytes, change: Change, look: bool) -> Compared:
-    """Do a change again and compare; only if `look` is it told whether rounding was due."""
+def redone(source: bytes, dtype: str, written: bytes, change: Change, look: bool) -> Compared:
+    """Do a change again and compare; whether rounding was due is reported only if `look` is true."""
     if result(source, dtype, change) != written:
         return Compared(False, False)
     return Compared(True, look and torch.equal(_scaled(source, dtype, change.scale), _scaled(written, change.dtype)))
@@ -104,7 +104,7 @@ def _scaled(data: bytes, dtype: str, scale: float = 1.0) -> Tensor:
     return as_tensor(data, dtype).double() * scale
 
 
-class Piece(NamedTuple):
+class PiecePair(NamedTuple):
     """The same piece of a factor of the source, scaled, and of the result: their bytes and dtypes."""
 
     source: bytes
@@ -123,7 +123,7 @@ Scales = tuple[float, float]
 
 @_on_one_thread
 def delta_difference(
-    ups: Iterable[Piece], downs: Iterable[Piece], rank: int, up_scales: Scales, down_scales: Scales, moved: bool
+    ups: Iterable[PiecePair], downs: Iterable[PiecePair], rank: int, up_scales: Scales, down_scales: Scales, moved: bool
 ) -> float:
     """Return |a - b| / |a| (Frobenius) of the deltas a = up_1 down_1, b = up_2 down_2; |b| where a vanishes.
 
@@ -149,7 +149,7 @@ def delta_difference(
 
 
 def _estimated(
-    ups: Iterable[Piece], downs: Iterable[Piece], rank: int, up_scales: Scales, down_scales: Scales, moved: bool
+    ups: Iterable[PiecePair], downs: Iterable[PiecePair], rank: int, up_scales: Scales, down_scales: Scales, moved: bool
 ) -> float:
     draw, seen = torch.Generator().manual_seed(0), torch.zeros(3, rank, DIRECTIONS, dtype=torch.float64)
     for piece in downs:
@@ -165,7 +165,7 @@ def _estimated(
     return difference / whole if whole else theirs / DIRECTIONS**0.5
 
 
-def _factors(piece: Piece, shape: tuple[int, int], scales: Scales) -> tuple[Tensor, Tensor, Tensor]:
+def _factors(piece: PiecePair, shape: tuple[int, int], scales: Scales) -> tuple[Tensor, Tensor, Tensor]:
     """Return a piece of the source's factor, of the result's, and their difference, in float64."""
     first = _scaled(piece.source, piece.dtype, scales[0]).reshape(shape)
     second = _scaled(piece.result, piece.other, scales[1]).reshape(shape)

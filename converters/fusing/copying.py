@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ..files.reading import CHUNK, PIECE, Reader, chunks, rows_of
 from ..files.slab import Slab
 from .change import Change, changed, load_changing
-from .outputs import Outputs, Piece
+from .outputs import Outputs, Placement
 
 
 class Placed(NamedTuple):
@@ -41,7 +41,7 @@ class Copy:
             for piece in output.pieces:
                 yield from self._piece(name, piece)
 
-    def _piece(self, name: str, piece: Piece) -> Iterator[Placed]:
+    def _piece(self, name: str, piece: Placement) -> Iterator[Placed]:
         position = piece.position
         most = CHUNK if piece.change is None else PIECE
         for slab in (part for whole in piece.slabs for part in chunks(whole, piece.stride, most)):

@@ -12,7 +12,7 @@ import numpy as np
 
 from .change import Change, Measured
 
-KINDS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+NUMPY_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
 def measured(pieces: Iterable[tuple[bytes, str]], change: Change) -> Measured:
@@ -43,13 +43,13 @@ def result(data: bytes, dtype: str, change: Change) -> bytes:
 
 
 def _wide(data: bytes, dtype: str) -> Any:
-    numbers = np.frombuffer(data, KINDS[dtype])
+    numbers = np.frombuffer(data, NUMPY_DTYPES[dtype])
     return (numbers.astype("<u4") << np.uint32(16)).view("<f4") if dtype == "BF16" else numbers
 
 
 def _narrow(numbers: Any, dtype: str) -> bytes:
     if dtype in ("F64", "F32"):
-        return numbers.astype(KINDS[dtype], copy=False).tobytes()
+        return numbers.astype(NUMPY_DTYPES[dtype], copy=False).tobytes()
     single = numbers.astype("<f4", copy=False)
     if dtype == "F16":
         return single.astype("<f2").tobytes()

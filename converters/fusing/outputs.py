@@ -23,7 +23,7 @@ from .change import common_dtype as common_dtype
 from .folding import Fold, Folds, alpha_of
 
 
-class Piece(NamedTuple):
+class Placement(NamedTuple):
     """Where rows go: matrices one above the other, from byte `position` of a tensor, `stride` bytes from row to row."""
 
     position: int
@@ -36,7 +36,7 @@ class Output(NamedTuple):
     """A tensor to be written: its entry, and the pieces (or, if it is small, the bytes) that are not zero in it."""
 
     entry: Entry
-    pieces: tuple[Piece, ...] = ()
+    pieces: tuple[Placement, ...] = ()
     data: bytes = b""
 
 
@@ -69,27 +69,27 @@ def _alpha(name: str, scale: float, rank: int) -> Outputs:
 def _kept(kept: Kept) -> Output:
     stride = math.prod(kept.shape[1:]) * DTYPE_BYTES[kept.dtype]
     pieces = tuple(
-        Piece(piece.row * stride, stride, piece.slabs, change_due(piece.slabs, kept.dtype, piece.scale))
+        Placement(piece.row * stride, stride, piece.slabs, change_due(piece.slabs, kept.dtype, piece.scale))
         for piece in kept.pieces
     )
     return Output(Entry(kept.dtype, kept.shape), pieces, kept.data)
 
 
-def _stacked(fused: FusedLayer, fold: Fold) -> tuple[Piece, ...]:
+def _stacked(fused: FusedLayer, fold: Fold) -> tuple[Placement, ...]:
     stride, pieces, row = fused.columns * DTYPE_BYTES[fold.down_dtype], [], 0
     for block, scale in zip(fused.blocks, fold.downs, strict=True):
         change = change_due((block.down,), fold.down_dtype, scale)
-        pieces.append(Piece(row * stride, stride, (block.down,), change))
+        pieces.append(Placement(row * stride, stride, (block.down,), change))
         row += block.rank
     return tuple(pieces)
 
 
-def _diagonal(fused: FusedLayer, fold: Fold) -> tuple[Piece, ...]:
+def _diagonal(fused: FusedLayer, fold: Fold) -> tuple[Placement, ...]:
     size, pieces, column = DTYPE_BYTES[fold.up_dtype], [], 0
     stride = fused.rank * size
     for block, scale in zip(fused.blocks, fold.ups, strict=True):
         position = block.row * stride + column * size
-        pieces.append(Piece(position, stride, block.up, change_due(block.up, fold.up_dtype, scale)))
+        pieces.append(Placement(position, stride, block.up, change_due(block.up, fold.up_dtype, scale)))
         column += block.rank
     return tuple(pieces)
 
@@ -116,8 +116,8 @@ def _split_block(adapter: AdapterFile, block: Block, columns: int, record: Recor
     rows = _diffusers_order(block)
     down_dtype, up_dtype = source.dtypes or (block.down.dtype, block.up[0].dtype)
     below = change_due((block.down,), down_dtype, source.lift, True)
-    down = Piece(0, columns * DTYPE_BYTES[down_dtype], (block.down,), below)
-    up = Piece(0, block.rank * DTYPE_BYTES[up_dtype], rows, change_due(rows, up_dtype, source.scale, True))
+    down = Placement(0, columns * DTYPE_BYTES[down_dtype], (block.down,), below)
+    up = Placement(0, block.rank * DTYPE_BYTES[up_dtype], rows, change_due(rows, up_dtype, source.scale, True))
     outputs = {
         source.down: Output(Entry(down_dtype, (block.rank, columns, *(1,) * source.ones[0])), (down,)),
         source.up: Output(Entry(up_dtype, (block.rows, block.rank, *(1,) * source.ones[1])), (up,)),
@@ -148,7 +148,7 @@ def _split_kept(adapter: AdapterFile, record: Record) -> Iterator[tuple[str, Out
             change = change_due(slabs, dtype, source.scale, True)
             yield (
                 source.key,
-                Output(Entry(dtype, source.shape), (Piece(0, columns * DTYPE_BYTES[dtype], slabs, change),)),
+                Output(Entry(dtype, source.shape), (Placement(0, columns * DTYPE_BYTES[dtype], slabs, change),)),
             )
 
 

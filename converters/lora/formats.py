@@ -169,10 +169,10 @@ _NAMED = tuple(
 
 def named_by(metadata: Mapping[str, str]) -> str | None:
     """Return the name of a model other than FLUX.1 that a header gives as the one it was trained for."""
-    told = [value[:200] for key, value in metadata.items() if len(key) < 100 and _BASE.fullmatch(key)]
-    told += [name for value in metadata.values() for name in _BASE_IN_JSON.findall(value[:100_000])]
-    other = [value for value in told if not _FLUX_1.search(value)]
-    if len(other) < len(told):
+    named = [value[:200] for key, value in metadata.items() if len(key) < 100 and _BASE.fullmatch(key)]
+    named += [name for value in metadata.values() for name in _BASE_IN_JSON.findall(value[:100_000])]
+    other = [value for value in named if not _FLUX_1.search(value)]
+    if len(other) < len(named):
         return None
     return next((name for value in other for pattern, name in _NAMED if pattern.search(value)), None)
 

@@ -81,7 +81,7 @@ class AdapterFile(NamedTuple):
     path: Path
     fused: bool
     """All its layers have ComfyUI's names, whoever made it: by this converter, in BFL layout, by kohya. Their blocks
-    are then whole layers, unless the file tells them."""
+    are then whole layers, unless the file records them."""
     metadata: Mapping[str, str]
     geometry: Geometry
     layers: Mapping[str, FusedLayer]
@@ -104,7 +104,7 @@ class AdapterFile(NamedTuple):
 
     @property
     def converted(self) -> bool:
-        """It was made by this converter: it is fused, and its metadata tell the blocks in its layers."""
+        """It was made by this converter: it is fused, and its metadata record the blocks in its layers."""
         return self.fused and BLOCKS_KEY in self.metadata
 
     @property

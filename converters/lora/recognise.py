@@ -76,8 +76,8 @@ def _whole_sizes(
     sizes = []
     for key, name in whole.items():
         fused, shape = places[name.module], entries[key].shape
-        told = (fused.part.rows, fused.fused.columns)
-        sizes += [(size, number) for size, number in zip(told, shape) if size is not None and len(shape) == 2]
+        known = (fused.part.rows, fused.fused.columns)
+        sizes += [(size, number) for size, number in zip(known, shape) if size is not None and len(shape) == 2]
     return sizes
 
 
@@ -112,16 +112,16 @@ def voted(sizes: Iterable[tuple[Size, int]], blocks: Iterable[tuple[str, int | N
     A majority, so that one wrong tensor is named as such and not all the others. Without an MLP layer it is 4 H wide.
     """
     sizes, blocks = list(sizes), list(blocks)
-    hidden = _most(number / units for units, number in sizes if not units.mlp)
+    hidden = _most(number / units.hidden for units, number in sizes if not units.mlp)
     if hidden is None:
         return None
-    rests = ((number - (units - MLP * units.mlp) * hidden) / units.mlp for units, number in sizes if units.mlp)
+    rests = ((number - units.hidden * hidden) / units.mlp for units, number in sizes if units.mlp)
     mlp = _most(rests) or MLP * hidden
-    last = {kind: max((i for block, i in blocks if block == kind and i is not None), default=-1) for kind in _KINDS}
+    last = {kind: max((i for block, i in blocks if block == kind and i is not None), default=-1) for kind in _BLOCKS_OF}
     return Geometry(hidden, mlp, last[DOUBLE] + 1, last[SINGLE] + 1)
 
 
-_KINDS = (DOUBLE, SINGLE)
+_BLOCKS_OF = (DOUBLE, SINGLE)
 
 
 def _most(numbers: Iterable[float]) -> int | None:

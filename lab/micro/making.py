@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ...evaluation.pictures import replacing
+from ...mapfiles.pictures import replacing
 from ...omnix.conditioning import save_conditioning
 from ...training import engine, record
 from ...training.host import checksum

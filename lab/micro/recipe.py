@@ -32,7 +32,7 @@ PICTURES = {
     "albedo": ("albedo",),
     "pbr": ("roughness", "metallic"),
 }
-"""Stream -> the folders of `evaluation/layout.py` that its picture is made of."""
+"""Stream -> the folders of `mapfiles/layout.py` that its picture is made of."""
 
 
 class Stage(NamedTuple):

@@ -62,7 +62,7 @@ def perceived() -> Mapping[str, Mapping[str, Tensor]]:
         evaluating.perceive(truth, ours, [micro.STEM], graphs.WEIGHTS, graphs.STEPS)
         rgb = micro.panorama(truth)
         scenes = [micro.batch(scene.drawn(scene.scene_of(maps, rgb), rgb)) for maps in (ours, truth)]
-        rows = {node: dict(micro.compared(kind, truth, ours)) for node, kind in PERCEIVED.items()}
+        rows = {node: dict(micro.perceived_beside_true(kind, truth, ours)) for node, kind in PERCEIVED.items()}
     return {**rows, "OmniXScene": dict(zip(("from perceived maps (micro model)", "from true maps (renderer)"), scenes))}
 
 
@@ -104,7 +104,7 @@ def of_the_sample() -> dict[str, dict[str, Tensor]]:
 
 def legend(room: Any) -> Tensor:
     """Return the legend of a room that is drawn in the colours that OmniX Semantic knows, [1, H, W, 3]."""
-    from ...evaluation.nyu40 import CLASSES
+    from ...mapfiles.nyu40 import CLASSES
     from ...omnix import semantics
     from ..rooms.labels import COLOURS
 

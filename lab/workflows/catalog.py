@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from ...omnix.maps import MAPS
 from .graph import App, Graph, Group, Link, Node, Value
 from .notes import generation_notes, maps_notes, perception_notes, prompt_notes, scene_notes
 from .parts import ROOM, models, text
@@ -90,9 +91,6 @@ def generation(
         generation_notes(slug, title),
         App((*asked, *(("made", field) for field in shown)), ("save",)),
     )
-
-
-MAPS = ("depth", "normal", "albedo", "roughness", "metallic", "semantic")
 
 
 def all_maps() -> Graph:

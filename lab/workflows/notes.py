@@ -7,7 +7,7 @@ graph. web/notes.css enlarges every note that links to this project, so each doe
 from __future__ import annotations
 
 from ...converters import STREAMS
-from ...evaluation.nyu40 import CLASSES
+from ...mapfiles.nyu40 import CLASSES
 from .graph import Note
 
 HUB = "https://huggingface.co"

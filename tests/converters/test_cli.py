@@ -280,7 +280,7 @@ def test_who_reads_may_stop(tree: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])
-def test_a_full_output_is_told_from_a_full_disk(options: tuple[str, ...], tree: Path, tmp_path: Path) -> None:
+def test_a_full_output_is_distinguished_from_a_full_disk(options: tuple[str, ...], tree: Path, tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "converters", *options, str(tree), str(tmp_path / "out")]
         done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
@@ -379,7 +379,7 @@ def test_verify_counts_and_names_what_was_left_out(tmp_path: Path) -> None:
     ]
 
 
-def test_a_width_that_no_model_has_is_told(tmp_path: Path) -> None:
+def test_a_width_that_no_model_has_is_reported(tmp_path: Path) -> None:
     source = write(tmp_path / "a.safetensors", adapter())
     done = cli(tmp_path, source, tmp_path / "b.safetensors")
     assert done.stdout.splitlines()[1].startswith("note: no known model has layers 16 wide (FLUX.1: 3072)")

@@ -266,12 +266,12 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     assert done.stderr == ("omnix-convert: interrupted; files finished before are whole, the rest was not written\n")
 
 
-def test_ctrl_c_tells_a_machine_what_was_done(tmp_path: Path) -> None:
+def test_ctrl_c_reports_what_was_done_as_json(tmp_path: Path) -> None:
     for seed, name in enumerate(("a", "b")):
         write(tmp_path / "in" / f"{name}.safetensors", adapter(seed))
     start = _KILL.format(call="link", count=1).replace("SIGKILL", "SIGINT")
     done = cli(tmp_path, "--json", tmp_path / "in", tmp_path / "out", start=start)
-    told = json.loads(done.stdout)
-    assert done.returncode == 1 and told["error"].startswith("interrupted; ")
-    assert [Path(file["source"]).name for file in told["files"]] == ["a.safetensors"]
-    assert told["summary"] == {"files": 1, "done": 1, "failed": 1}
+    reported = json.loads(done.stdout)
+    assert done.returncode == 1 and reported["error"].startswith("interrupted; ")
+    assert [Path(file["source"]).name for file in reported["files"]] == ["a.safetensors"]
+    assert reported["summary"] == {"files": 1, "done": 1, "failed": 1}

@@ -114,7 +114,7 @@ def test_foreign_formats_are_named(key: str) -> None:
         ("mine/.hidden.safetensors", None),
     ],
 )
-def test_place_tells_task_and_stream(file: str, slot: tuple[str, str] | None, tmp_path: Path) -> None:
+def test_place_reports_task_and_stream(file: str, slot: tuple[str, str] | None, tmp_path: Path) -> None:
     assert slot_of(tmp_path / file, tmp_path) == slot
 
 

@@ -150,7 +150,7 @@ class TestConfig:
         assert set(scales(path).values()) == {1.0}
 
 
-def test_sources_that_agree_or_tell_of_other_layers_are_read_together(tmp_path: Path) -> None:
+def test_sources_that_agree_or_speak_of_other_layers_are_read_together(tmp_path: Path) -> None:
     path = write(tmp_path / "adapter_model.safetensors", adapter() | {f"{TO_Q}.alpha": alpha(8)})
     (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 8}')
     assert set(scales(path).values()) == {8 / RANK}

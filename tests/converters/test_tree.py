@@ -92,8 +92,8 @@ def test_convert_tree_keeps_task_and_stream(tmp_path: Path) -> None:
     assert [outcome.error for outcome in outcomes] == [None] * len(outcomes)
     for slot in filter(None, PLACES.values()):
         plan = open_adapter(tmp_path / "out" / slot[0] / f"{slot[1]}.safetensors")
-        told = slot if slot[0] in STREAMS else (None, None)  # a folder of any other name tells no task
-        assert (plan.converted, plan.task, plan.stream) == (True, *told)
+        reported = slot if slot[0] in STREAMS else (None, None)  # a folder of any other name tells no task
+        assert (plan.converted, plan.task, plan.stream) == (True, *reported)
     assert set(find_adapters(tmp_path / "out")) == {slot for slot in PLACES.values() if slot}
 
 
@@ -202,7 +202,7 @@ def test_a_file_is_no_destination_of_a_tree(tmp_path: Path) -> None:
             convert_tree(given, tmp_path / "out")
 
 
-def test_a_place_may_be_told_by_way_of_its_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_place_may_be_named_by_way_of_its_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = fill(tmp_path, "rgb_to_depth/depth/pytorch_lora_weights.safetensors", "rgb_to_depth/rgb/x.safetensors")
     monkeypatch.chdir(folder / "rgb_to_depth" / "rgb")
     (outcome,) = convert_tree("../depth/pytorch_lora_weights.safetensors", tmp_path / "out")

@@ -37,7 +37,11 @@ def messages(node: str) -> list[str]:
 
 def templates() -> list[re.Pattern[str]]:
     """Every text in the code that people may read, with its blanks open."""
-    files = [path for room in ("graph", "omnix", "converters", "evaluation") for path in (ROOT / room).rglob("*.py")]
+    files = [
+        path
+        for room in ("graph", "omnix", "converters", "evaluation", "mapfiles")
+        for path in (ROOT / room).rglob("*.py")
+    ]
     found = [text for file in files for text in texts(ast.parse(file.read_text(encoding="utf-8")))]
     return [re.compile(text) for text in found if len(re.findall(r"[a-z]", text.replace(".*", ""))) >= LETTERS]
 
@@ -81,8 +85,8 @@ def test_a_page_quotes_the_sentences_of_the_code(node: str) -> None:
 def test_a_sentence_that_nobody_says_would_be_noticed() -> None:
     assert len(TEMPLATES) > 50
     assert not is_said(
-        "OmniX needs a panorama twice as high as wide, got 640x480; resize it to 960x480 first, "
-        "or load another picture if this is no panorama."
+        "OmniX needs a panorama twice as high as wide, got 640x480; resize it to 960x480 first. "
+        "If it isn't a panorama, load another picture."
     )
     assert not is_said("The seam is too wide for this latent; lower seam_columns or use a larger picture.")
 
@@ -117,8 +121,8 @@ def test_workflows_that_pages_name_are_shipped() -> None:
 @pytest.mark.since("0.26.0")
 def test_nodes_are_called_as_on_the_screen(server: Server) -> None:
     """What is bold on a page is the name of a node, ours or the host's."""
-    told = json.loads(fetched(server, "/object_info")).values()
-    known = {entry["display_name"] or entry["name"] for entry in told}
+    reported = json.loads(fetched(server, "/object_info")).values()
+    known = {entry["display_name"] or entry["name"] for entry in reported}
     for node in IDS:
         bold = set(re.findall(r"\*\*([^*]+)\*\*", page(node)))
         assert bold <= known, f"{node}: {bold - known}"

@@ -130,19 +130,19 @@ def test_saved_prompt_replaces_the_text_encoders(server: Server) -> None:
 
 
 @pytest.mark.usefixtures("files")
-def test_missing_adapters_are_told_once_at_the_folder(server: Server) -> None:
+def test_missing_adapters_are_reported_once_at_the_folder(server: Server) -> None:
     """Before anything runs: the folders there are, or every file that is missing in the one that was chosen."""
     graph = small(read(API["rgb_to_albedo"]))
     graph["adapters"]["inputs"]["folder"] = "Elsewhere"
-    assert told(server, graph) == [("folder", "Elsewhere: no such folder below models/loras; folders with OmniX"[:60])]
+    assert reported(server, graph) == [("folder", "Elsewhere: no such folder in models/loras; folders with OmniX"[:60])]
     tiny.save(tiny.adapter(), server.base / "models" / "loras" / "Part" / "rgb_to_depth" / "rgb.safetensors")
     graph["adapters"]["inputs"]["folder"] = "Part"
-    assert told(server, graph) == [("folder", "Part: rgb, albedo: expected a file for each stream of rgb_to")]
+    assert reported(server, graph) == [("folder", "Part: rgb, albedo: expected a file for each stream of rgb_to")]
     graph["panorama"]["inputs"]["image"] = "gone.png"
-    assert [name for name, _ in told(server, graph, "panorama")] == ["image"]
+    assert [name for name, _ in reported(server, graph, "panorama")] == ["image"]
 
 
-def told(server: Server, graph: Graph, node: str = "adapters") -> list[tuple[str, str]]:
+def reported(server: Server, graph: Graph, node: str = "adapters") -> list[tuple[str, str]]:
     """Return (input, start of the sentence) of every error that the host reports for a node."""
     request = urllib.request.Request(
         f"{server.url}/prompt", json.dumps({"prompt": graph}).encode(), {"Content-Type": "application/json"}

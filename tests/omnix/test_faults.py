@@ -171,7 +171,7 @@ def test_adapter_file_cut_while_it_is_read(tmp_path: Path, monkeypatch: pytest.M
         return adapter
 
     monkeypatch.setitem(patch.load_task.__globals__, "open_adapter", cut)
-    with pytest.raises(AdapterError, match="it changed while it was read, so get it again"):
+    with pytest.raises(AdapterError, match="the file changed while it was read, so download it again"):
         own.loaded()
 
 

@@ -42,8 +42,8 @@ def test_the_sentence_is_what_a_user_reads() -> None:
     with pytest.raises(ValueError) as caught:
         panorama.check_panorama(480, 640)
     assert str(caught.value) == (
-        "OmniX needs a panorama twice as wide as high, got 640x480; resize it to 960x480 first, "
-        "or load another picture if this is no panorama."
+        "OmniX needs a panorama twice as wide as high, got 640x480; resize it to 960x480 first. "
+        "If it isn't a panorama, load another picture."
     )
 
 

@@ -13,15 +13,15 @@ import pytest
 import reference
 import stock
 import torch
-from comfyui_omnix.evaluation import layout
 from comfyui_omnix.lab.host import tiny, tiny_models
+from comfyui_omnix.mapfiles import layout
 from comfyui_omnix.omnix.conditioning import save_conditioning
 from comfyui_omnix.omnix.tasks import PROMPT_TAG
-from comfyui_omnix.training import data, draws
+from comfyui_omnix.training import data
 from comfyui_omnix.training import run as steps
-from comfyui_omnix.training.config import Config
-from comfyui_omnix.training.errors import TrainingError
+from comfyui_omnix.training.config import Config, TrainingError
 from comfyui_omnix.training.host import HostBase
+from comfyui_omnix.training.samples import draw
 from folders import small_run
 from measure import relative_error
 
@@ -123,16 +123,16 @@ def encoded(config: Config) -> data.Cached:
     (plan,) = steps.plans(config)
     sources = data.find(config, plan)
     cache = data.Cache(Path(config.output) / steps.LATENTS, base, base.vae_identity)
-    return steps._encoded(config, plan, sources, sources.stems, cache, base, False)
+    return data.encoded(config, plan, sources, sources.stems, cache, base, False)
 
 
 def test_the_share_of_dropped_captions(captioned: Config) -> None:
     """Three deviations of 4000 draws at 1/4 are 0.0205."""
-    bare = [alone for number in range(2000) for alone in draws.draw(captioned, number, 4, (8, 16)).bare]
+    bare = [alone for number in range(2000) for alone in draw(captioned, number, 4, (8, 16)).bare]
     assert abs(sum(bare) / len(bare) - 0.25) < 0.0205
     for share, every in ((0.0, False), (1.0, True)):
         told = replace(captioned, caption_dropout=share)
-        assert all(draws.draw(told, number, 4, (8, 16)).bare == [every] * 2 for number in range(50))
+        assert all(draw(told, number, 4, (8, 16)).bare == [every] * 2 for number in range(50))
 
 
 def test_a_changed_caption_is_seen(captioned: Config) -> None:

@@ -17,18 +17,17 @@ import pytest
 import safetensors
 import torch
 from comfyui_omnix import converters
-from comfyui_omnix.evaluation import layout
-from comfyui_omnix.evaluation.errors import MapError
 from comfyui_omnix.lab.host import tiny
+from comfyui_omnix.mapfiles import layout
+from comfyui_omnix.mapfiles.errors import MapError
 from comfyui_omnix.omnix.adapter import known_tasks, task_files
 from comfyui_omnix.omnix.tasks import Task
-from comfyui_omnix.training import data, saving
-from comfyui_omnix.training.config import Config, from_file, plans
-from comfyui_omnix.training.errors import TrainingError
-from comfyui_omnix.training.estimate import lines
+from comfyui_omnix.training import data, pictures, saving
+from comfyui_omnix.training.command import from_file
+from comfyui_omnix.training.config import Config, TrainingError, plans
 from comfyui_omnix.training.host import HostBase
 from comfyui_omnix.training.record import read
-from comfyui_omnix.training.run import run
+from comfyui_omnix.training.run import lines, run
 from folders import small_run, write_rooms
 from made_up import SMALL
 from PIL import Image
@@ -169,9 +168,9 @@ def test_several_targets_several_conditions_and_channels(shop: Shop) -> None:
     assert first.task == Task("rgb_camray_to_depth", ("rgb", "camray", "depth"))
     assert second.task.streams == ("rgb", "camray", "two")
     sources = data.find(given, second)
-    packed = data.picture(given, second.streams[2], sources.files["0001", "two"])
+    packed = pictures.picture(given, second.streams[2], sources.files["0001", "two"])
     assert torch.equal(packed[..., 0], packed[..., 1]) and not packed[..., 2].any()
-    rays = data.picture(given, second.streams[1], sources.files["0001", "camray"])
+    rays = pictures.picture(given, second.streams[1], sources.files["0001", "camray"])
     assert rays.shape == (64, 128, 3) and abs(float(rays[32, 64, 0]) - 1) < 0.01
 
 
@@ -213,9 +212,9 @@ def test_depth_is_relative_to_the_farthest(shop: Shop) -> None:
     given = replace(config, target=("depth",))
     (plan,) = plans(given)
     files = data.find(given, plan).files["0001", "depth"]
-    shown, metres = data.picture(given, plan.streams[1], files)[..., 0], layout.read(files[0], "depth")
+    shown, metres = pictures.picture(given, plan.streams[1], files)[..., 0], layout.read(files[0], "depth")
     assert torch.allclose(shown, torch.from_numpy(metres / metres.max()), atol=1e-6)
-    ranged = data.picture(replace(given, range=("depth=1:3",)), plan.streams[1], files)[..., 0]
+    ranged = pictures.picture(replace(given, range=("depth=1:3",)), plan.streams[1], files)[..., 0]
     assert torch.allclose(ranged, torch.from_numpy(((metres - 1) / 2).clip(0, 1)), atol=1e-6)
 
 
@@ -231,11 +230,11 @@ def test_sky_is_farthest_and_the_room_keeps_its_range(shop: Shop, tmp_path: Path
     given = replace(config, data=str(rooms), target=(folder,), range=(f"{folder}=max",))
     (plan,) = plans(given)
     files = data.find(given, plan).files["0000", folder]
-    shown = data.picture(given, plan.streams[1], files)[..., 0].numpy()
+    shown = pictures.picture(given, plan.streams[1], files)[..., 0].numpy()
     assert (shown[:9] == 1).all()
     np.testing.assert_allclose(shown[9:], metres[9:] / metres[9:].max(), atol=1e-6)
     if folder == "depth":
-        ranged = data.picture(replace(given, range=("depth=1:3",)), plan.streams[1], files)[..., 0].numpy()
+        ranged = pictures.picture(replace(given, range=("depth=1:3",)), plan.streams[1], files)[..., 0].numpy()
         np.testing.assert_allclose(
             ranged, np.concatenate([np.ones((9, 128)), (metres[9:] - 1) / 2]).clip(0, 1), atol=1e-6
         )

@@ -36,13 +36,12 @@ import numpy as np
 
 from . import layout
 from .errors import MapError
-from .metrics import FIGURES
 from .nyu40 import COLOURS
 from .pictures import Array, pixels
 
 Read = Callable[[Path, str], Array]
 
-MEASURED = tuple(FIGURES)
+MEASURED = tuple(kind for kind in layout.KINDS if kind != "rgb")
 """The kinds of map that have figures; rgb is shown beside them."""
 
 

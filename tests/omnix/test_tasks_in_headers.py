@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from comfyui_omnix.lab.host import tiny
 from comfyui_omnix.omnix.adapter import folders_with_tasks, known_tasks, task_files, task_in
-from comfyui_omnix.omnix.tasks import HEADER_KEY, TASKS, Task, task_header, told_task
+from comfyui_omnix.omnix.tasks import TASK_HEADER, TASKS, Task, task_from_header, task_header
 
 SHADING = Task("rgb_camray_to_shading", ("rgb", "camray", "shading"))
 LAYOUTS = (
@@ -32,7 +32,7 @@ def finder(root: Path) -> Callable[[str], str | None]:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_told_task_is_listed_and_found_in_its_order(tmp_path: Path, layout: str) -> None:
+def test_a_task_in_a_header_is_listed_and_found_in_its_order(tmp_path: Path, layout: str) -> None:
     names = [f"mine/{name}" for name in write(tmp_path / "mine", SHADING, layout)]
     known = known_tasks(names, finder(tmp_path))
     assert list(known) == [*TASKS, SHADING.name]
@@ -43,7 +43,7 @@ def test_a_told_task_is_listed_and_found_in_its_order(tmp_path: Path, layout: st
     assert [file.relative_to(tmp_path).as_posix() for file in files] == names
 
 
-def test_each_folder_tells_its_own_streams(tmp_path: Path) -> None:
+def test_each_folder_reports_its_own_streams(tmp_path: Path) -> None:
     """Two trainings of one name: one with, one without camera rays."""
     other = Task(SHADING.name, ("rgb", "shading"))
     names = [f"a/{name}" for name in write(tmp_path / "a", SHADING)] + [
@@ -77,9 +77,9 @@ def test_a_header_that_lies_elsewhere_or_takes_a_name_of_omnix_does_not_count(tm
         json.dumps({"task": 1, "streams": ["a", "b"], "stream": "a"}),
     ],
 )
-def test_nonsense_in_a_header_tells_nothing(header: str) -> None:
-    assert told_task({HEADER_KEY: header}) is None
-    assert told_task({}) is None
+def test_nonsense_in_a_header_reports_nothing(header: str) -> None:
+    assert task_from_header({TASK_HEADER: header}) is None
+    assert task_from_header({}) is None
 
 
 def test_a_damaged_file_hides_no_other(tmp_path: Path) -> None:
