@@ -7,9 +7,19 @@ from dataclasses import replace
 
 from ...omnix.maps import MAPS
 from .graph import App, Graph, Group, Link, Node, Value
-from .notes import generation_notes, maps_notes, perception_notes, prompt_notes, scene_notes
+from .notes import (
+    YOUR_LORA,
+    YOUR_MODEL,
+    any_model_notes,
+    generation_notes,
+    maps_notes,
+    perception_notes,
+    prompt_notes,
+    scene_notes,
+)
 from .parts import ROOM, models, text
-from .shelf import ALL_MAPS, FLUX, PICTURE_PROMPT, SCENE
+from .perceivers import ALL_MAPS, SCENE
+from .shelf import ANY_MODEL, FLUX, PICTURE_PROMPT
 
 __all__ = ["GRAPHS", "PICTURE_PROMPT"]
 Inputs = dict[str, Value | Link]
@@ -113,6 +123,38 @@ def all_maps() -> Graph:
     )
 
 
+def any_model() -> Graph:
+    """Paint a panorama with any model and its LoRA, and turn it into all maps."""
+    checkpoint = Node("checkpoint", "CheckpointLoaderSimple", {"ckpt_name": YOUR_MODEL}, "Your model")
+    lora = Node(
+        "lora",
+        "LoraLoaderModelOnly",
+        {"model": Link("checkpoint"), "lora_name": YOUR_LORA, "strength_model": 1.0},
+        "Your 360-degree LoRA",
+    )
+    own: Inputs = {"model": Link("lora"), **{name: Link("checkpoint", name.upper()) for name in ("clip", "vae")}}
+    made = Node("made", ANY_MODEL, own)
+    maps = Node("maps", ALL_MAPS, {"panorama": Link("made"), **LOADED})
+    found = {each: Link("maps", each) for each in MAPS}
+    fitted = Link("maps", "panorama")
+    viewer = Node("viewer", "OmniXPanoramaViewer", {"image": fitted, **found})
+    saver = Node("save", "OmniXSavePanorama", {"panorama": fitted, **found, "filename_prefix": "OmniX/room"})
+    shown = ("prompt", "width", "height", "steps", "cfg", "seed")
+    return Graph(
+        "any_model",
+        "OmniX 13 - Any model to panorama to maps",
+        (
+            # Wires go from FLUX.1-dev to the maps, above the box that paints the panorama.
+            Group("", 0, (MODELS, checkpoint, lora)),
+            Group("", 1, (made,), lower=180),
+            Group("", 2, (maps,)),
+            Group("", 3, (viewer, saver)),
+        ),
+        any_model_notes(),
+        App((*(("made", field) for field in shown), ("maps", "steps")), ("save",)),
+    )
+
+
 def panorama_to_scene() -> Graph:
     """Turn a panorama into a 3D scene."""
     shown = (("panorama", "image"), ("panorama", "fit"), ("scene", "height"))
@@ -194,5 +236,6 @@ GRAPHS = (
     all_maps(),
     panorama_to_scene(),
     photo_to_scene(),
+    any_model(),
     save_prompt(),
 )
