@@ -118,7 +118,7 @@ class OmniXBackgroundLayer(io.ComfyNode):
                     options=[STOP, LEAVE_OUT],
                     default=STOP,
                     optional=True,
-                    tooltip="What happens if the two depths do not fit: stop with a message, or make the scene without "
+                    tooltip="If the two depths do not fit: stop with a message, or make the scene without "
                     "this layer. The report says so.",
                 ),
             ],
@@ -149,7 +149,7 @@ class OmniXMoveViewpoint(io.ComfyNode):
             node_id="OmniXMoveViewpoint",
             display_name="Move Viewpoint",
             category="OmniX/maps",
-            description="Render a 3D scene as a panorama from another place. What nobody has seen is grey: a condition "
+            description="Render a 3D scene as a panorama from another place. Hidden parts are grey: a condition "
             "for image_to_pano, which fills it.",
             search_aliases=["omnix", "novel view", "walk", "render", "camera", "equirectangular", "360"],
             inputs=[
@@ -173,7 +173,7 @@ class OmniXMoveViewpoint(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(display_name="panorama", tooltip="The view; encode it as reference latent."),
-                io.Mask.Output(display_name="unseen", tooltip="1 where nobody has seen what is there."),
+                io.Mask.Output(display_name="unseen", tooltip="1 where the scene shows nothing."),
                 io.Mask.Output(
                     display_name="depth", tooltip="Distance along the ray in the scene's unit; 0 where unseen is 1."
                 ),
