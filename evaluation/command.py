@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = _run(options)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # who reads has seen enough, as `| head` does
+    except BrokenPipeError:  # the reader has closed the pipe, as `| head` does
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         return 1

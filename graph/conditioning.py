@@ -37,8 +37,8 @@ class OmniXEncodePrompt(io.ComfyNode):
                     "prompt",
                     default="",
                     multiline=True,
-                    tooltip="What the panorama shows. Leave it empty for depth, normals and the other maps. Weights "
-                    "such as (word:1.2) and embeddings have no effect.",
+                    tooltip="A description of the panorama. Leave it empty for depth, normals and the other maps. "
+                    "Weights such as (word:1.2) and embeddings have no effect.",
                 ),
                 io.Float.Input(
                     "guidance",
@@ -85,7 +85,7 @@ class OmniXPrompt(io.ComfyNode):
                     "prompt",
                     default="",
                     multiline=True,
-                    tooltip="What the panorama shows. Leave it empty for depth, normals and the other maps.",
+                    tooltip="A description of the panorama. Leave it empty for depth, normals and the other maps.",
                 )
             ],
             outputs=[io.String.Output(display_name="prompt", tooltip="The prompt with its tag.")],

@@ -38,6 +38,7 @@ _SAME_MAP = {
     "ImageFromBatch": "image",
     "RepeatImageBatch": "image",
     "ImageCrop": "image",
+    "OmniXRollPanorama": "image",
     "ImageToMask": "image",
     "MaskToImage": "mask",
     "OmniXFitPanorama": "image",
@@ -46,7 +47,7 @@ _ADAPTERS = "OmniXLoadAdapters"
 _BASES = ("UNETLoader", "CheckpointLoaderSimple", "UnetLoaderGGUF", "UnetLoaderGGUFAdvanced", "OmniXLoadDiffusersFlux")
 _PLAIN = (
     *("KSampler", "KSamplerAdvanced", "SamplerCustom", "SamplerCustomAdvanced", "BasicGuider", "CFGGuider"),
-    *("ModelSamplingFlux", "OmniXFlowShift", "TorchCompileModel", "LatentFromBatch"),
+    *("ModelSamplingFlux", "OmniXFlowShift", "OmniXSeamlessPanorama", "TorchCompileModel", "LatentFromBatch"),
 )
 """A latent that was sampled with a model from _BASES through no other nodes than these is a picture, not a map."""
 
@@ -63,15 +64,22 @@ _MADE = {
     ("OmniXColourDepth", 0): VIEW,
     ("OmniXPlaceOnPanorama", 0): PANORAMA,
     ("OmniXPlaceOnPanorama", 1): MASK,
+    ("OmniXRollPanorama", 1): MASK,
+    ("OmniXForeground", 0): PANORAMA,
+    ("OmniXForeground", 1): MASK,
+    ("OmniXBackgroundLayer", 1): "depth",
+    ("OmniXMoveViewpoint", 0): PANORAMA,
+    ("OmniXMoveViewpoint", 1): MASK,
+    ("OmniXMoveViewpoint", 2): "depth",
     ("OmniXLoadPanorama", 1): MASK,
     ("OmniXFitPanorama", 1): MASK,
     **{("OmniXSemantic", slot): MASK for slot in range(len(semantics.NAMES))},
     ("OmniXSemantic", len(semantics.NAMES)): LEGEND,
 }
 _TARGETS = {"filled_rgb": PANORAMA}
-"""What a task's target shows, if that differs from the target's name."""
+"""Target of a task -> the picture that it shows, if that differs from the target's name."""
 
-# What an input accepts besides its own name.
+# Input -> other kinds of pictures that it accepts.
 _ALSO = {PANORAMA: (GENERATED,)}
 _WORDS = {
     PANORAMA: "a plain panorama",

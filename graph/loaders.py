@@ -35,7 +35,7 @@ class OmniXLoadAdapters(io.ComfyNode):
                 *("depth", "normal", "albedo", "PBR", "semantic", "segmentation"),
             ],
             inputs=[
-                io.Combo.Input("task", options=list(tasks), tooltip="What the adapters do. Each task has its own set."),
+                io.Combo.Input("task", options=list(tasks), tooltip="The task. Each task has its own set of adapters."),
                 io.Combo.Input(
                     "folder",
                     options=folders,

@@ -27,7 +27,7 @@ class OmniXCompareMaps(io.ComfyNode):
             inputs=[
                 io.Image.Input("prediction", tooltip="The map to measure."),
                 io.Image.Input("truth", tooltip="The ground truth in the same size: one picture, or one for each."),
-                io.Combo.Input("kind", options=list(MEASURED), default="depth", tooltip="What both maps show."),
+                io.Combo.Input("kind", options=list(MEASURED), default="depth", tooltip="The kind of both maps."),
                 io.Combo.Input(
                     "alignment",
                     options=list(_ALIGNMENTS),

@@ -86,7 +86,7 @@ def refusing(path: Path) -> Iterator[None]:
 
 
 def read_header(path: Path) -> Header:
-    """Read a picture's header.  Raises OSError; ValueError if it is no picture, truncated or too large."""
+    """Read a picture's header.  Raises OSError; ValueError if the file is not a picture, truncated or too large."""
     with path.open("rb") as file:
         start = file.read(4096)
     with refusing(path):

@@ -73,7 +73,7 @@ class LowRank(nn.Module):
 
 
 class AdapterWeights(nn.ModuleDict):
-    """One stream's layers, `LowRank` by layer name. A module, so that the host can count, move and offload it."""
+    """One stream's layers, `LowRank` by layer name. It is a module so that the host can count, move and offload it."""
 
     def __init__(self, layers: Mapping[str, LowRank]) -> None:
         super().__init__({name.replace(".", "/"): layer for name, layer in layers.items()})
@@ -88,12 +88,12 @@ class AdapterWeights(nn.ModuleDict):
 
 
 def read_layers(path: Path) -> dict[str, LowRank]:
-    """Read one adapter file, original or converted, into low-rank layers of the file's own dtype."""
+    """Read one adapter file, original or converted, into low-rank layers with the file's own dtype."""
     adapter = open_adapter(path)
     if adapter.kept:
         raise AdapterError(
-            f"{path}: {next(iter(adapter.kept))}: expected nothing but LoRA pairs of FLUX.1's layers, got "
-            f"{len(adapter.kept)} tensors of another kind; is this an OmniX adapter?"
+            f"{path}: {next(iter(adapter.kept))}: expected only LoRA pairs of FLUX.1's layers, got "
+            f"{len(adapter.kept)} tensors of another kind; choose an OmniX adapter."
         )
     with open(path, "rb", buffering=0) as file:
         return {name: _read_layer(file.fileno(), adapter, name, layer) for name, layer in adapter.layers.items()}
@@ -106,14 +106,14 @@ def _read_layer(descriptor: int, adapter: AdapterFile, name: str, layer: FusedLa
         except EOFError as error:
             raise AdapterError(
                 f"{adapter.path}: {name}: expected {slabs[0].rows} rows of data at byte {slabs[0].offset}, got the end "
-                "of the file; it changed while it was read, so get it again."
+                "of the file; the file changed while it was read, so download it again."
             ) from error
 
     down, ups = stacked([block.down for block in layer.blocks]), [stacked(block.up) for block in layer.blocks]
     if not all(_is_finite(factor) for factor in (down, *ups)):
         raise AdapterError(
-            f"{adapter.path}: {name}: expected finite numbers, got NaN or infinity; get the file again, or from an "
-            "earlier step of its training."
+            f"{adapter.path}: {name}: expected finite numbers, got NaN or infinity; download the file again, or use an "
+            "earlier step of the training."
         )
     return LowRank(
         down,
@@ -123,7 +123,7 @@ def _read_layer(descriptor: int, adapter: AdapterFile, name: str, layer: FusedLa
 
 
 def _is_finite(factor: Tensor) -> bool:
-    """Tell whether a tensor holds neither NaN nor infinity, in one pass without a copy where its dtype allows it."""
+    """Return whether a tensor has neither NaN nor infinity, in one pass and without a copy if its dtype allows it."""
     if not factor.numel():
         return True
     low, high = torch.aminmax(factor.float() if factor.element_size() == 1 else factor)  # NaN comes out of both
@@ -131,7 +131,7 @@ def _is_finite(factor: Tensor) -> bool:
 
 
 def read_slabs(descriptor: int, slabs: Sequence[Slab]) -> Tensor:
-    """Read matrices of equal width from a file, one above the other; of different dtypes float32 holds them all.
+    """Read matrices of equal width from a file and stack their rows; different dtypes are stacked as float32.
 
     Raises EOFError.
     """
@@ -145,12 +145,12 @@ def read_slabs(descriptor: int, slabs: Sequence[Slab]) -> Tensor:
 
 
 def _read_slab(descriptor: int, slab: Slab, target: Tensor) -> None:
-    """Fill the bytes [rows, width] of a matrix, leaving out what lies between its rows in the file."""
+    """Fill the bytes [rows, width] of a matrix, skipping the bytes between its rows in the file."""
     width = target.shape[1]
-    if slab.stride == width:  # straight to its place
+    if slab.stride == width:  # contiguous: read directly into the target
         _read_exactly(descriptor, target.flatten().numpy().data, slab.offset)
         return
-    # Whole rows are read, but for the last, which ends with its data: after it the file may end.
+    # Read whole rows, except the last: the file may end right after its data.
     buffer = torch.empty(slab.rows, slab.stride, dtype=torch.uint8)
     size = (slab.rows - 1) * slab.stride + width
     _read_exactly(descriptor, buffer.flatten().numpy().data[:size], slab.offset)

@@ -1,4 +1,4 @@
-"""Attach OmniX to a ComfyUI model: with `memory`, the only modules of the runtime that know the host.
+"""Attach OmniX to a ComfyUI model: with `seamless` and `memory`, the only modules of the runtime that know the host.
 
 `attach` returns a clone of the user's MODEL with five wrappers, three of them the seam's (`seamless`). Everything else
 (hooks, the attention override, the widened tensors) exists only while one of them runs, so the original MODEL is never

@@ -127,7 +127,7 @@ def check_run(seam: int) -> Check:
         check_latent(noise, seam, columns_at_once(patcher), patcher.model)
         check_area(conds)
         for cond in each_cond(conds):
-            check_cond(cond, tuple(noise.shape[-2:]))
+            check_cond(cond, (noise.shape[-2], noise.shape[-1]))
         check_patches(guider.model_options.get("transformer_options", {}))
 
     return check

@@ -55,7 +55,7 @@ def blocks_of(model: nn.Module) -> Iterator[Block]:
 
 
 class Step:
-    """What one call of FLUX has done so far, and the attention that joins its streams."""
+    """The record of one call of FLUX so far, and the attention that joins its streams."""
 
     def __init__(
         self,

@@ -1,8 +1,9 @@
 """Train the adapters of a new task on a folder of panoramas: omnix-train [CONFIG] [--FIELD VALUE ...]
 
-CONFIG is a TOML or YAML file; every field of it is also a flag, and a flag wins. The folder of data has a folder of
-pictures for each stream, with equal names: rgb/0001.png, shading/0001.png. Saves hold adapters for Load OmniX Adapters.
-Exit status: 0 done or stopped with a save, 1 something failed (one sentence says why), 2 the call was wrong.
+CONFIG is a TOML or YAML file. Every field of it is also a flag, and a flag overrides the file. The data folder has one
+folder of pictures for each stream, with the same file names: rgb/0001.png, shading/0001.png. The saves contain adapters
+for Load OmniX Adapters. Exit status: 0 finished or interrupted with a save, 1 failed (one sentence gives the reason),
+2 wrong arguments.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 from .config import Config, TrainingError
 
 COMFYUIS = ("torch", "numpy", "safetensors", "einops")
-"""Packages that ComfyUI's Python has; the extra `training` brings the others."""
+"""Packages that ComfyUI's Python has; the extra `training` installs the others."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,13 +31,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _dry_run(config) if given.dry_run else _run(config, given.resume)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        return _failed(f"{place}{error.strerror or error}; saves made before are whole.")
+        return _failed(f"{place}{error.strerror or error}; earlier saves are whole.")
     except ValueError as error:  # ours: TrainingError, AdapterError, MapError, and what the runtime refuses
         return _failed(str(error))
     except ModuleNotFoundError as error:
         return _failed(_missing((error.name or "").partition(".")[0]))
     except KeyboardInterrupt:
-        return _failed("interrupted; saves made before are whole.")
+        return _failed("interrupted; earlier saves are whole.")
 
 
 def _missing(package: str) -> str:
@@ -54,9 +55,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("config", nargs="?", type=Path, metavar="CONFIG", help="a .toml, .yaml or .yml file")
     parser.add_argument(
-        "--dry-run", action="store_true", help="say what would be trained, its bytes and memory; do nothing"
+        "--dry-run",
+        action="store_true",
+        help="read every picture, print what would be trained and its memory; write nothing",
     )
-    parser.add_argument("--resume", action="store_true", help="go on from the newest save in --output, exactly")
+    parser.add_argument("--resume", action="store_true", help="continue exactly from the newest save in --output")
     add_flags(parser)
     return parser
 
@@ -74,7 +77,7 @@ def _run(config: Config, go_on: bool) -> int:
 
     results = run(config, go_on=go_on)
     for result in results:
-        words = "stopped; go on with --resume" if result.stopped else "done"
+        words = "interrupted; continue with --resume" if result.stopped else "done"
         print(f"{result.folder}: {words} after step {result.step}, loss {result.loss:.4g}")
     return 0
 
@@ -161,7 +164,7 @@ def _typed(where: str, name: str, value: Any, default: Any) -> Any:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Give a parser one flag for every field; a flag that is not given leaves no trace."""
+    """Give a parser one flag for every field; a flag that is not given has no attribute."""
     for entry in fields(Config):
         flag, words = f"--{entry.name.replace('_', '-')}", entry.metadata["help"].replace("%", "%%")
         shown = " ".join(entry.default) if isinstance(entry.default, tuple) else entry.default

@@ -20,14 +20,18 @@ ITERATIONS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """For matrices. lr and weight_decay are AdamW's: an update's root mean square is 0.2 lr (Liu et al. 2025)."""
+    """Momentum whose direction is made orthogonal before it is applied (Jordan et al. 2024), for matrices, in float32.
+
+    lr and weight_decay are AdamW's: an update's root mean square is 0.2 lr (Liu et al. 2025). torch.optim.Muon computes
+    in bfloat16, which is slow on many CPUs, handles one matrix after the other, and older versions of torch lack it.
+    """
 
     def __init__(self, matrices: Iterable[Tensor], lr: float, weight_decay: float) -> None:
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Do one step from the gradients that are there."""
+        """Do one step from the gradients."""
         for group in self.param_groups:
             for matrices in _by_shape(group["params"]):
                 directions = orthogonal(torch.stack([self._direction(matrix) for matrix in matrices]))
@@ -44,7 +48,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def _by_shape(matrices: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Yield matrices of equal shapes together: small ones alone would cost more time to start than to compute."""
+    """Yield matrices of equal shapes together: a small one alone takes longer to start than to compute."""
     found = defaultdict(list)
     for matrix in matrices:
         found[matrix.shape].append(matrix)
@@ -63,8 +67,8 @@ def orthogonal(matrices: Tensor) -> Tensor:
     return x if wide else x.mT
 
 
-class Optional(NamedTuple):
-    """An optimiser of a package that ComfyUI does not bring."""
+class Installable(NamedTuple):
+    """An optimiser in a package that ComfyUI does not install."""
 
     module: str
     name: str
@@ -73,8 +77,8 @@ class Optional(NamedTuple):
 
 _OWN: dict[str, Any] = {"adamw": torch.optim.AdamW, "muon": Muon}
 _OPTIONAL = {
-    "adamw8bit": Optional("bitsandbytes.optim", "AdamW8bit", "bitsandbytes"),
-    "prodigy": Optional("prodigyopt", "Prodigy", "prodigyopt"),
+    "adamw8bit": Installable("bitsandbytes.optim", "AdamW8bit", "bitsandbytes"),
+    "prodigy": Installable("prodigyopt", "Prodigy", "prodigyopt"),
 }
 
 
@@ -97,5 +101,6 @@ def optimizer(config: Config, factors: Iterable[Parameter]) -> torch.optim.Optim
 def learning_rate(config: Config, step: int) -> float:
     """Return the learning rate of step 0, 1, ..: a linear rise, then constant or half a cosine down to 0."""
     rise = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
-    done = max(0, step - config.warmup) / max(1, config.steps - config.warmup)
+    end = config.decay_steps or config.steps
+    done = max(0, step - config.warmup) / max(1, end - config.warmup)
     return config.learning_rate * rise * (0.5 + 0.5 * math.cos(math.pi * min(1.0, done)) if config.decay else 1.0)

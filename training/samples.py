@@ -1,7 +1,7 @@
-"""What the engine is given: a base model, samples, and the chances of each step.
+"""The inputs of the engine: a base model, samples, and the random draws of each step.
 
-The chances are a function of the seed and of the step's number, drawn on the CPU: a run that is resumed draws what it
-would have drawn, on any machine, and no random state has to be saved.
+A draw is a function of the seed and the step's number, computed on the CPU: a resumed run draws what it would have
+drawn without the interruption, on any machine, and no random state has to be saved.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from ..omnix.schedule import flow_shift
 from .config import Config, TrainingError
 
 RAYS = "camray"
-"""A stream that needs no pictures: the direction of every pixel is the same in all panoramas."""
+"""A stream that needs no pictures: the direction of each pixel is the same in all panoramas."""
 DIRECTIONS = {"normal"}
-"""Maps whose numbers are directions in the panorama's own frame (front +X): a turned one would tell wrong ones."""
+"""Maps whose values are directions in the panorama's own frame (front +X): rolled alone, they would be wrong."""
 
 
-def turns(maps: Iterable[str]) -> bool:
-    """Tell whether maps may be rolled: directions only beside camera rays, which turn along."""
+def may_roll(maps: Iterable[str]) -> bool:
+    """Return whether maps may be rolled: directions only together with camera rays, which roll with them."""
     names = set(maps)
     return RAYS in names or not names & DIRECTIONS
 
@@ -38,12 +38,14 @@ class Batch(NamedTuple):
     """[b or 1, tokens, channels]"""
     pooled: Tensor
     """[b or 1, channels]"""
+    weights: Tensor | None = None
+    """[b, 1, h, w], the weight of each latent cell in the loss; None is 1 everywhere"""
 
 
 class Samples(Protocol):
-    """The data of a run. `identity` changes when what a sample holds does; `size` is (h, w) in latent cells.
+    """The data of a run. `identity` changes when a sample does; `size` is (h, w) in latent cells.
 
-    `maps` names what the streams show; empty, their own names do.
+    `maps` names the maps that the streams show; if it is empty, the streams' names do.
     """
 
     identity: str
@@ -88,20 +90,20 @@ class Base(Protocol):
         ...
 
     def device(self) -> torch.device:
-        """Return the device where the transformer runs; its weights may come there layer by layer."""
+        """Return the device where the transformer runs; its weights may move there layer by layer."""
         ...
 
     def dtype(self) -> torch.dtype:
-        """Return the dtype of the activations that the transformer takes."""
+        """Return the dtype of the activations that the transformer accepts."""
         ...
 
     def differentiable(self) -> AbstractContextManager[None]:
-        """Let the transformer compute with what has a gradient."""
+        """Let the transformer compute with operations that have a gradient."""
         ...
 
 
 class Pictures(Protocol):
-    """The VAE and the text encoders, which need not stay in memory."""
+    """The VAE and the text encoders, which are in memory only when they are needed."""
 
     vae_identity: str
     text_identity: str
@@ -120,16 +122,16 @@ class Pictures(Protocol):
         ...
 
     def release(self) -> None:
-        """Take whatever was loaded for this out of memory."""
+        """Remove everything that was loaded for this from memory."""
         ...
 
 
 _ORDER, _STEP, _SAMPLE = 1, 2, 3
-"""Kinds of draws, so that no two share their numbers."""
+"""Kinds of draws; each has random numbers of its own."""
 
 
 class Draw(NamedTuple):
-    """One batch's chances: sample numbers, bare prompts, t [b], noise [b, 16, h, w], columns to roll by."""
+    """The random draws of one batch: sample numbers, bare prompts, t [b], noise [b, 16, h, w], columns to roll by."""
 
     indices: list[int]
     bare: list[bool]
@@ -139,7 +141,7 @@ class Draw(NamedTuple):
 
 
 def draw(config: Config, number: int, count: int, size: tuple[int, int]) -> Draw:
-    """Draw batch `number` (accumulated ones count singly) of `count` samples of size (h, w) in latent cells."""
+    """Draw batch `number` (accumulated batches count singly) of `count` samples of size (h, w) in latent cells."""
     chance = _generator(config.seed, _STEP, number)
     b = config.batch
     u = torch.rand(b, generator=chance) if config.times == "uniform" else _logit_normal(config, chance)

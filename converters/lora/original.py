@@ -81,7 +81,7 @@ def _ones(entries: Mapping[str, Entry], pairs: names.Pairs) -> dict[str, tuple[i
 
 
 def _scaler(path: Path, scaling: Scaling, scales: Mapping[str, tuple[Alpha, ...]]) -> Scaler:
-    """Return what tells a layer's scale, that of scaled factors included."""
+    """Return a function that gives a layer's scale, including that of scaled factors."""
 
     def scale(module: str, rank: int) -> float:
         own = scales.get(module, ())
@@ -105,7 +105,7 @@ def _wide(layers: Mapping[str, FusedLayer]) -> tuple[str, ...]:
     )
 
 
-_TEXT_ALONE = "it adapts text encoders alone, which FLUX.1 shares with other models; load it with the model it is for"
+_TEXT_ALONE = "it adapts only text encoders, which FLUX.1 shares with other models; load it with the model it is for"
 
 
 def _refuse_transposed(path: Path, entries: Mapping[str, Entry], pairs: names.Pairs) -> None:
@@ -145,7 +145,7 @@ def _refuse_mutilation(path: Path, unused: tuple[str, ...]) -> None:
 
 
 def _checked_geometry(path: Path, entries: Mapping[str, Entry], found: Recognised, pairs: names.Pairs) -> Geometry:
-    """Return the model's sizes; FLUX.1's for text encoders alone.  Raises AdapterError if no matrix tells them."""
+    """Return the model's sizes; FLUX.1's for text encoders alone.  Raises AdapterError if no matrix gives them."""
     if found.geometry is not None or not found.places:
         return found.geometry or FLUX_1._replace(double=0, single=0)
     keys = next((pairs.factors[module] for module in found.places if module in pairs.factors), None)
@@ -176,7 +176,7 @@ def _layers(
         scale = scale_of(module, down.rows)
         if module in pairs.scales and not {down.dtype, up.dtype} & {"F8_E4M3", "F8_E5M2"}:
             raise AdapterError(
-                f"{path}: {pairs.scales[module][0]}: expected it beside float8, got {down.dtype}; "
+                f"{path}: {pairs.scales[module][0]}: expected this scale next to a float8 tensor, got {down.dtype}; "
                 "is this a FLUX.1 adapter?"
             )
         row = found.row.of(geometry)
@@ -186,7 +186,7 @@ def _layers(
 
 
 def matrix(path: Path, entries: Mapping[str, Entry], key: str) -> Slab:
-    """Return a factor's place in the file.  Raises AdapterError if it is no floating point matrix."""
+    """Return a factor's place in the file.  Raises AdapterError if it is not a floating point matrix."""
     entry = entries[key]
     if entry.dtype in ("I8", "U8"):
         raise AdapterError(

@@ -1,8 +1,8 @@
-"""What a converted file remembers of its source, so that splitting gives the very same tensors back.
+"""The record of the source in a converted file, from which splitting restores exactly the same tensors.
 
-JSON under `omnix_source`: for every layer of the source the names of its tensors, their dtypes, its scale and its alpha
-tensor. The value that most layers share stands once, under "*". `kept` lists, by the names of the result, the tensors
-of the source that are no factors of FLUX.1's layers.
+It is JSON under `omnix_source`: for every layer of the source, the names of its tensors, their dtypes, its scale and
+its alpha tensor. The value that most layers share is stored once, under "*". `kept` lists the other tensors of the source,
+by their names in the result.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _kept_tensors(tensor: Kept) -> list[list[Any]]:
 
 
 def _alpha_of(adapter: AdapterFile, part: str, block: Block) -> Alpha | None:
-    """Return a layer's alpha tensor; one that says the same where only a file beside the source told its scale."""
+    """Return a layer's alpha tensor; if only a file next to the source gave the scale, an equivalent one."""
     scale = block.scale / (math.prod(number.value for number in adapter.factor_scales.get(part, ())) or 1.0)
     if part in adapter.alphas or scale == 1.0 or adapter.scaling in (PEFT_HEADER, FLAT, ""):
         return adapter.alphas.get(part)

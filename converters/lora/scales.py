@@ -32,13 +32,13 @@ _COMPONENTS = ("transformer", "text_encoder", "text_encoder_2")
 
 
 class Claim(NamedTuple):
-    """A configuration that tells alphas, and where it stands."""
+    """A configuration with alphas, and its place."""
 
     source: str
     config: Mapping[str, Any]
 
     def scale(self, module: str, rank: int) -> float | None:
-        """Return the scale that it tells for a layer of the given rank; None if it tells none."""
+        """Return its scale for a layer of the given rank; None if it has none."""
         alpha = self._pattern("alpha_pattern", module, self.config.get("lora_alpha"))
         return None if alpha is None else alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
 
@@ -76,7 +76,7 @@ class Scaling(NamedTuple):
             if not math.isclose(other, stated[0][1], rel_tol=_AGREE):
                 raise AdapterError(
                     f"{self.path}: {module}: expected one scale, got {stated[0][1]:g} from {stated[0][0]} and "
-                    f"{other:g} from {source}; remove the one that is wrong."
+                    f"{other:g} from {source}; remove the wrong one."
                 )
         if stated and not abs(stated[0][1]) * rank <= LARGEST:
             raise AdapterError(
@@ -90,7 +90,7 @@ class Scaling(NamedTuple):
         return stated + [(c.source, scale) for c in self.claims if (scale := c.scale(module, rank)) is not None]
 
     def question(self, ranks: Mapping[str, int]) -> str:
-        """Return what to ask where the header's plain alpha would change a layer that nothing else tells of; or ""."""
+        """Return a question if the header's plain alpha would change a layer without any other alpha, else ""."""
         if self.flat is None or self.applies_flat:
             return ""
         scales = [self.flat.scale(m, r) for m, r in ranks.items() if r and not self._stated(m, r)]
@@ -126,7 +126,7 @@ def flat_claim(metadata: Mapping[str, str]) -> Claim | None:
 
 
 def states_scale(key: str, value: str) -> bool:
-    """Tell whether an entry of a header's metadata says how strongly the factors act."""
+    """Return whether an entry of a header's metadata gives the strength of the factors."""
     return (
         key == PEFT_HEADER
         or key.rpartition(".")[2] in FLAT_KEYS
@@ -182,7 +182,7 @@ def _ways(pattern: str) -> int:
 
 
 class Adapted(NamedTuple):
-    """What an adapter has, to tell whether a configuration is its own: its tensors' names, its layers and ranks."""
+    """The tensors' names, layers and ranks of an adapter; they decide whether a configuration belongs to it."""
 
     keys: tuple[str, ...]
     ranks: Mapping[str, int]
@@ -208,7 +208,7 @@ def _spelled_by_peft(keys: Iterable[str]) -> bool:
 
 
 def _is_for(text: bytes, adapted: Adapted) -> bool:
-    """Tell whether a configuration is for an adapter whose file has another name than PEFT gives it."""
+    """Return whether a configuration belongs to an adapter whose file does not have PEFT's name."""
     try:
         config = parsed(text) if len(text) <= _LONGEST else None
     except ValueError:

@@ -1,7 +1,7 @@
-"""What PEFT's settings say about the factors: which of them mean plain LoRA, and which mean something else.
+"""Check PEFT's settings: which values mean plain LoRA, and which change the meaning of the factors.
 
-The settings are those of PEFT's LoraConfig (peft/tuners/lora/config.py, up to 0.19). What is not known here is refused
-unless it is switched off, for it may change what the factors mean.
+The settings are those of PEFT's LoraConfig (peft/tuners/lora/config.py, up to 0.19). Unknown settings are refused
+unless they are switched off, because they may change the meaning of the factors.
 """
 
 from __future__ import annotations
@@ -66,16 +66,16 @@ def check_settings(path: Path | str, key: str, config: Mapping[str, Any], entrie
 
 
 def _check_bias(path: Path | str, key: str, value: Any, entries: Iterable[str]) -> None:
-    """Biases of the up factors are converted, but a file whose settings tell of them must have them."""
+    """Raise AdapterError if the settings announce biases of the up factors but the file has none."""
     if value not in _OFF and not any(name.endswith(".bias") for name in entries):
         raise AdapterError(
-            f"{path}: {key}: lora_bias: expected the biases that it tells of, got a file without them; "
+            f"{path}: {key}: lora_bias: expected the biases that this setting announces, got a file without them; "
             "save the adapter with its biases."
         )
 
 
 def targets(config: Mapping[str, Any], modules: Mapping[str, int]) -> bool:
-    """Tell whether settings are for an adapter: it has the layers that they target, and no others, with their ranks."""
+    """Return whether settings belong to an adapter: it has exactly the layers that they target, with their ranks."""
     target, rank, ranks = config.get("target_modules"), config.get("r"), config.get("rank_pattern") or {}
     if not modules or type(rank) is not int or not isinstance(ranks, dict):
         return False

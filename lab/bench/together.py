@@ -62,11 +62,12 @@ New features of ComfyUI since the version above, and how OmniX handles them ([te
 - **Model Attention Backend** (0.32) works before and after Apply OmniX Adapters. A checkpoint with its own attention
   (int8) runs with ComfyUI's usual attention when it is used with OmniX: exact, but slower.
 - **Model Sparse Attention** (BlockSparseAttention) runs, with a warning that it may leave out parts of any stream.
-  Its effect on OmniX was not measured. Up to its `min_tokens` (12,288) it leaves out nothing: at 1440x720, two streams
-  have 9,394 tokens, and three streams have 14,091.
+  Its effect on OmniX was not measured. Up to its `min_tokens` (12,288) it leaves out nothing: at 1440x720, two
+  streams have 9,394 tokens, and three streams have 14,091.
 - **Seamless Tiling** (in a branch of ComfyUI) rolls the picture but not OmniX's conditions, so OmniX refuses it.
-- **Fused layers** (int8 weights, `--fast fp16_accumulation`): OmniX makes ComfyUI call each adapted layer, and adds the
-  delta to it. If a layer is skipped, or called in an unknown way, the run stops with a message that names the layer.
+- **Fused layers** (int8 weights, `--fast fp16_accumulation`): OmniX makes ComfyUI call each adapted layer, and adds
+  the delta to it. If a layer is skipped, or called in an unknown way, the run stops with a message that names the
+  layer.
 
 **Tiles.** Each stream must see the whole panorama, so nodes that cut it (Ultimate SD Upscale, ComfyUI-Distributed)
 can't be used. OmniX refuses a tile if it is not twice as wide as high, if the reference latents are larger, or if

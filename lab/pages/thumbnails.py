@@ -128,6 +128,7 @@ def thumbnails(room: Room) -> Mapping[str, Tensor]:
         "all_maps": tiles([shown[name] for name in maps]),
         "panorama_to_scene": beside(scene, shown["rgb"]),
         "photo_to_scene": beside(scene, grey),
+        "any_model": sides(*(shown[name] for name in ("rgb", "depth", "normal", "albedo"))),
         "save_prompt": captioned(shown["rgb"] * 0.25 + 0.1, "[EQUIRECTANGULAR], encoded once"),
     }
 

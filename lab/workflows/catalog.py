@@ -7,9 +7,18 @@ from dataclasses import replace
 
 from ...omnix.maps import MAPS
 from .graph import App, Graph, Group, Link, Node, Value
-from .notes import generation_notes, maps_notes, perception_notes, prompt_notes, scene_notes
+from .notes import (
+    YOUR_LORA,
+    YOUR_MODEL,
+    any_model_notes,
+    generation_notes,
+    maps_notes,
+    perception_notes,
+    prompt_notes,
+    scene_notes,
+)
 from .parts import ROOM, models, saved, text
-from .shelf import ALL_MAPS, FLUX, PICTURE_PROMPT, SCENE
+from .shelf import ALL_MAPS, ANY_MODEL, FLUX, PICTURE_PROMPT, SCENE
 
 __all__ = ["GRAPHS", "PICTURE_PROMPT"]
 Inputs = dict[str, Value | Link]
@@ -110,6 +119,37 @@ def all_maps() -> Graph:
     )
 
 
+def any_model() -> Graph:
+    """Paint a panorama with any model and its LoRA, and turn it into all maps."""
+    checkpoint = Node("checkpoint", "CheckpointLoaderSimple", {"ckpt_name": YOUR_MODEL}, "Your model")
+    lora = Node(
+        "lora",
+        "LoraLoaderModelOnly",
+        {"model": Link("checkpoint"), "lora_name": YOUR_LORA, "strength_model": 1.0},
+        "Your 360-degree LoRA",
+    )
+    own: Inputs = {"model": Link("lora"), **{name: Link("checkpoint", name.upper()) for name in ("clip", "vae")}}
+    made = Node("made", ANY_MODEL, own)
+    maps = Node("maps", ALL_MAPS, {"panorama": Link("made"), **LOADED})
+    found = {each: Link("maps", each) for each in MAPS}
+    viewer = Node("viewer", "OmniXPanoramaViewer", {"image": Link("made"), **found})
+    saver = Node("save", "OmniXSavePanorama", {"panorama": Link("made"), **found, "filename_prefix": "OmniX/room"})
+    shown = ("prompt", "width", "height", "steps", "cfg", "seed")
+    return Graph(
+        "any_model",
+        "OmniX 13 - Any model to panorama to maps",
+        (
+            # Wires go from FLUX.1-dev to the maps, above the box that paints the panorama.
+            Group("", 0, (MODELS, checkpoint, lora)),
+            Group("", 1, (made,), lower=180),
+            Group("", 2, (maps,)),
+            Group("", 3, (viewer, saver, saved("sheet", Link("maps", "sheet")))),
+        ),
+        any_model_notes(),
+        App((*(("made", field) for field in shown), ("maps", "steps")), ("save", "save_sheet")),
+    )
+
+
 def panorama_to_scene() -> Graph:
     """Turn a panorama into a 3D scene."""
     shown = (("panorama", "image"), ("scene", "height"))
@@ -189,5 +229,6 @@ GRAPHS = (
     all_maps(),
     panorama_to_scene(),
     photo_to_scene(),
+    any_model(),
     save_prompt(),
 )

@@ -226,6 +226,39 @@ def text_to_panorama() -> Blueprint:
     )
 
 
+ANY_MODEL = "Text to panorama with any model (OmniX)"
+
+
+def any_model() -> Blueprint:
+    """Return the box that lets any model paint a panorama whose edges meet."""
+    size: dict[str, Value | Link] = {"width": PANORAMA_WIDTH, "height": PANORAMA_HEIGHT}
+    painting = (
+        Node("text", "CLIPTextEncode", {"text": f"360 degree equirectangular panorama, {PICTURE_PROMPT}"}),
+        Node("negative", "ConditioningZeroOut", {"conditioning": Link("text")}),
+        Node("empty", "EmptySD3LatentImage", size),
+        Node("seamless", "OmniXSeamlessPanorama"),
+        sampler("sampler", "seamless", "text", "negative", "empty", after="randomize"),
+        Node("decoded", "OmniXDecodePanorama", {"samples": Link("sampler")}),
+    )
+    return Blueprint(
+        ANY_MODEL,
+        "Paint a seamless 360-degree panorama with any image model and its LoRA: Qwen-Image, Z-Image, Krea 2, SDXL and "
+        "others.",
+        ("360", "equirectangular", "text to 360", "skybox", "HDRI", "LoRA"),
+        (Group("Any model", 0, painting[:3]), Group("Its edges meet", 1, painting[3:])),
+        {
+            "model": (("seamless", "model"),),
+            "clip": (("text", "clip"),),
+            "vae": (("decoded", "vae"),),
+            "prompt": (("text", "text"),),
+            "width": (("empty", "width"),),
+            "height": (("empty", "height"),),
+            **{name: (("sampler", name),) for name in ("steps", "cfg", "seed")},
+        },
+        {"panorama": Link("decoded")},
+    )
+
+
 def flux() -> Blueprint:
     """Return the box that loads what all others need."""
     fields = {
@@ -304,4 +337,5 @@ BLUEPRINTS = (
     image_to_panorama(),
     text_to_panorama(),
     scene(),
+    any_model(),
 )

@@ -14,6 +14,7 @@ from .edges import surfaces
 from .frame import Array
 from .hierarchy import TooFew, chosen, errors, triangles_of
 from .mesh import Mesh, assemble
+from .second import Second, on_lattice
 from .surface import Flags, Surface, halved, lattice_rows, resampled
 
 # What is invented need not be exact: its error as a share of the distance.
@@ -36,6 +37,7 @@ class Options:
     textures: str = "PNG"
     texture_size: int = 4096
     light: bool = False
+    objects: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,21 +87,29 @@ def shape_of(distance: Array, normals: Array | None, options: Options, doubt: fl
 
 @dataclass(frozen=True)
 class Layer:
-    """The mesh of what stands behind, and which pixels [M, N] of the lattice are invented and lend their colours."""
+    """The mesh of what stands behind, and which pixels [M, N] of the lattice are invented and lend their colours.
+
+    drawn: the invented pixels that a second panorama shows; share and drawn_share of the sphere.
+    """
 
     mesh: Mesh
     invented: Flags
     border: Flags
+    drawn: Flags
     share: float
+    drawn_share: float
 
 
-def layer_behind(shape: Shape, options: Options) -> Layer | None:
+def layer_behind(shape: Shape, options: Options, second: Second | None = None) -> Layer | None:
     """Return what stands behind the cuts of a shape, in the depth's own unit; None where there is nothing."""
-    found = behind(shape.surface) if options.background and options.cut else None
+    if not options.background or not options.cut:
+        return None
+    found = behind(shape.surface, on_lattice(second, shape.rows, options.tolerance) if second else None)
     if found is None:
         return None
     mesh = _mesh_behind(found.surface, shape.surface, options)
-    return Layer(mesh, found.invented, found.border, _solid_angle(found.invented)) if len(mesh.faces) else None
+    shares = _solid_angle(found.invented), _solid_angle(found.drawn)
+    return Layer(mesh, found.invented, found.border, found.drawn, *shares) if len(mesh.faces) else None
 
 
 def _mesh_behind(surface: Surface, seen: Surface, options: Options) -> Mesh:

@@ -7,6 +7,7 @@ neighbours it is a straight line, however far the plane runs, and means and slop
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from einops import rearrange
@@ -70,6 +71,12 @@ def resampled(inverse: Array, valid: Flags, normals: Array | None, rows: int) ->
     moved = inverse[near] + across[near] * (x - j - 0.5)[None] + down[near] * (y - i - 0.5)[:, None]
     found = valid[near]
     return np.where(found, moved, 0.0), found, None if normals is None else normals[near]
+
+
+def at_size(values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return values [H, W] at another size, each the nearest pixel's."""
+    rows, columns = ((np.arange(n) * m) // n for n, m in zip(shape, values.shape))
+    return values[np.ix_(rows, columns)]
 
 
 def halved(surface: Surface) -> Surface:

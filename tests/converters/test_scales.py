@@ -102,7 +102,7 @@ class TestConfig:
         ("config", "sentence"),
         [
             ("{", "expected JSON, got "),
-            ("[" * 90_000, "expected JSON, got brackets in brackets without end"),
+            ("[" * 90_000, "expected JSON, got too many nested brackets"),
             ("[1]", "expected a JSON object, got list"),
             ({"lora_alpha": "4"}, "expected a finite number as alpha, got '4'"),
             ({"lora_alpha": True}, "expected a finite number as alpha, got True"),

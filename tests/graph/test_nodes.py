@@ -29,15 +29,20 @@ TABLE: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["MODEL"],
     ),
     "OmniXFlowShift": ({"model": ..., "latent": ..., "seam_columns": 6}, ["MODEL"]),
+    "OmniXSeamlessPanorama": ({"model": ..., "seam_columns": 8}, ["MODEL"]),
     "OmniXEncodePrompt": ({"clip": ..., "prompt": "", "guidance": 3.5, "tag": True}, ["CONDITIONING"]),
     "OmniXPrompt": ({"prompt": ""}, ["STRING"]),
     "OmniXSaveConditioning": ({"conditioning": ..., "filename_prefix": "conditioning/OmniX"}, []),
     "OmniXLoadConditioning": ({"name": ...}, ["CONDITIONING"]),
     "OmniXDecodePanorama": ({"samples": ..., "vae": ..., "wrap_columns": 2}, ["IMAGE"]),
     "OmniXPlaceOnPanorama": (
-        {"image": ..., "width": 1024, "height": 512, "fov_x": 90.0, "yaw": 0.0, "pitch": 0.0, "roll": 0.0},
+        {
+            **{"image": ..., "width": 1024, "height": 512, "fov_x": 90.0, "yaw": 0.0, "pitch": 0.0, "roll": 0.0},
+            **{"background": "grey", "colour": "", "feather": 0.0, "onto": ..., "onto_unseen": ...},
+        },
         ["IMAGE", "MASK"],
     ),
+    "OmniXRollPanorama": ({"image": ..., "seam_width": 20.0}, ["IMAGE", "MASK"]),
     "OmniXFitPanorama": (
         {"image": ..., "height": 720, "fit": "as it is", "vertical_fov": 0.0},
         ["IMAGE", "MASK"],

@@ -116,6 +116,26 @@ def test_scene_is_saved_and_shown(slug: str, server: Server) -> None:
 
 
 @pytest.mark.usefixtures("files")
+@pytest.mark.parametrize("slug", by_host({"any_model": API["any_model"]}))
+def test_any_model_paints_the_panorama_of_all_maps(slug: str, server: Server) -> None:
+    """With the checkpoint replaced by loaders of its parts, as the note says: here they are FLUX.1's."""
+    graph = small(read(API[slug]), len(SAVED) + 1)
+    del graph["checkpoint"]
+    loaders = {"model": "flux", "clip": "clip", "vae": "vae"}
+    for node in graph.values():
+        for field, given in node["inputs"].items():
+            if isinstance(given, list) and given[0] == "checkpoint":
+                node["inputs"][field] = [loaders[field], 0]
+    graph["lora"]["inputs"]["lora_name"] = "OmniX/rgb_to_depth/rgb/pytorch_lora_weights.safetensors"
+    graph["empty_made"]["inputs"] |= {"width": WIDTH, "height": HEIGHT}
+    result = server.run(graph)
+    shown = {file["filename"].split("_000")[1][3:]: server.fetch(file) for file in result.files("save")}
+    assert {f"{name}.png" for name in ("panorama", "normal", "albedo", "roughness", "semantic")} <= set(shown)
+    panorama = np.asarray(Image.open(io.BytesIO(shown["panorama.png"])))
+    assert panorama.shape == (HEIGHT, WIDTH, 3) and panorama.std() > 1
+
+
+@pytest.mark.usefixtures("files")
 def test_saved_prompt_replaces_the_text_encoders(server: Server) -> None:
     """With the prompt saved once, perception gives the same picture and needs no text encoder."""
     written = server.run(small(read(API["save_prompt"])))

@@ -17,6 +17,7 @@ _NODES = {"comfy_api", "folder_paths"}
 KNOW_THE_HOST = {
     "omnix/patch.py": {"comfy"},
     "omnix/memory.py": {"comfy"},
+    "omnix/seamless.py": {"comfy"},
     "training/host.py": {"comfy", "folder_paths"},
     # Whether the host was started with --disable-metadata.
     "graph/pictures.py": {*_NODES, "comfy"},

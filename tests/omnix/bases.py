@@ -228,13 +228,13 @@ def load_base(kind: str, **net: Any) -> Model:
     config = base.config({**base.net, **net})
     config.unet_config.setdefault("dtype", torch.float32)
     model = config.get_model({})
-    _draw(model.diffusion_model)
+    draw_weights(model.diffusion_model)
     device = comfy.model_management.get_torch_device()
     return comfy.model_patcher.CoreModelPatcher(model, device, comfy.model_management.unet_offload_device())
 
 
-def _draw(network: nn.Module, seed: int = 0) -> None:
-    """Fill a network: matrices ~ N(0, 1 / in), weights of norms ~ N(1, 0.01), the rest ~ N(0, 0.01)."""
+def draw_weights(network: nn.Module, seed: int = 0) -> None:
+    """Fill a network: matrices ~ N(0, 1 / in), weights and variances of norms ~ N(1, 0.01), the rest ~ N(0, 0.01)."""
     draw = torch.Generator().manual_seed(seed)
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
         if not tensor.is_floating_point():
@@ -243,6 +243,8 @@ def _draw(network: nn.Module, seed: int = 0) -> None:
         if name == "pos_embed":
             grid = math.isqrt(tensor.shape[1])
             values = _smooth(grid, tensor.shape[-1])
+        elif name.endswith(("gamma", "running_var")):
+            values = (1 + 0.1 * values).abs()
         elif tensor.ndim > 1:
             values = values * math.prod(tensor.shape[1:]) ** -0.5
         else:

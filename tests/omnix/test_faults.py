@@ -245,7 +245,7 @@ def test_disk_full(saved: list[list[Any]], tmp_path: Path, monkeypatch: pytest.M
 def test_saved_file_is_never_replaced(saved: list[list[Any]], tmp_path: Path) -> None:
     path = tmp_path / "saved.safetensors"
     path.write_bytes(b"somebody's")
-    with pytest.raises(AdapterError, match="expected no file there yet"):
+    with pytest.raises(AdapterError, match="expected no file of that name"):
         save_conditioning(saved, path)
     assert path.read_bytes() == b"somebody's"
     assert list(tmp_path.iterdir()) == [path]
