@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from .graph import App, Graph, Group, Link, Node, Value
 from .notes import generation_notes, maps_notes, perception_notes, prompt_notes, scene_notes
-from .parts import ROOM, models, saved, text
-from .shelf import ALL_MAPS, FLUX, PICTURE_PROMPT, SCENE
+from .parts import PANORAMA_HEIGHT, ROOM, models, saved, text
+from .shelf import ALL_MAPS, FLUX, PICTURE_PROMPT, SCENE, WHOLE
 
 __all__ = ["GRAPHS", "PICTURE_PROMPT"]
 Inputs = dict[str, Value | Link]
@@ -129,9 +129,26 @@ def photo_to_scene() -> Graph:
     return scene("photo_to_scene", "OmniX 11 - Photo to 3D scene", before, shown)
 
 
-def scene(slug: str, name: str, before: tuple[Group, ...], shown: tuple[tuple[str, str], ...]) -> Graph:
+def whole_scene() -> Graph:
+    """Turn a panorama into a 3D scene with what OmniX draws behind things."""
+    # OmniX fills panoramas of this size.
+    smaller = replace(PANORAMA, inputs={**PANORAMA.inputs, "height": PANORAMA_HEIGHT})
+    shown = (("panorama", "image"), ("scene", "prompt"))
+    made = scene(
+        "whole_scene", "OmniX 12 - Panorama to whole 3D scene", (Group("", 0, (smaller, MODELS)),), shown, WHOLE
+    )
+    views = tuple(
+        Node(f"{name}_view", "PreviewImage", {"images": Link("scene", name)}, title)
+        for name, title in (("masked", "What stands in front, in grey"), ("filled", "What OmniX draws behind it"))
+    )
+    return replace(made, groups=(*made.groups, Group("", len(made.groups), views)))
+
+
+def scene(
+    slug: str, name: str, before: tuple[Group, ...], shown: tuple[tuple[str, str], ...], kind: str = SCENE
+) -> Graph:
     """Make a scene of the node `panorama`, show it and save it, and the panorama beside it as light for it."""
-    box = Node("scene", SCENE, {"panorama": Link("panorama"), **LOADED})
+    box = Node("scene", kind, {"panorama": Link("panorama"), **LOADED})
     preview = Node("preview", "Preview3D", {"model_file": Link("scene", "model_3d")})
     report = Node("report", "PreviewAny", {"source": Link("scene", "report")}, "What was made")
     saver = Node("save", "SaveGLB", {"mesh": Link("scene", "model_3d"), "filename_prefix": "OmniX/scene"})
@@ -191,5 +208,6 @@ GRAPHS = (
     all_maps(),
     panorama_to_scene(),
     photo_to_scene(),
+    whole_scene(),
     save_prompt(),
 )

@@ -120,7 +120,16 @@ SCENE_FIRST = {
     "panorama_to_scene": "Run: the sample is loaded. Or choose a panorama of your own, twice as wide as high.",
     "photo_to_scene": "Load a photo and say in *prompt* what the whole panorama shows; *fov_x* is the photo's field of "
     "view. OmniX completes it first.",
+    "whole_scene": "Run: the sample is loaded. Or choose a panorama of your own, twice as wide as high. *prompt* "
+    "describes the room without its furniture.",
 }
+WHOLE = """
+**How it works**: *Mask Foreground* paints grey what stands in front. OmniX draws what is behind it, and its maps \
+become the node `background` of the GLB; each thing in front is a node of its own, `object.001` and so on. OmniX was \
+trained to fill round a photo, and never saw masks like these: look at **What OmniX draws behind it**. If it draws new \
+furniture, change the seed or *prompt*. If its depth does not fit, the report says so, and geometry alone makes the \
+background.
+"""
 SCENE_TASKS = ("rgb_to_depth", "rgb_to_normal", "rgb_to_albedo", "rgb_to_pbr")
 
 
@@ -136,10 +145,11 @@ stands at the origin. **What was made** tells what was cut and which defaults st
 
 *unlit* shows the panorama itself, without lights. Run once with *OmniX extra - Save the prompt once*, and T5 is never \
 loaded again.
-
+{WHOLE if slug == "whole_scene" else ""}
 {SETTINGS}"""
-    before = ("image_to_pano",) if slug == "photo_to_scene" else ()
-    return Note("Start here", start), Note("Model links", files((*before, *SCENE_TASKS)))
+    before = () if slug == "panorama_to_scene" else ("image_to_pano",)
+    after = ("rgb_to_semantic",) if slug == "whole_scene" else ()
+    return Note("Start here", start), Note("Model links", files((*before, *SCENE_TASKS, *after)))
 
 
 def prompt_notes() -> tuple[Note, ...]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import NamedTuple
+from collections.abc import Mapping
 
 from .graph import Blueprint, Group, Link, Node, Value
 from .parts import (
@@ -12,7 +10,6 @@ from .parts import (
     PANORAMA_HEIGHT,
     PANORAMA_WIDTH,
     STEPS,
-    Reading,
     canvas,
     condition,
     models,
@@ -21,8 +18,10 @@ from .parts import (
     streams,
     text,
 )
+from .scenes import SCENE, WHOLE, scene, whole_scene
+from .several import Ends, encoders, several
 
-Ends = tuple[tuple[str, str], ...]
+__all__ = ["ALL_MAPS", "BLUEPRINTS", "FLUX", "PICTURE_PROMPT", "SCENE", "SETTINGS", "WHOLE"]
 FLUX, SETTINGS = "FLUX.1-dev (OmniX)", "Steps and seed (OmniX)"
 ALL_MAPS = "Panorama to all maps (OmniX)"
 MAP_TASKS = ("rgb_to_depth", "rgb_to_normal", "rgb_to_albedo", "rgb_to_pbr", "rgb_to_semantic")
@@ -34,11 +33,6 @@ SAMPLING: Mapping[str, Ends] = {
     "seed": (("sampler", "seed"),),
     "adapters_folder": (("adapters", "folder"),),
 }
-
-
-def encoders(*names: str) -> Ends:
-    """Return where the VAE goes: to the encoders of these streams, and to the decoder."""
-    return (*((f"{name}_latent", "vae") for name in names), ("decoded", "vae"))
 
 
 def perceiver(task: str, what: str, words: str, aliases: tuple[str, ...]) -> Blueprint:
@@ -73,56 +67,6 @@ def perceiver(task: str, what: str, words: str, aliases: tuple[str, ...]) -> Blu
             **SAMPLING,
         },
         read.outputs,
-    )
-
-
-def one_of_all(task: str) -> Reading:
-    """Run one task beside others: its nodes, named after its target, and what they give."""
-    target = task.rpartition("_to_")[2]
-    nodes, read = streams(task, "rgb_condition"), reading(target)
-    names = {node.name: f"{node.name}_{target}" for node in nodes}
-
-    def renamed(node: Node) -> Node:
-        inputs = {
-            field: Link(names.get(given.node, given.node), given.output) if isinstance(given, Link) else given
-            for field, given in node.inputs.items()
-        }
-        return replace(node, name=names.get(node.name, node.name), inputs=inputs)
-
-    outputs = {name: Link(names.get(link.node, link.node), link.output) for name, link in read.outputs.items()}
-    return Reading(tuple(renamed(node) for node in (*nodes, *read.nodes)), outputs)
-
-
-class Several(NamedTuple):
-    """Tasks in one box: their groups, the maps that they give by name, and what the box's inputs and settings set."""
-
-    groups: tuple[Group, ...]
-    found: dict[str, Link]
-    inputs: Mapping[str, Ends]
-    settings: Mapping[str, Ends]
-
-
-def several(tasks: Sequence[str]) -> Several:
-    """Run tasks beside each other on one panorama; prompt and picture are encoded once."""
-    runs = {task.rpartition("_to_")[2]: one_of_all(task) for task in tasks}
-    return Several(
-        (
-            Group("Prompt and condition stream", 0, (text(), *condition("rgb", None, "text"))),
-            canvas(None, "rgb_condition"),
-            *(Group(target.capitalize(), 2 + i, run.nodes) for i, (target, run) in enumerate(runs.items())),
-        ),
-        {name: link for run in runs.values() for name, link in run.outputs.items()},
-        {
-            "panorama": (("rgb_latent", "pixels"), ("size", "image")),
-            "model": (("shifted", "model"),),
-            "clip": (("text", "clip"),),
-            "vae": (("rgb_latent", "vae"), *((f"decoded_{target}", "vae") for target in runs)),
-        },
-        {
-            "steps": tuple((f"sampler_{target}", "steps") for target in runs),
-            "seed": tuple((f"sampler_{target}", "seed") for target in runs),
-            "adapters_folder": tuple((f"adapters_{target}", "folder") for target in runs),
-        },
     )
 
 
@@ -245,37 +189,6 @@ def settings() -> Blueprint:
     )
 
 
-SCENE = "Panorama to 3D scene (OmniX)"
-SCENE_TASKS = ("rgb_to_depth", "rgb_to_normal", "rgb_to_albedo", "rgb_to_pbr")
-SCENE_MAPS = ("normal", "albedo", "roughness", "metallic")
-
-
-def scene() -> Blueprint:
-    """Return the box that turns a panorama into its maps, and them into one mesh."""
-    groups, found, inputs, settings = several(SCENE_TASKS)
-    given: dict[str, Value | Link] = {"depth": found["mask"], **{name: found[name] for name in SCENE_MAPS}}
-    made = Node("scene", "OmniXScene", given)
-    return Blueprint(
-        SCENE,
-        "A textured 3D mesh of a 360-degree panorama as GLB, for Blender, three.js and Unreal, by way of its depth, "
-        "normals, albedo, roughness and metallic, with OmniX on FLUX.1-dev.",
-        ("360", "equirectangular", "mesh", "glb", "gltf", "3D", "world"),
-        (*groups, Group("Scene", len(groups), (made,))),
-        {
-            **inputs,
-            "panorama": (*inputs["panorama"], ("scene", "image")),
-            "camera_height": (("scene", "camera_height"),),
-            "triangles": (("scene", "triangles"),),
-            "unlit": (("scene", "unlit"),),
-            **settings,
-        },
-        {
-            **{name: Link("scene", name) for name in ("model_3d", "mesh", "report")},
-            **{name: found[name] for name in ("depth", *SCENE_MAPS)},
-        },
-    )
-
-
 CAMERA_RAYS = "normal with camera rays"
 BLUEPRINTS = (
     flux(),
@@ -290,4 +203,5 @@ BLUEPRINTS = (
     image_to_panorama(),
     text_to_panorama(),
     scene(),
+    whole_scene(),
 )
