@@ -17,13 +17,14 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ..mapfiles.errors import MapError
+from ..mapfiles.trees import MEASURED, side
 from . import report, run
 from .compare import Options
-from .errors import MapError
 from .perceptual import distance
-from .sheet import write_sheet
-from .summary import summary
-from .trees import MEASURED, side
+from .report import summary
+from .slope import wrong_axes
+from .views import write_sheet
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = _run(options)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # who reads has seen enough, as `| head` does
+    except BrokenPipeError:  # the reader has closed the pipe, as `| head` does
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         return 1
@@ -113,7 +114,7 @@ def _run(options: argparse.Namespace) -> int:
     result = summary(found.comparisons)
     form = report.markdown if options.markdown else report.text
     print(json.dumps(result, indent=1, allow_nan=False) if options.json else form(result))
-    doubts = [*run.doubts(found.pairs, found.comparisons), *run.wrong_axes(predicted, truth, found.pairs)]
+    doubts = [*run.doubts(found.pairs, found.comparisons), *wrong_axes(predicted, truth, found.pairs)]
     return _remarks(plan, found.failed, doubts)
 
 

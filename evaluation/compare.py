@@ -2,19 +2,112 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
-from . import cubes, semantic
-from .alignment import ALIGNMENTS, Align
-from .errors import MapError
-from .metrics import KINDS, LPIPS
+from ..mapfiles.errors import MapError
+from ..mapfiles.pictures import Array
+from . import semantic, sphere
+from .depth import ALIGNMENTS, Align, seams
+from .metrics import FIGURES, KINDS, LPIPS, Kind, Measures
 from .perceptual import Distance
-from .pictures import Array
-from .scoring import Scores, filled, score
+
+MAP, ERROR = "map", "error"
+AT_SEAM, ELSEWHERE = "differences at the seam", "differences elsewhere"
+
+
+class Scores(NamedTuple):
+    """What one pair gives; a figure is (unweighted, weighted), NaN where there are no pixels for it.
+
+    seam is the mean difference of the prediction's last and first column, and that of all other neighbours; seam_error
+    is the same of the signed error, in which edges of the truth cancel out.
+    """
+
+    figures: Mapping[str, tuple[float, float]]
+    seam: tuple[float, float]
+    seam_error: tuple[float, float]
+    poles: float
+    pixels: int
+    invalid: int
+
+
+def score(kind: str, prediction: Array, truth: Array, valid: Array, align: Align = np.asarray) -> Scores:
+    """Return the scores of a prediction, aligned, where valid [H, W]."""
+    way = KINDS[kind]
+    weights = sphere.weightings(valid.shape[0])
+    measures, sums = _measured(way, prediction, truth, valid, align)
+    both = weights[[sphere.UNWEIGHTED, sphere.WEIGHTED]]
+    figures = {}
+    for name, row in FIGURES[kind].items():
+        if row.median:
+            figures[name] = _pair(row.finish(sphere.median(measures[row.measure], valid, both)))
+        else:
+            figures[name] = _pair(row.finish(sphere.mean(sums[row.measure], both)))
+    seam, seam_error = (
+        _pair([sphere.mean(sums[f"{of}: {place}"], both[:1])[0] for place in (AT_SEAM, ELSEWHERE)])
+        for of in (MAP, ERROR)
+    )
+    poles = float(sphere.mean(sums[way.error], weights[[sphere.POLES]])[0])
+    pixels = int(np.count_nonzero(valid))
+    return Scores(figures, seam, seam_error, poles, pixels, valid.size - pixels)
+
+
+def _pair(values: Sequence[float] | Array) -> tuple[float, float]:
+    return float(values[0]), float(values[1])
+
+
+def _measured(
+    way: Kind, prediction: Array, truth: Array, valid: Array, align: Align
+) -> tuple[Measures, Mapping[str, sphere.Rows]]:
+    """Return every measure [H, W], and the sums of its rows."""
+    parts = list(_by_bands(way, prediction, truth, valid, align))
+    measures = {name: np.concatenate([found[name] for found, _ in parts]) for name in parts[0][0]}
+    sums = {
+        name: sphere.Rows(*(np.concatenate(column) for column in zip(*(found[name] for _, found in parts))))
+        for name in parts[0][1]
+    }
+    whole = way.whole(prediction, truth)
+    defined = {name: sphere.rows(values, valid & ~np.isnan(values)) for name, values in whole.items()}
+    return measures, {**sums, **defined}
+
+
+def _by_bands(
+    way: Kind, prediction: Array, truth: Array, valid: Array, align: Align
+) -> Iterator[tuple[Measures, Mapping[str, sphere.Rows]]]:
+    for rows in sphere.bands(valid.shape[0]):
+        counted = None if valid[rows].all() else valid[rows]
+        ours, true = filled(prediction[rows], truth[rows], counted)
+        ours = align(ours)
+        measures = way.measure(ours, true)
+        sums = {name: sphere.rows(values, counted) for name, values in measures.items()}
+        error = ours - true if ours.dtype.kind == "f" else ours != true
+        seams = {**_seam(way, MAP, ours, counted), **_seam(way, ERROR, error, counted)}
+        yield {name: measures[name] for name in way.kept}, {**sums, **seams}
+
+
+def _seam(way: Kind, name: str, values: Array, counted: Array | None) -> Mapping[str, sphere.Rows]:
+    """Sum the differences of the last and the first column, and of all other neighbours, where both count."""
+    columns = {AT_SEAM: (slice(0, 1), slice(-1, None)), ELSEWHERE: (slice(1, None), slice(0, -1))}
+    return {
+        f"{name}: {place}": sphere.rows(
+            way.differ(values[:, one], values[:, other]),
+            None if counted is None else counted[:, one] & counted[:, other],
+        )
+        for place, (one, other) in columns.items()
+    }
+
+
+def filled(prediction: Array, truth: Array, valid: Array | None) -> tuple[Array, Array]:
+    """Return both as float64 (labels as they are), with 1 where a pixel does not count, so that no NaN gets on."""
+    if prediction.dtype.kind != "f":
+        return prediction, truth
+    ours, true = prediction.astype(np.float64), truth.astype(np.float64)
+    if valid is not None:
+        ours[~valid], true[~valid] = 1.0, 1.0
+    return ours, true
 
 
 class Comparison(NamedTuple):
@@ -29,12 +122,13 @@ class Comparison(NamedTuple):
 
 
 class Options(NamedTuple):
-    """What the user may choose: a depth beyond which truth is left out, the true colour (a code) that is no class, and
-    what measures LPIPS."""
+    """What may be chosen: a depth beyond which truth is left out, the true colour (a code) that is no class, what
+    measures LPIPS, and which pixels [H, W] count in figures (alignments are fitted to all valid ones)."""
 
     max_depth: float = np.inf
     unlabelled: int | None = None
     distance: Distance | None = None
+    counted: Array | None = None
 
 
 DEFAULTS = Options()
@@ -53,20 +147,22 @@ def compare(kind: str, prediction: Array, truth: Array, options: Options = DEFAU
     if kind == "semantic" and options.unlabelled is not None:
         truth = np.where(truth == options.unlabelled, semantic.NO_CLASS, truth)
     valid = KINDS[kind].valid(prediction, truth)
+    counted = valid if options.counted is None else valid & options.counted
     if kind != "depth":
         overlap = semantic.overlap(prediction, truth) if kind == "semantic" else {}
-        scores = score(kind, prediction, truth, valid)
+        scores = score(kind, prediction, truth, counted)
         if options.distance and kind in LPIPS:
             looked = options.distance(*filled(prediction, truth, valid))
             scores = scores._replace(figures={**scores.figures, "lpips": (looked, np.nan)})
         return Comparison({"": scores}, overlap, doubts)
     if np.isfinite(options.max_depth):
-        valid &= ~(truth > options.max_depth)
+        near = ~(truth > options.max_depth)
+        valid, counted = valid & near, counted & near
     ours, true = prediction[valid].astype(np.float64), truth[valid].astype(np.float64)
     aligns = {name: fitted(name, ours, true) for name in ALIGNMENTS}
-    scores = {name: score(kind, prediction, truth, valid, align) for name, align in aligns.items()}
+    scores = {name: score(kind, prediction, truth, counted, align) for name, align in aligns.items()}
     predicted, real = (int(np.count_nonzero(np.isnan(depth))) for depth in (prediction, truth))
-    return Comparison(scores, {}, doubts, cubes.seams(prediction), (predicted, real))
+    return Comparison(scores, {}, doubts, seams(prediction), (predicted, real))
 
 
 def _doubts(kind: str, truth: Array) -> tuple[str, ...]:

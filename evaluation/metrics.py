@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .pictures import Array
-from .ssim import similarity
+from ..mapfiles.pictures import Array
+from .sphere import similarity
 
 THRESHOLDS = {"delta_1_25": 1.25, "delta_1_25_2": 1.25**2, "delta_1_25_3": 1.25**3}
 ANGLES = {"within_5": 5.0, "within_11_25": 11.25, "within_22_5": 22.5, "within_30": 30.0}

@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from .errors import MapError, package
-from .pictures import Array
+from ..mapfiles.errors import MapError, package
+from ..mapfiles.pictures import Array
 
 WANTED = "torchvision's AlexNet, alexnet-owt-7be5be79.pth"
 LEAST_HEIGHT = 32

@@ -1,15 +1,90 @@
-"""The summary as a table, for a screen or in Markdown."""
+"""The figures of many pairs together, as `--json` gives them.
+
+    {"depth": {"scale_by_median": {"unweighted": {"abs_rel": ..., ...}, "weighted": {...},
+                                   "seam": ..., "seam_error": ..., "poles": ...,
+                                   "pixels": ..., "invalid": ...,
+                                   "seam_defect_density": ..., "seam_severity": ..., "seam_prevalence": ...,
+                                   "nothing_predicted": ..., "nothing_true": ...}, ...},
+     "normal": {"unweighted": {"mean": ..., ...}, "weighted": {...}, "seam": ..., ...}, ...}
+
+A figure is the mean of the pictures' own figures, each picture counting alike; mIoU is that of all pixels together.
+What no alignment changes is the same in each: PaGeR's seams (see `cubes`), and how many pixels of either side have a
+depth that means nothing is there (see `nothing`).
+`seam` is the mean difference at the seam over that of other neighbours, both over all pictures. A picture without a
+valid pixel has no figures. None stands for what is not defined (no pixels, a prediction that is the same everywhere,
+LPIPS by latitude) and for an infinite PSNR (equal maps), since JSON has no word for either.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import cubes
-from .alignment import ALIGNMENTS
+import numpy as np
+
+from .compare import Comparison, Scores
+from .depth import ALIGNMENTS, SEAM_FIGURES
 from .metrics import FIGURES, LPIPS
+from .semantic import mean_iou
 from .sphere import POLAR_LATITUDE
-from .summary import WEIGHTS
+
+WEIGHTS = ("unweighted", "weighted")
+
+
+def summary(comparisons: Mapping[str, Sequence[Comparison]]) -> dict[str, Any]:
+    """Return kind -> (depth: alignment ->) figures, as above."""
+    return {kind: _kind(kind, found) for kind, found in comparisons.items()}
+
+
+def _kind(kind: str, found: Sequence[Comparison]) -> dict[str, Any]:
+    parts = {name: _together([one.scores[name] for one in found]) for name in found[0].scores}
+    if kind == "depth":
+        alike = _of_depth(found)
+        return {name: part | alike for name, part in parts.items()}
+    if kind != "semantic":
+        return parts[""]
+    overlaps = mean_iou(one.overlap for one in found)
+    shares = {name: parts[""][name] | {"miou": _number(value)} for name, value in zip(WEIGHTS, overlaps)}
+    return parts[""] | shares
+
+
+def _of_depth(found: Sequence[Comparison]) -> dict[str, Any]:
+    """Return what no alignment changes: the seams of a cube, and the pixels where nothing is there."""
+    predicted, true = (sum(one.nothing[side] for one in found) for side in (0, 1))
+    seams = {name: _mean([one.cube[name] for one in found]) for name in found[0].cube}
+    return {**seams, "nothing_predicted": predicted, "nothing_true": true}
+
+
+def _together(scores: Sequence[Scores]) -> dict[str, Any]:
+    figures = {
+        weight: {name: _mean([score.figures[name][number] for score in scores]) for name in scores[0].figures}
+        for number, weight in enumerate(WEIGHTS)
+    }
+    return {
+        **figures,
+        "seam": _ratio([score.seam for score in scores]),
+        "seam_error": _ratio([score.seam_error for score in scores]),
+        "poles": _mean([score.poles for score in scores]),
+        "pixels": sum(score.pixels for score in scores),
+        "invalid": sum(score.invalid for score in scores),
+    }
+
+
+def _ratio(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Return the mean of the first numbers over the mean of the second."""
+    first, second = (_mean(column) for column in zip(*pairs))
+    return first / second if first is not None and second else None
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    defined = [value for value in values if not math.isnan(value)]
+    return _number(float(np.mean(defined))) if defined else None
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
 
 TITLES = {kind: {name: row.title for name, row in rows.items()} for kind, rows in FIGURES.items()}
 TITLES["semantic"] = TITLES["semantic"] | {"miou": "mIoU"}
@@ -25,6 +100,9 @@ UNITS = {
     "semantic": "shares of 1",
 }
 POLES = {"depth": "AbsRel", "normal": "mean degrees", "semantic": "share of wrong pixels"}
+
+SHARED = {"seam": "seam", "seam_error": "error's seam", "poles": "poles"}
+"""Figures that both weightings share -> their titles in tables."""
 
 Row = list[str]
 
@@ -56,7 +134,7 @@ def _heading(kind: str, found: Mapping[str, Any]) -> list[str]:
     if kind != "depth":
         return [first]
     nothing = f"nothing is there: {part['nothing_predicted']} predicted pixels, {part['nothing_true']} true ones"
-    seams = ", ".join(f"{title} {_written(part[name])}" for name, title in cubes.FIGURES.items())
+    seams = ", ".join(f"{title} {_written(part[name])}" for name, title in SEAM_FIGURES.items())
     return [first, f"{nothing}; seams of a cube (PaGeR): {seams}"]
 
 
@@ -68,12 +146,12 @@ def _rows(kind: str, found: Mapping[str, Any]) -> list[Row]:
     """Return the header and a row for each alignment and weighting; what both weightings share stands in the first."""
     parts = _parts(found)
     titles = {name: title for name, title in TITLES[kind].items() if name in parts[0][1][WEIGHTS[0]]}
-    rows = [[*(["alignment"] if parts[0][0] else []), "weights", *titles.values(), "seam", "poles"]]
+    rows = [[*(["alignment"] if parts[0][0] else []), "weights", *titles.values(), *SHARED.values()]]
     for name, part in parts:
         for weight in WEIGHTS:
             first = weight == WEIGHTS[0]
             title = [ALIGNMENTS[name].title if first else ""] if name else []
-            shared = [_written(part[key]) if first else "" for key in ("seam", "poles")]
+            shared = [_written(part[key]) if first else "" for key in SHARED]
             rows.append([*title, weight, *(_written(part[weight][figure]) for figure in titles), *shared])
     return rows
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from ..mapfiles.pictures import Array
 from . import sphere
-from .pictures import Array
 
 MOST_COLOURS = 256
 NO_CLASS = -1

@@ -8,11 +8,16 @@ does not change n. Axes: front +X, up +Y, left +Z.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from .pictures import Array
+from ..mapfiles.errors import MapError
+from ..mapfiles.nothing import without_far_plane
+from ..mapfiles.pictures import Array
+from ..mapfiles.trees import Side
+from .run import Pair
 
 APART = 2.0
 """Degrees between the nine pixels."""
@@ -27,6 +32,7 @@ NOISE, CONTRADICTION = 5.0, 40.0
 """Degrees. Normals and depth of one room differ by less than the first in the mean, or by some more where both are
 predicted; above the second they are not of one room, or not in one frame."""
 
+ROOMS_CHECKED = 3
 COLOURS, AXES = ("red", "green", "blue"), ("front", "up", "left")
 
 Order = tuple[tuple[int, int], ...]
@@ -123,3 +129,29 @@ def _rays(height: int, width: int, rows: Array, columns: Array) -> Array:
     longitude = (0.5 - (columns + 0.5) / width) * 2 * np.pi
     flat = np.cos(latitude)
     return np.stack([flat * np.cos(longitude), np.sin(latitude), flat * np.sin(longitude)], axis=-1)
+
+
+def wrong_axes(predicted: Side, truth: Side, pairs: Sequence[Pair]) -> list[str]:
+    """Say which side's normals contradict its own depth, of the first rooms that have both.
+
+    A relative depth is bent by an unknown offset, so of predictions this is said only if other axes fit.
+    """
+    stems = [pair.stem for pair in pairs if pair.kind == "normal"]
+    said = []
+    for side, name in ((predicted, "prediction"), (truth, "truth")):
+        both = [stem for stem in stems if stem in side.maps.get("depth", {})][:ROOMS_CHECKED]
+        for stem in both:
+            found = _verdict(side, stem)
+            if found and found.contradicts and (found.has_better or side is truth):
+                said.append(f"normal of {stem}, {name}: {sentence(found)}")
+                break
+    return said
+
+
+def _verdict(side: Side, stem: str) -> Verdict | None:
+    """Compare normals with their depth; None where a map can't be read, which is said elsewhere, or sizes differ."""
+    try:
+        normals, depth = (side.read(side.maps[kind][stem], kind) for kind in ("normal", "depth"))
+    except MapError:
+        return None
+    return verdict(normals, without_far_plane(depth)[0]) if normals.shape[:2] == depth.shape else None

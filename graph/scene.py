@@ -15,7 +15,7 @@ from .layers import COLOURS, BackgroundLayer
 from .lineage import HIDDEN, check_inputs
 
 MogeGeometry = io.Custom("MOGE_GEOMETRY")
-MAPS = {
+TEXTURES = {
     "albedo": "Base colour; without it the panorama itself is shown, unlit.",
     "normal": "World normals, from OmniX Normal (OpenGL). The node turns them to fit the depth, or leaves them out if "
     "they contradict it.",
@@ -23,7 +23,9 @@ MAPS = {
     "metallic": "0 dielectric, 1 metal; 0 without it.",
     "occlusion": "Ambient occlusion; 1 without it.",
 }
-NAMING = "The decoded target of rgb_to_semantic: it tells the room from objects, and names those whose colour is known."
+NAMING = (
+    "The decoded target of rgb_to_semantic: it separates the room from objects, and names those whose colour is known."
+)
 SHARE = {"min": 0.0, "max": 1.0, "step": 0.001, "advanced": True}
 OPTIONS: tuple[tuple[str, Any, dict[str, Any], str], ...] = (
     (
@@ -81,7 +83,7 @@ class OmniXScene(io.ComfyNode):
                 MogeGeometry.Input(
                     "moge_geometry", optional=True, tooltip="A panorama's MoGe geometry, without depth."
                 ),
-                *(io.Image.Input(name, optional=True, tooltip=text) for name, text in MAPS.items()),
+                *(io.Image.Input(name, optional=True, tooltip=text) for name, text in TEXTURES.items()),
                 io.Image.Input("semantic", optional=True, tooltip=NAMING),
                 BackgroundLayer.Input(
                     "background_layer",
@@ -109,8 +111,8 @@ class OmniXScene(io.ComfyNode):
     def execute(
         cls, image: Any, depth: Any = None, moge_geometry: Any = None, background_layer: Any = None, **more: Any
     ) -> io.NodeOutput:
-        check_inputs(cls, "depth", "semantic", *MAPS)
-        maps = {name: more.pop(name, None) for name in (*MAPS, "semantic")}
+        check_inputs(cls, "depth", "semantic", *TEXTURES)
+        maps = {name: more.pop(name, None) for name in (*TEXTURES, "semantic")}
         given = {"image": image, **{name: pixels for name, pixels in maps.items() if pixels is not None}}
         scenes = list(each_scene(given, depth, moge_geometry, Options(**more), background_layer, COLOURS))
         files = [Types.File3D(BytesIO(scene.glb), "glb") for scene in scenes]

@@ -1,6 +1,6 @@
-"""Write textured meshes, a camera and perhaps a light as a glTF 2.0 binary file (Khronos, ISO/IEC 12113:2022).
+"""Write textured meshes, a camera and an optional light as a glTF 2.0 binary file (Khronos, ISO/IEC 12113:2022).
 
-The caller says what is there; nothing is added but what the format asks for.
+Apart from what the format requires, the file contains only what the caller passes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Picture:
 class Material:
     """Base colour (sRGB), tangent-space normals, and occlusion, roughness, metallic in red, green, blue (linear).
 
-    Without `orm` the surface is rough (1) and no metal (0). `occluded` tells whether orm's red says anything.
+    Without `orm` the surface is rough (1) and not metallic (0). `occluded`: whether the red of `orm` is occlusion.
     """
 
     base_colour: Picture
@@ -58,7 +58,7 @@ class Material:
 
 @dataclass(frozen=True)
 class Part:
-    """A mesh with a material of its own; `name` is that of node and mesh, `surface` that of the material."""
+    """A mesh with its own material; `name` names node and mesh, `surface` names the material."""
 
     name: str
     geometry: Geometry
@@ -133,7 +133,7 @@ def _node(file: _File, part: Part) -> dict[str, Any]:
 
 
 def _sampler() -> dict[str, int]:
-    # No u or v leaves [0, 1]. Repeating in one direction alone makes importers build helper nodes.
+    # u and v never leave [0, 1]. Repeating in only one direction would make importers build helper nodes.
     return {
         "magFilter": LINEAR,
         "minFilter": LINEAR_MIPMAP_LINEAR,
@@ -194,7 +194,7 @@ def _packed(file: _File) -> bytes:
     text += b" " * (-len(text) % 4)
     length = 12 + 8 + len(text) + 8 + len(file.binary)
     if length > LARGEST:
-        raise ValueError(f"The file would be {length:,} bytes, more than a GLB can be; set a smaller texture_size.")
+        raise ValueError(f"The file would have {length:,} bytes, too many for a GLB; set a smaller texture_size.")
     return b"".join(
         (
             struct.pack("<4sII", MAGIC, VERSION, length),

@@ -7,6 +7,7 @@ that it may: `cached_patcher_init` says how a model is made anew, and the table 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -19,10 +20,15 @@ import torch
 from comfy.model_patcher import ModelPatcher as Patcher
 from torch import Tensor, nn
 
-from .adapter import TaskAdapters, streams_of
+from .adapter import TaskAdapters, load_task, streams_of
+from .checks import Conds, each_cond, references
 from .compiled import Graphs
 from .schedule import sigmas
 from .streams import Stream
+from .tasks import Task
+
+KEY = "omnix"
+"""Under which the host keeps what OmniX puts on a model."""
 
 
 class LoadedAdapters(NamedTuple):
@@ -30,6 +36,12 @@ class LoadedAdapters(NamedTuple):
 
     adapters: TaskAdapters
     patcher: Patcher
+
+
+def load_adapters(files: Sequence[Path], task: Task) -> LoadedAdapters:
+    """Read a task's adapters and hand them to the host's memory management."""
+    adapters = load_task(files, task)
+    return LoadedAdapters(adapters, managed(adapters, comfy.model_management.get_torch_device()))
 
 
 def managed(adapters: TaskAdapters, device: torch.device, disable_dynamic: bool = False) -> Patcher:
@@ -97,3 +109,29 @@ class PanoramaSampling(comfy.model_sampling.ModelSamplingFlux, comfy.model_sampl
         """Leave the names of the model's state as they are."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[f"{prefix}sigmas"] = self._table
+
+
+def prepare_widened(adapters: TaskAdapters, seam: int) -> Callable[..., Any]:
+    """Return the PREPARE_SAMPLING wrapper: let the memory estimate see the seam and every stream of every sequence.
+
+    The adapters follow FLUX to the device that a node has chosen for it, before the host moves both there.
+    The host counts one sequence of each reference latent; each runs beside every sequence, batch or not.
+    """
+
+    def prepare(
+        executor: Any, model: Patcher, noise_shape: Sequence[int], conds: Conds, *args: Any, **kwargs: Any
+    ) -> Any:
+        if any(ours.load_device != model.load_device for ours in model.get_additional_models_with_key(KEY)):
+            model.set_additional_models(KEY, [copied(adapters, model.load_device)])
+        batch = noise_shape[0]
+        repeated = [(batch - 1) * len(references(cond)) for cond in each_cond(conds)]
+        shape = [batch + max(0, *repeated), *noise_shape[1:-1], noise_shape[-1] + seam]
+        return executor(model, shape, conds, *args, **kwargs)
+
+    return prepare
+
+
+def as_result(latent: Tensor) -> Tensor:
+    """Return a latent where the host moves results to, and in its dtype: the host then hands on that very tensor."""
+    dtype = getattr(comfy.model_management, "intermediate_dtype", lambda: latent.dtype)()
+    return latent.to(device=comfy.model_management.intermediate_device(), dtype=dtype)

@@ -6,15 +6,15 @@ These wrap the host's sampling but know no more of it than the arguments that th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
-from .checks import PIXELS_PER_LATENT, Conds, check_conds, check_noise, check_sampled
+from .checks import Conds, check_sampled
 from .noise import PeriodicNoise
 from .panorama import blend_seam, blend_seam_, crop, widen
 
@@ -100,8 +100,25 @@ Around = Callable[[Any, Run], AbstractContextManager[None]]
 """What lasts as long as one run, given the host's guider."""
 
 
-def sample_widened(seam: int, around: Around = lambda _guider, _run: nullcontext()) -> Callable[..., Tensor]:
-    """Return the SAMPLER_SAMPLE wrapper: sample with the seam columns, then blend them into the first and crop."""
+def alone(_guider: Any, _run: Run) -> AbstractContextManager[None]:
+    """Let nothing last as long as a run."""
+    return nullcontext()
+
+
+Check = Callable[[Any, Tensor], None]
+"""What raises ValueError before a run, given the host's guider and the noise."""
+
+
+def sample_widened(
+    seam: int,
+    check: Check,
+    around: Around = alone,
+    by_the_model: Collection[str] = (),
+) -> Callable[..., Tensor]:
+    """Return the SAMPLER_SAMPLE wrapper: sample with the seam columns, then blend them into the first and crop.
+
+    `by_the_model` names conditions that the model's own wrapper widens.
+    """
 
     def sample(
         executor: Any,
@@ -114,10 +131,9 @@ def sample_widened(seam: int, around: Around = lambda _guider, _run: nullcontext
         denoise_mask: Tensor | None = None,
         disable_pbar: bool = False,
     ) -> Tensor:
-        check_noise(noise, seam)
-        check_conds(guider.conds, noise.shape[0])
-        guider.conds = with_wide_masks(guider.conds, seam)  # a copy of this run alone
+        check(guider, noise)
         height, width = noise.shape[-2:]
+        guider.conds = with_wide_conds(guider.conds, (height, width), seam, by_the_model)  # a copy of this run alone
         names = {cond.get("uuid"): name for name, each in guider.conds.items() for cond in each}
         run = Run(height, width, PeriodicNoise(height, width, seam), names=names)
         stage = options_of(extra_args).get(STAGE) or Stage()
@@ -156,7 +172,7 @@ def of_one_width(run: Run, seam: int) -> Iterator[None]:
             raise ValueError(
                 f"Another node or the sampler holds a picture of the panorama's own width ({run.width} latent columns) "
                 f"and meets the one that OmniX has widened by {seam}: set seam_columns to 0, on Apply OmniX Adapters "
-                "and on OmniX Flow Shift."
+                "and on OmniX Flow Shift, or on Seamless Panorama."
             ) from error
         raise
 
@@ -165,21 +181,41 @@ def _two_widths(message: str, run: Run, seam: int) -> bool:
     """Tell whether a message names both widths, in latent columns, pixels, tokens or tokens of the whole picture."""
     numbers = {int(number) for number in re.findall(r"\d+", message)}
     own, wide = run.width, run.width + seam
-    units = (
-        lambda w: w,
-        lambda w: w * PIXELS_PER_LATENT,
-        lambda w: -(-w // 2),
-        lambda w: -(-w // 2) * -(-run.height // 2),
-    )
-    return any({unit(own), unit(wide)} <= numbers for unit in units)
+    pixels = ((own * each, wide * each) for each in (1, 8, 16, 32))
+    across = [(-(-own // patch), -(-wide // patch), -(-run.height // patch)) for patch in (1, 2)]
+    tokens = ((a * rows, b * rows) for a, b, height in across for rows in (1, height))
+    return any({*pair} <= numbers for pair in (*pixels, *tokens))
 
 
-def with_wide_masks(conds: Conds, seam: int) -> Conds:
-    """Return conditionings whose masks [b, h, W], which say where each one acts, go on past the seam."""
-    return {
-        name: [{**cond, "mask": widen(cond["mask"], seam)} if "mask" in cond else cond for cond in each]
-        for name, each in conds.items()
-    }
+def with_wide_conds(conds: Conds, size: tuple[int, int], seam: int, by_the_model: Collection[str] = ()) -> Conds:
+    """Return conditionings that continue past the seam: their masks [b, h, W], which say where each one acts, and the
+    pictures of the panorama's size that the model is given (reference latents, an inpainting model's own channels).
+    """
+
+    def wide(cond: Mapping[str, Any]) -> Mapping[str, Any]:
+        given = {
+            name: each if name in by_the_model else wide_given(each, size, seam)
+            for name, each in cond.get("model_conds", {}).items()
+        }
+        mask = {"mask": widen(cond["mask"], seam)} if "mask" in cond else {}
+        return {**cond, **({"model_conds": given} if given else {}), **mask}
+
+    return {name: [wide(cond) for cond in each] for name, each in conds.items()}
+
+
+def wide_given(given: Any, size: tuple[int, int], seam: int) -> Any:
+    """Return what the host gives to the model (one of its CONDs) with pictures of a size [h, W] widened."""
+    value = getattr(given, "cond", None)
+    before = value if isinstance(value, list) else [value]
+    after = [widen(each, seam) if is_picture(each) and each.shape[-2:] == size else each for each in before]
+    if all(old is new for old, new in zip(before, after)):
+        return given
+    return given._copy_with(after if isinstance(value, list) else after[0])
+
+
+def is_picture(value: object) -> TypeGuard[Tensor]:
+    """Tell whether a model's condition can be a picture [b, c, h, w], or a video; texts have fewer axes."""
+    return isinstance(value, Tensor) and value.ndim >= 4
 
 
 def closed(x: Tensor, seam: int) -> Tensor:

@@ -11,12 +11,12 @@ from typing import Any
 
 _HOMES = {
     "AdapterError": "..converters",
-    "Base": ".base",
+    "Base": ".samples",
     "Batch": ".samples",
     "Config": ".config",
     "HostBase": ".host",
     "Latents": ".samples",
-    "TrainingError": ".errors",
+    "TrainingError": ".config",
     "run": ".run",
     "train": ".engine",
 }

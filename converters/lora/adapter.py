@@ -150,7 +150,9 @@ def alpha(path: Path, key: str, entry: Entry, data: bytes) -> Alpha:
             f"{path}: {key}: expected one number as {what}, got {entry.dtype} {list(entry.shape)}; {advice}."
         )
     if len(data) != DTYPE_BYTES[entry.dtype]:
-        raise AdapterError(f"{path}: {key}: expected the alpha's bytes, got the end of the file; get the file again.")
+        raise AdapterError(
+            f"{path}: {key}: expected the alpha's bytes, got the end of the file; download the file again."
+        )
     value = _number(data, entry.dtype)
     if not math.isfinite(value):
         raise AdapterError(f"{path}: {key}: expected a finite number as alpha, got {value}; repair the alpha.")

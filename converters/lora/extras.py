@@ -1,4 +1,4 @@
-"""What a file has besides the factors of FLUX.1's layers, and the names under which ComfyUI's loaders take it.
+"""The tensors of a file other than the factors of FLUX.1's layers, under the names that ComfyUI's loaders read.
 
 Text encoders' pairs keep their factors and alphas. A bias of an up factor acts as scale * bias, so it becomes `diff_b`
 of the fused layer, a part's rows beside zeros; `set_weight` sets a norm; `reshape_weight` widens a layer.
@@ -64,7 +64,7 @@ def text_layers(
             got = " and ".join(f"{entry.dtype} {list(entry.shape)}" for entry in factors)
             raise AdapterError(
                 f"{path}: {down}: expected floating point down [r, columns] and up [rows, r], got {got}; "
-                "get the file again."
+                "download the file again."
             )
         kept |= {f"{module}.lora_A.weight": whole(down, entries[down])}
         kept |= {f"{module}.lora_B.weight": whole(up, entries[up])}
@@ -76,7 +76,7 @@ def text_layers(
 def _text_alpha(
     module: str, entries: Mapping[str, Entry], key: str | None, scaling: Scaling, rank: int
 ) -> dict[str, Kept]:
-    """Keep a layer's alpha, or write the one that only a configuration tells."""
+    """Keep a layer's alpha, or write one if only a configuration gives it."""
     scale = scaling.scale(module.partition(".transformer.")[2], rank)
     if key is not None:
         return {f"{module}.alpha": whole(key, entries[key])}
@@ -91,7 +91,7 @@ class Found(NamedTuple):
 
 
 def find_extras(keys: tuple[str, ...]) -> Found:
-    """Tell which tensors that are no factors belong to layers of FLUX.1 in a way that ComfyUI's loaders know."""
+    """Find the tensors, other than factors, that ComfyUI's loaders can apply to layers of FLUX.1."""
     named = {key: name for key in keys if (name := parse_extra(key)) and _is_known(name)}
     return Found(named, tuple(key for key in keys if key not in named))
 
@@ -155,11 +155,13 @@ def _bias(
     rows = where.part.rows.of(geometry) if where.part.rows is not None else math.prod(entry.shape)
     if entry.shape != (rows,) or entry.dtype not in FLOATS:
         got = f"{entry.dtype} {list(entry.shape)}"
-        raise AdapterError(f"{path}: {key}: expected {rows} floating point numbers, got {got}; get the file again.")
+        raise AdapterError(
+            f"{path}: {key}: expected {rows} floating point numbers, got {got}; download the file again."
+        )
     slab = slab_of(key, entry)
     slabs = slab.halves_swapped() if where.part.swapped else (slab,)
     if name.role == BIAS and where.module not in ranks:
-        raise AdapterError(f"{path}: {key}: expected the factors that it belongs to, got none; get the file again.")
+        raise AdapterError(f"{path}: {key}: expected the factors of this layer too, got none; download the file again.")
     scale = scaling.scale(where.module, ranks[where.module]) if name.role == BIAS else 1.0
     return KeptPiece(key, entry.shape, where.row.of(geometry), slabs, scale)
 

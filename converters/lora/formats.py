@@ -21,7 +21,7 @@ class Format(NamedTuple):
 _OTHER = "this converter is for FLUX.1; load it with the model it was trained for"
 _NO_PAIRS = "it has no LoRA pairs that could be fused; extract a LoRA from it, or merge it into the model"
 _SOME_PAIRS = "some of its layers have LoRA pairs, these have none that could be fused; merge it into the model"
-_NODES = "it is no LoRA of the whole model; load it with the nodes that were made for it"
+_NODES = "it does not adapt the whole model; load it with the nodes that were made for it"
 _WEIGHTS = "give the LoRA, not the model"
 
 
@@ -29,7 +29,7 @@ def _other(pattern: str, name: str) -> Format:
     return Format(re.compile(pattern), name, _OTHER)
 
 
-# What acts on a part of the tokens alone, or beside the model's own layers.
+# Adapters that act only on some of the tokens, or outside the model's own layers.
 _ADAPTERS = tuple(
     Format(re.compile(pattern), name, _NODES)
     for pattern, name in (
@@ -42,7 +42,7 @@ _ADAPTERS = tuple(
 )
 # Files that are not LoRAs, whatever the layers are called (the names of LyCORIS and PEFT).
 _NO_LORA = tuple(
-    Format(re.compile(rf".*[._](?:{marks})"), f"{name}, which is no LoRA", _NO_PAIRS)
+    Format(re.compile(rf".*[._](?:{marks})"), f"{name}, which is not a LoRA", _NO_PAIRS)
     for marks, name in (
         (r"lokr_(?:w[12]|t2)", "a LyCORIS LoKr adapter"),
         (r"hada_(?:w[12]|t[12])", "a LyCORIS LoHa adapter"),
@@ -105,7 +105,7 @@ _OTHERS = (
 )
 _MODEL = Format(
     re.compile(r"(.*\.)?((single_)?transformer|double|single)_blocks\.\d+\.[^.].*\.(weight|bias|scale)$"),
-    "the weights of a model, no LoRA",
+    "the weights of a model, not a LoRA",
     _WEIGHTS,
 )
 
@@ -126,7 +126,7 @@ def foreign_format(keys: Iterable[str], has_flux_layers: bool) -> Format | None:
         return found
     if not any(map(_PAIR.match, keys)):
         return found
-    return found._replace(name=found.name.replace(", which is no LoRA", " beside LoRA pairs"), advice=_SOME_PAIRS)
+    return found._replace(name=found.name.replace(", which is not a LoRA", " beside LoRA pairs"), advice=_SOME_PAIRS)
 
 
 _PAIR = re.compile(r".*[._](?:lora_(?:A|B)\b|lora[._](?:down|up)\.)")
@@ -138,7 +138,7 @@ def model_weights(keys: Iterable[str]) -> Format | None:
 
 
 def architecture(geometry: Geometry, blocks: architectures.Blocks) -> tuple[Format | None, str | None]:
-    """Name the model of layers that are called like FLUX.1's, if it is another one; or return what to tell of it."""
+    """Name the model if layers named like FLUX.1's belong to another one; otherwise return a note for the user."""
     verdict = architectures.judged(geometry, blocks)
     if verdict.foreign is None:
         return None, verdict.note
@@ -169,10 +169,10 @@ _NAMED = tuple(
 
 def named_by(metadata: Mapping[str, str]) -> str | None:
     """Return the name of a model other than FLUX.1 that a header gives as the one it was trained for."""
-    told = [value[:200] for key, value in metadata.items() if len(key) < 100 and _BASE.fullmatch(key)]
-    told += [name for value in metadata.values() for name in _BASE_IN_JSON.findall(value[:100_000])]
-    other = [value for value in told if not _FLUX_1.search(value)]
-    if len(other) < len(told):
+    named = [value[:200] for key, value in metadata.items() if len(key) < 100 and _BASE.fullmatch(key)]
+    named += [name for value in metadata.values() for name in _BASE_IN_JSON.findall(value[:100_000])]
+    other = [value for value in named if not _FLUX_1.search(value)]
+    if len(other) < len(named):
         return None
     return next((name for value in other for pattern, name in _NAMED if pattern.search(value)), None)
 

@@ -2,7 +2,7 @@
 
 Sizes are in units of the hidden size H and the MLP's width M (3072 and 12288 in FLUX.1-dev), so that models of any size
 share the table. A fused layer is a list of parts in row order. A part that covers its layer alone may have a size that
-neither tells (None): it is then read from the file.
+neither gives (None): it is then read from the file.
 """
 
 from __future__ import annotations
@@ -25,22 +25,18 @@ class Geometry(NamedTuple):
     single: int = 0
 
 
-class Size(int):
-    """A number of rows or columns in units of H, of an MLP 4 H wide as in FLUX.1; `mlp` such widths are in it."""
+class Size(NamedTuple):
+    """A number of rows or columns: so many hidden sizes H and so many widths M of the MLP."""
 
-    mlp: int
-
-    def __new__(cls, hidden: int = 0, mlp: int = 0) -> Size:
-        size = super().__new__(cls, hidden + MLP * mlp)
-        size.mlp = mlp
-        return size
+    hidden: int
+    mlp: int = 0
 
     def of(self, geometry: Geometry) -> int:
         """Return the number in a model of the given geometry."""
-        return (self - MLP * self.mlp) * geometry.hidden + self.mlp * geometry.mlp
+        return self.hidden * geometry.hidden + self.mlp * geometry.mlp
 
 
-H, M = Size(1), Size(0, mlp=1)
+H, M, NOTHING = Size(1), Size(0, 1), Size(0)
 
 
 class Part(NamedTuple):
@@ -128,7 +124,7 @@ class Place(NamedTuple):
     part: Part
     module: str
     """The layer as the table names it: of Diffusers, such as "transformer_blocks.0.attn.to_q", or of ComfyUI."""
-    row: Size = Size()
+    row: Size = NOTHING
     """Where its rows start in the fused layer."""
 
     @property
@@ -255,13 +251,13 @@ def first_row(fused: Fused, part: Part) -> Size:
 
 
 def height(fused: Fused) -> Size | None:
-    """Return the height of a fused layer; None if only the file can tell."""
+    """Return the height of a fused layer; None if only the file knows it."""
     return None if any(part.rows is None for part in fused.parts) else _sum(fused.parts)
 
 
 def _sum(parts: tuple[Part, ...]) -> Size:
-    sizes = [part.rows or Size() for part in parts]
-    return Size(sum(size - MLP * size.mlp for size in sizes), sum(size.mlp for size in sizes))
+    sizes = [part.rows or NOTHING for part in parts]
+    return Size(sum(size.hidden for size in sizes), sum(size.mlp for size in sizes))
 
 
 FLUX_1 = Geometry(3072, 12288, 19, 38)

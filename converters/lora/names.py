@@ -1,6 +1,6 @@
 """How LoRA files spell their tensors: wrappers and prefixes before a layer's name, suffixes behind it.
 
-Which layer a name stands for is the matter of `dialects`, the one place that decides what a key is.
+`dialects` decides which layer a name means.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _SUFFIXES = (
     (re.compile(r"\.alpha"), ALPHA),
     (re.compile(r"\.(?:lora_magnitude_vector(?:\.[^.]+)*|dora_scale|dora_magnitude|lora_magnitude)"), DORA),
 )
-# What a control LoRA or an extracted one has besides factors: a bias of the up factor, which scales with it, and
-# differences, values and a shape that ComfyUI's loader takes as they are.
+# Other tensors of a control LoRA or an extracted LoRA: a bias of the up factor, which scales with it, and differences,
+# values and a shape that ComfyUI's loader uses unchanged.
 _EXTRAS = (
     (re.compile(r"\.lora_B(?:\.(?!weight|bias)[^.]+)?\.bias"), BIAS),
     (re.compile(r"\.lora[._]up\.bias"), BIAS),
@@ -69,17 +69,17 @@ class Name(NamedTuple):
 
 
 def suffixed(key: str) -> Name | None:
-    """Split a tensor's name into what stands before its role, and the role; None if it is no factor of a LoRA."""
+    """Split a tensor's name into the part before its role, and the role; None for tensors other than LoRA factors."""
     return _split(key, _SUFFIXES)
 
 
 def extra(key: str) -> Name | None:
-    """Split the name of a tensor that a LoRA has besides its factors; None if it is none of those."""
+    """Split the name of another tensor of a LoRA, such as a bias; None for other names."""
     return _split(key, _EXTRAS)
 
 
 def _split(key: str, suffixes: tuple[tuple[re.Pattern[str], str], ...]) -> Name | None:
-    # Where a mark stands last, so that the work does not grow with how often one is repeated.
+    # Matches only the last mark, so that the work does not grow with repetitions.
     start = max(key.rfind(mark) for mark in _MARKS)
     if key.endswith(".scale.set_weight"):
         start = len(key) - len(".scale.set_weight")
@@ -182,7 +182,7 @@ def _factors(path: object, module: str, roles: Mapping[str, str]) -> tuple[str, 
     if DOWN in roles and UP in roles:
         return roles[DOWN], roles[UP]
     have, want = (roles[DOWN], "lora_B (up)") if DOWN in roles else (roles[UP], "lora_A (down)")
-    raise AdapterError(f"{path}: {have}: expected {want} beside it for {module}, got none; get the file again.")
+    raise AdapterError(f"{path}: {have}: expected {want} for {module}, got none; download the file again.")
 
 
 def dora(path: object, key: str) -> AdapterError:

@@ -1,4 +1,4 @@
-"""What an adapter is made of, once its header is understood: layers, blocks, and where their bytes lie."""
+"""The parts of an adapter, read from its header: layers, blocks, and the places of their bytes."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class AdapterFile(NamedTuple):
     path: Path
     fused: bool
     """All its layers have ComfyUI's names, whoever made it: by this converter, in BFL layout, by kohya. Their blocks
-    are then whole layers, unless the file tells them."""
+    are then whole layers, unless the file records them."""
     metadata: Mapping[str, str]
     geometry: Geometry
     layers: Mapping[str, FusedLayer]
@@ -92,19 +92,19 @@ class AdapterFile(NamedTuple):
     scaling: str = ""
     """Where the scales come from, if not from alpha tensors alone."""
     kept: Mapping[str, Kept] = MappingProxyType({})
-    """What else becomes of it, by the names that ComfyUI's loaders take: text encoders, biases, norms, wider shapes."""
+    """Other tensors of the result, by the names that ComfyUI's loaders read: text encoders, biases, norms, shapes."""
     notes: tuple[str, ...] = ()
-    """What whoever uses it should know, a sentence each."""
+    """Notes for the user, one sentence each."""
     factor_scales: Mapping[str, tuple[Alpha, ...]] = MappingProxyType({})
-    """What a layer's scaled factors are multiplied by, where they are: it is in its block's scale."""
+    """The multipliers of scaled factors by layer; they are already part of the block's scale."""
     ones: Mapping[str, tuple[int, ...]] = MappingProxyType({})
     """How many axes of length 1 a layer's down and up factor have behind their two, as of a convolution."""
     question: str = ""
-    """What only the user can decide before it is converted: whether an alpha counts that loaders read differently."""
+    """A question for the user before conversion: whether to use an alpha that loaders treat differently."""
 
     @property
     def converted(self) -> bool:
-        """It was made by this converter: it is fused, and its metadata tell the blocks in its layers."""
+        """It was made by this converter: it is fused, and its metadata record the blocks in its layers."""
         return self.fused and BLOCKS_KEY in self.metadata
 
     @property

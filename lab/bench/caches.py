@@ -74,8 +74,8 @@ def settings(threshold: float) -> dict[str, Any]:
 
 def measured(server: Server, rooms: Path, stems: list[str], steps: int, cache: dict[str, Any]) -> Outcome:
     """Perceive every room, the model through a cache if there is one."""
-    from comfyui_omnix.evaluation import layout
     from comfyui_omnix.lab.micro import evaluating, graphs
+    from comfyui_omnix.mapfiles import layout
 
     errors, before = [], len(list(skipped(server)))
     for stem in stems:

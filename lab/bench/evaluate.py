@@ -24,7 +24,7 @@ MAKE = """
 import sys
 from pathlib import Path
 import numpy as np
-from evaluation import layout
+from mapfiles import layout
 root, count, height = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 rng = np.random.default_rng(0)
 smooth = np.sin(np.linspace(0, 9, 2 * height))[None, :] + np.cos(np.linspace(0, 7, height))[:, None]

@@ -86,7 +86,7 @@ def measured(layer: Layer, streams: int, rounds: int) -> tuple[float, float]:
 
 def by_themselves(prepared: Layer, streams: int) -> Callable[[Layer], None]:
     """Return the pack's way: rows of one stream after those of another."""
-    from comfyui_omnix.omnix.streams import LowRank, Rows
+    from comfyui_omnix.omnix.low_rank import LowRank, Rows
 
     hidden = prepared.x.shape[-1]
     rows = [Rows(number * hidden, hidden, 1.0) for number in range(BLOCKS)]

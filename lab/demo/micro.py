@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 
 from ...converters import convert, jobs
-from ...evaluation import layout, views
+from ...evaluation import views
 from ...evaluation.metrics import FIGURES
-from ...evaluation.pictures import Array
+from ...mapfiles import layout
+from ...mapfiles.pictures import Array
 from ...omnix.sheet import contact_sheet
 from ..host.server import PACK, ROOT, Server
 from ..micro import graphs
@@ -91,21 +92,21 @@ def panorama(truth: Path) -> Array:
 def tiles(truth: Path, ours: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the sheet's rows of three: what is perceived, what is true, and the error; what is made of a picture."""
     for kind in maps_in(ours):
-        yield from compared(kind, truth, ours)
+        yield from perceived_beside_true(kind, truth, ours)
     if (ours / "rgb").is_dir():
         yield "a picture of the room", batch(layout.read(given(GENERATED, truth, STEM), "rgb"))
         yield "the panorama that is generated around it", batch(layout.read(layout.find(ours, "rgb", STEM), "rgb"))
         yield "the room", batch(panorama(truth))
 
 
-def compared(kind: str, truth: Path, ours: Path) -> Iterator[tuple[str, torch.Tensor]]:
+def perceived_beside_true(kind: str, truth: Path, ours: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield a map as it is perceived, as it is true, and its error, [1, H, W, 3] each with what it is."""
     mine, true = (layout.read(layout.find(folder, kind, STEM), kind) for folder in (ours, truth))
     name = FIGURE.get(kind, "psnr")
     figure = scores(kind, mine, true).figures[name][0]
-    told = f"error of {kind}: {FIGURES[kind][name].title} {figure:.3g}"
+    caption = f"error of {kind}: {FIGURES[kind][name].title} {figure:.3g}"
     drawn = (*views.views(kind, mine, true), views.error(kind, mine, true))
-    yield from zip((f"{kind}, perceived (micro model)", f"{kind}, true (renderer)", told), map(batch, drawn))
+    yield from zip((f"{kind}, perceived (micro model)", f"{kind}, true (renderer)", caption), map(batch, drawn))
 
 
 def batch(picture: Array) -> torch.Tensor:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...evaluation import layout
-from ...evaluation.pictures import Array
+from ...mapfiles import layout
+from ...mapfiles.pictures import Array
 from ...omnix.scene import Options, Scene, build_scene
 from ..rooms.meshes import Camera, draw
 from .files import save_picture, short

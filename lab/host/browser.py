@@ -169,8 +169,8 @@ class Workbench:
     def troubles(self) -> list[str]:
         """Tell what the frontend marks: missing nodes, models or pictures, nodes and inputs in red, errors of ours."""
         overlay = self.page.get_by_test_id("error-overlay")
-        told = overlay.all_inner_texts()
-        return [*told, *self.page.evaluate(MARKED), *self.complaints]
+        messages = overlay.all_inner_texts()
+        return [*messages, *self.page.evaluate(MARKED), *self.complaints]
 
     def help_page(self, node_type: str) -> str:
         """Put a node into an empty graph, open its help as a person would and return the text of the page."""

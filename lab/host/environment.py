@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from .pins import CHROMIUM_NAMES, HOSTS, NEWEST_FRONTEND, NODE_PACKAGES, TOOLS, TORCH
+from .pins import BLENDER, BLENDER_PYTHON, CHROMIUM_NAMES, HOSTS, NEWEST_FRONTEND, NODE_PACKAGES, TOOLS, TORCH
 
 STAMP = ".complete"
 
@@ -164,10 +164,26 @@ def unpack(archive: Path, inner: str, target: Path) -> None:
         shutil.copytree(top / inner, target, dirs_exist_ok=True)
 
 
-def made_venv(cache: Path, name: str, packages: tuple[str, ...], extra_key: str = "", base: Path | None = None) -> Path:
+def blender(cache: Path) -> Path:
+    """Return the interpreter of an environment that has Blender as a module, made on first use."""
+    if sys.version_info[:2] != BLENDER_PYTHON:
+        wanted = ".".join(map(str, BLENDER_PYTHON))
+        raise SetupError(f"{BLENDER} needs Python {wanted}, this is {platform.python_version()}; run Python {wanted}.")
+    return made_venv(cache, "blender", (BLENDER,), module="bpy")
+
+
+def made_venv(
+    cache: Path,
+    name: str,
+    packages: tuple[str, ...],
+    extra_key: str = "",
+    base: Path | None = None,
+    module: str = "torch",
+) -> Path:
     """Return the interpreter of a virtual environment keyed by what is installed in it; repair a half-made one.
 
-    `extra_key` stands for the contents of requirement files, `base` for an environment whose packages it sees too.
+    `extra_key` is the contents of requirement files, `base` an environment whose packages it sees too, `module` what it
+    must be able to import.
     """
     pins = [item for item in packages if not item.endswith("requirements.txt")]
     key = hashlib.sha256(json.dumps([sys.version, platform.platform(), str(base), pins, extra_key]).encode())
@@ -181,7 +197,7 @@ def made_venv(cache: Path, name: str, packages: tuple[str, ...], extra_key: str 
             (site_packages(target) / "omnix-base.pth").write_text(f"{site_packages(base.parent.parent)}\n")
         run([str(python), "-m", "pip", "install", "-qq", *packages])
 
-    ensure(target, lambda: (target / STAMP).is_file() and works(python, "torch"), build)
+    ensure(target, lambda: (target / STAMP).is_file() and works(python, module), build)
     return python
 
 

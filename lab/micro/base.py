@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ...evaluation.pictures import replacing
+from ...mapfiles.pictures import replacing
 from ...omnix.panorama import widen
 from ...omnix.schedule import flow_shift
 from ...omnix.streams import Stream
 from ...training import record
 from ...training.flow import Prompt, loss_of, noisy, predict, recording
 from ...training.host import LoadedBase, differentiable
-from ...training.muon import Muon
+from ...training.optimizers import Muon
 from ..host import tiny
 from .recipe import GEOMETRY, PROMPT_TOKENS, SEAM_COLUMNS, TURNED, Stage
 

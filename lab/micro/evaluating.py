@@ -12,12 +12,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ...evaluation import layout
 from ...evaluation.__main__ import main as evaluate_maps
-from ...evaluation.compare import compare
-from ...evaluation.pictures import Array
-from ...evaluation.scoring import Scores
+from ...evaluation.compare import Scores, compare
 from ...evaluation.views import SHOWN_ALIGNMENT
+from ...mapfiles import layout
+from ...mapfiles.pictures import Array
 from ...omnix.panorama import place_on_panorama
 from ..host.graphs import of_type
 from ..host.server import Server
@@ -28,7 +27,7 @@ from ..rooms.room import render
 from . import graphs, guesses, pictures
 from .recipe import HEIGHT, JUDGED, JUDGED_SEED, ROOMS_HEIGHT, VIEW
 
-MAPS = ("depth", "normal", "albedo", "roughness", "metallic")
+MADE = ("depth", "normal", "albedo", "roughness", "metallic")
 ENDINGS = {"rgb": "panorama.png", "depth": "depth_float.exr"}
 UNLEARNED, BY_CLASS, VIEWS = "unlearned", "by_class", "views"
 GENERATED = "image_to_pano"
@@ -69,9 +68,9 @@ def completed(ours: Path, truth: Path, stems: Sequence[str]) -> tuple[float, flo
 def prepare(rendered: Path, target: Path, count: int) -> list[str]:
     """Render the judged rooms that are missing and write them at the model's size; return their stems."""
     pictures.render(rendered, JUDGED_SEED, count)
-    stems = layout.stems(rendered, "rgb", *MAPS)[:count]
+    stems = layout.stems(rendered, "rgb", *MADE)[:count]
     for stem in stems:
-        for kind in ("rgb", *MAPS):
+        for kind in ("rgb", *MADE):
             values = layout.read(layout.find(rendered, kind, stem), kind)
             layout.write(layout.place(target, kind, stem), kind, pictures.halved(values))
     return stems
@@ -80,7 +79,7 @@ def prepare(rendered: Path, target: Path, count: int) -> list[str]:
 def judged_room(seed: int, quality: Quality) -> dict[str, Array]:
     """Return a room and its true maps at the model's size, in memory."""
     made = room_maps(render(2 * ROOMS_HEIGHT, ROOMS_HEIGHT, stage=random_room(seed), quality=quality))
-    return {kind: layout.marked(pictures.halved(made[kind]), kind) for kind in ("rgb", *MAPS)}
+    return {kind: layout.marked(pictures.halved(made[kind]), kind) for kind in ("rgb", *MADE)}
 
 
 def perceive(truth: Path, target: Path, stems: Sequence[str], weights: Path, steps: int) -> None:
@@ -113,7 +112,7 @@ def perceived(server: Server, graph: graphs.Graph, target: Path, stem: str) -> d
     result = server.run(graph)
     found = {}
     for file in (*result.files(saver), *result.files(saver, "omnix_values")):
-        for kind in ("rgb", *MAPS):
+        for kind in ("rgb", *MADE):
             ending = ENDINGS.get(kind, f"{kind}.png")
             if file["filename"].endswith(f"_{ending}"):
                 found[kind] = layout.place(target, kind, stem, Path(ending).suffix)
@@ -124,7 +123,7 @@ def perceived(server: Server, graph: graphs.Graph, target: Path, stem: str) -> d
 
 def maps_in(folder: Path) -> list[str]:
     """Return the kinds of map in a folder that have figures: a generated panorama has no one truth."""
-    return [kind for kind in layout.kinds(folder) if kind in MAPS]
+    return [kind for kind in layout.kinds(folder) if kind in MADE]
 
 
 def scores(kind: str, ours: Array, true: Array) -> Scores:

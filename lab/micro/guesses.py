@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ...evaluation import layout, semantic
-from ...evaluation.pictures import Array
+from ...evaluation import semantic
+from ...mapfiles import layout
+from ...mapfiles.pictures import Array
 from .pictures import halved
 
 MATERIAL = ("roughness", "metallic")

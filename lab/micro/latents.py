@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ...evaluation.pictures import replacing
+from ...mapfiles.pictures import replacing
 from .blocks import Blocks, fitted
 from .pictures import Images, as_images, otherwise, views_on_grey
 

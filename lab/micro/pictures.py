@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from ...evaluation import layout
-from ...evaluation.pictures import Array, replacing
+from ...mapfiles import layout
+from ...mapfiles.pictures import Array, replacing
 from ...omnix.panorama import perspective_view, place_on_panorama
 from ...training.config import Config, Stream
-from ...training.data import picture
+from ...training.pictures import picture
 from ..host.pack import ROOT
 from ..rooms.dataset import split_of
 from .recipe import HEIGHT, PICTURES, ROOMS_HEIGHT, ROOMS_SEED, VIEW

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ...training.samples import turns
+from ...training.samples import may_roll
 from ..host.tiny import Geometry
 
 GEOMETRY = Geometry(hidden=128, double=5, single=1)
@@ -32,7 +32,7 @@ PICTURES = {
     "albedo": ("albedo",),
     "pbr": ("roughness", "metallic"),
 }
-"""Stream -> the folders of `evaluation/layout.py` that its picture is made of."""
+"""Stream -> the folders of `mapfiles/layout.py` that its picture is made of."""
 
 
 class Stage(NamedTuple):
@@ -56,5 +56,5 @@ TASKS = tuple(STAGES)[2:]
 FIRST = TASKS[0]
 """Trained from nothing; the others go on from its adapters."""
 RANK = 32
-TURNED = tuple(name for name, folders in PICTURES.items() if turns(folders))
+TURNED = tuple(name for name, folders in PICTURES.items() if may_roll(folders))
 """What stays true when it is turned, as in the trainer."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from tqdm import tqdm
 
-from ...evaluation.pictures import replacing
+from ...mapfiles.pictures import replacing
 from ...training import record
 from ...training.config import Config
 from ...training.optimizers import learning_rate

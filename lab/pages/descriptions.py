@@ -1,8 +1,8 @@
-"""Write what follows from the nodes' schemas, so that nothing is typed twice:  python lab/pages/descriptions.py
+"""Write the texts that follow from the nodes' schemas, so that nothing is typed twice:  python lab/pages/descriptions.py
 
-That is the English locale, the list of nodes for the registry, the page docs/nodes.md, and the tables of inputs and
-outputs in the pages of help. COMFYUI_PATH names the host, as `python dev.py setup --json` prints it. Prose and
-translations are hand-written.
+It writes the English locale, the list of nodes for the registry, the page docs/nodes.md, and the tables of inputs and
+outputs in the help pages; those of the Chinese help pages use the Chinese locale. COMFYUI_PATH names the host, as
+`python dev.py setup --json` prints it. Prose and translations are written by hand.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "web" / "docs"
+CHINESE = ROOT / "locales" / "zh" / "nodeDefs.json"
 # Combos whose options are names of files: they differ from machine to machine, so there is nothing to translate.
 FILES = {"folder", "name", "source", "image"}
 
@@ -39,6 +40,9 @@ def files(schemas: Sequence[Any]) -> Iterator[tuple[str, str]]:
         page = DOCS / f"{schema.node_id}.md"
         if page.is_file():
             yield page.relative_to(ROOT).as_posix(), with_tables(page.read_text("utf-8"), schema)
+        page = DOCS / schema.node_id / "zh.md"
+        if page.is_file():
+            yield page.relative_to(ROOT).as_posix(), with_chinese_tables(page.read_text("utf-8"), schema)
 
 
 def text(form: dict[str, Any]) -> str:
@@ -75,6 +79,22 @@ def with_tables(page: str, schema: Any) -> str:
         "Inputs": _table(["input", "default", "what it is"], inputs),
         "Outputs": _table(["output", "what it is"], outputs) if outputs else "None: the node ends a graph.\n",
     }
+    return _with_sections(page, sections)
+
+
+def with_chinese_tables(page: str, schema: Any) -> str:
+    """Return a Chinese help page with its sections for inputs and outputs rewritten from the Chinese locale."""
+    words = json.loads(CHINESE.read_text("utf-8"))[schema.node_id]
+    inputs = [_chinese_input_row(each, words["inputs"][each.id]) for each in schema.inputs]
+    outputs = [[f"`{each['name']}`", each["tooltip"]] for each in words.get("outputs", {}).values()]
+    sections = {
+        "输入": _table(["输入", "默认值", "说明"], inputs),
+        "输出": _table(["输出", "说明"], outputs) if outputs else "无：此节点是工作流的终点。\n",
+    }
+    return _with_sections(page, sections)
+
+
+def _with_sections(page: str, sections: dict[str, str]) -> str:
     for title, body in sections.items():
         page = re.sub(rf"(?ms)^## {title}\n.*?(?=^## |\Z)", lambda _, made=f"## {title}\n\n{body}\n": made, page)
     return page
@@ -121,9 +141,25 @@ def _blueprint_rows() -> Iterator[list[str]]:
 
 
 def _input_row(each: Any) -> list[str]:
+    return [f"`{each.id}`" + (" (optional)" if each.optional else ""), _default(each), each.tooltip + _limits(each)]
+
+
+def _default(each: Any) -> str:
     default = getattr(each, "default", None)
-    shown = "" if default in (None, "") else f"`{json.dumps(default) if isinstance(default, bool) else default}`"
-    return [f"`{each.id}`" + (" (optional)" if each.optional else ""), shown, each.tooltip + _limits(each)]
+    return "" if default in (None, "") else f"`{json.dumps(default) if isinstance(default, bool) else default}`"
+
+
+def _chinese_input_row(each: Any, words: dict[str, Any]) -> list[str]:
+    """Return a row with the id and the Chinese name, which the frontend shows."""
+    low, high = getattr(each, "min", None), getattr(each, "max", None)
+    limits = "" if low is None or high is None else f"范围：{low:g} 到 {high:g}。"
+    options = [f"`{option}`（{name}）" for option, name in words.get("options", {}).items()]
+    limits += f"可选：{'、'.join(options)}。" if options else ""
+    return [
+        f"`{each.id}`（{words['name']}）" + ("，可选" if each.optional else ""),
+        _default(each),
+        words["tooltip"] + limits,
+    ]
 
 
 def _limits(each: Any) -> str:

@@ -67,8 +67,40 @@ def perceived() -> Mapping[str, Mapping[str, Tensor]]:
         evaluating.perceive(truth, ours, [micro.STEM], graphs.WEIGHTS, graphs.STEPS)
         rgb = micro.panorama(truth)
         scenes = [micro.batch(scene.drawn(scene.scene_of(maps, rgb), rgb)) for maps in (ours, truth)]
-        rows = {node: dict(micro.compared(kind, truth, ours)) for node, kind in PERCEIVED.items()}
-    return {**rows, "OmniXScene": dict(zip(("from perceived maps (micro model)", "from true maps (renderer)"), scenes))}
+        rows = {node: dict(micro.perceived_beside_true(kind, truth, ours)) for node, kind in PERCEIVED.items()}
+    rows |= {"OmniXScene": dict(zip(("from perceived maps (micro model)", "from true maps (renderer)"), scenes))}
+    return {**rows, "OmniXSeamlessPanorama": edges()}
+
+
+def edges() -> dict[str, Tensor]:
+    """Return what the micro model's base makes without adapters, turned so that the edges meet in the middle."""
+    import comfy.sample
+    import comfy.sd
+    import comfy.utils
+
+    from ...omnix import panorama, patch, seamless
+    from ...omnix.conditioning import load_conditioning
+    from ..micro import graphs
+    from ..micro.recipe import HEIGHT as ROWS
+
+    flux, coder = (comfy.utils.load_torch_file(str(graphs.WEIGHTS / name)) for name in (graphs.BASE, graphs.VAE))
+    model, vae = comfy.sd.load_diffusion_model_state_dict(flux, {"dtype": torch.float32}), comfy.sd.VAE(sd=coder)
+    words = load_conditioning(graphs.WEIGHTS / graphs.PROMPT)
+    noise = torch.randn(8, 16, ROWS // 8, ROWS // 4, generator=torch.Generator().manual_seed(5))[-2:]
+
+    def made(base: Any, wrap: int) -> Tensor:
+        steps = (20, 1.0, "euler", "simple", words, words, torch.zeros_like(noise))
+        with torch.inference_mode():
+            latent = comfy.sample.sample(base, noise, *steps, disable_pbar=True, seed=0)
+            return panorama.seam_to_middle(panorama.decode_panorama(vae.decode, latent, wrap), 0.0).colours
+
+    pairs = zip(made(model, 0), made(seamless.close_seam(model, 8, patch.warn), 2))
+    labels = ("without Seamless Panorama", "with it")
+    return {
+        f"{label}{' ' * number}": picture[None]
+        for number, pair in enumerate(pairs)
+        for label, picture in zip(labels, pair)
+    }
 
 
 def of_the_sample() -> dict[str, dict[str, Tensor]]:
@@ -85,6 +117,7 @@ def of_the_sample() -> dict[str, dict[str, Tensor]]:
     placed, unseen = panorama.place_on_panorama(photo, WIDTH, HEIGHT, 80.0, 20.0, -5.0, 0.0)
     return {
         "OmniXPlaceOnPanorama": {"image": photo, "panorama": placed, "unseen": rearrange(unseen, "b h w -> b h w 1")},
+        "OmniXRollPanorama": turned(shown["rgb"]),
         "OmniXCameraRays": {"rays": shown["camray"]},
         "OmniXDepth": depths(shown["rgb"], (distance / distance.quantile(FAR) * DARKER).clamp(0, 1)),
         "OmniXNormal": {
@@ -107,6 +140,14 @@ def of_the_sample() -> dict[str, dict[str, Tensor]]:
             **{name: shown[name] for name in ("depth", "normal", "albedo", "roughness", "metallic", "semantic")},
         },
     }
+
+
+def turned(rgb: Tensor) -> dict[str, Tensor]:
+    """Return a panorama [1, H, W, 3], turned by half its width, and the mask of its seam."""
+    from ...omnix.panorama import seam_to_middle
+
+    rolled, seam = seam_to_middle(rgb, 20.0)
+    return {"image": rgb, "panorama": rolled, "seam": rearrange(seam, "b h w -> b h w 1")}
 
 
 def layered(room: Room, empty: Room) -> dict[str, dict[str, Tensor]]:
@@ -148,7 +189,7 @@ def normals_of(room: Room) -> Tensor:
 
 def legend(room: Any) -> Tensor:
     """Return the legend of a room that is drawn in the colours that OmniX Semantic knows, [1, H, W, 3]."""
-    from ...evaluation.nyu40 import CLASSES
+    from ...mapfiles.nyu40 import CLASSES
     from ...omnix import semantics
     from ..rooms.labels import COLOURS
 

@@ -42,7 +42,7 @@ ALONE = (
     "OmniXFitPanorama",
     "OmniXOlderGraph",
 )
-MAPS = ("depth", "normal", "albedo", "roughness", "metallic")
+SHOWN = ("depth", "normal", "albedo", "roughness", "metallic")
 # Pixels of the surroundings that are shown round a node.
 MARGIN = 45
 HIGHEST = 460
@@ -117,9 +117,9 @@ def viewer(bench: Any) -> None:
     """Show the room and its maps in the viewer, turned a little."""
     graph: dict[str, Any] = {
         str(10 + slot): {"class_type": "LoadImage", "inputs": {"image": f"{name}.png"}}
-        for slot, name in enumerate(("rgb", *MAPS))
+        for slot, name in enumerate(("rgb", *SHOWN))
     }
-    links = {name: [str(10 + slot), 0] for slot, name in enumerate(("image", *MAPS))}
+    links = {name: [str(10 + slot), 0] for slot, name in enumerate(("image", *SHOWN))}
     graph["3"] = {"class_type": "OmniXPanoramaViewer", "inputs": {**links, "view": "", "width": 1024}}
     bench.load(graph)
     bench.run()

@@ -136,6 +136,7 @@ def thumbnails(room: Room) -> Mapping[str, Tensor]:
         "panorama_to_scene": beside(scene, shown["rgb"]),
         "photo_to_scene": beside(scene, grey),
         "whole_scene": beside(scene, front_of(room)),
+        "any_model": sides(*(shown[name] for name in ("rgb", "depth", "normal", "albedo"))),
         "save_prompt": captioned(shown["rgb"] * 0.25 + 0.1, "[EQUIRECTANGULAR], encoded once"),
     }
 

@@ -1,9 +1,9 @@
 """Make rooms with their true maps, for training and for judging.
 
-    python -m lab.rooms DESTINATION --count N [--size WxH] [--seed S] [--fast]
+    python -m lab.rooms DESTINATION --count N [--size WxH] [--seed S] [--fast] [--blender] [--captions]
 
 DESTINATION/rgb/000001.png, depth/000001.exr, normal/, albedo/, roughness/, metallic/, semantic/ (see
-evaluation/layout.py) and manifest.jsonl: first the recipe, then for each room its stem, seed, part ("train",
+mapfiles/layout.py) and manifest.jsonl: first the recipe, then for each room its stem, seed, part ("train",
 "validation" or "test", by the seed) and the SHA-256 of its files. The same command goes on where it was stopped.
 """
 
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+from ..host.environment import SetupError, blender, cache_folder
 from ..host.pack import load_pack
 
 
@@ -24,16 +25,25 @@ def main() -> int:
     """Make the rooms; return the exit status."""
     options = _parser().parse_args()
     load_pack()
-    from comfyui_omnix.evaluation.errors import MapError
     from comfyui_omnix.lab.rooms.dataset import MANIFEST, Order, make
+    from comfyui_omnix.mapfiles.errors import MapError
 
-    order = Order(options.destination, options.seed, options.count, options.size[1], options.fast)
     try:
+        python = blender(cache_folder()) if options.blender else None
+        order = Order(
+            options.destination,
+            options.seed,
+            options.count,
+            options.size[1],
+            options.fast,
+            python,
+            options.captions,
+        )
         made = make(order, options.jobs, load_pack)
     except BrokenProcessPool:
         print("rooms: a worker was ended from outside (out of memory?); try again with fewer --jobs.", file=sys.stderr)
         return 1
-    except (MapError, OSError) as error:
+    except (MapError, OSError, RuntimeError, SetupError) as error:
         print(f"rooms: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -54,6 +64,12 @@ def _parser() -> argparse.ArgumentParser:
         "--seed", type=_at_least(0), default=0, help="seed of the first room (0); the next has the next"
     )
     parser.add_argument("--fast", action="store_true", help="coarser light, for training: about half of the time")
+    parser.add_argument(
+        "--blender",
+        action="store_true",
+        help="rooms of other shapes and looks, rendered by Blender (370 MB, installed on first use)",
+    )
+    parser.add_argument("--captions", action="store_true", help="write a caption beside each picture")
     parser.add_argument("--jobs", type=_at_least(1), default=os.cpu_count() or 1, help="processes (one a core)")
     return parser
 

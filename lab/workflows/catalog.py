@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from ...omnix.maps import MAPS
 from .graph import App, Graph, Group, Link, Node, Value
-from .notes import generation_notes, maps_notes, perception_notes, prompt_notes, scene_notes
-from .parts import PANORAMA_HEIGHT, ROOM, models, saved, text
-from .shelf import ALL_MAPS, FLUX, PICTURE_PROMPT, SCENE, WHOLE
+from .notes import (
+    YOUR_LORA,
+    YOUR_MODEL,
+    any_model_notes,
+    generation_notes,
+    maps_notes,
+    perception_notes,
+    prompt_notes,
+    scene_notes,
+)
+from .parts import ROOM, models, saved, text
+from .shelf import ALL_MAPS, ANY_MODEL, FLUX, PICTURE_PROMPT, SCENE, WHOLE
 
 __all__ = ["GRAPHS", "PICTURE_PROMPT"]
 Inputs = dict[str, Value | Link]
@@ -30,7 +40,7 @@ VIEW = "The captured view"
 def perception(slug: str, name: str, what: str, box: str, maps: tuple[str, ...]) -> Graph:
     """Turn a panorama into the maps of one task."""
     found = {each: Link("maps", each) for each in maps}
-    viewer, view = looking(Link("panorama"), found)
+    viewer, view = looking(Link("maps", "panorama"), found)
     saver = Node("save", "OmniXSavePanorama", {**found, "filename_prefix": f"OmniX/{'_'.join(maps)}"[:40]})
     return Graph(
         slug,
@@ -42,7 +52,7 @@ def perception(slug: str, name: str, what: str, box: str, maps: tuple[str, ...])
             view,
         ),
         perception_notes(slug, what),
-        App((("panorama", "image"), ("panorama", "height"), ("maps", "steps"), ("maps", "seed")), ("save",)),
+        App((("panorama", "image"), ("maps", "height"), ("maps", "steps"), ("maps", "seed")), ("save",)),
     )
 
 
@@ -86,14 +96,11 @@ def generation(
     )
 
 
-MAPS = ("depth", "normal", "albedo", "roughness", "metallic", "semantic")
-
-
 def all_maps() -> Graph:
     """Turn a panorama into all maps, in one box, with one number of steps and one seed."""
     box = Node("maps", ALL_MAPS, {"panorama": Link("panorama"), **LOADED})
     maps = {each: Link("maps", each) for each in MAPS}
-    viewer, view = looking(Link("panorama"), maps)
+    viewer, view = looking(Link("maps", "panorama"), maps)
     saver = Node("save", "OmniXSavePanorama", {**maps, "filename_prefix": "OmniX/room"})
     return Graph(
         "all_maps",
@@ -106,15 +113,46 @@ def all_maps() -> Graph:
         ),
         maps_notes(),
         App(
-            (("panorama", "image"), ("panorama", "height"), ("maps", "steps"), ("maps", "seed")),
+            (("panorama", "image"), ("maps", "height"), ("maps", "steps"), ("maps", "seed")),
             ("save", "save_sheet"),
         ),
     )
 
 
+def any_model() -> Graph:
+    """Paint a panorama with any model and its LoRA, and turn it into all maps."""
+    checkpoint = Node("checkpoint", "CheckpointLoaderSimple", {"ckpt_name": YOUR_MODEL}, "Your model")
+    lora = Node(
+        "lora",
+        "LoraLoaderModelOnly",
+        {"model": Link("checkpoint"), "lora_name": YOUR_LORA, "strength_model": 1.0},
+        "Your 360-degree LoRA",
+    )
+    own: Inputs = {"model": Link("lora"), **{name: Link("checkpoint", name.upper()) for name in ("clip", "vae")}}
+    made = Node("made", ANY_MODEL, own)
+    maps = Node("maps", ALL_MAPS, {"panorama": Link("made"), **LOADED})
+    found = {each: Link("maps", each) for each in MAPS}
+    viewer = Node("viewer", "OmniXPanoramaViewer", {"image": Link("made"), **found})
+    saver = Node("save", "OmniXSavePanorama", {"panorama": Link("made"), **found, "filename_prefix": "OmniX/room"})
+    shown = ("prompt", "width", "height", "steps", "cfg", "seed")
+    return Graph(
+        "any_model",
+        "OmniX 13 - Any model to panorama to maps",
+        (
+            # Wires go from FLUX.1-dev to the maps, above the box that paints the panorama.
+            Group("", 0, (MODELS, checkpoint, lora)),
+            Group("", 1, (made,), lower=180),
+            Group("", 2, (maps,)),
+            Group("", 3, (viewer, saver, saved("sheet", Link("maps", "sheet")))),
+        ),
+        any_model_notes(),
+        App((*(("made", field) for field in shown), ("maps", "steps")), ("save", "save_sheet")),
+    )
+
+
 def panorama_to_scene() -> Graph:
     """Turn a panorama into a 3D scene."""
-    shown = (("panorama", "image"), ("panorama", "height"))
+    shown = (("panorama", "image"), ("scene", "height"))
     before = (Group("", 0, (PANORAMA, MODELS)),)
     return scene("panorama_to_scene", "OmniX 10 - Panorama to 3D scene", before, shown)
 
@@ -131,15 +169,12 @@ def photo_to_scene() -> Graph:
 
 def whole_scene() -> Graph:
     """Turn a panorama into a 3D scene with what OmniX draws behind things."""
-    # OmniX fills panoramas of this size.
-    smaller = replace(PANORAMA, inputs={**PANORAMA.inputs, "height": PANORAMA_HEIGHT})
     shown = (("panorama", "image"), ("scene", "prompt"))
-    made = scene(
-        "whole_scene", "OmniX 12 - Panorama to whole 3D scene", (Group("", 0, (smaller, MODELS)),), shown, WHOLE
-    )
+    before = (Group("", 0, (PANORAMA, MODELS)),)
+    made = scene("whole_scene", "OmniX 12 - Panorama to whole 3D scene", before, shown, WHOLE)
     views = tuple(
         Node(f"{name}_view", "PreviewImage", {"images": Link("scene", name)}, title)
-        for name, title in (("masked", "What stands in front, in grey"), ("filled", "What OmniX draws behind it"))
+        for name, title in (("masked", "The masked foreground"), ("filled", "The filled panorama"))
     )
     return replace(made, groups=(*made.groups, Group("", len(made.groups), views)))
 
@@ -209,5 +244,6 @@ GRAPHS = (
     panorama_to_scene(),
     photo_to_scene(),
     whole_scene(),
+    any_model(),
     save_prompt(),
 )

@@ -126,7 +126,7 @@ SCENE_FIRST = {
 WHOLE = """
 **How it works**: *Mask Foreground* paints grey what stands in front. OmniX draws what is behind it, and its maps \
 become the node `background` of the GLB; each thing in front is a node of its own, `object.001` and so on. OmniX was \
-trained to fill round a photo, and never saw masks like these: look at **What OmniX draws behind it**. If it draws new \
+trained to fill round a photo, and never saw masks like these: look at **The filled panorama**. If it draws new \
 furniture, change the seed or *prompt*. If its depth does not fit, the report says so, and geometry alone makes the \
 background.
 """
@@ -150,6 +150,27 @@ loaded again.
     before = () if slug == "panorama_to_scene" else ("image_to_pano",)
     after = ("rgb_to_semantic",) if slug == "whole_scene" else ()
     return Note("Start here", start), Note("Model links", files((*before, *SCENE_TASKS, *after)))
+
+
+YOUR_MODEL, YOUR_LORA = "your_model.safetensors", "your_360_lora.safetensors"
+
+
+def any_model_notes() -> tuple[Note, ...]:
+    """Describe the graph that paints a panorama with any model, and turns it into all maps."""
+    start = f"""## A panorama of any model, and its maps
+
+1. Choose your checkpoint instead of `{YOUR_MODEL}`. If your model comes in parts (Qwen-Image, Z-Image, Krea 2, \
+FLUX.2), replace **Load Checkpoint** with **Load Diffusion Model**, **Load CLIP** and **Load VAE**.
+2. Choose a LoRA for 360-degree panoramas of that model instead of `{YOUR_LORA}`, and begin *prompt* with its trigger \
+words. `docs/models.md` in this pack's folder lists LoRAs and where they are.
+3. Set *steps* and *cfg* as your model wants them, and a width twice the height. Run: the edges meet.
+4. OmniX makes all maps of the panorama, with FLUX.1-dev. They are saved to `output/OmniX` beside it.
+
+No LoRA? Bypass it; most models know the word *equirectangular*. Short of memory? Lower *height*: OmniX perceives at \
+up to 1440x720.
+"""
+    tasks = tuple(task for task in STREAMS if task.startswith("rgb_to_"))
+    return Note("Start here", start), Note("Model links", files(tasks))
 
 
 def prompt_notes() -> tuple[Note, ...]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .graph import Blueprint, Group, Link, Node, Value
-from .parts import condition, streams, text
-from .several import again, encoders, renamed, several
+from .parts import PANORAMA_HEIGHT, condition, streams, text
+from .several import FITTED, Several, again, encoders, renamed, several
 
 SCENE = "Panorama to 3D scene (OmniX)"
 SCENE_TASKS = ("rgb_to_depth", "rgb_to_normal", "rgb_to_albedo", "rgb_to_pbr")
@@ -16,7 +16,8 @@ SCENE_MAPS = ("normal", "albedo", "roughness", "metallic")
 def scene() -> Blueprint:
     """Return the box that turns a panorama into its maps, and them into one mesh."""
     groups, found, inputs, settings = several(SCENE_TASKS)
-    given: dict[str, Value | Link] = {"depth": found["mask"], **{name: found[name] for name in SCENE_MAPS}}
+    given: dict[str, Value | Link] = {"image": Link("fitted"), "depth": found["mask"]}
+    given |= {name: found[name] for name in SCENE_MAPS}
     made = Node("scene", "OmniXScene", given)
     return Blueprint(
         SCENE,
@@ -26,7 +27,6 @@ def scene() -> Blueprint:
         (*groups, Group("Scene", len(groups), (made,))),
         {
             **inputs,
-            "panorama": (*inputs["panorama"], ("scene", "image")),
             "camera_height": (("scene", "camera_height"),),
             "triangles": (("scene", "triangles"),),
             "unlit": (("scene", "unlit"),),
@@ -34,6 +34,7 @@ def scene() -> Blueprint:
         },
         {
             **{name: Link("scene", name) for name in ("model_3d", "mesh", "report")},
+            "panorama": Link("fitted"),
             **{name: found[name] for name in ("depth", *SCENE_MAPS)},
         },
     )
@@ -42,12 +43,20 @@ def scene() -> Blueprint:
 WHOLE = "Panorama to whole 3D scene (OmniX)"
 EMPTY_ROOM = "an empty room with bare walls and a bare floor, without furniture"
 BEHIND_TASKS = ("rgb_to_depth", "rgb_to_albedo", "rgb_to_pbr")
+FILLING = {
+    **{name: (("sampler_fill", name),) for name in ("steps", "seed")},
+    "adapters_folder": (("adapters_fill", "folder"),),
+}
 BEHIND_MAPS = ("albedo", "roughness", "metallic")
 
 
 def filling(found: dict[str, Link]) -> tuple[Group, ...]:
     """Mask what stands in front in the panorama and draw what is behind it; ends in `decoded_fill`."""
-    maps: dict[str, Value | Link] = {"depth": found["mask"], **{n: found[n] for n in ("normal", "semantic")}}
+    maps: dict[str, Value | Link] = {
+        "image": Link("fitted"),
+        "depth": found["mask"],
+        **{n: found[n] for n in ("normal", "semantic")},
+    }
     words = replace(text(EMPTY_ROOM), name="text_fill")
     front = (words, Node("front", "OmniXForeground", maps), *condition("masked_rgb", "front", "text_fill"))
     negative = Node("negative", "ConditioningZeroOut", {"conditioning": Link("masked_rgb_condition")})
@@ -58,7 +67,7 @@ def filling(found: dict[str, Link]) -> tuple[Group, ...]:
 
 def whole_scene() -> Blueprint:
     """Return the box that also draws what stands behind things, and puts it into the scene as a second layer."""
-    first = several((*SCENE_TASKS, "rgb_to_semantic"))
+    first = at_rows(several((*SCENE_TASKS, "rgb_to_semantic")), PANORAMA_HEIGHT)
     second = again(several(BEHIND_TASKS), "behind", "decoded_fill")
     layer: dict[str, Value | Link] = {
         **{"image": Link("decoded_fill"), "depth": second.found["mask"], "first_depth": first.found["mask"]},
@@ -66,7 +75,11 @@ def whole_scene() -> Blueprint:
         "if_different": "leave it out",
     }
     given: dict[str, Value | Link] = {
-        **{"depth": first.found["mask"], **{name: first.found[name] for name in (*SCENE_MAPS, "semantic")}},
+        **{
+            "image": Link("fitted"),
+            "depth": first.found["mask"],
+            **{name: first.found[name] for name in (*SCENE_MAPS, "semantic")},
+        },
         **{"background_layer": Link("layer"), "objects": True},
     }
     made = Node("layer", "OmniXBackgroundLayer", layer), Node("scene", "OmniXScene", given)
@@ -78,28 +91,27 @@ def whole_scene() -> Blueprint:
         in_columns(first.groups, filling(first.found), second.groups, (Group("Scene", 0, made),)),
         {
             **first.inputs,
-            "panorama": (*first.inputs["panorama"], ("front", "image"), ("scene", "image")),
             "clip": (*first.inputs["clip"], ("text_fill", "clip")),
             "vae": (*first.inputs["vae"], *encoders("masked_rgb", decoded="decoded_fill"), *second.inputs["vae"]),
             "prompt": (("text_fill", "prompt"),),
             "grow": (("front", "grow"),),
             **{name: (("scene", name),) for name in ("camera_height", "triangles", "unlit")},
-            **{
-                name: (*led, (f"{'adapters' if name == 'adapters_folder' else 'sampler'}_fill", field(name)), *more)
-                for name, led, more in ((n, first.settings[n], second.settings[n]) for n in first.settings)
-            },
+            **{name: (*led, *FILLING.get(name, ()), *second.settings[name]) for name, led in first.settings.items()},
         },
         {
             **{name: Link("scene", name) for name in ("model_3d", "mesh", "report")},
+            "panorama": Link("fitted"),
             **{"masked": Link("front", "panorama"), "filled": Link("decoded_fill")},
             **{name: first.found[name] for name in ("depth", *SCENE_MAPS, "semantic")},
         },
     )
 
 
-def field(setting: str) -> str:
-    """Return the field that a setting of a box sets."""
-    return "folder" if setting == "adapters_folder" else setting
+def at_rows(run: Several, rows: int) -> Several:
+    """Return tasks that bring the panorama down to so many rows."""
+    fitted = replace(FITTED, inputs={"height": rows})
+    groups = (replace(g, nodes=tuple(fitted if n.name == FITTED.name else n for n in g.nodes)) for g in run.groups)
+    return run._replace(groups=tuple(groups))
 
 
 def in_columns(*runs: tuple[Group, ...]) -> tuple[Group, ...]:

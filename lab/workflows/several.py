@@ -10,6 +10,11 @@ from .graph import Group, Link, Node, Value
 from .parts import Reading, canvas, condition, reading, streams, text
 
 Ends = tuple[tuple[str, str], ...]
+ROWS = 720
+"""Most rows that the authors perceive at; a box brings larger panoramas down to it."""
+# What the box works at, and gives out beside its maps, so that they have one size.
+FITTED = Node("fitted", "OmniXFitPanorama", {"height": ROWS})
+FITTING: Mapping[str, Ends] = {name: (("fitted", name),) for name in ("height", "fit")}
 
 
 def encoders(*names: str, decoded: str = "decoded") -> Ends:
@@ -53,18 +58,19 @@ def several(tasks: Sequence[str]) -> Several:
     runs = {task.rpartition("_to_")[2]: one_of_all(task) for task in tasks}
     return Several(
         (
-            Group("Prompt and condition stream", 0, (text(), *condition("rgb", None, "text"))),
-            canvas(None, "rgb_condition"),
+            Group("Prompt and condition stream", 0, (FITTED, text(), *condition("rgb", "fitted", "text"))),
+            canvas("fitted", "rgb_condition"),
             *(Group(target.capitalize(), 2 + i, run.nodes) for i, (target, run) in enumerate(runs.items())),
         ),
         {name: link for run in runs.values() for name, link in run.outputs.items()},
         {
-            "panorama": (("rgb_latent", "pixels"), ("size", "image")),
+            "panorama": (("fitted", "image"),),
             "model": (("shifted", "model"),),
             "clip": (("text", "clip"),),
             "vae": (("rgb_latent", "vae"), *((f"decoded_{target}", "vae") for target in runs)),
         },
         {
+            **FITTING,
             "steps": tuple((f"sampler_{target}", "steps") for target in runs),
             "seed": tuple((f"sampler_{target}", "seed") for target in runs),
             "adapters_folder": tuple((f"adapters_{target}", "folder") for target in runs),
@@ -77,7 +83,7 @@ def again(run: Several, suffix: str, pixels: str) -> Several:
 
     Names get a suffix.
     """
-    shared = ("text", *(node.name for node in canvas(None, "").nodes if node.name != "negative"))
+    shared = ("fitted", "text", *(node.name for node in canvas(None, "").nodes if node.name != "negative"))
     kept = [Group(g.title, g.column, tuple(n for n in g.nodes if n.name not in shared)) for g in run.groups]
     names = {node.name: f"{node.name}_{suffix}" for group in kept for node in group.nodes}
     given = {names["rgb_latent"]: {"pixels": Link(pixels)}}

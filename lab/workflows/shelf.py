@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from .graph import Blueprint, Group, Link, Node, Value
 from .parts import (
@@ -19,9 +20,9 @@ from .parts import (
     text,
 )
 from .scenes import SCENE, WHOLE, scene, whole_scene
-from .several import Ends, encoders, several
+from .several import FITTED, FITTING, Ends, encoders, several
 
-__all__ = ["ALL_MAPS", "BLUEPRINTS", "FLUX", "PICTURE_PROMPT", "SCENE", "SETTINGS", "WHOLE"]
+__all__ = ["ALL_MAPS", "ANY_MODEL", "BLUEPRINTS", "FLUX", "PICTURE_PROMPT", "SCENE", "SETTINGS", "WHOLE"]
 FLUX, SETTINGS = "FLUX.1-dev (OmniX)", "Steps and seed (OmniX)"
 ALL_MAPS = "Panorama to all maps (OmniX)"
 MAP_TASKS = ("rgb_to_depth", "rgb_to_normal", "rgb_to_albedo", "rgb_to_pbr", "rgb_to_semantic")
@@ -39,15 +40,15 @@ def perceiver(task: str, what: str, words: str, aliases: tuple[str, ...]) -> Blu
     """Return the box that turns a panorama into the maps of one task."""
     rays = task == "rgb_camray_to_normal"
     target = task.rpartition("_to_")[2]
-    inner = (text(), *condition("rgb", None, "text"))
+    inner = (FITTED, text(), *condition("rgb", "fitted", "text"))
     conditioned = "rgb_condition"
-    size = canvas(None, conditioned)
+    size = canvas("fitted", conditioned)
     if rays:
         measured: dict[str, Value | Link] = {n: Link("size", n) for n in ("width", "height")}
-        inner += (Node("size", "GetImageSize"), Node("rays", "OmniXCameraRays", measured))
-        inner += condition("camray", "rays", conditioned)
+        negative, measuring, *others = canvas("fitted", "camray_condition").nodes
+        inner += (measuring, Node("rays", "OmniXCameraRays", measured), *condition("camray", "rays", conditioned))
         conditioned = "camray_condition"
-        size = Group(size.title, size.column, canvas(None, conditioned).nodes[:1] + canvas(None, conditioned).nodes[2:])
+        size = replace(size, nodes=(negative, *others))
     read = reading(target)
     return Blueprint(
         f"Panorama to {what} (OmniX)",
@@ -60,13 +61,14 @@ def perceiver(task: str, what: str, words: str, aliases: tuple[str, ...]) -> Blu
             *((Group("Maps", 3, read.nodes),) if read.nodes else ()),
         ),
         {
-            "panorama": (("rgb_latent", "pixels"), ("size", "image")),
+            "panorama": (("fitted", "image"),),
             "model": (("shifted", "model"),),
             "clip": (("text", "clip"),),
             "vae": encoders("rgb", *(("camray",) if rays else ())),
+            **FITTING,
             **SAMPLING,
         },
-        read.outputs,
+        {"panorama": Link("fitted"), **read.outputs},
     )
 
 
@@ -82,7 +84,11 @@ def all_maps() -> Blueprint:
         ("360", "equirectangular", "depth map", "normal map", "pbr", "segmentation"),
         (*groups, Group("Sheet", len(groups), (sheet,))),
         {**inputs, **settings},
-        {**{name: link for name, link in found.items() if name != "view"}, "sheet": Link("sheet")},
+        {
+            "panorama": Link("fitted"),
+            **{name: link for name, link in found.items() if name != "view"},
+            "sheet": Link("sheet"),
+        },
     )
 
 
@@ -157,6 +163,39 @@ def text_to_panorama() -> Blueprint:
     )
 
 
+ANY_MODEL = "Text to panorama with any model (OmniX)"
+
+
+def any_model() -> Blueprint:
+    """Return the box that lets any model paint a panorama whose edges meet."""
+    size: dict[str, Value | Link] = {"width": PANORAMA_WIDTH, "height": PANORAMA_HEIGHT}
+    painting = (
+        Node("text", "CLIPTextEncode", {"text": f"360 degree equirectangular panorama, {PICTURE_PROMPT}"}),
+        Node("negative", "ConditioningZeroOut", {"conditioning": Link("text")}),
+        Node("empty", "EmptySD3LatentImage", size),
+        Node("seamless", "OmniXSeamlessPanorama"),
+        sampler("sampler", "seamless", "text", "negative", "empty", after="randomize"),
+        Node("decoded", "OmniXDecodePanorama", {"samples": Link("sampler")}),
+    )
+    return Blueprint(
+        ANY_MODEL,
+        "Paint a seamless 360-degree panorama with any image model and its LoRA: Qwen-Image, Z-Image, Krea 2, SDXL and "
+        "others.",
+        ("360", "equirectangular", "text to 360", "skybox", "HDRI", "LoRA"),
+        (Group("Any model", 0, painting[:3]), Group("Its edges meet", 1, painting[3:])),
+        {
+            "model": (("seamless", "model"),),
+            "clip": (("text", "clip"),),
+            "vae": (("decoded", "vae"),),
+            "prompt": (("text", "text"),),
+            "width": (("empty", "width"),),
+            "height": (("empty", "height"),),
+            **{name: (("sampler", name),) for name in ("steps", "cfg", "seed")},
+        },
+        {"panorama": Link("decoded")},
+    )
+
+
 def flux() -> Blueprint:
     """Return the box that loads what all others need."""
     fields = {
@@ -203,5 +242,6 @@ BLUEPRINTS = (
     image_to_panorama(),
     text_to_panorama(),
     scene(),
+    any_model(),
     whole_scene(),
 )

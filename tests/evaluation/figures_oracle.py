@@ -53,6 +53,23 @@ def aligned(name: str, p: Any, t: Any) -> Any:
     return p
 
 
+def seam_of_error(prediction: Any, truth: Any) -> float:
+    """The length of the step of the signed error from the last column to the first, over that of all other steps."""
+    labels = prediction.dtype.kind != "f"
+    error = (prediction != truth).astype(float) if labels else prediction.astype(np.float64) - truth.astype(np.float64)
+    error = error.reshape(*error.shape[:2], -1)
+    height, width, channels = error.shape
+
+    def step(i: int, j: int, other: int) -> float:
+        parts = [abs(error[i, j, c] - error[i, other, c]) for c in range(channels)]
+        vectors = channels == 3 and (np.abs(np.linalg.norm(truth, axis=-1) - 1) < 1e-5).all()
+        return math.hypot(*parts) if vectors else math.fsum(parts) / channels
+
+    at = [step(i, 0, width - 1) for i in range(height)]
+    elsewhere = [step(i, j, j - 1) for i in range(height) for j in range(1, width)]
+    return (math.fsum(at) / len(at)) / (math.fsum(elsewhere) / len(elsewhere))
+
+
 def depth(name: str, prediction: Any, truth: Any, valid: Any) -> dict[str, tuple[float, float]]:
     ours, t = np.ones(valid.shape), truth.astype(np.float64)
     ours[valid] = aligned(name, prediction[valid].astype(np.float64), t[valid])

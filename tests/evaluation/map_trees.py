@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from comfyui_omnix.evaluation import layout
 from comfyui_omnix.evaluation.__main__ import main
+from comfyui_omnix.mapfiles import layout
 
 ROOT = Path(__file__).resolve().parents[2]
 COLOURS = np.array([[200, 30, 40], [10, 120, 210], [60, 190, 80]], dtype=np.uint8)

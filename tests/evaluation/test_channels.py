@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import OpenImageIO as oiio
 import pytest
-from comfyui_omnix.evaluation import layout
-from comfyui_omnix.evaluation.errors import MapError
+from comfyui_omnix.mapfiles import layout
+from comfyui_omnix.mapfiles.errors import MapError
 
 SHAPE = (4, 8)
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from comfyui_omnix import nodes
 from comfyui_omnix.evaluation.metrics import FIGURES
-from comfyui_omnix.evaluation.trees import MEASURED
 from comfyui_omnix.evaluation.views import NONE
 from comfyui_omnix.lab.host.server import GraphError, Server
+from comfyui_omnix.mapfiles.trees import MEASURED
 from map_trees import COLOURS, maps
 from PIL import Image
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from comfyui_omnix.evaluation.compare import compare
-from comfyui_omnix.evaluation.cubes import faces, seams
-from comfyui_omnix.evaluation.summary import summary
+from comfyui_omnix.evaluation.depth import faces, seams
+from comfyui_omnix.evaluation.report import summary
 from map_trees import box_room, run, write_maps
 
 

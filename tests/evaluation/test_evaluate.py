@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from comfyui_omnix.evaluation import layout, report
-from comfyui_omnix.evaluation.alignment import ALIGNMENTS
+from comfyui_omnix.evaluation import report
+from comfyui_omnix.evaluation.depth import ALIGNMENTS
+from comfyui_omnix.mapfiles import layout
 from map_trees import ROOT, maps, run, sides, write_maps
 from PIL import Image
 
-REST = {"seam", "poles", "pixels", "invalid"}
+REST = {"seam", "seam_error", "poles", "pixels", "invalid"}
 OF_DEPTH = {"seam_defect_density", "seam_severity", "seam_prevalence", "nothing_predicted", "nothing_true"}
 
 

@@ -7,11 +7,11 @@ import figures_oracle as oracle
 import numpy as np
 import pytest
 from comfyui_omnix.evaluation import semantic
-from comfyui_omnix.evaluation.alignment import ALIGNMENTS
 from comfyui_omnix.evaluation.compare import Options, compare
-from comfyui_omnix.evaluation.errors import MapError
-from comfyui_omnix.evaluation.ssim import similarity
-from comfyui_omnix.evaluation.summary import summary
+from comfyui_omnix.evaluation.depth import ALIGNMENTS
+from comfyui_omnix.evaluation.report import summary
+from comfyui_omnix.evaluation.sphere import similarity
+from comfyui_omnix.mapfiles.errors import MapError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
@@ -204,6 +204,48 @@ def test_the_seam_is_one_where_a_panorama_closes_and_large_where_not() -> None:
     labels = np.zeros((4, 8), dtype=np.int32)
     labels[:, 4:] = 7
     assert figures("semantic", labels, labels)["seam"] == pytest.approx(7)
+
+
+@pytest.mark.parametrize("kind", ["depth", "normal", "albedo", "roughness", "semantic"])
+def test_the_seam_of_the_error_is_that_of_the_oracle_and_ignores_edges_of_the_truth(kind: str) -> None:
+    prediction, truth = pair(kind, 5, 16, 32)
+    found = figures(kind, prediction, truth)
+    found = found["none"] if kind == "depth" else found
+    assert found["seam_error"] == pytest.approx(oracle.seam_of_error(prediction, truth))
+    if kind != "semantic":
+        assert found["seam_error"] != pytest.approx(found["seam"], rel=1e-3)
+
+
+def test_a_step_of_the_room_at_the_seam_is_no_error() -> None:
+    """The truth is a ramp that does not close; the error is smooth around the panorama, or has a step at the seam."""
+    ramp = np.tile(1 + np.arange(64.0), (32, 1))
+    smooth = 0.3 * np.sin(2 * np.pi * np.arange(64.0) / 64)
+    closed = figures("depth", ramp + smooth, ramp)["none"]
+    assert closed["seam"] == pytest.approx(63, rel=0.05) and closed["seam_error"] == pytest.approx(1.57, abs=0.1)
+    stepped = figures("depth", ramp + np.linspace(0, 1, 64), ramp)["none"]
+    assert stepped["seam_error"] == pytest.approx(63)
+    assert figures("depth", ramp, ramp)["none"]["seam_error"] is None
+
+
+@pytest.mark.parametrize("kind", ["depth", "normal", "albedo", "semantic"])
+def test_figures_of_a_part_are_those_of_its_pixels_under_the_alignment_of_the_whole(kind: str) -> None:
+    prediction, truth = pair(kind, 7, 16, 32)
+    part = np.random.default_rng(0).random((16, 32)) < 0.3
+    found = figures(kind, prediction, truth, Options(counted=part))
+    if kind == "depth":
+        for name in ALIGNMENTS:
+            ours = oracle.aligned(name, prediction.ravel().astype(np.float64), truth.ravel().astype(np.float64))
+            error = np.abs(ours.reshape(truth.shape) - truth)[part] / truth[part]
+            assert found[name]["unweighted"]["abs_rel"] == pytest.approx(error.mean())
+        return
+    assert (found["pixels"], found["invalid"]) == (part.sum(), (~part).sum())
+    if kind == "normal":
+        assert found["unweighted"]["mean"] == pytest.approx(oracle.normal(prediction, truth, part)["mean"][0])
+    if kind == "albedo":
+        squares = np.square(prediction.astype(np.float64) - truth)[part].mean()
+        assert found["unweighted"]["psnr"] == pytest.approx(-10 * math.log10(squares))
+    if kind == "semantic":
+        assert found["unweighted"]["accuracy"] == pytest.approx((prediction == truth)[part].mean())
 
 
 def test_a_depth_that_alignment_puts_below_nothing_is_never_near() -> None:

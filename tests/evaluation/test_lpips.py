@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from comfyui_omnix.evaluation import layout
+from comfyui_omnix.mapfiles import layout
 from map_trees import run
 from torch import Tensor
 

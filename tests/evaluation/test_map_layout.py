@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from comfyui_omnix.evaluation import layout
-from comfyui_omnix.evaluation.errors import MapError
+from comfyui_omnix.mapfiles import layout
+from comfyui_omnix.mapfiles.errors import MapError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from map_trees import maps

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from comfyui_omnix.evaluation import layout
-from comfyui_omnix.evaluation.nothing import without_far_plane
+from comfyui_omnix.mapfiles import layout
+from comfyui_omnix.mapfiles.nothing import without_far_plane
 from map_trees import box_room, run, write_maps
 
 ROOM = box_room(32).depth

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from comfyui_omnix.evaluation import layout
-from comfyui_omnix.evaluation.trees import side
+from comfyui_omnix.mapfiles import layout
+from comfyui_omnix.mapfiles.trees import side
 from map_trees import box_room, maps, run, write_maps
 from PIL import Image
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from comfyui_omnix.evaluation.trees import side
 from comfyui_omnix.graph.pictures import VALUES, encodings
+from comfyui_omnix.mapfiles.trees import side
 from map_trees import box_room, maps, run, write_maps
 
 KINDS = ("depth", "normal", "albedo", "roughness", "metallic", "semantic")

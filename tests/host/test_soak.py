@@ -69,7 +69,7 @@ def test_replaced_adapter_is_used(own: Server) -> None:
 
 
 @pytest.mark.parametrize("damage", ["deleted", "truncated"])
-def test_damaged_adapter_is_told_and_mended(own: Server, damage: str) -> None:
+def test_damaged_adapter_is_reported_and_corrected(own: Server, damage: str) -> None:
     file = own.base / "models" / "loras" / soak.FOLDER / f"{TASK}_depth.safetensors"
     kept, before = file.read_bytes(), picture(own)
     if damage == "deleted":

@@ -17,6 +17,7 @@ _NODES = {"comfy_api", "folder_paths"}
 KNOW_THE_HOST = {
     "omnix/patch.py": {"comfy"},
     "omnix/memory.py": {"comfy"},
+    "omnix/seamless.py": {"comfy"},
     "training/host.py": {"comfy", "folder_paths"},
     # Whether the host was started with --disable-metadata.
     "graph/pictures.py": {*_NODES, "comfy"},
@@ -28,17 +29,27 @@ SHIPPED: dict[str, set[str]] = {
     "converters.fusing": {"converters.lora", "converters.files"},
     "converters": {"converters.fusing", "converters.lora", "converters.files"},
     "omnix": {"converters", "converters.fusing"},
-    "evaluation": set(),
+    "mapfiles": set(),
+    "evaluation": {"mapfiles"},
     "omnix.scene": {"omnix"},
-    "training": {"omnix", "converters", "converters.lora", "converters.files", "converters.fusing", "evaluation"},
-    "graph": {"omnix", "omnix.scene", "converters", "evaluation"},
+    "training": {
+        "omnix",
+        "converters",
+        "converters.lora",
+        "converters.files",
+        "converters.fusing",
+        "mapfiles",
+        "evaluation",
+    },
+    "graph": {"omnix", "omnix.scene", "converters", "mapfiles", "evaluation"},
     ROOF: {"graph"},
 }
 """A room of the house -> the rooms that it may import; `converters.errors`, which all of them raise, is free to all."""
 _PACK = {*SHIPPED}
 UNSHIPPED: dict[str, set[str]] = {
     "lab.host": _PACK,
-    "lab.rooms": {"evaluation", "lab.host"},
+    "lab.blender": set(),
+    "lab.rooms": {"mapfiles", "lab.host"},
     "lab.workflows": {*_PACK, "lab.host"},
     "lab.micro": {*_PACK, "lab.host", "lab.rooms"},
     "lab.demo": {*_PACK, "lab.host", "lab.workflows", "lab.rooms", "lab.micro"},

@@ -30,7 +30,7 @@ from graph_files import (
 from PIL import Image
 
 pytestmark = pytest.mark.server
-FILES = ("unet_name", "vae_name", "clip_name1", "clip_name2", "folder", "image")
+FILES = ("unet_name", "vae_name", "clip_name1", "clip_name2", "ckpt_name", "lora_name", "folder", "image")
 
 
 @pytest.fixture(scope="module")

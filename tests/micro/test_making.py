@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
-from comfyui_omnix.evaluation import layout
 from comfyui_omnix.lab.micro import adapters, base, evaluating, graphs, guesses, making, pictures
 from comfyui_omnix.lab.micro.blocks import Blocks
 from comfyui_omnix.lab.micro.recipe import BEGUN, FIRST, HEIGHT, PICTURES, STAGES, TASKS, TURNED, Stage
+from comfyui_omnix.mapfiles import layout
 from comfyui_omnix.omnix.panorama import camera_rays
 from comfyui_omnix.omnix.tasks import TASKS as TASKS_OF
 from comfyui_omnix.training import record
@@ -103,7 +103,7 @@ def test_the_watcher_counts_no_scale(tmp_path: Path) -> None:
     assert second["relative"] == pytest.approx(0.2 * 16 / 192, rel=1e-4)
 
 
-def test_what_cannot_be_made_is_told_before_anything_is(tmp_path: Path) -> None:
+def test_what_cannot_be_made_is_reported_before_anything_is(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--stages depth: .* stages are vae, base, rgb_to_depth"):
         making.chosen(("depth",))
     with pytest.raises(ValueError, match=r"no base .* --stages base"):
@@ -142,7 +142,7 @@ def test_weights_without_saves_are_gone_on_with(made: Path, tmp_path: Path) -> N
     assert run["config"]["learning_rate"] == 1e-3
 
 
-def test_what_cannot_be_gone_on_with_is_told(made: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_resumed_is_reported(made: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is a base already"):
         making.begin(made / "weights", made)
     with pytest.raises(ValueError, match="expected weights as `make` leaves them"):
@@ -195,7 +195,7 @@ def test_guesses_are_the_mean_rows_and_the_picture(tmp_path: Path) -> None:
     assert albedo == pytest.approx(colours, abs=1 / 255)
 
 
-def test_a_class_tells_the_mean_of_its_material(tmp_path: Path) -> None:
+def test_a_class_gives_the_mean_of_its_material(tmp_path: Path) -> None:
     red, blue = np.zeros((2, 2, 4, 3), np.uint8)
     red[..., 0], blue[..., 2] = 200, 200
     mixed = np.concatenate([red[:, :2], blue[:, 2:]], axis=1)

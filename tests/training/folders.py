@@ -1,4 +1,4 @@
-"""A folder of box rooms in the layout of `evaluation.layout`, and tiny FLUX.1 files, as a user would have them."""
+"""A folder of box rooms in the layout of `mapfiles.layout`, and tiny FLUX.1 files, as a user would have them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from comfyui_omnix.evaluation import layout
 from comfyui_omnix.lab.host import tiny
 from comfyui_omnix.lab.host.tiny_models import vae
+from comfyui_omnix.mapfiles import layout
 from comfyui_omnix.omnix.conditioning import save_conditioning
 from comfyui_omnix.omnix.panorama import camera_rays
 from comfyui_omnix.training.config import Config

@@ -17,18 +17,17 @@ import pytest
 import safetensors
 import torch
 from comfyui_omnix import converters
-from comfyui_omnix.evaluation import layout
-from comfyui_omnix.evaluation.errors import MapError
 from comfyui_omnix.lab.host import tiny
+from comfyui_omnix.mapfiles import layout
+from comfyui_omnix.mapfiles.errors import MapError
 from comfyui_omnix.omnix.adapter import known_tasks, task_files
 from comfyui_omnix.omnix.tasks import Task
-from comfyui_omnix.training import data, saving
-from comfyui_omnix.training.config import Config, from_file, plans
-from comfyui_omnix.training.errors import TrainingError
-from comfyui_omnix.training.estimate import lines
+from comfyui_omnix.training import data, pictures, saving
+from comfyui_omnix.training.command import from_file
+from comfyui_omnix.training.config import Config, TrainingError, plans
 from comfyui_omnix.training.host import HostBase
 from comfyui_omnix.training.record import read
-from comfyui_omnix.training.run import run
+from comfyui_omnix.training.run import lines, order, run
 from folders import small_run, write_rooms
 from made_up import SMALL
 from PIL import Image
@@ -58,12 +57,12 @@ def trained(shop: Shop) -> Path:
 def test_a_run_leaves_saves_sheets_curves_and_latents(shop: Shop, trained: Path) -> None:
     output = trained.parent
     assert [path.name for path in saving.saves(output)] == ["step-000002", "step-000004"]
-    for step in (2, 4):
+    for step in (0, 2, 4):
         with Image.open(output / "samples" / f"step-{step:06d}.png") as sheet:
             assert sheet.width > 3 * 300
     assert [row["step"] for row in read(output / "loss.csv")] == [1, 2, 3, 4]
     figures = read(output / "figures.csv")
-    assert [row["step"] for row in figures] == [2, 4] and {"shading psnr", "shading ssim"} <= set(figures[0])
+    assert [row["step"] for row in figures] == [0, 2, 4] and {"shading psnr", "shading ssim"} <= set(figures[0])
     assert all("<polyline" in (output / name).read_text() for name in ("loss.svg", "figures.svg"))
     assert len(list((output / "latents").iterdir())) == 2 * 4 + 1
 
@@ -169,9 +168,9 @@ def test_several_targets_several_conditions_and_channels(shop: Shop) -> None:
     assert first.task == Task("rgb_camray_to_depth", ("rgb", "camray", "depth"))
     assert second.task.streams == ("rgb", "camray", "two")
     sources = data.find(given, second)
-    packed = data.picture(given, second.streams[2], sources.files["0001", "two"])
+    packed = pictures.picture(given, second.streams[2], sources.files["0001", "two"])
     assert torch.equal(packed[..., 0], packed[..., 1]) and not packed[..., 2].any()
-    rays = data.picture(given, second.streams[1], sources.files["0001", "camray"])
+    rays = pictures.picture(given, second.streams[1], sources.files["0001", "camray"])
     assert rays.shape == (64, 128, 3) and abs(float(rays[32, 64, 0]) - 1) < 0.01
 
 
@@ -197,7 +196,7 @@ def test_directions_turn_only_with_their_rays(
     told = {"data": str(rooms), "output": str(tmp_path / "out"), "steps": 1, "held_out": 0}
     given = replace(config, conditions=conditions, target=(target,), **told)
     (plan,) = plans(given)
-    assert any("roll            on" in line for line in lines(given, plan, 4, 0, None)) == turned
+    assert any("roll            on" in line for line in lines(given, order(given, plan), None)) == turned
     (result,) = run(given, show=False)
     assert rolled(result.folder) == turned
 
@@ -213,9 +212,9 @@ def test_depth_is_relative_to_the_farthest(shop: Shop) -> None:
     given = replace(config, target=("depth",))
     (plan,) = plans(given)
     files = data.find(given, plan).files["0001", "depth"]
-    shown, metres = data.picture(given, plan.streams[1], files)[..., 0], layout.read(files[0], "depth")
+    shown, metres = pictures.picture(given, plan.streams[1], files)[..., 0], layout.read(files[0], "depth")
     assert torch.allclose(shown, torch.from_numpy(metres / metres.max()), atol=1e-6)
-    ranged = data.picture(replace(given, range=("depth=1:3",)), plan.streams[1], files)[..., 0]
+    ranged = pictures.picture(replace(given, range=("depth=1:3",)), plan.streams[1], files)[..., 0]
     assert torch.allclose(ranged, torch.from_numpy(((metres - 1) / 2).clip(0, 1)), atol=1e-6)
 
 
@@ -231,11 +230,11 @@ def test_sky_is_farthest_and_the_room_keeps_its_range(shop: Shop, tmp_path: Path
     given = replace(config, data=str(rooms), target=(folder,), range=(f"{folder}=max",))
     (plan,) = plans(given)
     files = data.find(given, plan).files["0000", folder]
-    shown = data.picture(given, plan.streams[1], files)[..., 0].numpy()
+    shown = pictures.picture(given, plan.streams[1], files)[..., 0].numpy()
     assert (shown[:9] == 1).all()
     np.testing.assert_allclose(shown[9:], metres[9:] / metres[9:].max(), atol=1e-6)
     if folder == "depth":
-        ranged = data.picture(replace(given, range=("depth=1:3",)), plan.streams[1], files)[..., 0].numpy()
+        ranged = pictures.picture(replace(given, range=("depth=1:3",)), plan.streams[1], files)[..., 0].numpy()
         np.testing.assert_allclose(
             ranged, np.concatenate([np.ones((9, 128)), (metres[9:] - 1) / 2]).clip(0, 1), atol=1e-6
         )

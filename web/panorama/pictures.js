@@ -11,7 +11,7 @@ export class Pictures {
     this.loaded = new Map();
   }
 
-  /** Return the picture if it is at hand, else undefined. */
+  /** Return the picture if it is loaded, else undefined. */
   peek(file) {
     const key = keyOf(file);
     const picture = this.loaded.get(key);
@@ -41,7 +41,7 @@ export class Pictures {
     return picture;
   }
 
-  /** Drop everything; `alive` tells whether the context that holds the textures still exists. */
+  /** Drop everything; `alive`: whether the context with the textures still exists. */
   clear(alive = true) {
     if (alive) this.loaded.forEach((picture) => this.renderer.release(picture));
     this.loaded.clear();

@@ -111,7 +111,7 @@ export class Viewer {
     return this.#maps[this.#map]?.images[this.#batch];
   }
 
-  /** Write the bars anew: one button a map, and the place in the batch where there is more than one picture. */
+  /** Rebuild the bars: one button per map, and the position in the batch if it has more than one picture. */
   #arrange() {
     const { maps, batch, count } = this.parts;
     const choices = this.#maps.map(({ label }, i) => {
@@ -281,7 +281,7 @@ export class Viewer {
     event.preventDefault(); // else the browser never restores it
     this.#shown = null;
     this.pictures.clear(false);
-    this.say("The graphics card was taken away; waiting for it.");
+    this.say("The browser lost the graphics card; waiting for it.");
   }
 
   #restore() {
