@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from .graph import Blueprint, Group, Link, Node, Value
 from .parts import (
     GUIDANCE,
