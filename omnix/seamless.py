@@ -170,7 +170,7 @@ def check_cond(cond: Mapping[str, Any], size: tuple[int, int]) -> None:
             "conditioning."
         )
     for name in (name for name in given if name not in _OF_OTHER_SIZES):
-        value = given[name].cond
+        value = getattr(given[name], "cond", None)
         for each in value if isinstance(value, list) else [value]:
             if is_picture(each) and tuple(each.shape[-2:]) != size:
                 raise ValueError(
