@@ -67,7 +67,7 @@ class OmniXScene(io.ComfyNode):
             node_id="OmniXScene",
             display_name="Panorama to 3D Scene",
             category="OmniX/maps",
-            description="Turn a panorama and its depth into a closed, textured mesh as GLB, which Blender, three.js "
+            description="Turn a panorama and its depth into a textured mesh as GLB, which Blender, three.js "
             "and Unreal open: cut where surfaces end, reduced, with the materials that are given.",
             search_aliases=["omnix", "mesh", "glb", "gltf", "3D", "scene", "360", "export"],
             hidden=[*HIDDEN],

@@ -10,7 +10,8 @@ from typing import Any
 from .pack import ROOT
 
 Graph = dict[str, dict[str, Any]]
-API = ROOT / "workflows" / "api"
+API = ROOT / "lab" / "workflows" / "api"
+"""The shipped workflows in the form that clients post."""
 
 
 def graph_of(task: str) -> Graph:

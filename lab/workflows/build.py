@@ -31,7 +31,7 @@ def files(describe: Describe) -> Iterator[tuple[str, str]]:
     blueprints = import_module(".blueprints", PACKAGE)
     for graph in import_module(".catalog", PACKAGE).GRAPHS:
         yield f"workflows/{graph.name}.json", text(blueprints.workflow_form(graph, describe))
-        yield f"workflows/api/{graph.slug}.json", text(formats.api_form(graph, describe))
+        yield f"lab/workflows/api/{graph.slug}.json", text(formats.api_form(graph, describe))
     for blueprint in import_module(".shelf", PACKAGE).BLUEPRINTS:
         yield f"subgraphs/{blueprint.name}.json", text(blueprints.blueprint_form(blueprint, describe))
 

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 UI = {path.stem: path for path in sorted((ROOT / "workflows").glob("*.json"))}
-API = {path.stem: path for path in sorted((ROOT / "workflows" / "api").glob("*.json"))}
+API = {path.stem: path for path in sorted((ROOT / "lab" / "workflows" / "api").glob("*.json"))}
 BLUEPRINTS = {path.stem: path for path in sorted((ROOT / "subgraphs").glob("*.json"))}
 FORMS = {
     "image_to_pano": "OmniX 01 - Image to panorama",
