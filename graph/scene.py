@@ -23,7 +23,9 @@ TEXTURES = {
     "metallic": "0 dielectric, 1 metal; 0 without it.",
     "occlusion": "Ambient occlusion; 1 without it.",
 }
-NAMING = "The decoded target of rgb_to_semantic: it separates room and objects, and names those whose colour is known."
+NAMING = (
+    "The decoded target of rgb_to_semantic: it separates the room from objects, and names those whose colour is known."
+)
 SHARE = {"min": 0.0, "max": 1.0, "step": 0.001, "advanced": True}
 OPTIONS: tuple[tuple[str, Any, dict[str, Any], str], ...] = (
     (

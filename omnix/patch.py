@@ -6,10 +6,6 @@ touched and there is nothing to undo. The adapters ride along as an additional m
 and offloads them.
 
 - DIFFUSION_MODEL stacks the reference latents and x into streams and returns the target's prediction.
-- SAMPLER_SAMPLE widens noise, latent and masks by the seam columns, blends and crops the result; watches FLUX.
-- PREDICT_NOISE blends the seam between steps, in place in the sampler's own x. Under a noise mask the host passes a
-  copy, so that x is blended before it is masked (`stages.BetweenSteps`).
-- OUTER_SAMPLE puts that into the sampler, and passes the columns past the seam to the next run if noise is left.
 - PREPARE_SAMPLING adds to the memory estimate the seam columns and references that run once a sequence.
 """
 
@@ -197,7 +193,8 @@ def check_call(task: Task, call: Call, seam: int) -> None:
 
 def stacked(call: Call, given: Sequence[Tensor | None], streams: int, seam: int) -> list[Any]:
     """Return FLUX's inputs for all streams: the conditions and x, one above the other, and the rest once for each."""
-    whole = [*(as_stream(latent, call.x, seam) for latent in call.latents), call.x]
+    latents = (comfy.utils.repeat_to_batch_size(latent, call.x.shape[0]) for latent in call.latents)
+    whole = [*(widen(latent.to(call.x), seam) for latent in latents), call.x]
     rest = [part if part is None else stack(part, streams) for part in given]
     return [rearrange(whole, "s b c h w -> (b s) c h w"), *rest]
 
@@ -235,11 +232,6 @@ def running(call: Call, step: Step, on_card: Any, weights: nn.Module, sequences:
     adding = adapted(flux, streams, step.added, sequences)
     with adding, compiled, called(flux, () if run and run.compile else layers_of(streams)):
         yield
-
-
-def as_stream(latent: Tensor, x: Tensor, seam: int) -> Tensor:
-    """Return a condition latent [1 or b, c, h, W] as one stream's input beside `x` [b, c, h, W + seam]."""
-    return widen(comfy.utils.repeat_to_batch_size(latent, x.shape[0]).to(x), seam)
 
 
 @contextmanager

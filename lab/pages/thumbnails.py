@@ -17,12 +17,13 @@ from torch import Tensor
 from ...omnix.colour import colour_view
 from ...omnix.panorama import camera_rays, perspective_view, place_on_panorama
 from ...omnix.scene import Options, build_scene
+from ...omnix.scene.layers import masked
 from ..rooms.meshes import FROM_OUTSIDE, draw
 from ..rooms.room import Room, render
 from ..workflows.catalog import PICTURE_PROMPT
 
 WIDTH, HEIGHT, FINER = 400, 200, 2
-BORDER, MARGIN = 2, 12
+BORDER, MARGIN, GROWN = 2, 12, 6
 QUALITY = 82
 PALETTE_SEED = 5
 # The window shows the far outside; distances beyond this percentile get the last colour.
@@ -103,6 +104,12 @@ def scene_of(room: Room) -> Tensor:
     return torch.from_numpy(drawn).float()
 
 
+def front_of(room: Room) -> Tensor:
+    """Show the room with what stands in front in grey."""
+    given = {"image": torch.from_numpy(room.rgb)[None]}
+    return masked(given, torch.from_numpy(room.distance)[None], None, {}, GROWN, Options().tolerance).panorama[0]
+
+
 def beside(picture: Tensor, small: Tensor) -> Tensor:
     """Show another picture small in the lower left corner."""
     height, width = (side // 5 * 2 for side in picture.shape[:2])
@@ -128,6 +135,7 @@ def thumbnails(room: Room) -> Mapping[str, Tensor]:
         "all_maps": tiles([shown[name] for name in maps]),
         "panorama_to_scene": beside(scene, shown["rgb"]),
         "photo_to_scene": beside(scene, grey),
+        "whole_scene": beside(scene, front_of(room)),
         "any_model": sides(*(shown[name] for name in ("rgb", "depth", "normal", "albedo"))),
         "save_prompt": captioned(shown["rgb"] * 0.25 + 0.1, "[EQUIRECTANGULAR], encoded once"),
     }

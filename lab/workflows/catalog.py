@@ -17,7 +17,8 @@ from .notes import (
     scene_notes,
 )
 from .parts import ROOM, models, text
-from .perceivers import ALL_MAPS, SCENE
+from .perceivers import ALL_MAPS
+from .scenes import SCENE, WHOLE
 from .shelf import ANY_MODEL, FLUX, PICTURE_PROMPT
 
 __all__ = ["GRAPHS", "PICTURE_PROMPT"]
@@ -165,9 +166,23 @@ def photo_to_scene() -> Graph:
     return scene("photo_to_scene", "OmniX 11 - Photo to 3D scene", before, shown, made)
 
 
-def scene(slug: str, name: str, before: tuple[Group, ...], shown: tuple[tuple[str, str], ...], *more: Node) -> Graph:
+def whole_scene() -> Graph:
+    """Turn a panorama into a 3D scene with what OmniX draws behind things."""
+    shown = (("panorama", "image"), ("panorama", "fit"), ("scene", "prompt"), ("scene", "height"))
+    before = (Group("", 0, (PANORAMA, MODELS)),)
+    made = scene("whole_scene", "OmniX 12 - Panorama to whole 3D scene", before, shown, kind=WHOLE)
+    views = tuple(
+        previewed(f"{name}_view", Link("scene", name), title)
+        for name, title in (("masked", "The masked foreground"), ("filled", "The filled panorama"))
+    )
+    return replace(made, groups=(*made.groups, Group("", len(made.groups), views)))
+
+
+def scene(
+    slug: str, name: str, before: tuple[Group, ...], shown: tuple[tuple[str, str], ...], *more: Node, kind: str = SCENE
+) -> Graph:
     """Make a scene of the node `panorama`, show it and save it, and the panorama beside it as light for it."""
-    box = Node("scene", SCENE, {"panorama": Link("panorama"), **LOADED})
+    box = Node("scene", kind, {"panorama": Link("panorama"), **LOADED})
     preview = Node("preview", "Preview3D", {"model_file": Link("scene", "model_3d")})
     report = Node("report", "PreviewAny", {"source": Link("scene", "report")}, "What was made")
     saver = Node("save", "SaveGLB", {"mesh": Link("scene", "model_3d"), "filename_prefix": "OmniX/scene"})
@@ -182,7 +197,7 @@ def scene(slug: str, name: str, before: tuple[Group, ...], shown: tuple[tuple[st
             Group("", len(before), (box, light, *more)),
             Group("", len(before) + 1, (preview, saver, report)),
         ),
-        scene_notes(slug, "Panorama to 3D scene"),
+        scene_notes(slug, kind.removesuffix(" (OmniX)")),
         App((*shown, ("scene", "camera_height"), ("scene", "steps")), ("save",)),
     )
 
@@ -228,6 +243,7 @@ GRAPHS = (
     all_maps(),
     panorama_to_scene(),
     photo_to_scene(),
+    whole_scene(),
     any_model(),
     save_prompt(),
 )

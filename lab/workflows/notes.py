@@ -172,7 +172,18 @@ SCENE_FIRST = {
         "Load a photo in **Your photo** and say in *prompt* what the whole panorama shows; *fov_x* is the photo's "
         "field of view. Press **Run**: OmniX completes the photo to a panorama first, see **The panorama**.",
     ),
+    "whole_scene": (
+        "A 3D scene of a panorama, with what is behind things",
+        f"{OWN} *prompt* of **Panorama to whole 3D scene** describes the room without its furniture.",
+    ),
 }
+WHOLE = """
+**How it works**: *Mask Foreground* paints grey what stands in front. OmniX draws what is behind it, and its maps \
+become the node `background` of the GLB; each thing in front is a node of its own, `object.001` and so on. OmniX was \
+trained to fill round a photo, and never saw masks like these: look at **The filled panorama**. If it draws new \
+furniture, change the seed or *prompt*. If its depth does not fit, the report says so, and geometry alone makes the \
+background.
+"""
 SCENE_TASKS = ("rgb_to_depth", "rgb_to_normal", "rgb_to_albedo", "rgb_to_pbr")
 
 
@@ -187,11 +198,14 @@ def scene_notes(slug: str, title: str) -> tuple[Note, ...]:
 4. **Save 3D Model** writes `output/OmniX/scene_00001_.glb` for Blender, three.js and Unreal. **What was made** says \
 what was cut. **Save the panorama as light (EXR)** is for the light around the scene.
 
+{WHOLE if slug == "whole_scene" else ""}
 {box(title)}
 
 {memory(title)} To load T5 only once, run the workflow {ONCE}.
 """
-    return _notes(start, (*(("image_to_pano",) if slug == "photo_to_scene" else ()), *SCENE_TASKS))
+    before = () if slug == "panorama_to_scene" else ("image_to_pano",)
+    after = ("rgb_to_semantic",) if slug == "whole_scene" else ()
+    return _notes(start, (*before, *SCENE_TASKS, *after))
 
 
 YOUR_MODEL, YOUR_LORA = "your_model.safetensors", "your_360_lora.safetensors"

@@ -16,7 +16,9 @@ from .parts import (
     streams,
     text,
 )
-from .perceivers import PERCEIVERS, SAMPLING, encoders, with_saved_prompt
+from .perceivers import PERCEIVERS, SAMPLING, with_saved_prompt
+from .scenes import whole_scene
+from .several import encoders
 
 FLUX, SETTINGS = "FLUX.1-dev (OmniX)", "Steps and seed (OmniX)"
 PICTURE_PROMPT = "a sunlit living room with a grey sofa, wooden floor and large windows"
@@ -168,5 +170,6 @@ BLUEPRINTS = (
     image_to_panorama(),
     text_to_panorama(),
     any_model(),
+    whole_scene(),
     *map(with_saved_prompt, PERCEIVERS),
 )

@@ -1,4 +1,4 @@
-"""The layers of a scene for the nodes: the objects in front, and the background behind them."""
+"""The layers of a scene as a graph knows them: a mask of the things in front, and a second panorama behind them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def masked(
 
 
 def front_of(distance: Array, maps: Mapping[str, Array], named: Named | None, tolerance: float) -> Flags:
-    """Return the pixels [H, W] of a panorama that are in front of its room."""
+    """Return the pixels [H, W] of a panorama that stand in front of its room."""
     check_depth(distance, maps)
     found, maps = framed(distance, maps)
     normals = to_gltf(maps["normal"]) if "normal" in maps else None
