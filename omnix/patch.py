@@ -66,7 +66,7 @@ PATCHES = "patches"
 OWN_CONDS = frozenset(("ref_latents",))
 """Conditions that each stream widens itself."""
 WARNING = "omnix.warning"
-"""The event for the browser that started the run: the node that runs, "box:node" inside of a box, and a sentence."""
+"""The event for the browser that started the run: the node that runs ("box:node" inside a box), and a message."""
 
 
 def attach(
@@ -74,7 +74,7 @@ def attach(
 ) -> Patcher:
     """Return a clone of `model` that runs the task's streams; `seam` is in latent columns, 0 switches it off.
 
-    Adapters attached before are replaced. Raises ValueError if the model is not FLUX.1, or of another size, or if a
+    Earlier adapters are replaced. Raises ValueError if the model is not FLUX.1, or of another size, or if a
     strength is no finite number (the host's limits let NaN pass), or the seam an odd one.
     """
     check_seam(seam)
@@ -128,7 +128,7 @@ def flux_of(model: Patcher) -> Flux:
 
 
 def _is_first(flux: Flux) -> bool:
-    """Tell FLUX.1 from later models of the same class: they have no pooled text vector or share their modulation."""
+    """Return whether this is FLUX.1; later models of its class lack the pooled vector or share their modulation."""
     return flux.vector_in is not None and not getattr(flux.params, "global_modulation", False)
 
 
@@ -200,7 +200,7 @@ def stacked(call: Call, given: Sequence[Tensor | None], streams: int, seam: int)
 
 
 def joining_step(call: Call, streams: Sequence[Stream]) -> Step:
-    """Return what joins the streams in one call of FLUX and keeps account of it."""
+    """Return the object that joins the streams in one call of FLUX and records it."""
     rows, shared = call.context.shape[1], text_is_shared(streams)
     join = partial(joint_attention, streams=len(streams), text_rows=rows, shared_text=shared)
     return Step(call.options.get(OVERRIDE), join, wanted_of(layers_of(streams)))
@@ -253,7 +253,7 @@ def overseen(seam: int, task: Task, guider: Any, run: Run) -> Iterator[None]:
 
 
 def _doubts(seam: int, task: Task, guider: Any, run: Run) -> Iterator[str]:
-    """Yield what would make the result worse; "" for what is right."""
+    """Yield warnings about the result; "" for everything that is right."""
     yield doubt_of_cfg(task, getattr(guider, "cfg", 1.0))
     yield doubt_of_size(task, run.height)
     sampling = guider.inner_model.model_sampling
@@ -268,7 +268,7 @@ def _card(patcher: Patcher) -> tuple[Flux, nn.Module | None]:
 
 
 def _places(flux: Any, options: Mapping[str, Any], block: Block | None = None) -> Iterator[Place]:
-    """Yield what other packs replace, the likeliest first."""
+    """Yield the functions that other packs replace, the most likely first."""
     if block is not None:
         yield method(unwrapped(block.module), "forward", f"{block.kind.capitalize()}StreamBlock.forward")
     yield from (method(flux, name, f"Flux.{name}") for name in ("forward_orig", "_forward", "forward"))

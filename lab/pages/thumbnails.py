@@ -1,4 +1,4 @@
-"""Draw the pictures that the template browser shows: the demo's room and its true maps, what a graph is for.
+"""Draw the thumbnails for the template browser from the demo's room and its ground-truth maps.
 
 They show what goes in and what a perfect answer is; no model is run.
 """
@@ -26,7 +26,7 @@ WIDTH, HEIGHT, FINER = 400, 200, 2
 BORDER, MARGIN, GROWN = 2, 12, 6
 QUALITY = 82
 PALETTE_SEED = 5
-# The window looks far out; what is beyond this share of all distances gets the last colour.
+# The window shows the far outside; distances beyond this percentile get the last colour.
 FAR = 0.97
 
 
@@ -47,7 +47,7 @@ def layers(room: Room) -> dict[str, Tensor]:
 
 
 def sides(*pictures: Tensor) -> Tensor:
-    """Show pictures of one size as slanting strips beside each other, from left to right."""
+    """Show pictures of one size as slanted strips next to each other, from left to right."""
     height, width = pictures[0].shape[:2]
     slant = torch.linspace(0.12, -0.12, height)[:, None]
     across = (torch.linspace(0, 1, width)[None] + slant / len(pictures)) * len(pictures)
@@ -79,7 +79,7 @@ def image_of(picture: Tensor) -> Image.Image:
 
 
 def placed(room: Tensor) -> Tensor:
-    """Return what image_to_pano gets: the view to the front on grey."""
+    """Return the input of image_to_pano: the front view on grey."""
     side = room.shape[0]
     view = perspective_view(room[None], side, side)
     return place_on_panorama(view, room.shape[1], room.shape[0])[0][0]
@@ -97,7 +97,7 @@ def captioned(picture: Tensor, words: str) -> Tensor:
 
 
 def scene_of(room: Room) -> Tensor:
-    """Show the room as a scene, from outside: what faces inwards can be seen through."""
+    """Show the room as a scene from outside; surfaces that face inwards are transparent from there."""
     made = build_scene(room.distance, {"image": room.rgb}, Options(triangles=40_000)).geometry
     size = room.rgb.shape[1], room.rgb.shape[0]
     drawn = draw(made.positions, made.uv, made.faces, room.rgb, FROM_OUTSIDE, size, finer=1)

@@ -37,7 +37,7 @@ def files(describe: Describe) -> Iterator[tuple[str, str]]:
 
 
 def text(form: dict[str, Any]) -> str:
-    """Return a form as it is written."""
+    """Return a form as JSON text."""
     return json.dumps(form, indent=2, ensure_ascii=False) + "\n"
 
 
