@@ -1,7 +1,7 @@
 """OmniX for ComfyUI: 360-degree panoramas with FLUX.1-dev, and their depth, normals, albedo, materials and semantics.
 
-ComfyUI loads this folder as a custom node and calls `comfy_entrypoint`. Without ComfyUI the package still imports, so
-that `converters` works on its own. On a ComfyUI that is too old, one sentence in its log says so.
+ComfyUI loads this folder as a custom node and calls `comfy_entrypoint`. Without ComfyUI the package can still be
+imported, so that `converters` works on its own. If ComfyUI is too old, a message in its log says so.
 """
 
 import importlib.util
@@ -13,7 +13,7 @@ WEB_DIRECTORY = "./web"
 
 
 def too_old(version: str) -> bool:
-    """Tell whether a ComfyUI version such as "0.16.3" comes before the oldest that works; unknown ones do not."""
+    """Return whether a ComfyUI version such as "0.16.3" is older than the oldest supported one; False if unknown."""
     numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:3])
     return bool(numbers) and numbers < OLDEST
 
@@ -30,7 +30,7 @@ if importlib.util.find_spec("comfy_api") is not None:
         _needed = ".".join(map(str, OLDEST))
         logging.error("OmniX needs ComfyUI %s or newer, this is %s; update ComfyUI.", _needed, host_version())
     else:
-        # Only with a host: a broken node module must fail loudly there, not be taken for a missing host.
+        # Imported only with a host: there, an error in a node module must be raised, not mistaken for a missing host.
         from .nodes import comfy_entrypoint
 
         __all__ = ["WEB_DIRECTORY", "comfy_entrypoint"]

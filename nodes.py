@@ -1,4 +1,4 @@
-"""The list of nodes, and what ComfyUI is told when it loads them. The nodes themselves are in `graph/`, by kind."""
+"""The list of nodes, and the extension that ComfyUI loads. The nodes themselves are in `graph/`, by kind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from comfy_api.latest import ComfyExtension, io
 
 from .graph.conditioning import OmniXEncodePrompt, OmniXLoadConditioning, OmniXPrompt, OmniXSaveConditioning
 from .graph.files import CONDITIONING_FOLDER, remember_posted_graphs
-from .graph.images import OmniXCameraRays, OmniXDecodePanorama, OmniXPlaceOnPanorama
+from .graph.images import OmniXCameraRays, OmniXDecodePanorama, OmniXPlaceOnPanorama, OmniXRollPanorama
+from .graph.layers import OmniXBackgroundLayer, OmniXForeground, OmniXMoveViewpoint
 from .graph.loaders import OmniXConvertAdapter, OmniXLoadAdapters, OmniXLoadDiffusersFlux
 from .graph.maps import (
     OmniXDepth,
@@ -21,7 +22,7 @@ from .graph.maps import (
     OmniXSemantic,
 )
 from .graph.measuring import OmniXCompareMaps
-from .graph.model import OmniXApplyAdapters, OmniXFlowShift
+from .graph.model import OmniXApplyAdapters, OmniXFlowShift, OmniXSeamlessPanorama
 from .graph.older import OmniXOlderGraph, register_replacements
 from .graph.panoramas import OmniXFitPanorama, OmniXLoadPanorama, put_samples_into_input
 from .graph.pictures import OmniXSavePanorama
@@ -33,6 +34,7 @@ NODES: list[type[io.ComfyNode]] = [
     OmniXLoadAdapters,
     OmniXApplyAdapters,
     OmniXFlowShift,
+    OmniXSeamlessPanorama,
     OmniXLoadDiffusersFlux,
     OmniXEncodePrompt,
     OmniXPrompt,
@@ -41,6 +43,7 @@ NODES: list[type[io.ComfyNode]] = [
     OmniXDecodePanorama,
     OmniXFitPanorama,
     OmniXPlaceOnPanorama,
+    OmniXRollPanorama,
     OmniXCameraRays,
     OmniXDepth,
     OmniXNormal,
@@ -48,7 +51,10 @@ NODES: list[type[io.ComfyNode]] = [
     OmniXSemantic,
     OmniXPackORM,
     OmniXMogeGeometry,
+    OmniXForeground,
+    OmniXBackgroundLayer,
     OmniXScene,
+    OmniXMoveViewpoint,
     OmniXColourDepth,
     OmniXContactSheet,
     OmniXCompareMaps,
@@ -60,14 +66,14 @@ NODES: list[type[io.ComfyNode]] = [
 
 
 class OmniXExtension(ComfyExtension):
-    """What ComfyUI asks the pack for."""
+    """The extension that ComfyUI loads."""
 
     async def on_load(self) -> None:
-        """Tell the host where saved conditionings lie, and what becomes of graphs of the older pack."""
+        """Register the folders of saved conditionings and the replacements of the older pack's nodes."""
         for root in (folder_paths.models_dir, folder_paths.get_output_directory()):
             folder_paths.add_model_folder_path(CONDITIONING_FOLDER, str(Path(root, CONDITIONING_FOLDER)))
         folder_paths.folder_names_and_paths[CONDITIONING_FOLDER][1].add(".safetensors")
-        with contextlib.suppress(OSError):  # a read-only folder: samples load from the pack, without a preview
+        with contextlib.suppress(OSError):  # in a read-only folder, samples load from the pack, without a preview
             put_samples_into_input()
         remember_posted_graphs()
         await register_replacements()

@@ -1,6 +1,6 @@
-"""Convert FLUX.1 LoRAs from Diffusers layout to ComfyUI's fused layers, exactly. Needs the standard library alone.
+"""Convert FLUX.1 LoRAs from Diffusers layout to ComfyUI's fused layers, exactly. Needs only the standard library.
 
-Only arithmetic (a scale to fold, another dtype, state dicts in memory) imports torch, and only when it is asked for.
+Only arithmetic (multiplying in a scale, another dtype, state dicts in memory) imports torch, and only when it is used.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NEEDS_TORCH = ("Converted", "convert_state_dict", "inspect_state_dict", "split_
 
 
 def __getattr__(name: str) -> Any:
-    """Import what works on tensors in memory, and torch with it, on first use."""
+    """Import the functions for tensors in memory, and torch with them, at first use."""
     if name in _NEEDS_TORCH:
         from . import state
 

@@ -1,8 +1,8 @@
 """Convert OmniX and other FLUX.1 LoRAs from Diffusers layout into files for ComfyUI's LoRA loaders.
 
-SOURCE is one file or a tree ({task}/{stream}/pytorch_lora_weights.safetensors, {task}_{stream}.safetensors or any mix);
-DESTINATION keeps {task}/{stream}.safetensors, ready to be put under ComfyUI's loras folder.
-Exit status: 0 all went well, 1 something failed (each file says why), 2 the call was wrong.
+SOURCE is one file or a folder ({task}/{stream}/pytorch_lora_weights.safetensors, {task}_{stream}.safetensors or a mix).
+The results in DESTINATION are {task}/{stream}.safetensors, ready for ComfyUI's loras folder.
+Exit status: 0 if everything succeeded, 1 if something failed (with a message for each file), 2 for wrong arguments.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .version import VERSION
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    # File names may hold what the terminal's encoding does not.
+    # File names may contain characters that the terminal's encoding lacks.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = _run(options)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # who reads has seen enough, as `| head` does
+    except BrokenPipeError:  # the reader has closed the pipe, as `| head` does
         _drop_output()
         return 1
     except OSError as error:
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _failed(options: argparse.Namespace, reason: str) -> int:
-    """Say why not a single file was looked at; return the exit status."""
+    """Print why no file was processed; return the exit status."""
     if options.json:
         print(json.dumps(console.document(options.command, (), options.dry_run, reason), indent=1))
     print(console.fitted(f"omnix-convert: {reason}", sys.stderr), file=sys.stderr)
@@ -67,7 +67,7 @@ def _failed(options: argparse.Namespace, reason: str) -> int:
 
 
 def _drop_output() -> None:
-    """Send what is still to be printed nowhere: Python would try once more at its end, and complain."""
+    """Discard the output that is still buffered: Python would try to print it at exit and report an error."""
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
@@ -79,10 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(command="convert")
     command = parser.add_mutually_exclusive_group()
     for name, words in (
-        ("inspect", "say what SOURCE is, with --keys also what each of its keys will become"),
-        ("verify", "compare the deltas of SOURCE with those of the results in DESTINATION"),
-        ("split", "the inverse: converted files in SOURCE back to Diffusers layout in DESTINATION"),
-        ("layout", "print the table of layers and stop"),
+        ("inspect", "describe SOURCE; with --keys also list what each of its keys becomes"),
+        ("verify", "compare the deltas of SOURCE with the results in DESTINATION"),
+        ("split", "convert the files in SOURCE back to Diffusers layout in DESTINATION"),
+        ("layout", "print the table of layers and exit"),
     ):
         command.add_argument(f"--{name}", action="store_const", dest="command", const=name, help=words)
     parser.add_argument("--keys", action="store_true", help="with --inspect: list every key")
@@ -90,19 +90,19 @@ def _parser() -> argparse.ArgumentParser:
         "--dtype",
         type=_dtype,
         metavar="DTYPE",
-        help="write this dtype instead of the source's: bf16, fp16, fp32, fp8_e4m3fn, fp8_e5m2, or torch's names",
+        help="dtype of the result: bf16, fp16, fp32, fp8_e4m3fn, fp8_e5m2, or torch's names (default: the source's)",
     )
     parser.add_argument(
         "--force",
         action="store_true",
-        help="replace files that exist (else a folder's finished ones are skipped, if unchanged)",
+        help="replace existing files (default: skip a folder's finished and unchanged files, refuse others)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="check and report, write nothing")
+    parser.add_argument("--dry-run", action="store_true", help="check and report, but write nothing")
     parser.add_argument("--allow-unused", action="store_true", help="leave out tensors that belong to no FLUX.1 layer")
     parser.add_argument(
         "--header-alpha",
         choices=(APPLY, IGNORE),
-        help="what an alpha means that is a plain entry of the header: ComfyUI ignores it, newer loaders apply it",
+        help="use or ignore an alpha that is a plain entry of the header (ComfyUI ignores it, newer loaders apply it)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
     parser.add_argument("--version", action="version", version=f"omnix-convert {VERSION}")
@@ -118,7 +118,7 @@ def _dtype(name: str) -> str:
 
 
 def _check_call(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """End with status 2 where the arguments do not go together."""
+    """Exit with status 2 if the arguments don't fit together."""
     command = options.command
     if command == "layout":
         return
@@ -127,9 +127,9 @@ def _check_call(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
     if (options.destination is None) != (command == "inspect"):
         parser.error("--inspect takes no DESTINATION" if command == "inspect" else "DESTINATION is missing")
     if options.dtype and command != "convert":
-        parser.error(f"--dtype does not go with --{command}")
+        parser.error(f"--dtype can't be used with --{command}")
     if options.keys and command != "inspect":
-        parser.error("--keys goes with --inspect alone")
+        parser.error("--keys needs --inspect")
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -145,7 +145,7 @@ def _run(options: argparse.Namespace) -> int:
             if not options.json:
                 _show(outcome, options, len(outcomes), len(work))
     except KeyboardInterrupt:
-        interrupted = "interrupted; files finished before are whole, the rest was not written"
+        interrupted = "interrupted; finished files are complete, the others were not written"
     if options.json:
         print(json.dumps(console.document(options.command, outcomes, options.dry_run, interrupted), indent=1))
     elif options.source.is_dir():
@@ -183,7 +183,7 @@ def _action(options: argparse.Namespace) -> Callable[[Job], Any]:
 
 
 def _show(outcome: Outcome, options: argparse.Namespace, done: int, total: int) -> None:
-    """Print one file's line over what told its progress; of a tree in a terminal also the bar below it."""
+    """Print one file's result over its progress line; for a folder in a terminal also the bar below it."""
     bar = total > 1 and sys.stderr.isatty()
     erase = "\r\x1b[K" if sys.stderr.isatty() else ""
     if outcome.error is not None:

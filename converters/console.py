@@ -1,4 +1,4 @@
-"""What the command line says about its results: for people one line a file, for machines one JSON document."""
+"""The output of the command line: one line per file for people, or one JSON document for programs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .version import VERSION
 
 
 def fitted(text: str, stream: TextIO) -> str:
-    """Return a text in lines no wider than the terminal; as it is where it goes to a file or another program."""
+    """Return a text wrapped to the width of the terminal; unchanged if it goes to a file or another program."""
     if not stream.isatty():
         return text
     width = max(20, shutil.get_terminal_size().columns)
@@ -25,7 +25,7 @@ def fitted(text: str, stream: TextIO) -> str:
 
 
 def line(outcome: Outcome, dry_run: bool, keys: bool = False) -> str:
-    """Return what came of one file, notes on lines of their own; with `keys` also what becomes of each key."""
+    """Return the result of one file, with notes on separate lines; with `keys` also what each key becomes."""
     result = outcome.result
     if isinstance(result, Report):
         return _written(result, outcome.seconds, dry_run)
@@ -36,8 +36,8 @@ def line(outcome: Outcome, dry_run: bool, keys: bool = False) -> str:
 
 def _written(report: Report, seconds: float, dry_run: bool) -> str:
     if report.skipped:
-        return f"{printable(report.destination)}: made before of an unchanged {printable(report.source)}, skipped"
-    kept = f", {_count(report.kept, 'tensor')} kept beside" if report.kept else ""
+        return f"{printable(report.destination)}: already made from the unchanged {printable(report.source)}, skipped"
+    kept = f", {_count(report.kept, 'tensor')} kept unchanged" if report.kept else ""
     computed = f", {report.computed} computed" if report.computed else ""
     left = f"; left out {_count(report.unused, 'tensor')}" if report.unused else ""
     paths = f"{printable(report.source)} -> {printable(report.destination)}"
@@ -65,8 +65,8 @@ def _exactness(report: Report) -> str:
     if report.identical:
         return ", the original file byte for byte"
     if report.exact is False:
-        lost = "rounded" if report.rounded else "an alpha of 0 leaves nothing of some numbers"
-        return f", {lost} (--split can't undo it)" if report.identical is None else ", scales stay folded in"
+        lost = "rounded" if report.rounded else "an alpha of 0 erased some numbers"
+        return f", {lost} (--split can't undo it)" if report.identical is None else ", scales stay multiplied in"
     return ", its tensors bit for bit" if report.identical is False else ""
 
 
@@ -105,19 +105,19 @@ def _verdict(job: Job, layers: Comparison) -> str:
     rest = "" if exact == len(layers) else f", the others within {worst:.1e} (rounded)"
     source, result = printable(str(job.source)), printable(str(job.destination))
     some = f"{', '.join(layers.unused[:5])}{', ...' if len(layers.unused) > 5 else ''}"
-    left = f"; {_count(layers.unused, 'tensor')} of it left out ({printable(some)})" if layers.unused else ""
-    return f"{result}: {exact} of {len(layers)} deltas bit for bit those of {source}{rest}{left}"
+    left = f"; {_count(layers.unused, 'tensor')} of the source left out ({printable(some)})" if layers.unused else ""
+    return f"{result}: {exact} of {len(layers)} deltas equal, bit for bit, those of {source}{rest}{left}"
 
 
 def summary(outcomes: Sequence[Outcome], dry_run: bool) -> str:
-    """Return the last line: how many files went well, how many did not."""
+    """Return the last line: how many files succeeded and how many failed."""
     good = [outcome for outcome in outcomes if outcome.error is None]
     reports = [outcome.result for outcome in good if isinstance(outcome.result, Report)]
     sizes = [report.bytes_out for report in reports if not report.skipped]
     written = f", {_megabytes(sum(sizes))} MB" + (" not written" if dry_run else "") if sizes else ""
     seconds = sum(outcome.seconds for outcome in outcomes)
     before = sum(report.skipped for report in reports)
-    skipped = f" ({before} of them before, unchanged and skipped)" if before else ""
+    skipped = f" ({before} of them skipped, because they are unchanged)" if before else ""
     failed = len(outcomes) - len(good)
     return f"{len(good)} of {len(outcomes)} files done{skipped}, {failed} failed{written}, {seconds:.2f} s"
 
@@ -133,7 +133,7 @@ def _filled(done: int, total: int) -> str:
 
 
 def within_file(stream: TextIO, after: float = 0.5, every: float = 0.2) -> Progress:
-    """Return what shows how far one file is, on a line that is written over; nothing of files that are done at once."""
+    """Return a function that shows the progress of one file on a line that it overwrites; short files show nothing."""
     shown = [time.perf_counter(), 0]
 
     def progress(done: int, whole: int) -> None:
@@ -154,7 +154,7 @@ def _megabytes(size: int) -> str:
 
 
 def document(command: str, outcomes: Sequence[Outcome], dry_run: bool, error: str | None = None) -> dict[str, Any]:
-    """Return everything for a machine: the files, the summary, and why the run ended early if it did."""
+    """Return everything for a program: the files, the summary, and the reason if the run ended early."""
     files = [
         {
             "source": str(outcome.job.source),

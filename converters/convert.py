@@ -1,7 +1,7 @@
-"""Convert files: Diffusers' layout, and every other dialect, to ComfyUI's fused layers, and back.
+"""Convert files from Diffusers' layout, and every other dialect, to ComfyUI's fused layers, and back.
 
-Where the scale is 1 and the dtype stays, bytes are moved. Else the scale is folded into the up factor in float32 and
-rounded once, and the result has no alpha; where the dtype would lose numbers by that, `fusing.folding` finds a way.
+If the scale is 1 and the dtype stays the same, bytes are moved. Otherwise the scale is multiplied into the up factor in
+float32 and rounded once, and the result has no alpha. If the dtype would lose precision, see `fusing.folding`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from .lora.scales import APPLY, IGNORE
 from .metadata import DIGEST_KEY, fused_metadata, hidden_metadata, split_metadata
 
 _MARKERS = ("scaled_fp8", "diffusion_model.scaled_fp8")
-"""Tensors that say nothing but that ComfyUI wrote scaled float8."""
+"""Tensors that only mark a file as ComfyUI's scaled float8."""
 Progress = Callable[[int, int], None]
-"""Is told how many bytes of a source have been read, and how many there are."""
+"""Called with the number of bytes read so far from a source, and their total."""
 
 
 def nothing(_done: int, _whole: int) -> None:
@@ -36,7 +36,7 @@ def nothing(_done: int, _whole: int) -> None:
 
 
 class Report(NamedTuple):
-    """What went where when one file was converted or split."""
+    """The result of converting or splitting one file."""
 
     source: str
     destination: str
@@ -44,14 +44,14 @@ class Report(NamedTuple):
     stream: str | None
     geometry: Geometry
     layers: Mapping[str, tuple[str, ...]]
-    """ComfyUI layer -> the layers of the source in it."""
+    """ComfyUI layer -> the source's layers in it."""
     ranks: tuple[int, ...]
     dtypes: tuple[str, ...]
-    """Those of the source."""
+    """The ranks of the source."""
     moved: int
-    """Pairs whose bytes were moved as they are."""
+    """Pairs whose bytes were moved unchanged."""
     computed: int
-    """Pairs whose scale was folded or whose dtype was changed."""
+    """Pairs whose scale was multiplied in or whose dtype was changed."""
     unused: tuple[str, ...]
     """Tensors that are left out."""
     bytes_in: int
@@ -61,11 +61,11 @@ class Report(NamedTuple):
     identical: bool | None = None
     """Split: the file is the source, byte for byte."""
     kept: tuple[str, ...] = ()
-    """Tensors of the result beside the fused pairs: text encoders', biases, norms, a wider shape."""
+    """Tensors of the result other than the fused pairs: text encoders', biases, norms, a wider shape."""
     notes: tuple[str, ...] = ()
-    """What whoever uses it should know, a sentence each."""
+    """Notes for the user, one sentence each."""
     skipped: bool = False
-    """It was made before, of the same source and in the same way, and is left as it is."""
+    """Whether the file already existed, made from the same source in the same way, and was left unchanged."""
     rounded: bool | None = None
     """Converted: rounding is why the source can't be had back bit for bit. None: not written yet, or split."""
 
@@ -85,10 +85,10 @@ def convert(
 ) -> Report:
     """Convert one FLUX.1 LoRA, in any of its dialects, into a file for ComfyUI's LoRA loaders.
 
-    `slot` is the (task, stream) to be written into it, `dtype` torch's dtype or a name (BF16, F16, F32, F8_E4M3,
-    F8_E5M2); None keeps every part's. `header_alpha` "apply" or "ignore" says what a plain alpha of the header means.
-    With `skip_done` a destination that would not change is left as it is, and the report says so. `progress` is told
-    how far it is. Raises AdapterError, or OSError; then nothing stands under the destination's name.
+    `slot` is the (task, stream) to write into the file. `dtype` is torch's dtype or a name (BF16, F16, F32, F8_E4M3,
+    F8_E5M2); None keeps the dtype of every part. `header_alpha` "apply" or "ignore" decides about a plain alpha in the
+    header. With `skip_done` a destination that would not change is skipped, and the report says so. `progress` is
+    called with the progress. Raises AdapterError or OSError; in that case no file has the destination's name.
     """
     source, destination = Path(source), Path(destination)
     if not dry_run:
@@ -114,7 +114,7 @@ def convert(
 
 
 def checked_original(adapter: AdapterFile, allow_unused: bool = False, header_alpha: str | None = None) -> AdapterFile:
-    """Return an adapter that is to be converted.  Raises AdapterError if it is no original or has unknown keys."""
+    """Return an adapter to convert.  Raises AdapterError if it is already converted or has unknown keys."""
     source = adapter.path
     if adapter.converted:
         raise AdapterError(
@@ -136,7 +136,7 @@ def checked_original(adapter: AdapterFile, allow_unused: bool = False, header_al
 
 
 def _is_done(adapter: AdapterFile, destination: Path, metadata: Mapping[str, str], outputs: Outputs) -> bool:
-    """Tell whether a file is what an earlier run made of this source with these options."""
+    """Return whether an earlier run made this file from this source with these options."""
     try:
         found = read_header(destination)
     except AdapterError:
@@ -144,12 +144,12 @@ def _is_done(adapter: AdapterFile, destination: Path, metadata: Mapping[str, str
     shapes = {name: (entry.dtype, entry.shape) for name, entry in found.entries.items()}
     if shapes != {name: (output.entry.dtype, output.entry.shape) for name, output in outputs.items()}:
         return False
-    told = {**metadata, EXACT_KEY: found.metadata.get(EXACT_KEY, "")}
-    return found.metadata == {**told, DIGEST_KEY: sha256_of(adapter.path)}
+    expected = {**metadata, EXACT_KEY: found.metadata.get(EXACT_KEY, "")}
+    return found.metadata == {**expected, DIGEST_KEY: sha256_of(adapter.path)}
 
 
 def _is_written(adapter: AdapterFile, destination: Path, outputs: Outputs) -> bool:
-    """Tell whether a file is, byte for byte, what a split would write."""
+    """Return whether a file is, byte for byte, what a split would write."""
     header, offsets, size = header_bytes(split_metadata(adapter), {name: out.entry for name, out in outputs.items()})
     if destination.stat().st_size != size:
         return False
@@ -159,7 +159,7 @@ def _is_written(adapter: AdapterFile, destination: Path, outputs: Outputs) -> bo
 
 
 def _rehearse(adapter: AdapterFile, destination: Path, outputs: Outputs) -> None:
-    """Do all but the writing.  Raises what the writing would."""
+    """Do everything except the writing.  Raises the same errors as the writing."""
     check_writable(destination.parent)
     if any(piece.change for output in outputs.values() for piece in output.pieces):
         with reading(adapter.path) as read:
@@ -175,7 +175,7 @@ def _write(
     force: bool,
     progress: Progress,
 ) -> Copy:
-    """Write the outputs; return what tells whether their arithmetic can be undone."""
+    """Write the outputs; return the pass that knows whether their arithmetic can be undone."""
     entries = {name: output.entry for name, output in outputs.items()}
     _, offsets, size = header_bytes(metadata, entries)
     digest = Digest(adapter.path) if DIGEST_KEY in metadata else None
@@ -188,7 +188,7 @@ def _write(
                 yield offsets[name] + position, data
                 done = copy.read
                 progress(min(done, whole), whole)
-            # The header comes last: only now is it known what it says. Its length does not change by that.
+            # The header comes last, because its content is known only now. Its length stays the same.
             known = {EXACT_KEY: str(int(copy.exact)), DIGEST_KEY: digest.result()} if digest else {}
             yield 0, header_bytes({**metadata, **known}, entries)[0]
 
@@ -198,9 +198,9 @@ def _write(
 
 def _refuse_destination(source: Path, destination: Path, force: bool) -> None:
     if destination.exists() and destination.samefile(source):
-        raise AdapterError(f"{destination}: file: expected a name of its own, got the source; choose another one.")
+        raise AdapterError(f"{destination}: file: expected another name than the source; choose another one.")
     if destination.is_dir():
-        raise AdapterError(f"{destination}: file: expected the name of a file, got a folder; choose another one.")
+        raise AdapterError(f"{destination}: file: expected a file name, got a folder; choose another one.")
     if destination.exists() and not force:
         raise exists(destination)
 
@@ -208,7 +208,7 @@ def _refuse_destination(source: Path, destination: Path, force: bool) -> None:
 def report_of(
     adapter: AdapterFile, destination: Path, slot: tuple[str, str] | None, outputs: Outputs, bytes_in: int
 ) -> Report:
-    """Return the report of outputs that are laid out but not written yet; `slot` None keeps what the file says."""
+    """Return the report of outputs that are laid out but not written yet; `slot` None keeps the file's own."""
     blocks = [block for fused in adapter.layers.values() for block in fused.blocks]
     changed = {
         (slab.key, slab.offset)
@@ -248,10 +248,11 @@ def split(
 ) -> Report:
     """Write the Diffusers pairs of a converted file again: the inverse of `convert`, bit for bit.
 
-    Names, dtypes, scales and alphas are the source's again. Where folding a scale or changing a dtype had to round,
-    the source can't be had back: then the factors stay as they are in the converted file, with the scale that stands
-    beside them there, and the report says `exact=False`. `skip_done` leaves a destination that would not change.
-    Raises AdapterError, or OSError; then nothing stands under the destination's name.
+    Names, dtypes, scales and alphas are those of the source again. If a scale or a dtype change had to round, the
+    source can't be restored: then the factors and the scale stay as in the converted file, and the report says
+    `exact=False`.
+    `skip_done` skips a destination that would not change. Raises AdapterError or OSError; in that case no file has the
+    destination's name.
     """
     source, destination = Path(source), Path(destination)
     if not dry_run:
@@ -276,6 +277,6 @@ def split(
 
 
 def record_of(adapter: AdapterFile) -> Record:
-    """Return how the source of a converted adapter spelled its layers."""
+    """Return the names that the source of a converted adapter used for its layers."""
     parts = [block.part for fused in adapter.layers.values() for block in fused.blocks]
     return read_record(adapter.path, adapter.metadata, parts)

@@ -1,4 +1,4 @@
-"""The one error of this package, and how its sentences stay fit to be shown."""
+"""The error class of this package; its messages are always safe to print."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ _LONGEST = 1200
 
 
 class AdapterError(ValueError):
-    """An adapter file can't be used: one sentence with file, key, what was expected, what was got, what to do."""
+    """An adapter file can't be used. The message names file, key, what was expected, what was found and what to do."""
 
     def __init__(self, sentence: str) -> None:
         super().__init__(printable(sentence))
 
 
 def printable(text: str) -> str:
-    """Return text from a file as one line of bounded length that a terminal shows and does not obey."""
+    """Return text from a file as one line of limited length, without control characters for the terminal."""
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -1,4 +1,4 @@
-"""Say what an adapter file is, without converting it."""
+"""Describe an adapter file without converting it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ from .tasks import Slot, slot_of, task_of
 def inspect(path: Path | str, root: Path | str | None = None) -> dict[str, Any]:
     """Describe an adapter file: format, advice, task and stream if known, geometry, ranks, scales, what keys become.
 
-    `root` is the folder below which the file's place tells its task. A file of a format that is not converted is
-    named, with what to do. Raises AdapterError for a damaged file and for one that is no LoRA, OSError if it can't be
-    read.
+    The file's place below `root` gives its task. For a format that can't be converted, the result names the format and
+    what to do. Raises AdapterError for a damaged file and for a file that is not a LoRA, OSError if it can't be read.
     """
     path = Path(path)
     slot = task_of(slot_of(path, Path(root) if root else path.parent))
@@ -31,7 +30,7 @@ def inspect(path: Path | str, root: Path | str | None = None) -> dict[str, Any]:
 def described(
     entries: Mapping[str, Entry], metadata: Mapping[str, str], plan: Callable[[], AdapterFile], slot: Slot | None
 ) -> dict[str, Any]:
-    """Describe the tensors of an adapter; `plan` makes its plan, which only those of a known format have."""
+    """Describe the tensors of an adapter; `plan` makes its plan, which exists only for known formats."""
     found = recognised(entries, metadata)
     if found.foreign is not None:
         return {"format": found.foreign.name, "advice": found.foreign.advice, "tensors": len(entries)}
@@ -61,7 +60,7 @@ def _format(adapter: AdapterFile, found: Recognised, entries: Mapping[str, Entry
         return {"format": "converted by omnix-convert", "advice": "put it under ComfyUI's loras folder"}
     advice = "convert it, or give it to Load OmniX Adapters"
     if host_takes(entries):
-        advice += "; ComfyUI's LoRA loaders also take it as it is, merged and bypassed"
+        advice += "; ComfyUI's LoRA loaders also accept it unchanged, merged and bypassed"
     return {"format": found.dialect.name if found.dialect else DIFFUSERS, "advice": advice}
 
 

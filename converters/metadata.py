@@ -1,4 +1,4 @@
-"""What a converted file says of itself in its header, and what it keeps of its source's."""
+"""The metadata in a converted file's header: its own, and what it keeps of the source's metadata."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from .fusing.folding import Folds, multipliers
 from .lora.fused import write_structure
 from .lora.plan import BLOCKS_KEY, HEADER_ALPHA_KEY, STREAM_KEY, TASK_KEY, AdapterFile
 from .lora.record import EXACT_KEY, SOURCE_KEY, write_record
-from .lora.scales import HEADER_KEY, tells_scale
+from .lora.scales import PEFT_HEADER, states_scale
 from .version import VERSION
 
 DIGEST_KEY = "omnix_source_sha256"
 VERSION_KEY = "omnix_converter"
 _OWN_KEYS = (BLOCKS_KEY, TASK_KEY, STREAM_KEY, SOURCE_KEY, EXACT_KEY, DIGEST_KEY, VERSION_KEY, HEADER_ALPHA_KEY)
 _HIDDEN = "omnix_source:"
-"""What stands before a header's key that tells a scale: in the result the scale is in the numbers already."""
+"""Prefix for keys of the source's header that give a scale. In the result the scale is already multiplied in."""
 _NO_DIGEST = "0" * 64
 
 
 def fused_metadata(
     adapter: AdapterFile, slot: tuple[str, str] | None, folds: Folds, header_alpha: str | None
 ) -> dict[str, str]:
-    """Return what a converted file says of itself; its source's hash and `exact` are known only in the end."""
+    """Return the metadata of a converted file; the hash of its source and `exact` are known only at the end."""
     own = {
         BLOCKS_KEY: write_structure(adapter.layers),
         SOURCE_KEY: write_record(adapter, *multipliers(adapter, folds)),
@@ -30,19 +30,19 @@ def fused_metadata(
         DIGEST_KEY: _NO_DIGEST,
         VERSION_KEY: VERSION,
     }
-    told = {HEADER_ALPHA_KEY: header_alpha} if header_alpha else {}
-    return own | told | (dict(zip((TASK_KEY, STREAM_KEY), slot, strict=True)) if slot else {})
+    noted = {HEADER_ALPHA_KEY: header_alpha} if header_alpha else {}
+    return own | noted | (dict(zip((TASK_KEY, STREAM_KEY), slot, strict=True)) if slot else {})
 
 
 def hidden_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Return a source's metadata for its result: what tells a scale gets a name that no loader reads."""
+    """Return a source's metadata for its result: entries that give a scale get names that no loader reads."""
     foreign = ((key, value) for key, value in metadata.items() if key not in _OWN_KEYS)
-    return {(_HIDDEN + key if tells_scale(key, value) else key): value for key, value in foreign}
+    return {(_HIDDEN + key if states_scale(key, value) else key): value for key, value in foreign}
 
 
 def split_metadata(adapter: AdapterFile) -> dict[str, str]:
-    """Return the source's own metadata; but no alpha that has been folded in for good."""
+    """Return the source's own metadata, without an alpha that can't be separated from the numbers again."""
     foreign = {key: value for key, value in adapter.metadata.items() if key not in _OWN_KEYS}
     if adapter.metadata.get(EXACT_KEY) == "1":
         return {key.removeprefix(_HIDDEN): value for key, value in foreign.items()}
-    return {key: value for key, value in foreign.items() if not key.startswith(_HIDDEN) and key != HEADER_KEY}
+    return {key: value for key, value in foreign.items() if not key.startswith(_HIDDEN) and key != PEFT_HEADER}

@@ -28,12 +28,12 @@ from .verify import Verified, compared
 
 State = dict[str, Tensor]
 STATE = Path("state dict")
-"""What stands for a file's name in reports and errors."""
+"""Replaces the file name in reports and errors."""
 _NAMES = {dtype: name for name, dtype in (DTYPES | INTEGERS).items()}
 
 
 class Converted(NamedTuple):
-    """A state dict in the other layout (on the CPU), its metadata, and what went where."""
+    """A state dict in the other layout (on the CPU), its metadata and its report."""
 
     state: State
     metadata: dict[str, str]
@@ -49,7 +49,7 @@ def convert_state_dict(
     allow_unused: bool = False,
     header_alpha: str | None = None,
 ) -> Converted:
-    """Fuse a Diffusers state dict as `convert` does a file.  The input is not changed.  Raises AdapterError."""
+    """Fuse a Diffusers state dict in the way `convert` fuses a file.  The input is unchanged.  Raises AdapterError."""
     adapter = checked_original(_plan(state, metadata, header_alpha), allow_unused, header_alpha)
     folds = folds_of(adapter, dtype, _reader(state))
     outputs = fused_outputs(adapter, folds)
@@ -63,11 +63,11 @@ def convert_state_dict(
 
 
 def split_state_dict(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Converted:
-    """Give the Diffusers tensors of a converted state dict, as `split` does those of a file.  Raises AdapterError."""
+    """Return the Diffusers tensors of a converted state dict, like `split` for a file.  Raises AdapterError."""
     adapter = _plan(state, metadata)
     if not adapter.converted:
         raise AdapterError(
-            f"{STATE}: {BLOCKS_KEY}: expected it in the metadata, got none; pass the file's metadata too."
+            f"{STATE}: {BLOCKS_KEY}: expected this entry in the metadata, got none; pass the file's metadata too."
         )
     outputs = split_outputs(adapter, record_of(adapter))
     exact = metadata.get(EXACT_KEY) == "1"
@@ -76,7 +76,7 @@ def split_state_dict(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -
 
 
 def inspect_state_dict(state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Describe a state dict as `inspect` does a file."""
+    """Describe a state dict in the way `inspect` describes a file."""
     return described(_entries(state), metadata or {}, lambda: _plan(state, metadata), None)
 
 
@@ -86,7 +86,7 @@ def verify_state_dict(
     metadata: Mapping[str, str] | None = None,
     result_metadata: Mapping[str, str] | None = None,
 ) -> tuple[Verified, ...]:
-    """Compare a Diffusers state dict with its converted one as `verify` does files; the metadata are theirs."""
+    """Compare a Diffusers state dict with its converted form, like `verify` for files; each has its own metadata."""
     converted = _plan(result, result_metadata)
     header_alpha = converted.metadata.get(HEADER_ALPHA_KEY, IGNORE)
     adapter = checked_original(_plan(source, metadata, header_alpha), True, header_alpha)
@@ -113,7 +113,7 @@ def _plan(
 
 
 def _reader(state: Mapping[str, Tensor]) -> Reader:
-    """Return what reads matrices from a state dict as `reading` does from a file."""
+    """Return a function that reads matrices from a state dict, like `reading` from a file."""
     contents: dict[str, bytes] = {}
 
     def read(slab: Slab) -> bytes:
@@ -129,7 +129,7 @@ def _reader(state: Mapping[str, Tensor]) -> Reader:
 
 
 def _built(outputs: Outputs, state: Mapping[str, Tensor]) -> tuple[State, Copy]:
-    """Assemble the output tensors from the state dict's bytes; also return what tells if that can be undone."""
+    """Assemble the output tensors from the state dict's bytes; also return the pass that knows if it can be undone."""
     buffers = {name: bytearray(output.entry.size) for name, output in outputs.items()}
     copy = Copy(STATE, _reader(state))
     for name, position, data in copy.placed(outputs):

@@ -24,7 +24,7 @@ STREAMS = MappingProxyType(
         "rgb_camray_to_normal": ("rgb", "camray", "normal"),
     }
 )
-"""Task -> its streams in stacking order: the conditions, then the target."""
+"""Task -> its streams in stacking order: first the conditions, then the target."""
 
 PUBLISHED_NAME = "pytorch_lora_weights"
 _PUBLISHED = (PUBLISHED_NAME, "adapter_model")
@@ -32,18 +32,18 @@ SUFFIX = ".safetensors"
 
 
 class Slot(NamedTuple):
-    """What an adapter is for: a task and one of its streams."""
+    """The task of an adapter, and one of its streams."""
 
     task: str
     stream: str
 
 
 def slot_of(path: Path, root: Path) -> Slot | None:
-    """Tell from its place below `root` what an adapter file is for; None if the place does not say.
+    """Return the task and stream of an adapter file from its place below `root`; None if the place has none.
 
-    Published `{task}/{stream}/pytorch_lora_weights.safetensors`, flattened `{task}_{stream}.safetensors` and
-    converted `{task}/{stream}.safetensors`; `root` itself may be the task's or the stream's folder. Tasks that OmniX
-    does not have keep the names of their folders.
+    Known places: published `{task}/{stream}/pytorch_lora_weights.safetensors`, flattened `{task}_{stream}.safetensors`
+    and converted `{task}/{stream}.safetensors`. `root` itself may be the task's or the stream's folder. Tasks that are
+    not OmniX's own keep the names of their folders.
     """
     inside = path.relative_to(root).with_suffix("").parts
     parts = [*Path(os.path.abspath(root)).parts[1:][-2:], *inside]
@@ -59,9 +59,9 @@ def slot_of(path: Path, root: Path) -> Slot | None:
 
 
 def task_of(slot: Slot | None) -> Slot | None:
-    """Return a slot that may be written into a file: a stream of OmniX's, or a task named like OmniX's ("x_to_y").
+    """Return a slot that may be written into a file: OmniX's own, or a task named like OmniX's ("x_to_y").
 
-    Any other pair of names, such as a folder and a file in it, tells nothing of OmniX.
+    Any other pair of names, such as a folder and a file in it, has nothing to do with OmniX.
     """
     if slot is None:
         return None
@@ -70,7 +70,7 @@ def task_of(slot: Slot | None) -> Slot | None:
 
 
 def slot_of_name(name: str) -> Slot | None:
-    """Tell from a relative name what an adapter file is for; None if it names no task."""
+    """Return the task and stream of an adapter file from its relative name; None if it names no task."""
     parts = Path(name).parts
     slot = slot_of(Path("/", *parts), Path("/")) if parts else None
     return slot if slot and slot.stream in STREAMS.get(slot.task, ()) else None
@@ -81,23 +81,23 @@ def _flattened(stem: str) -> Slot | None:
     return next((Slot(task, s) for task, streams in STREAMS.items() for s in streams if stem == f"{task}_{s}"), None)
 
 
-# Neither control characters, nor halves of characters (names that are no UTF-8), nor what Windows takes for itself.
+# No control characters, no surrogates (names that are not UTF-8), no characters that Windows reserves.
 _PLAIN = re.compile(r"(?!\.)[^\x00-\x1f\x7f\ud800-\udfff/\\:*?\"<>|]{1,120}(?<![. ])")
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)", re.IGNORECASE)
 
 
 def is_plain(name: str) -> bool:
-    """Tell whether a name can stand as one part of a path on every platform."""
+    """Return whether a name can be one part of a path on every platform."""
     return _PLAIN.fullmatch(name) is not None and _DEVICE.match(name) is None
 
 
 def is_adapter_name(path: Path) -> bool:
-    """Tell whether a file is named as a safetensors file, in whatever case."""
+    """Return whether a file name ends in .safetensors, in upper or lower case."""
     return path.suffix.lower() == SUFFIX
 
 
 def is_result(path: Path) -> bool:
-    """Tell whether a file was made by this converter."""
+    """Return whether this converter made a file."""
     try:
         return BLOCKS_KEY in read_header(path).metadata
     except (AdapterError, OSError):
@@ -107,9 +107,9 @@ def is_result(path: Path) -> bool:
 def adapter_paths(
     root: Path, on_error: Callable[[OSError], None], above: frozenset[str] = frozenset()
 ) -> Iterator[Path]:
-    """Yield the safetensors files of a tree in a fixed order; `on_error` is told of folders that can't be read.
+    """Yield the safetensors files of a folder tree in a fixed order; `on_error` is called for unreadable folders.
 
-    Links to folders are followed, but for those that lead back to a folder `above`.
+    Links to folders are followed, except links that lead back to a folder `above`.
     """
     real = os.path.realpath(root)
     if real in above:
@@ -128,10 +128,10 @@ def adapter_paths(
 
 
 def find_adapters(root: Path | str) -> dict[tuple[str, str], Path]:
-    """Map (task, stream) to the adapter file of a tree that is for it.
+    """Map (task, stream) to its adapter file in a folder tree.
 
-    What the converter made of an original beside it counts for both. Raises AdapterError if two files are for one
-    stream, OSError if a folder can't be read.
+    An original and the file that was converted from it count as one. Raises AdapterError if one stream has two files,
+    OSError if a folder can't be read.
     """
 
     def stop(error: OSError) -> None:
@@ -151,6 +151,6 @@ def find_adapters(root: Path | str) -> dict[tuple[str, str], Path]:
 
 
 def duplicate(path: Path, other: Path, target: object) -> AdapterError:
-    """Return the error of two files for one stream."""
+    """Return the error for two files of one stream."""
     name = "/".join(target) if isinstance(target, tuple) else target
-    return AdapterError(f"{path}: {name}: expected one file for it, got {other} too; move one of them away.")
+    return AdapterError(f"{path}: {name}: expected one file, got {other} too; move one of them away.")

@@ -1,4 +1,4 @@
-"""Convert, split and verify whole trees: every file on its own, so that one bad file does not stop the others."""
+"""Convert, split and verify whole folders. Each file is handled separately, so a bad file does not stop the others."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from .tasks import (
 )
 
 _ADVICE = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some space",
-    errno.EFBIG: "write to a file system that takes files of this size",
+    errno.ENOSPC: "free some disk space",
+    errno.EDQUOT: "free some disk space",
+    errno.EFBIG: "write to a file system that supports files of this size",
     errno.EACCES: "check the permissions",
     errno.EPERM: "check the permissions",
-    errno.EROFS: "choose a place that can be written to",
+    errno.EROFS: "choose a folder that can be written to",
     errno.ENOENT: "check the path",
     errno.EEXIST: "a file is where a folder should be, so move it away or choose another destination",
     errno.ENOTDIR: "a file is where a folder should be, so move it away or check the path",
@@ -42,7 +42,7 @@ _ADVICE = {
 
 
 class Job(NamedTuple):
-    """One file to be worked on, what it is for, where its result goes, and why it can't be done if that is known."""
+    """One file to process: its task and stream, its destination, and the reason if it is already known to fail."""
 
     source: Path
     destination: Path
@@ -51,7 +51,7 @@ class Job(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of a job: a result, or the sentence that says why there is none."""
+    """The outcome of a job: a result, or the message that says why there is none."""
 
     job: Job
     result: Any
@@ -62,9 +62,9 @@ class Outcome(NamedTuple):
 def jobs(source: Path | str, destination: Path | str, split: bool = False) -> tuple[Job, ...]:
     """List the conversions (or splits) of a file or tree into the folder `destination`.
 
-    Results are {task}/{stream}.safetensors (split: {task}/{stream}/pytorch_lora_weights.safetensors); a file whose
-    place does not tell its task keeps its own path. A single file goes to `destination` itself if that ends in
-    .safetensors. Two files with one destination are both refused. Raises AdapterError if there is nothing to do.
+    Results are {task}/{stream}.safetensors (split: {task}/{stream}/pytorch_lora_weights.safetensors). If a file's place
+    does not give its task, the file keeps its own path. A single file goes to `destination` itself if that ends in
+    .safetensors. Two files with the same destination are both refused. Raises AdapterError if there is nothing to do.
     """
     source, destination = Path(source), Path(destination)
     if source.exists():
@@ -80,7 +80,7 @@ def jobs(source: Path | str, destination: Path | str, split: bool = False) -> tu
             "folder first."
         )
     root = source if source.is_dir() else source.parent
-    # What earlier runs wrote into a folder of the source is no source.
+    # Files that earlier runs wrote into a folder of the source are not sources.
     own = _real(destination) if _real(destination) != _real(root) else None
     found, unread = [], []
     for job in listed(source):
@@ -91,23 +91,23 @@ def jobs(source: Path | str, destination: Path | str, split: bool = False) -> tu
     return (*_without_duplicates(_without_results(found, split)), *unread)
 
 
-# What looks like the name of a file: "depth.txt", but not "FLUX.1-dev" or "v1.0".
+# Matches names that look like file names: "depth.txt", but not "FLUX.1-dev" or "v1.0".
 _EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9_]{0,11}", re.ASCII)
 
 
 def listed(source: Path | str) -> tuple[Job, ...]:
-    """List the adapters of a file or tree, to look at where they are.  Raises AdapterError if there are none."""
+    """List the adapters of a file or folder, without destinations.  Raises AdapterError if there are none."""
     source = Path(source)
     if source.exists():
         check_ordinary(source)
     if source.is_file():
         return (Job(source, source, slot_of(source, source.parent)),)
     if not source.is_dir():
-        raise AdapterError(f"{source}: expected a file or folder, got none of that name; check the path.")
+        raise AdapterError(f"{source}: expected a file or folder, found nothing of that name; check the path.")
     problems: list[OSError] = []
     found = [Job(path, path, slot_of(path, source)) for path in adapter_paths(source, problems.append)]
     if not found and not problems:
-        raise AdapterError(f"{source}: expected .safetensors files somewhere in it, got none; check the path.")
+        raise AdapterError(f"{source}: expected .safetensors files in this folder, got none; check the path.")
     lost = ((Path(str(error.filename)), sentence(error, source)) for error in problems)
     return (*found, *(Job(folder, folder, None, problem) for folder, problem in lost))
 
@@ -122,7 +122,7 @@ def _placed(job: Job, root: Path, destination: Path, split: bool) -> Job:
 
 
 def _name(path: Path, root: Path, slot: Slot | None, split: bool) -> Path:
-    """Name a result below the destination; a task that OmniX does not have keeps the folders that it lies in."""
+    """Return the name of a result in the destination; files of other tasks keep their folders."""
     inside = path.relative_to(root)
     if slot is None:
         return inside.with_suffix(SUFFIX)
@@ -134,15 +134,15 @@ def _name(path: Path, root: Path, slot: Slot | None, split: bool) -> Path:
 
 
 def _leads_out(target: Path, root: Path) -> str | None:
-    """Say so if a link in the destination would take a result out of it."""
+    """Return an error if a link in the destination leads out of it."""
     real = os.path.realpath(target.parent)
     if Path(real).is_relative_to(os.path.realpath(root)):
         return None
-    return f"{target}: expected a place in {root}, got a link that leads to {real}; remove the link."
+    return f"{target}: expected a path in {root}, got a link that leads to {real}; remove the link."
 
 
 def _without_results(found: Sequence[Job], split: bool) -> list[Job]:
-    """Leave out what an earlier run made of another file of the same tree; for a split, the originals beside it."""
+    """Leave out files that an earlier run made from files of the same tree; for a split, leave out their originals."""
     sharing: dict[Path, list[Job]] = {}
     for job in found:
         sharing.setdefault(job.destination, []).append(job)
@@ -152,7 +152,7 @@ def _without_results(found: Sequence[Job], split: bool) -> list[Job]:
 
 
 def _without_duplicates(found: Sequence[Job]) -> Iterator[Job]:
-    """Refuse all files that share a destination, also where only upper and lower case or accents tell them apart."""
+    """Refuse all files that share a destination, also if the names differ only in case or in the form of accents."""
     sharing: dict[str, list[Job]] = {}
     for job in found:
         sharing.setdefault(unicodedata.normalize("NFC", str(job.destination)).casefold(), []).append(job)
@@ -173,7 +173,7 @@ def _shared(job: Job, other: Job) -> AdapterError:
 
 
 def run(work: Iterable[Job], action: Callable[[Job], Any]) -> Iterator[Outcome]:
-    """Do the jobs one after another; a file that fails is reported as such."""
+    """Run the jobs one after another; a failed file is reported and the run continues."""
     for job in work:
         started = time.perf_counter()
         result, error = None, job.problem
@@ -191,13 +191,13 @@ def run(work: Iterable[Job], action: Callable[[Job], Any]) -> Iterator[Outcome]:
 
 
 def sentence(error: OSError, path: Path) -> str:
-    """Return an error of the system as a sentence that names the file and what to do."""
+    """Return a system error as a message that names the file and what to do."""
     reason = error.strerror or str(error) or type(error).__name__
     return f"{printable(str(error.filename or path))}: {reason}; {_ADVICE.get(error.errno or 0, 'try again')}."
 
 
 def convert_tree(source: Path | str, destination: Path | str, **options: Any) -> tuple[Outcome, ...]:
-    """Convert a file or tree as `omnix-convert SOURCE DESTINATION` does; options are those of `convert`."""
+    """Convert a file or folder, like `omnix-convert SOURCE DESTINATION`; the options are those of `convert`."""
     options = {"skip_done": Path(source).is_dir(), **options}
     return tuple(
         run(

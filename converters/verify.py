@@ -1,4 +1,4 @@
-"""Check a converted file against its source, layer by layer, without the block structure it was written with."""
+"""Check a converted file against its source, layer by layer, without relying on the block structure in its metadata."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .lora.scales import IGNORE
 
 
 class Verified(NamedTuple):
-    """How a converted layer compares with its source: bit for bit, or by the relative difference of the deltas."""
+    """Comparison of a converted layer with its source: equal bit for bit, or the relative difference of the deltas."""
 
     layer: str
     parts: tuple[str, ...]
@@ -31,10 +31,10 @@ class Verified(NamedTuple):
 
 
 class Comparison(tuple[Verified, ...]):
-    """What was compared, layer by layer, then what is kept beside them; and what the result has left out."""
+    """The comparisons, layer by layer, then of the other tensors; and the tensors that the result left out."""
 
     unused: tuple[str, ...]
-    """Tensors of the source that are not in the result: those of layers that are not FLUX.1's."""
+    """Tensors of the source that are not in the result, because their layers are not FLUX.1's."""
 
     def __new__(cls, layers: Sequence[Verified], unused: tuple[str, ...] = ()) -> Comparison:
         found = super().__new__(cls, layers)
@@ -43,11 +43,11 @@ class Comparison(tuple[Verified, ...]):
 
 
 MOST_APART = 1e-2
-"""How far a delta may be from the source's, relative to it, or by as much as one rounding to the result's dtype."""
+"""The largest allowed relative difference of a delta from the source's; or the rounding of the result's dtype."""
 
 
 class _Pair(NamedTuple):
-    """The factors of a fused layer as they stand in the result."""
+    """The factors of a fused layer in the result."""
 
     down: Slab
     up: Slab
@@ -56,11 +56,11 @@ class _Pair(NamedTuple):
 def verify(source: Path | str, result: Path | str) -> Comparison:
     """Compare the deltas of a source and its converted file, layer by layer.
 
-    Factors are looked for where the table of layers says they must be, and all beside them must be zero. Equal factors
-    are equal deltas, bit for bit; where arithmetic was due it is done again, and the factors must be equal to that,
-    and the deltas within MOST_APART of each other. The blocks that a converted file tells must be these too. `unused`
-    of what is returned names the tensors that are not in the result. Raises AdapterError naming the first layer that
-    differs.
+    The factors must be where the table of layers requires them, and everything outside must be zero. Equal factors mean
+    equal deltas, bit for bit. If the conversion needed arithmetic, it is done again: the factors must be equal to that
+    result, and the deltas within MOST_APART of each other. The blocks in the converted file's metadata must match too.
+    `unused` of the returned value names the tensors that are not in the result. Raises AdapterError that names the
+    first layer that differs.
     """
     source, result = Path(source), Path(result)
     converted = open_adapter(result)
@@ -73,7 +73,7 @@ def verify(source: Path | str, result: Path | str) -> Comparison:
 def compared(
     adapter: AdapterFile, converted: AdapterFile, entries: Mapping[str, Entry], read: Reader, check: Reader
 ) -> Comparison:
-    """Compare an original with its converted form, of which `entries` are the tensors.  Raises AdapterError."""
+    """Compare an original with its converted form, whose tensors are `entries`.  Raises AdapterError."""
     result = converted.path
     if not converted.fused:
         raise AdapterError(
@@ -94,7 +94,7 @@ def compared(
 
 
 def _fold(where: str, fused: FusedLayer, pair: _Pair, alpha: Alpha | None, read: Reader) -> Fold:
-    """Tell from a result's dtypes and alpha how it was folded.  Raises AdapterError for an alpha that fits no way."""
+    """Find out from a result's dtypes and alpha how its scales were folded.  Raises AdapterError if nothing fits."""
     plain = folded(fused, pair.down.dtype, pair.up.dtype)
     if alpha is None or not fused.rank:
         return plain
@@ -102,9 +102,7 @@ def _fold(where: str, fused: FusedLayer, pair: _Pair, alpha: Alpha | None, read:
     for fold in (way() for way in ways):
         if fold is not None and math.isclose(fold.scale * fused.rank, alpha.value, rel_tol=1e-12):
             return fold
-    raise AdapterError(
-        f"{where}: expected the scales that the source tells, got alpha {alpha.value:g}; convert it again."
-    )
+    raise AdapterError(f"{where}: expected the scales of the source, got alpha {alpha.value:g}; convert it again.")
 
 
 def _check_names(adapter: AdapterFile, converted: AdapterFile, entries: Mapping[str, Entry]) -> None:
@@ -124,15 +122,17 @@ def _check_shapes(result: Path, layer: str, fused: FusedLayer, pair: _Pair) -> N
         raise AdapterError(f"{result}: {layer}: expected {want}, got {got}; convert it again.")
 
 
-def _check_blocks(result: Path, layer: str, fused: FusedLayer, told: FusedLayer) -> None:
-    """Refuse a structure in the metadata that is not the layer's: splitting and the runtime go by it."""
-    want, got = ([(block.part, block.row, block.rows, block.rank) for block in each.blocks] for each in (fused, told))
+def _check_blocks(result: Path, layer: str, fused: FusedLayer, recorded: FusedLayer) -> None:
+    """Refuse a structure in the metadata that does not match the layer, which splitting and the runtime use."""
+    want, got = (
+        [(block.part, block.row, block.rows, block.rank) for block in each.blocks] for each in (fused, recorded)
+    )
     if got != want:
         raise AdapterError(f"{result}: {layer}: expected {want} in {BLOCKS_KEY}, got {got}; convert it again.")
 
 
 def _check_zeros(result: Path, layer: str, fused: FusedLayer, up: Slab, check: Reader) -> None:
-    """Refuse an up factor that has anything beside its blocks."""
+    """Refuse an up factor that is not zero outside its blocks."""
     size = up.stride // up.columns if up.columns else 0
     taken, column = [], 0
     for block in fused.blocks:
@@ -144,7 +144,7 @@ def _check_zeros(result: Path, layer: str, fused: FusedLayer, up: Slab, check: R
 def _check_gaps(
     result: Path, layer: str, taken: list[tuple[int, int, int, int]], whole: Slab, size: int, check: Reader
 ) -> None:
-    """Refuse a matrix, of which each number takes `size` bytes, that has anything but zeros where nothing was put."""
+    """Refuse a matrix (`size` bytes per number) that is not zero where no block was written."""
     for first, last, left, right in _gaps(taken, whole.rows, whole.stride):
         rest = whole._replace(
             rows=last - first, columns=(right - left) // max(size, 1), offset=whole.offset + first * whole.stride + left
@@ -153,7 +153,7 @@ def _check_gaps(
             data = check(part)
             if data != bytes(len(data)):
                 raise AdapterError(
-                    f"{result}: {layer}: expected zeros beside the blocks, got other values in rows {first} to "
+                    f"{result}: {layer}: expected zeros outside the blocks, got other values in rows {first} to "
                     f"{last - 1}; convert it again."
                 )
 
@@ -191,7 +191,7 @@ def _verified(
 
 
 def _verified_kept(result: Path, name: str, kept: Kept, entry: Entry, read: Reader, check: Reader) -> Verified:
-    """Compare a tensor that stands beside the fused pairs; rows that no piece of the source covers must be zero."""
+    """Compare a tensor outside the fused pairs; rows that no piece of the source covers must be zero."""
     if (entry.dtype, entry.shape) != (kept.dtype, kept.shape):
         want, got = (f"{each.dtype} {list(each.shape)}" for each in (kept, entry))
         raise AdapterError(f"{result}: {name}: expected {want}, got {got}; convert it again.")
@@ -205,9 +205,7 @@ def _verified_kept(result: Path, name: str, kept: Kept, entry: Entry, read: Read
         name,
     )
     if kept.data and check(whole) != kept.data:
-        raise AdapterError(
-            f"{result}: {name}: expected the number that the source tells, got another one; convert it again."
-        )
+        raise AdapterError(f"{result}: {name}: expected the number in the source, got another one; convert it again.")
     taken, exact = [], True
     for piece in kept.pieces:
         rows = sum(slab.rows for slab in piece.slabs)
@@ -220,7 +218,7 @@ def _verified_kept(result: Path, name: str, kept: Kept, entry: Entry, read: Read
 
 
 def _is_exact(where: str, slabs: Sequence[Slab], own: Slab, scale: float, read: Reader, check: Reader) -> bool:
-    """Tell whether a factor is the source's without rounding.  Raises AdapterError if it is not what came of it."""
+    """Return whether a factor equals the source's without rounding.  Raises AdapterError if it is not its result."""
     change, row, exact = change_due(slabs, own.dtype, scale), 0, True
     for slab in slabs:
         theirs = own._replace(rows=slab.rows, offset=own.offset + row * own.stride)
@@ -238,7 +236,7 @@ def _is_exact(where: str, slabs: Sequence[Slab], own: Slab, scale: float, read: 
 def _compared(data: bytes, part: Slab, other: bytes, change: Change | None, exact: bool) -> tuple[bool, bool]:
     if change is None:
         return data == other, exact
-    found = load_arithmetic(part.key).compared(data, part.dtype, other, change, exact)
+    found = load_arithmetic(part.key).redone(data, part.dtype, other, change, exact)
     return found.same, found.exact
 
 
@@ -249,7 +247,7 @@ def _together(slab: Slab, own: Slab) -> Iterator[tuple[Slab, Slab]]:
 
 
 def _own(block: Block, pair: _Pair, column: int) -> _Pair:
-    """Return where a block's factors must be in the result."""
+    """Return the required places of a block's factors in the result."""
     size = pair.up.stride // pair.up.columns if pair.up.columns else 0
     down = pair.down._replace(rows=block.rank, offset=pair.down.offset + column * pair.down.stride)
     offset = pair.up.offset + block.row * pair.up.stride + column * size
@@ -259,7 +257,7 @@ def _own(block: Block, pair: _Pair, column: int) -> _Pair:
 def _difference(where: str, block: Block, own: _Pair, scale: float, lift: float, read: Reader, check: Reader) -> float:
     """Compare the deltas of a block in pieces, by its up factor's rows and its down factor's columns.
 
-    The result's `scale` stands beside its factors, and `lift` multiplied its down factor.
+    The result's `scale` is separate from its factors, and its down factor was multiplied by `lift`.
     """
     numbers = load_arithmetic(f"{where}: {block.up[0].key}")
 
@@ -269,13 +267,13 @@ def _difference(where: str, block: Block, own: _Pair, scale: float, lift: float,
             theirs = own.up._replace(rows=slab.rows, offset=own.up.offset + row * own.up.stride)
             row += slab.rows
             for part, other in _together(slab, theirs):
-                yield numbers.Piece(read(part), part.dtype, check(other), other.dtype)
+                yield numbers.PiecePair(read(part), part.dtype, check(other), other.dtype)
 
     def downs() -> Iterator[object]:
         width = max(1, 2 * PIECE // (8 * block.rank))
         for first in range(0, own.down.columns, width):
             cut, other = (_columns(slab, first, width) for slab in (block.down, own.down))
-            yield numbers.Piece(_read(cut, read), cut.dtype, _read(other, check), other.dtype)
+            yield numbers.PiecePair(_read(cut, read), cut.dtype, _read(other, check), other.dtype)
 
     moved = change_due((block.down,), own.down.dtype, lift) is None
     up_scales, down_scales = (block.scale, scale * lift), (1.0, 1.0 / lift)

@@ -122,8 +122,8 @@ class Comparison(NamedTuple):
 
 
 class Options(NamedTuple):
-    """What may be chosen: a depth beyond which truth is left out, the true colour (a code) that is no class, what
-    measures LPIPS, and which pixels [H, W] count in figures (alignments are fitted to all valid ones)."""
+    """The options: a depth beyond which truth is left out, the true colour (a code) of unlabelled pixels, the measure
+    of LPIPS, and the pixels [H, W] that count in figures (alignments are fitted to all valid ones)."""
 
     max_depth: float = np.inf
     unlabelled: int | None = None

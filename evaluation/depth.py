@@ -1,4 +1,4 @@
-"""What only depth has: alignments, and the seams of a cube.
+"""Measures for depth only: alignments, and the seams of a cube.
 
 A relative depth has no scale, and a disparity has no shift either. So a predicted depth is aligned before it is
 compared. Each alignment is a row of the table. It is fitted to the valid pixels of one picture with equal weights, and

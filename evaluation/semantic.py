@@ -38,7 +38,7 @@ def distinct(labels: Array) -> Array:
 
 
 def is_painted(prediction: Array, known: Array) -> bool:
-    """Tell whether a prediction of codes [H, W] has too many colours to be a label map, unlike the known ones."""
+    """Return whether a prediction of codes [H, W] has too many colours to be a label map, unlike the known ones."""
     return known.size <= MOST_COLOURS < distinct(prediction).size
 
 

@@ -57,12 +57,12 @@ class Verdict(NamedTuple):
 
     @property
     def has_better(self) -> bool:
-        """Tell whether the normals fit this depth with other axes, and clearly better."""
+        """Return whether the normals fit this depth with other axes, and clearly better."""
         return self.angle > NOISE and self.best_angle < min(CONTRADICTION, self.angle / 2)
 
     @property
     def contradicts(self) -> bool:
-        """Tell whether the normals are not those of this depth, with the axes as they are read."""
+        """Return whether the normals do not belong to this depth, with the axes as they are read."""
         return self.has_better or self.angle > CONTRADICTION
 
 

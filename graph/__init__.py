@@ -1,4 +1,4 @@
-"""The nodes by kind: what people see, and one call each. No tensor maths here.
+"""The nodes by kind: each declares what people see and makes one call. No tensor maths here.
 
-Every input and output is described once, in its schema; `locales/` translates it, `web/docs/` explains it at length.
+Every input and output is described once, in its schema; `locales/` translates it and `web/docs/` explains it.
 """

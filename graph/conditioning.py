@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,13 @@ from ..omnix.adapter import fingerprint
 from ..omnix.conditioning import encode_prompt, load_conditioning, note_on_rows, save_conditioning
 from ..omnix.save import own_number
 from ..omnix.tasks import tagged_prompt
-from .files import CONDITIONING_FOLDER, allowed, check_name, choices, inside, located
+from .files import CONDITIONING_FOLDER, allowed, check_name, choices, located, stems
 
 
 class OmniXEncodePrompt(io.ComfyNode):
-    """One node and one wire for what OmniX needs of a text.
+    """Encode the tag, the prompt and the guidance in one node.
 
-    Core's T5 Tokenizer Options can pad T5's text to 512 rows, but can't cut it there, and is experimental.
+    ComfyUI's own T5 Tokenizer Options can pad T5's text to 512 rows, but can't cut it there, and it is experimental.
     """
 
     @classmethod
@@ -29,17 +28,17 @@ class OmniXEncodePrompt(io.ComfyNode):
             node_id="OmniXEncodePrompt",
             display_name="OmniX Encode Prompt",
             category="OmniX/conditioning",
-            description="Encode a prompt as OmniX was trained: the tag [EQUIRECTANGULAR], T5's text in 512 rows, and "
-            "FLUX's guidance. It replaces CLIP Text Encode and FluxGuidance.",
+            description="Encode a prompt the way OmniX was trained: with the tag [EQUIRECTANGULAR], 512 rows of T5 "
+            "text and FLUX guidance. Replaces CLIP Text Encode and FluxGuidance.",
             search_aliases=["omnix", "panorama prompt", "equirectangular", "clip text encode", "t5 512"],
             inputs=[
-                io.Clip.Input("clip", tooltip="FLUX.1's text encoders: Load CLIP (Dual), type flux."),
+                io.Clip.Input("clip", tooltip="The text encoders of FLUX.1: use Load CLIP (Dual), type flux."),
                 io.String.Input(
                     "prompt",
                     default="",
                     multiline=True,
-                    tooltip="What the panorama shows. Leave it empty for depth, normals and the other maps. The words "
-                    "count as they are written: weights as in (word:1.2) and embeddings have no effect.",
+                    tooltip="A description of the panorama. Leave it empty for depth, normals and the other maps. "
+                    "Weights such as (word:1.2) and embeddings have no effect.",
                 ),
                 io.Float.Input(
                     "guidance",
@@ -47,20 +46,20 @@ class OmniXEncodePrompt(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="FLUX's guidance, as in FluxGuidance. OmniX uses 3.5.",
+                    tooltip="FLUX guidance, the same as in FluxGuidance. OmniX uses 3.5.",
                 ),
                 io.Boolean.Input(
                     "tag",
                     default=True,
                     optional=True,
-                    tooltip="Put [EQUIRECTANGULAR] before the prompt. Turn it off only for a picture that FLUX paints "
+                    tooltip="Put [EQUIRECTANGULAR] before the prompt. Turn it off only if FLUX generates a picture "
                     "without OmniX.",
                     advanced=True,
                 ),
             ],
             outputs=[
                 io.Conditioning.Output(
-                    display_name="conditioning", tooltip="For Set Reference Latent, or Save OmniX Conditioning."
+                    display_name="conditioning", tooltip="Connect to Set Reference Latent or Save OmniX Conditioning."
                 )
             ],
         )
@@ -68,7 +67,7 @@ class OmniXEncodePrompt(io.ComfyNode):
     @classmethod
     def execute(cls, clip: Any, prompt: str, guidance: float, tag: bool = True) -> io.NodeOutput:
         words = tagged_prompt(prompt) if tag else prompt
-        return io.NodeOutput(encode_prompt(clip, words, guidance, patch.tell))
+        return io.NodeOutput(encode_prompt(clip, words, guidance, patch.warn))
 
 
 class OmniXPrompt(io.ComfyNode):
@@ -78,15 +77,15 @@ class OmniXPrompt(io.ComfyNode):
             node_id="OmniXPrompt",
             display_name="OmniX Prompt",
             category="OmniX/conditioning",
-            description="Put the tag [EQUIRECTANGULAR] before a prompt, for older graphs. OmniX Encode Prompt does "
-            "this and encodes the prompt as OmniX was trained.",
+            description="Put the tag [EQUIRECTANGULAR] before a prompt, for older graphs. OmniX Encode Prompt adds "
+            "the tag and also encodes the prompt the way OmniX was trained.",
             search_aliases=["omnix", "panorama prompt", "equirectangular"],
             inputs=[
                 io.String.Input(
                     "prompt",
                     default="",
                     multiline=True,
-                    tooltip="What the panorama shows. Leave it empty for depth, normals and the other maps.",
+                    tooltip="A description of the panorama. Leave it empty for depth, normals and the other maps.",
                 )
             ],
             outputs=[io.String.Output(display_name="prompt", tooltip="The prompt with its tag.")],
@@ -104,20 +103,21 @@ class OmniXSaveConditioning(io.ComfyNode):
             node_id="OmniXSaveConditioning",
             display_name="Save OmniX Conditioning",
             category="OmniX/conditioning",
-            description="Save an encoded prompt below the output folder, so that it is encoded once and T5 is never "
-            "loaded again.",
+            description="Save an encoded prompt in the output folder: encode it once, and never load T5 again.",
             search_aliases=["omnix", "save conditioning", "cache prompt", "text embedding"],
             is_output_node=True,
             inputs=[
-                io.Conditioning.Input("conditioning", tooltip="The encoded prompt, before any reference latent."),
+                io.Conditioning.Input(
+                    "conditioning", tooltip="The encoded prompt, before any reference latent is added."
+                ),
                 io.String.Input(
                     "filename_prefix",
                     default=f"{CONDITIONING_FOLDER}/OmniX",
-                    tooltip="Name below the output folder. Load OmniX Conditioning lists output/conditioning and "
+                    tooltip="File name in the output folder. Load OmniX Conditioning lists output/conditioning and "
                     "models/conditioning.",
                 ),
             ],
-            outputs=[],
+            outputs=[io.String.Output(display_name="file", tooltip="The saved file, below the output folder.")],
         )
 
     @classmethod
@@ -126,14 +126,12 @@ class OmniXSaveConditioning(io.ComfyNode):
 
     @classmethod
     def execute(cls, conditioning: Any, filename_prefix: str) -> io.NodeOutput:
-        root = folder_paths.get_output_directory()
-        inside(Path(root), filename_prefix)  # ComfyUI before 0.30 follows links that lead out of the folder
-        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(filename_prefix, root)
-        # The host counts from 1 again where the prefix ends in a slash.
-        with own_number(Path(folder, f"{name}_{number:05}_") for number in itertools.count(counter)) as stem:
+        numbered, subfolder = stems(filename_prefix)
+        with own_number(numbered) as stem:
             path = stem.with_name(f"{stem.name}.safetensors")
             save_conditioning(conditioning, path)
-        return io.NodeOutput(ui={"text": [str(Path(subfolder, path.name))]})
+        file = str(Path(subfolder, path.name))
+        return io.NodeOutput(file, ui={"text": [file]})
 
 
 class OmniXLoadConditioning(io.ComfyNode):
@@ -143,7 +141,7 @@ class OmniXLoadConditioning(io.ComfyNode):
             node_id="OmniXLoadConditioning",
             display_name="Load OmniX Conditioning",
             category="OmniX/conditioning",
-            description="Load an encoded prompt that was saved, without loading T5.",
+            description="Load a saved encoded prompt without loading T5.",
             search_aliases=["omnix", "load conditioning", "cached prompt", "text embedding"],
             inputs=[
                 io.Combo.Input(
@@ -159,7 +157,7 @@ class OmniXLoadConditioning(io.ComfyNode):
     def execute(cls, name: str) -> io.NodeOutput:
         conditioning = load_conditioning(cls.file(name))
         if notes := {note for text, _ in conditioning if (note := note_on_rows(text))}:
-            patch.tell(f"{name}: {' '.join(sorted(notes))}")
+            patch.warn(f"{name}: {' '.join(sorted(notes))}")
         return io.NodeOutput(conditioning)
 
     @classmethod

@@ -6,9 +6,11 @@ import copy
 from typing import Any
 
 from comfy_api.latest import io
+from einops import rearrange
 from torch import Tensor
 
 from ..omnix import panorama
+from ..omnix.background import BACKGROUNDS, background_of
 from ..omnix.tasks import WRAP_COLUMNS
 
 
@@ -58,7 +60,7 @@ class OmniXDecodePanorama(io.ComfyNode):
             search_aliases=["omnix", "vae decode", "seamless", "wrap", "360"],
             inputs=[
                 io.Latent.Input("samples", tooltip="The sampled panorama."),
-                io.Vae.Input("vae", tooltip="The VAE of FLUX.1 (ae.safetensors)."),
+                io.Vae.Input("vae", tooltip="The model's VAE; for OmniX that of FLUX.1 (ae.safetensors)."),
                 io.Int.Input(
                     "wrap_columns",
                     default=WRAP_COLUMNS,
@@ -74,19 +76,22 @@ class OmniXDecodePanorama(io.ComfyNode):
     @classmethod
     def execute(cls, samples: dict[str, Any], vae: Any, wrap_columns: int) -> io.NodeOutput:
         own = UnclampedVAE(vae)
-        return io.NodeOutput(own.finish(panorama.decode_panorama(own.decode, samples["samples"], wrap_columns)))
+        image = own.finish(panorama.decode_panorama(own.decode, samples["samples"], wrap_columns))
+        return io.NodeOutput(rearrange(image, "... h w c -> (...) h w c"))  # a video's frames are pictures
 
 
 class OmniXPlaceOnPanorama(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         angle = {"default": 0.0, "step": 0.5}
+        later = {"optional": True, "advanced": True}
         return io.Schema(
             node_id="OmniXPlaceOnPanorama",
             display_name="Place Image on Panorama",
             category="OmniX/image",
-            description="Lay a perspective picture on a grey panorama: the condition of image_to_pano.",
-            search_aliases=["omnix", "perspective to equirectangular", "P2E", "outpaint", "360", "ERP"],
+            description="Lay a perspective picture on a panorama of one colour, or on one that has pictures already: "
+            "the condition of image_to_pano, and of LoRAs that complete a panorama.",
+            search_aliases=["omnix", "perspective to equirectangular", "P2E", "outpaint", "360", "ERP", "inpaint"],
             inputs=[
                 io.Image.Input("image", tooltip="A perspective picture."),
                 *panorama_size(),
@@ -96,18 +101,93 @@ class OmniXPlaceOnPanorama(io.ComfyNode):
                 io.Float.Input("yaw", min=-180.0, max=180.0, tooltip="Degrees to the right.", **angle),
                 io.Float.Input("pitch", min=-90.0, max=90.0, tooltip="Degrees up.", **angle),
                 io.Float.Input("roll", min=-180.0, max=180.0, tooltip="Degrees clockwise.", **angle),
+                io.Combo.Input(
+                    "background",
+                    options=[*BACKGROUNDS],
+                    default="grey",
+                    tooltip="Where no picture reaches. grey: OmniX. green: the outpainting LoRAs of FLUX.2 Klein and "
+                    "Krea 2.",
+                    **later,
+                ),
+                io.String.Input(
+                    "colour", default="", tooltip="Another background, such as #7F7F7F. Empty: background.", **later
+                ),
+                io.Float.Input(
+                    "feather",
+                    default=0.0,
+                    min=0.0,
+                    max=45.0,
+                    step=0.5,
+                    tooltip="Degrees over which the picture's border fades, in the mask and over another picture.",
+                    **later,
+                ),
+                io.Image.Input(
+                    "onto", optional=True, tooltip="A panorama to lay it on: of another of these nodes, or of a loader."
+                ),
+                io.Mask.Input("onto_unseen", optional=True, tooltip="Of that panorama: 1 where nothing is yet."),
             ],
             outputs=[
-                io.Image.Output(display_name="panorama", tooltip="The picture on grey; encode it as reference latent."),
-                io.Mask.Output(display_name="unseen", tooltip="1 where the picture does not reach."),
+                io.Image.Output(display_name="panorama", tooltip="The panorama; encode it as reference latent."),
+                io.Mask.Output(display_name="unseen", tooltip="1 where no picture reaches: what to inpaint."),
             ],
         )
 
     @classmethod
     def execute(
-        cls, image: Any, width: int, height: int, fov_x: float, yaw: float, pitch: float, roll: float
+        cls,
+        image: Any,
+        width: int,
+        height: int,
+        fov_x: float,
+        yaw: float,
+        pitch: float,
+        roll: float,
+        background: str = "grey",
+        colour: str = "",
+        feather: float = 0.0,
+        onto: Any = None,
+        onto_unseen: Any = None,
     ) -> io.NodeOutput:
-        return io.NodeOutput(*panorama.place_on_panorama(image, width, height, fov_x, yaw, pitch, roll))
+        below = None
+        if onto is not None:
+            below = panorama.Laid(onto, onto.new_zeros(onto.shape[:3]) if onto_unseen is None else onto_unseen)
+        elif onto_unseen is not None:
+            raise ValueError("onto_unseen is connected and onto is not: connect the panorama that the mask is of.")
+        camera = (width, height, fov_x, yaw, pitch, roll)
+        look = {"background": background_of(background, colour), "feather": feather, "onto": below}
+        return io.NodeOutput(*panorama.place_on_panorama(image, *camera, **look))
+
+
+class OmniXRollPanorama(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OmniXRollPanorama",
+            display_name="Seam to the Middle",
+            category="OmniX/image",
+            description="Turn a panorama by 180 degrees, so that its edges meet in the middle, with a mask of the seam "
+            "to inpaint. The same node turns it back, exactly.",
+            search_aliases=["omnix", "roll", "offset", "seam", "rotate", "360", "inpaint", "equirectangular"],
+            inputs=[
+                io.Image.Input("image", tooltip="A panorama."),
+                io.Float.Input(
+                    "seam_width",
+                    default=20.0,
+                    min=0.0,
+                    max=180.0,
+                    step=0.5,
+                    tooltip="Degrees that the mask covers, half of it fading out.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="panorama", tooltip="The panorama, turned by half its width."),
+                io.Mask.Output(display_name="seam", tooltip="1 along the middle: what to inpaint."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image: Any, seam_width: float) -> io.NodeOutput:
+        return io.NodeOutput(*panorama.seam_to_middle(image, seam_width))
 
 
 class OmniXCameraRays(io.ComfyNode):

@@ -1,8 +1,9 @@
-"""What a picture shows, as the graph tells: a picture itself does not say that it is a depth map.
+"""Find out from the graph what a picture shows; the pixels alone don't say that a picture is a depth map.
 
-From an input the way goes back over nodes that leave a picture what it is, to the node that made it: one of our own,
-the decoder of a sampled latent (whose adapters name the task), or a loader. A bypassed box leaves the photo where its
-map was. Where the graph does not tell (Load Image, another pack's node), nothing is refused.
+The search starts at an input and follows the links back, through nodes that don't change what a picture shows, to the
+node that made it: one of our own, the decoder of a sampled latent (whose adapters name the task), or a loader. If a box
+is bypassed, the photo arrives where its map should be. If the graph doesn't say what the picture is (Load Image,
+another pack's node), nothing is refused.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from typing import Any, NamedTuple
 from comfy_api.latest import io
 
 from ..omnix import semantics
+from ..omnix.maps import MAPS
 from ..omnix.tasks import TASKS
 
 HIDDEN = (io.Hidden.prompt, io.Hidden.unique_id)
-"""What a node that calls `check_map` or `check_inputs` must be given by the host, which adds to the list it gets."""
+"""The hidden inputs that a node needs to call `check_map` or `check_inputs`. (The host appends to the list it gets.)"""
 
-# Target of a task -> the node that reads its map. The other targets are pictures as they are.
+# Target of a task -> the node that reads its map. The other targets need no node: they are pictures already.
 READERS = {
     "depth": "OmniX Depth",
     "normal": "OmniX Normal",
@@ -28,7 +30,7 @@ READERS = {
     "semantic": "OmniX Semantic",
 }
 
-# Nodes of the host that leave a picture what it is -> the input that they take it from.
+# Nodes of the host that don't change what a picture shows -> their picture input.
 _SAME_MAP = {
     "ImageScale": "image",
     "ImageScaleBy": "image",
@@ -36,22 +38,23 @@ _SAME_MAP = {
     "ImageFromBatch": "image",
     "RepeatImageBatch": "image",
     "ImageCrop": "image",
+    "OmniXRollPanorama": "image",
     "ImageToMask": "image",
     "MaskToImage": "mask",
+    "OmniXFitPanorama": "image",
 }
 _ADAPTERS = "OmniXLoadAdapters"
 _BASES = ("UNETLoader", "CheckpointLoaderSimple", "UnetLoaderGGUF", "UnetLoaderGGUFAdvanced", "OmniXLoadDiffusersFlux")
 _PLAIN = (
     *("KSampler", "KSamplerAdvanced", "SamplerCustom", "SamplerCustomAdvanced", "BasicGuider", "CFGGuider"),
-    *("ModelSamplingFlux", "OmniXFlowShift", "TorchCompileModel", "LatentFromBatch"),
+    *("ModelSamplingFlux", "OmniXFlowShift", "OmniXSeamlessPanorama", "TorchCompileModel", "LatentFromBatch"),
 )
-"""What is sampled with a model of these loaders, past these nodes alone, is a picture and not a map."""
+"""A latent that was sampled with a model from _BASES through no other nodes than these is a picture, not a map."""
 
 PANORAMA, GENERATED, EMPTY = "panorama", "generated", "empty"
 VIEW, MASK, LEGEND = "depth view", "mask", "legend"
-_MAPS = ("depth", "normal", "albedo", "roughness", "metallic", "semantic")
 
-# (node, output) of ours -> what it shows.
+# (node, output) of this pack -> what it shows.
 _MADE = {
     ("OmniXDepth", 0): "depth",
     ("OmniXDepth", 1): "depth",
@@ -61,26 +64,34 @@ _MADE = {
     ("OmniXColourDepth", 0): VIEW,
     ("OmniXPlaceOnPanorama", 0): PANORAMA,
     ("OmniXPlaceOnPanorama", 1): MASK,
+    ("OmniXRollPanorama", 1): MASK,
+    ("OmniXForeground", 0): PANORAMA,
+    ("OmniXForeground", 1): MASK,
+    ("OmniXBackgroundLayer", 1): "depth",
+    ("OmniXMoveViewpoint", 0): PANORAMA,
+    ("OmniXMoveViewpoint", 1): MASK,
+    ("OmniXMoveViewpoint", 2): "depth",
     ("OmniXLoadPanorama", 1): MASK,
+    ("OmniXFitPanorama", 1): MASK,
     **{("OmniXSemantic", slot): MASK for slot in range(len(semantics.NAMES))},
     ("OmniXSemantic", len(semantics.NAMES)): LEGEND,
 }
 _TARGETS = {"filled_rgb": PANORAMA}
-"""What the targets of tasks show, where it is not called as they are."""
+"""Target of a task -> the picture that it shows, if that differs from the target's name."""
 
-# What an input may be given, besides what it is called.
+# Input -> other kinds of pictures that it accepts.
 _ALSO = {PANORAMA: (GENERATED,)}
 _WORDS = {
-    PANORAMA: "a panorama as it is",
+    PANORAMA: "a plain panorama",
     GENERATED: "a picture that was sampled without OmniX adapters",
     EMPTY: "an empty latent that was not sampled",
     VIEW: "a coloured view of depth",
-    MASK: "a mask of a part of the picture",
+    MASK: "a mask of part of the picture",
     LEGEND: "a legend",
-    "pbr": "the undivided picture of rgb_to_pbr",
+    "pbr": "the picture of rgb_to_pbr, which was not split",
 }
 _WAYS_OUT = {
-    PANORAMA: "is a box bypassed? Turn it on, or disconnect it; use Load Image for a map of {name} from a file",
+    PANORAMA: "is a box bypassed? Turn it on, or disconnect it. Use Load Image for a {name} map from a file",
     GENERATED: "put Apply OmniX Adapters before the sampler",
     EMPTY: "is the sampler bypassed? Turn it on",
     VIEW: "connect the depth output of OmniX Depth",
@@ -98,14 +109,14 @@ class Origin(NamedTuple):
 
 
 def check_map(node: type[io.ComfyNode], target: str) -> None:
-    """Raise ValueError if the graph gives a node, as its image, anything else than the target that it reads."""
+    """Raise ValueError if the graph connects anything but this task's target to the node's image input."""
     prompt, unique_id = _given(node)
     task = task_of_picture(prompt, unique_id, "image")
     if task in TASKS and (got := TASKS[task].target) != target:
         way_out = f"connect it to {READERS[got]}" if got in READERS else "it needs no node: it is already a picture"
         tasks = " or ".join(name for name, each in TASKS.items() if each.target == target)
         raise ValueError(
-            f"{READERS[target]} reads the picture of {tasks}, this one was made by {task}; {way_out}, or choose "
+            f"{READERS[target]} reads the picture of {tasks}, but this one was made by {task}; {way_out}, or choose "
             "another task in Load OmniX Adapters."
         )
     if task is None and (shows := shown(prompt, unique_id, "image")) in (PANORAMA, GENERATED, EMPTY):
@@ -113,9 +124,9 @@ def check_map(node: type[io.ComfyNode], target: str) -> None:
 
 
 def check_inputs(node: type[io.ComfyNode], *names: str, views: bool = False) -> None:
-    """Raise ValueError if the graph gives an input that is named after a map, or "panorama", something else.
+    """Raise ValueError if the graph connects something else to an input that is named after a map or "panorama".
 
-    views: depth may be a coloured view, where it is only looked at.
+    views: depth may also be a coloured view, because the node only shows it.
     """
     prompt, unique_id = _given(node)
     title = node.define_schema().display_name or ""
@@ -129,10 +140,10 @@ def check_inputs(node: type[io.ComfyNode], *names: str, views: bool = False) -> 
 
 
 def _refusal(title: str, name: str, wanted: str, shows: str) -> ValueError:
-    """Return what is wrong with an input of a node and what to do."""
-    way_out = _WAYS_OUT.get(shows, f"connect it to {shows}" if shows in _MAPS else f"disconnect {name}")
+    """Return an error that says what is wrong with a node's input and what to do."""
+    way_out = _WAYS_OUT.get(shows, f"connect it to {shows}" if shows in MAPS else f"disconnect {name}")
     return ValueError(
-        f"{title}: {name} expects {f'a {wanted}' if wanted == PANORAMA else f'a map of {wanted}'}, but the graph "
+        f"{title}: {name} expects {f'a {wanted}' if wanted == PANORAMA else f'the {wanted} map'}, but the graph "
         f"connects {_WORDS.get(shows, f'the {shows} map')} to it; {way_out.format(name=wanted)}."
     )
 
@@ -144,7 +155,7 @@ def _given(node: type[io.ComfyNode]) -> tuple[Prompt, str]:
 
 
 def shown(prompt: Prompt, node: str, name: str) -> str | None:
-    """Return what an input is given: a map's name, the target of a task, or one of the words above; None if unknown."""
+    """Return what an input shows: a map's name, the target of a task, or one of the words above; None if unknown."""
     origin = _origin(prompt, node, name)
     if origin is None:
         return None
@@ -157,7 +168,7 @@ def shown(prompt: Prompt, node: str, name: str) -> str | None:
 
 
 def _of_way(prompt: Prompt, way: Sequence[str]) -> str | None:
-    """Return what was decoded, by the nodes on the way back from its decoder."""
+    """Return what a decoded picture shows, judging by the nodes on the way back from its decoder."""
     if not way:
         return None
     kinds = [_kind(prompt, node) for node in way]
@@ -174,16 +185,16 @@ def _of_way(prompt: Prompt, way: Sequence[str]) -> str | None:
 
 
 def _named(file: Any) -> str | None:
-    """Return what a file of Load Panorama shows, by its name: the map that it names, or else a panorama."""
+    """Return what a file in Load Panorama shows: the map that its name contains, else a panorama."""
     if not isinstance(file, str):
         return None
     stem = PurePath(file).stem.lower()
-    named = next((name for name in _MAPS if name in stem), PANORAMA)
+    named = next((name for name in MAPS if name in stem), PANORAMA)
     return VIEW if "depth_view" in stem else named
 
 
 def task_of_picture(prompt: Prompt, node: str, name: str) -> str | None:
-    """Return the task of the adapters that made what goes into a node's input; None where the graph doesn't tell."""
+    """Return the task whose adapters made the picture at a node's input; None if the graph doesn't say."""
     origin = _origin(prompt, node, name)
     *_, last = [None, *_way(prompt, origin.node)] if origin is not None else [None]
     task = _inputs(prompt, last).get("task") if last is not None and _kind(prompt, last) == _ADAPTERS else None
@@ -191,10 +202,11 @@ def task_of_picture(prompt: Prompt, node: str, name: str) -> str | None:
 
 
 def _origin(prompt: Prompt, node: str, name: str) -> Origin | None:
-    """Return the output that made what an input is given, past nodes that leave a picture what it is."""
+    """Return the output that made an input's picture; nodes that don't change what it shows are skipped."""
     found = _source(prompt, node, name)
     for _ in range(len(prompt)):
-        if found is None or not (follow := _SAME_MAP.get(_kind(prompt, found.node))):
+        kind = None if found is None else _kind(prompt, found.node)
+        if found is None or (kind, found.output) in _MADE or not (follow := _SAME_MAP.get(str(kind))):
             break
         found = _source(prompt, found.node, follow)
     return found
@@ -204,7 +216,7 @@ def _way(prompt: Prompt, decoder: str) -> Iterator[str]:
     """Yield the nodes from a decoder's samples back to its sampler and along its model, to the adapters or a loader."""
     ways = ("adapters", "guider", "model", "samples", "latent", "latent_image")
     link = _source(prompt, decoder, "samples")
-    for _ in range(len(prompt)):  # a graph has no circle, but a file may
+    for _ in range(len(prompt)):  # a valid graph has no cycle, but a file may
         if link is None:
             return
         yield link.node

@@ -35,15 +35,15 @@ class OmniXLoadAdapters(io.ComfyNode):
                 *("depth", "normal", "albedo", "PBR", "semantic", "segmentation"),
             ],
             inputs=[
-                io.Combo.Input("task", options=list(tasks), tooltip="What the adapters do. Each task has its own set."),
+                io.Combo.Input("task", options=list(tasks), tooltip="The task. Each task has its own set of adapters."),
                 io.Combo.Input(
                     "folder",
                     options=folders,
-                    tooltip="Folder below models/loras that holds the task's files, such as OmniX with "
-                    "OmniX/rgb_to_depth/rgb.safetensors in it. Press R after adding files.",
+                    tooltip="Folder in models/loras with the task's files. Example: OmniX, if the file is "
+                    "OmniX/rgb_to_depth/rgb.safetensors. Press R after you add files.",
                 ),
             ],
-            outputs=[Adapters.Output(display_name="adapters", tooltip="For Apply OmniX Adapters.")],
+            outputs=[Adapters.Output(display_name="adapters", tooltip="Connect to Apply OmniX Adapters.")],
             hidden=[io.Hidden.unique_id],
         )
 
@@ -54,8 +54,8 @@ class OmniXLoadAdapters(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, folder: str | None) -> bool | str:
-        # The host marks every input that this function names: only the folder, which is where the files are missing.
-        # The task is looked up; one that comes by a link, or that no list holds, is not ours to judge here.
+        # The host marks every input that this function takes as an argument. So it takes only the folder, where the
+        # files are missing, and looks up the task. A task that is linked or unknown is not checked here.
         task = posted_input(hidden(cls, "unique_id"), "task")
         if folder is None or not isinstance(task, str):
             return True
@@ -67,7 +67,7 @@ class OmniXLoadAdapters(io.ComfyNode):
 
     @classmethod
     def found(cls, task: str, folder: str) -> tuple[Task, tuple[Path, ...]]:
-        """Return a task, with its streams as the files of the folder tell them, and those files."""
+        """Return a task, with the streams that the folder's files describe, and those files."""
         names, tasks = cls.known()
         check_name(folder)
         chosen = task_in(folder, task, tasks, located("loras"))
@@ -75,17 +75,17 @@ class OmniXLoadAdapters(io.ComfyNode):
         if not below and folder not in (there := folders_with_tasks(names, tasks)):
             if not there:
                 raise ValueError(
-                    "No folder below models/loras holds the adapters of an OmniX task; download them from "
+                    "No folder in models/loras contains the adapters of an OmniX task; download them from "
                     "huggingface.co/KevinHuang/OmniX into models/loras/OmniX, then press R."
                 )
             raise ValueError(
-                f"{folder}: no such folder below models/loras; folders with OmniX adapters are {', '.join(there)}."
+                f"{folder}: no such folder in models/loras; folders with OmniX adapters are {', '.join(there)}."
             )
         return chosen, task_files(located("loras"), folder, chosen)
 
     @staticmethod
     def known() -> tuple[list[str], dict[str, Task]]:
-        """Return the names of all files below models/loras; OmniX's tasks, and those that these files tell."""
+        """Return the names of all files in models/loras, and the tasks: OmniX's own and those these files describe."""
         names = folder_paths.get_filename_list("loras")
         return [name.replace("\\", "/") for name in names], known_tasks(names, located("loras"))
 
@@ -97,14 +97,14 @@ class OmniXLoadDiffusersFlux(io.ComfyNode):
             node_id="OmniXLoadDiffusersFlux",
             display_name="Load Diffusers FLUX",
             category="OmniX/loaders",
-            description="Load FLUX.1-dev from a Hugging Face Diffusers snapshot below models/diffusers, for those who "
-            "have its 24 GB already.",
+            description="Load FLUX.1-dev from a Hugging Face Diffusers snapshot in models/diffusers, if you already "
+            "have those 24 GB.",
             search_aliases=["omnix", "diffusers", "flux", "hugging face", "sharded"],
             inputs=[
                 io.Combo.Input(
                     "folder",
                     options=choices(diffusers_snapshots()),
-                    tooltip="Snapshot below models/diffusers with transformer/*.safetensors in it.",
+                    tooltip="Snapshot in models/diffusers that contains transformer/*.safetensors.",
                 )
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="FLUX.1-dev.")],
@@ -123,21 +123,21 @@ class OmniXLoadDiffusersFlux(io.ComfyNode):
         check_name(folder)
         if folder not in (snapshots := diffusers_snapshots()):
             raise ValueError(
-                f"{folder}: expected a snapshot with transformer/*.safetensors below models/diffusers, got none; "
+                f"{folder}: expected a snapshot with transformer/*.safetensors in models/diffusers, got none; "
                 "copy the snapshot of FLUX.1-dev there and press R."
             )
         return transformer_shards(snapshots[folder])
 
 
 def diffusers_snapshots() -> dict[str, Path]:
-    """Map the names of the snapshots below models/diffusers to their transformer folders."""
+    """Map the names of the snapshots in models/diffusers to their transformer folders."""
     roots = [Path(root) for root in folder_paths.get_folder_paths("diffusers")]
     found = [(root, path) for root in roots for path in sorted(root.glob("**/transformer/*.safetensors"))]
     return {path.parent.parent.relative_to(root).as_posix(): path.parent for root, path in reversed(found)}
 
 
 def transformer_shards(folder: Path) -> list[str]:
-    """List the shards of a transformer folder; those of the index, if there is one.  Raises ValueError."""
+    """List the shards of a transformer folder; if it has an index, the shards in the index.  Raises ValueError."""
     indices = sorted(folder.glob("*.safetensors.index.json"))
     if not indices:
         return [str(path) for path in sorted(folder.glob("*.safetensors"))]
@@ -145,7 +145,7 @@ def transformer_shards(folder: Path) -> list[str]:
         names = sorted(set(json.loads(indices[0].read_text("utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"{indices[0]}: expected an index of shards, got {error}; download it again.") from error
-    # No other kind of file: the host reads .bin and .pt with pickle.
+    # Other kinds of files are excluded: the host reads .bin and .pt with pickle.
     shards = {path.name for path in folder.glob("*.safetensors")}
     missing = [name for name in names if Path(str(name)).name not in shards]
     if missing:
@@ -153,13 +153,13 @@ def transformer_shards(folder: Path) -> list[str]:
     return [str(folder / Path(str(name)).name) for name in names]
 
 
-# What the command advises, in words for a node that has none of its flags.
+# Advice that names an option of the command -> the same advice for the node, which has no such option.
 _WORDS = (
     ("use --force to replace it", "choose another name, or delete the file"),
     ("use --allow-unused to leave them out", "the command of docs/converter.md can leave them out"),
     (
         "use --header-alpha apply or --header-alpha ignore",
-        "the command of docs/converter.md lets you say what it means",
+        "the command of docs/converter.md lets you choose",
     ),
     ("choose a wider type with --dtype", "the command of docs/converter.md can write a wider type"),
     ("(--split can't undo it)", "(it can't be split back bit for bit)"),
@@ -168,7 +168,7 @@ _WORDS = (
 
 
 def without_flags(text: str) -> str:
-    """Return what the converter says, in words for the node."""
+    """Return a message of the converter with the advice for the node."""
     for flag, words in _WORDS:
         text = text.replace(flag, words)
     return text
@@ -182,43 +182,45 @@ class OmniXConvertAdapter(io.ComfyNode):
             display_name="Convert FLUX LoRA",
             category="OmniX/loaders",
             description="Convert a Diffusers FLUX.1 LoRA into a file for ComfyUI's LoRA loaders, merged or bypassed. "
-            "Load OmniX Adapters takes both, so the OmniX tasks do not need it.",
+            "Load OmniX Adapters accepts both, so the OmniX tasks do not need this node.",
             search_aliases=["omnix", "convert lora", "diffusers", "fuse", "qkv"],
             is_output_node=True,
             inputs=[
                 io.Combo.Input(
                     "source",
                     options=choices(folder_paths.get_filename_list("loras")),
-                    tooltip="A LoRA below models/loras in Diffusers layout.",
+                    tooltip="A LoRA in models/loras in Diffusers layout.",
                 ),
                 io.String.Input(
                     "name",
                     default="OmniX/converted",
-                    tooltip="Name of the new file below models/loras, without ending. Press R to see it "
-                    "in the loaders.",
+                    tooltip="Name of the new file in models/loras, without .safetensors. Press R to see it in the "
+                    "loaders.",
                 ),
             ],
-            outputs=[io.String.Output(display_name="name", tooltip="Name of the converted file below models/loras.")],
+            outputs=[io.String.Output(display_name="name", tooltip="Name of the converted file in models/loras.")],
         )
 
     @classmethod
     def validate_inputs(cls, source: str | None, name: str | None = None) -> bool | str:
-        told = source is None or allowed(lambda: cls.file(source))
-        return told if told is not True or name is None else allowed(lambda: cls.target(name))
+        answer = source is None or allowed(lambda: cls.file(source))
+        return answer if answer is not True or name is None else allowed(lambda: cls.target(name))
 
     @staticmethod
     def file(source: str) -> Path:
         check_name(source)
         path = located("loras")(source)
         if path is None:
-            raise ValueError(f"{source}: no such file below models/loras; choose another and press R.")
+            raise ValueError(f"{source}: no such file in models/loras; choose another and press R.")
         return Path(path)
 
     @classmethod
     def execute(cls, source: str, name: str) -> io.NodeOutput:
         root, target = cls.target(name)
         if target.exists():
-            raise ValueError(f"{name}: a file of that name is below models/loras; choose another, or delete the file.")
+            raise ValueError(
+                f"{name}: models/loras already has a file of that name; choose another name, or delete the file."
+            )
         job = converters.Job(cls.file(source), target, converters.slot_of_name(source))
         started = time.perf_counter()
         try:
@@ -232,8 +234,8 @@ class OmniXConvertAdapter(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, source: str | None, name: str | None) -> str:
-        """Change with the source, and each time that the converted file is missing: then it is to be made again."""
-        if source is None or name is None:  # linked: the host's own key has their values
+        """Change with the source, and each time the converted file is missing, so that the node makes it again."""
+        if source is None or name is None:  # linked: the host's own cache key contains their values
             return ""
         _, target = cls.target(name)
         _MISSING[target] += not target.exists()
@@ -241,11 +243,11 @@ class OmniXConvertAdapter(io.ComfyNode):
 
     @staticmethod
     def target(name: str) -> tuple[Path, Path]:
-        """Return the folder of new LoRAs, and the path below it of the file with this name."""
+        """Return the folder of new LoRAs, and the path in it of the file with this name."""
         root = Path(folder_paths.get_folder_paths("loras")[0])
         plain = inside(root, name.removesuffix(".safetensors"))
         return root.resolve(), plain.with_name(f"{plain.name}.safetensors")
 
 
 _MISSING: Counter[Path] = Counter()
-"""How often each converted file was missing when a graph with its node was run: the host's cache does not look."""
+"""How often each converted file was missing when its node was run; the host's cache does not check that."""

@@ -1,4 +1,4 @@
-"""Nodes that turn decoded pictures into maps, and maps into what other tools take."""
+"""Nodes that turn decoded pictures into maps, and maps into formats for other tools."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .lineage import HIDDEN, check_inputs, check_map
 
 MogeGeometry = io.Custom("MOGE_GEOMETRY")
 SEMANTIC = {
-    "floor": "Floors, seen in both of the maps that the colours were read from.",
-    "wall": "Walls, seen in both maps.",
-    "ceiling": "Ceilings, seen in both maps.",
-    "curtain": "Curtains, seen in one map.",
-    "door": "Doors, seen in one map.",
-    "window": "Windows, seen in one map.",
-    "unclear": "Everything whose colour is near none of these: furniture, edges.",
+    "floor": "Floors. The colour was read from two maps.",
+    "wall": "Walls. The colour was read from two maps.",
+    "ceiling": "Ceilings. The colour was read from two maps.",
+    "curtain": "Curtains. The colour was read from one map.",
+    "door": "Doors. The colour was read from one map.",
+    "window": "Windows. The colour was read from one map.",
+    "unclear": "Pixels whose colour matches none of these classes, such as furniture and edges.",
 }
 """Name of a mask -> what it holds, in the order of `semantics.NAMES`."""
 
@@ -30,8 +30,8 @@ class OmniXDepth(io.ComfyNode):
             node_id="OmniXDepth",
             display_name="OmniX Depth",
             category="OmniX/maps",
-            description="Relative distance along the ray from a decoded depth panorama, as it is or stretched between "
-            "two percentiles if you ask for it.",
+            description="Read the relative distance along each ray from a decoded depth panorama: unchanged, or "
+            "stretched between two percentiles.",
             search_aliases=["omnix", "distance", "depth map", "360"],
             hidden=[*HIDDEN],
             inputs=[
@@ -40,7 +40,7 @@ class OmniXDepth(io.ComfyNode):
                     "stretch",
                     default=False,
                     optional=True,
-                    tooltip="Map the near percentile to 0 and the far one to 1. This changes the data.",
+                    tooltip="Map the near percentile to 0 and the far percentile to 1. This changes the data.",
                 ),
                 io.Float.Input(
                     "near",
@@ -48,7 +48,7 @@ class OmniXDepth(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     optional=True,
-                    tooltip="Percentile that becomes 0, with stretch.",
+                    tooltip="With stretch: the percentile that becomes 0.",
                 ),
                 io.Float.Input(
                     "far",
@@ -56,12 +56,12 @@ class OmniXDepth(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     optional=True,
-                    tooltip="Percentile that becomes 1, with stretch.",
+                    tooltip="With stretch: the percentile that becomes 1.",
                 ),
             ],
             outputs=[
                 io.Image.Output(
-                    display_name="depth", tooltip="Distance in three equal channels; save it as EXR linear."
+                    display_name="depth", tooltip="Distance in three equal channels. Save it as linear EXR."
                 ),
                 io.Mask.Output(display_name="mask", tooltip="The same values as a mask."),
             ],
@@ -81,8 +81,8 @@ class OmniXNormal(io.ComfyNode):
             node_id="OmniXNormal",
             display_name="OmniX Normal",
             category="OmniX/maps",
-            description="World-space normals from a decoded normal panorama, made unit length. Axes: front +X, "
-            "up +Y, left +Z.",
+            description="Read world-space normals from a decoded normal panorama and make them unit length. Axes: "
+            "front +X, up +Y, left +Z.",
             search_aliases=["omnix", "normal map", "world normal", "360"],
             hidden=[*HIDDEN],
             inputs=[
@@ -92,7 +92,7 @@ class OmniXNormal(io.ComfyNode):
                     options=["OpenGL", "DirectX"],
                     default="OpenGL",
                     optional=True,
-                    tooltip="DirectX turns the green channel (up) round.",
+                    tooltip="DirectX inverts the green channel (up).",
                 ),
             ],
             outputs=[io.Image.Output(display_name="normal", tooltip="normal * 0.5 + 0.5.")],
@@ -111,7 +111,7 @@ class OmniXMaterial(io.ComfyNode):
             node_id="OmniXMaterial",
             display_name="OmniX Roughness and Metallic",
             category="OmniX/maps",
-            description="The two channels of a decoded PBR panorama, unchanged.",
+            description="Split a decoded PBR panorama into its two channels, unchanged.",
             search_aliases=["omnix", "pbr", "roughness", "metallic", "material", "intrinsic"],
             hidden=[*HIDDEN],
             inputs=[io.Image.Input("image", tooltip="The decoded target of rgb_to_pbr.")],
@@ -134,8 +134,8 @@ class OmniXSemantic(io.ComfyNode):
             node_id="OmniXSemantic",
             display_name="OmniX Semantic",
             category="OmniX/maps",
-            description="Masks of floor, wall, ceiling, curtain, door and window from a decoded semantic panorama, by "
-            "the nearest known colour. Furniture is unclear: its colours are not known.",
+            description="Make masks of floor, wall, ceiling, curtain, door and window from a decoded semantic "
+            "panorama, by the nearest known colour. Furniture is unclear: its colours are not known.",
             search_aliases=["omnix", "segmentation", "mask", "floor", "wall", "window", "NYU40", "legend"],
             hidden=[*HIDDEN],
             inputs=[
@@ -154,7 +154,7 @@ class OmniXSemantic(io.ComfyNode):
             outputs=[
                 *(io.Mask.Output(display_name=name, tooltip=text) for name, text in SEMANTIC.items()),
                 io.Image.Output(
-                    display_name="legend", tooltip="The map, its classes, and the colour and share of each name."
+                    display_name="legend", tooltip="The map and its classes, with the colour and share of each."
                 ),
             ],
         )
@@ -180,7 +180,7 @@ class OmniXPackORM(io.ComfyNode):
             inputs=[
                 io.Image.Input("roughness", tooltip="0 smooth, 1 rough."),
                 io.Image.Input("metallic", tooltip="0 dielectric, 1 metal."),
-                io.Image.Input("occlusion", optional=True, tooltip="Ambient occlusion; without it red is 1."),
+                io.Image.Input("occlusion", optional=True, tooltip="Ambient occlusion. If not connected, red is 1."),
             ],
             outputs=[io.Image.Output(display_name="orm", tooltip="Linear data, not sRGB.")],
         )
@@ -198,14 +198,16 @@ class OmniXMogeGeometry(io.ComfyNode):
             node_id="OmniXMogeGeometry",
             display_name="Depth to MoGe Geometry",
             category="OmniX/maps",
-            description="Hand OmniX depth to ComfyUI's MoGe nodes, which render it and make a mesh of it.",
+            description="Convert OmniX depth for ComfyUI's MoGe nodes, which render it and make a mesh from it.",
             search_aliases=["omnix", "mesh", "point map", "glb", "geometry"],
             hidden=[*HIDDEN],
             inputs=[
                 io.Mask.Input("depth", tooltip="The mask output of OmniX Depth."),
-                io.Image.Input("image", tooltip="The panorama, in the depth's size; it becomes the texture."),
+                io.Image.Input("image", tooltip="The panorama at the size of the depth map; it becomes the texture."),
             ],
-            outputs=[MogeGeometry.Output(display_name="moge_geometry", tooltip="For the MoGe render and mesh nodes.")],
+            outputs=[
+                MogeGeometry.Output(display_name="moge_geometry", tooltip="Connect to the MoGe render and mesh nodes.")
+            ],
         )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Nodes that measure maps against the truth."""
+"""Nodes that measure maps against the ground truth."""
 
 from __future__ import annotations
 
@@ -21,28 +21,29 @@ class OmniXCompareMaps(io.ComfyNode):
             node_id="OmniXCompareMaps",
             display_name="Compare Maps",
             category="OmniX/maps",
-            description="Measure a predicted map of a panorama against the truth, or against another model's: the "
-            "error as a picture, and the figures that the field prints as text.",
+            description="Compare a predicted map of a panorama with the ground truth, or with another model's map. "
+            "Outputs the error as a picture and the usual metrics as text.",
             search_aliases=["omnix", "evaluate", "metrics", "AbsRel", "PSNR", "SSIM", "mIoU", "error map"],
             inputs=[
-                io.Image.Input("prediction", tooltip="The map to be measured."),
-                io.Image.Input("truth", tooltip="The map it should be, in the same size; one, or as many."),
-                io.Combo.Input("kind", options=list(MEASURED), default="depth", tooltip="What both maps hold."),
+                io.Image.Input("prediction", tooltip="The map to measure."),
+                io.Image.Input("truth", tooltip="The ground truth in the same size: one picture, or one for each."),
+                io.Combo.Input("kind", options=list(MEASURED), default="depth", tooltip="The kind of both maps."),
                 io.Combo.Input(
                     "alignment",
                     options=list(_ALIGNMENTS),
                     default=ALIGNMENTS[SHOWN_ALIGNMENT].title,
                     optional=True,
-                    tooltip="How a depth is brought to the truth's scale before its error is drawn. The figures are "
-                    "told under each; other maps are compared as they are.",
+                    tooltip="For depth: how the prediction is scaled to the ground truth before the error is drawn. "
+                    "The table lists the metrics for every alignment. Other maps are compared unchanged.",
                 ),
             ],
             outputs=[
                 io.Image.Output(
                     display_name="error",
-                    tooltip="Black where both agree, then red, yellow and white; blue-grey where there is no value.",
+                    tooltip="Black where both agree, then red, yellow and white for larger errors; blue-grey where "
+                    "there is no value.",
                 ),
-                io.String.Output(display_name="figures", tooltip="A table, for Preview as Text."),
+                io.String.Output(display_name="figures", tooltip="A table of metrics. Connect to Preview as Text."),
             ],
         )
 

@@ -1,8 +1,8 @@
-"""What becomes of graphs made with the older pack ComfyUI-OmniX: one sentence that says which workflow to open instead.
+"""Answer graphs made with the older pack ComfyUI-OmniX with one message: which workflow to open instead.
 
-Its nodes took a latent and a VAE and showed a map, but its graphs gave the model no reference latent, so that no node
-put in their place could show one. ComfyUI replaces them, only where that pack is not installed, with OmniXOlderGraph,
-which refuses the graph before anything is sampled.
+The nodes of that pack took a latent and a VAE and showed a map. But its graphs gave the model no reference latent, so
+no replacement node could show a map either. If that pack is not installed, ComfyUI replaces its nodes with
+OmniXOlderGraph, which refuses the graph before anything is sampled.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from comfy_api.latest import ComfyAPI, io
 
 PREFIX = "OmniX_PanoPerception_"
-# Older node -> (the workflow in its place, how many images it gave out)
+# Older node -> (the workflow that replaces it, its number of image outputs)
 WORKFLOWS = {
     "Depth": ("OmniX 03 - Panorama to depth", 1),
     "Normal": ("OmniX 04 - Panorama to normal", 1),
@@ -22,10 +22,10 @@ WORKFLOWS = {
 
 
 def advice(workflow: str) -> str:
-    """Return the sentence for somebody who opened a graph of the older pack."""
+    """Return the message for people who open a graph of the older pack."""
     return (
-        "This graph of the older OmniX pack gives the model no reference latent, so no map can come out of it; open "
-        f"Templates, Extensions, omnix-panorama, {workflow} instead, and load your panorama there."
+        "This graph was made for the older OmniX pack. It gives the model no reference latent, so it can't make a map. "
+        f"Open Templates, Extensions, omnix-panorama, {workflow} instead, and load your panorama there."
     )
 
 
@@ -36,8 +36,8 @@ class OmniXOlderGraph(io.ComfyNode):
             node_id="OmniXOlderGraph",
             display_name="Graph of the Older OmniX Pack",
             category="OmniX/older",
-            description="Stands where a graph had a node of the older pack ComfyUI-OmniX, and says which workflow to "
-            "open instead.",
+            description="Replaces a node of the older pack ComfyUI-OmniX in a graph, and says which workflow to open "
+            "instead.",
             search_aliases=["omnix", *(PREFIX + name for name in WORKFLOWS)],
             is_deprecated=True,
             inputs=[
@@ -48,7 +48,7 @@ class OmniXOlderGraph(io.ComfyNode):
                 )
             ],
             outputs=[
-                io.Image.Output(display_name=name, tooltip="Nothing comes out: the message says what to do.")
+                io.Image.Output(display_name=name, tooltip="This output is never filled: the message says what to do.")
                 for name in ("first", "second", "third")
             ],
         )
@@ -63,7 +63,7 @@ class OmniXOlderGraph(io.ComfyNode):
 
 
 def replacements() -> list[io.NodeReplace]:
-    """Return what the host is to put in the place of each older node; its links to the images are kept."""
+    """Return the replacement of each older node for the host; the links to its images are kept."""
     return [
         io.NodeReplace(
             new_node_id="OmniXOlderGraph",
@@ -76,7 +76,7 @@ def replacements() -> list[io.NodeReplace]:
 
 
 async def register_replacements() -> None:
-    """Tell the host's server, if there is one: a script that loads the pack has none, and no graphs to replace."""
+    """Register the replacements with the host's server; a script that loads the pack has no server and no graphs."""
     if hasattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance"):
         for replacement in replacements():
             await ComfyAPI().node_replacement.register(replacement)

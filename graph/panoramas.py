@@ -1,4 +1,4 @@
-"""Nodes that bring a panorama into a graph: from a file, or from any other loader, in a size that OmniX works at."""
+"""Nodes that bring a panorama into a graph, from a file or from any other loader, at a size that suits OmniX."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from ..omnix.header import Header, read_header
 from .files import allowed, hidden, inside, posted_input, say
 
 SAMPLES = Path(__file__).resolve().parents[1] / "sample"
-# Kinds that the host's own list of pictures may lack.
+# File types that may be missing from the host's own list of pictures.
 LINEAR = (".exr", ".hdr")
 COPIED = ".omnix_samples"
 
 
 def samples() -> list[str]:
-    """List the pictures that ship with the pack: the rendered room, then its true maps."""
+    """List the pictures that ship with the pack: the rendered room, then its ground-truth maps."""
     return sorted((path.name for path in SAMPLES.glob("*.png")), key=lambda name: (len(name.split("_")), name))
 
 
 def pictures() -> list[str]:
-    """List what can be loaded: the room, the pictures of the input folder, the room's true maps."""
+    """List what can be loaded: the room, the pictures of the input folder, the room's ground-truth maps."""
     with os.scandir(folder_paths.get_input_directory()) as entries:
         names = sorted(entry.name for entry in entries if entry.is_file())
     room, *truth = samples()
@@ -39,9 +39,10 @@ def pictures() -> list[str]:
 
 
 def put_samples_into_input() -> None:
-    """Copy each sample once to where the browser looks for the picture of a loader; a deleted one stays away.
+    """Copy each sample once to the input folder, where the browser looks for a loader's picture.
 
-    A hidden file in the input folder lists what was copied, since the folder may be another at the next start.
+    A hidden file in that folder lists the copied samples, so that a deleted sample stays deleted. It is kept in the
+    folder itself because ComfyUI may use another folder at the next start.
     """
     folder = Path(folder_paths.get_input_directory())
     listed = folder / COPIED
@@ -54,7 +55,7 @@ def put_samples_into_input() -> None:
 
 
 def fitted_by(fits: list[str], default: str, more: str = "") -> tuple[io.Int.Input, io.Combo.Input, io.Float.Input]:
-    """Return the inputs for the size of a panorama that is given, and for what becomes of other shapes."""
+    """Return the inputs for the working size of a panorama, and for pictures of other shapes."""
     return (
         io.Int.Input(
             "height",
@@ -62,16 +63,16 @@ def fitted_by(fits: list[str], default: str, more: str = "") -> tuple[io.Int.Inp
             min=16,
             max=8192,
             step=8,
-            tooltip="Most rows to work at; the width is twice that. OmniX perceives at up to 720. A smaller picture "
-            "keeps its size, at the nearest step of 8.",
+            tooltip="Largest height in pixels; the width is twice the height. OmniX perceives at up to 720. A smaller "
+            "picture keeps its size, rounded to a multiple of 8.",
         ),
         io.Combo.Input(
             "fit",
             options=fits,
             default=default,
             optional=True,
-            tooltip=f"{more}as it is: twice as wide as high only. pad: centred on the horizon, the rest grey and "
-            "unseen. crop: the middle, twice as wide as high.",
+            tooltip=f"{more}as it is: only pictures twice as wide as high. pad: centre the picture on the horizon and "
+            "fill the rest with grey (masked as unseen). crop: cut the middle out, twice as wide as high.",
         ),
         io.Float.Input(
             "vertical_fov",
@@ -80,7 +81,7 @@ def fitted_by(fits: list[str], default: str, more: str = "") -> tuple[io.Int.Inp
             max=180.0,
             step=0.5,
             optional=True,
-            tooltip="With pad: degrees from the bottom of the picture to its top. 0: what makes the picture 360 "
+            tooltip="With pad: the height of the picture in degrees. 0 chooses the height that makes the picture 360 "
             "degrees wide.",
         ),
     )
@@ -93,8 +94,8 @@ class OmniXLoadPanorama(io.ComfyNode):
             node_id="OmniXLoadPanorama",
             display_name="Load Panorama",
             category="OmniX/loaders",
-            description="Load a 360-degree panorama, or a part of one, in a size that OmniX works at. Pictures of "
-            "other shapes are refused before the workflow starts, unless fit says what to do with them.",
+            description="Load a 360-degree panorama, or a part of one, at a size that suits OmniX. Pictures of other "
+            "shapes are rejected before the workflow starts, unless fit says what to do with them.",
             search_aliases=[
                 "omnix",
                 "load image",
@@ -117,12 +118,12 @@ class OmniXLoadPanorama(io.ComfyNode):
                 *fitted_by(
                     [*fitting.FITS],
                     fitting.DEFAULT,
-                    "by GPano: where the camera wrote that the picture belongs; without GPano as it is. ",
+                    "by GPano: place the picture as the camera stored in the file; without GPano data: as it is. ",
                 ),
             ],
             outputs=[
                 io.Image.Output(display_name="panorama", tooltip="The whole panorama, resized."),
-                io.Mask.Output(display_name="mask", tooltip="1 where the file is transparent or shows nothing."),
+                io.Mask.Output(display_name="mask", tooltip="1 where the file is transparent or has no picture."),
             ],
         )
 
@@ -135,16 +136,17 @@ class OmniXLoadPanorama(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, image: str | None) -> bool | str:
-        # The host marks every input that this function names, and repeats the sentence at each: only the picture.
+        # The host marks every input that this function takes as an argument and repeats the message at each of them.
+        # So it takes only the picture.
         node = hidden(cls, "unique_id")
         fit, field = posted_input(node, "fit", fitting.DEFAULT), posted_input(node, "vertical_fov", 0.0)
-        # What is linked is known in the run alone; what is of another type, the host itself refuses.
+        # Linked values are known only during the run; values of a wrong type are refused by the host itself.
         if image is None or not isinstance(fit, str) or not isinstance(field, (int, float)):
             return True
-        told = allowed(lambda: cls.check(image, fit, field))
-        if isinstance(told, str):
-            say(told, node)
-        return told
+        answer = allowed(lambda: cls.check(image, fit, field))
+        if isinstance(answer, str):
+            say(answer, node)
+        return answer
 
     @classmethod
     def fingerprint_inputs(cls, image: str, **_more: Any) -> str:
@@ -156,7 +158,7 @@ class OmniXLoadPanorama(io.ComfyNode):
         try:
             picture.placed(name, header_of(path, fingerprint([path])), fit, field)
         except OSError as error:
-            raise ValueError(f"{name}: the file cannot be read ({error.strerror}); choose another one.") from error
+            raise ValueError(f"{name}: the file can't be read ({error.strerror}); choose another one.") from error
 
     @staticmethod
     def file(name: str) -> Path:
@@ -177,8 +179,8 @@ class OmniXFitPanorama(io.ComfyNode):
             node_id="OmniXFitPanorama",
             display_name="Fit Panorama",
             category="OmniX/image",
-            description="Bring a picture of any loader to the shape and size that OmniX works at. Pictures of other "
-            "shapes are refused, unless fit says what to do with them.",
+            description="Bring a picture from any loader to a shape and size that suit OmniX. Pictures of other shapes "
+            "are rejected, unless fit says what to do with them.",
             search_aliases=["omnix", "resize", "360", "equirectangular", "pad", "crop", "2:1"],
             hidden=[io.Hidden.unique_id],
             inputs=[
@@ -187,19 +189,22 @@ class OmniXFitPanorama(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(display_name="panorama", tooltip="The whole panorama, resized."),
-                io.Mask.Output(display_name="mask", tooltip="1 where the picture shows nothing."),
+                io.Mask.Output(display_name="mask", tooltip="1 where there is no picture."),
             ],
         )
 
     @classmethod
     def execute(cls, image: Any, height: int, fit: str = "as it is", vertical_fov: float = 0.0) -> io.NodeOutput:
         found = [picture.fit_image(one, height, fit, vertical_fov) for one in image]
-        say(found[0].words, hidden(cls, "unique_id"))
         colours = torch.stack([one.picture.colours for one in found])
+        node = hidden(cls, "unique_id")
+        # A box says it only where it matters.
+        if colours.shape[1:3] != image.shape[1:3] or ":" not in str(node):
+            say(found[0].words, node)
         return io.NodeOutput(colours, 1 - torch.stack([one.picture.opacity for one in found]))
 
 
 @functools.lru_cache(maxsize=64)
 def header_of(path: Path, _facts: str) -> Header:
-    """Return what a picture file says before it is decoded; `_facts` change when the file does."""
+    """Return the header of a picture file; `_facts` change when the file changes, so the cache stays right."""
     return read_header(path)

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-import folder_paths
 from comfy.cli_args import args
 from comfy_api.latest import io
 from einops import reduce
 
 from ..omnix import save
 from ..omnix.colour import colour_view
+from ..omnix.maps import MAPS
 from ..omnix.panorama import check_panorama
-from .files import allowed, check_name, hidden, inside
+from .files import allowed, check_name, hidden, stems
 from .lineage import HIDDEN, check_inputs
-from .viewing import MAPS
 
-# What can be saved as values, by what the node calls it.
+# Option of the node -> the maps that are saved as values.
 VALUES = {"depth": ("depth",), "every map": MAPS, "none": ()}
 
 
@@ -31,25 +28,25 @@ class OmniXSavePanorama(io.ComfyNode):
             node_id="OmniXSavePanorama",
             display_name="Save Panorama and Maps",
             category="OmniX/image",
-            description="Save a panorama and its maps under one number, as PNG that photo viewers open as 360 degrees; "
-            "depth also as exact values, with a coloured view for people.",
+            description="Save a panorama and its maps under one number, as PNG files that photo viewers open as 360 "
+            "degrees. Depth is also saved as exact values and as a coloured view.",
             search_aliases=["omnix", "save image", "360", "GPano", "XMP", "EXR", "16-bit", "save depth", "save maps"],
             is_output_node=True,
             hidden=[*HIDDEN, io.Hidden.extra_pnginfo],
             inputs=[
-                io.Image.Input("panorama", optional=True, tooltip="The panorama itself, if it is to be saved."),
+                io.Image.Input("panorama", optional=True, tooltip="The panorama itself, if you want to save it."),
                 *(io.Image.Input(name, optional=True, tooltip=f"The {name} map.") for name in MAPS),
                 io.String.Input(
                     "filename_prefix",
                     default="OmniX/room",
-                    tooltip="Name below the output folder; a number and what the file holds are added.",
+                    tooltip="File name in the output folder. A number and the name of the map are added.",
                 ),
                 io.Combo.Input(
                     "values",
                     options=list(VALUES),
                     default="depth",
-                    tooltip="Which maps are saved as values too: EXR with 32-bit floats, unchanged, and PNG with 16 "
-                    "bits, grey if the channels are equal.",
+                    tooltip="Which maps are also saved as exact values: as EXR with unchanged 32-bit floats, and as "
+                    "PNG with 16 bits (grey if the channels are equal).",
                 ),
             ],
             outputs=[],
@@ -79,7 +76,7 @@ class OmniXSavePanorama(io.ComfyNode):
                 for filename in save.write_set(stem, files):
                     file = {"filename": filename, "subfolder": subfolder, "type": "output"}
                     (precise if filename.endswith(EXACT) else shown).append(file)
-        # The browser shows what stands under "images"; it cannot show EXR.
+        # The browser shows the files under "images"; it can't show EXR.
         return io.NodeOutput(ui={"images": shown, "omnix_values": precise})
 
 
@@ -114,16 +111,8 @@ def _common_size(given: Mapping[str, Any]) -> tuple[int, int, int]:
     return height, width, batch
 
 
-def stems(prefix: str, width: int, height: int) -> tuple[Iterator[Path], str]:
-    """Return the paths without endings name_00001_ and on, from where the host counts; and their subfolder."""
-    root = folder_paths.get_output_directory()
-    inside(Path(root), prefix)  # ComfyUI before 0.30 follows links that lead out of the folder
-    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, root, width, height)
-    return (Path(folder, f"{name}_{number:05}_") for number in itertools.count(counter)), subfolder
-
-
 def posted(prompt: Any, extra: Any) -> dict[str, str]:
-    """Return the texts from which the browser opens a picture's graph again, as the host's own savers write them."""
+    """Return the metadata from which the browser opens a picture's graph again, as the host's own savers write it."""
     if args.disable_metadata:
         return {}
     graph = {} if prompt is None else {"prompt": json.dumps(prompt)}

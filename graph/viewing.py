@@ -9,11 +9,10 @@ from einops import reduce
 
 from ..omnix import panorama
 from ..omnix.colour import COLOURS, colour_view
+from ..omnix.maps import MAPS
 from ..omnix.sheet import contact_sheet
 from ..omnix.view import cut_out, read_view
 from .lineage import HIDDEN, check_inputs
-
-MAPS = ("depth", "normal", "albedo", "roughness", "metallic", "semantic")
 
 
 class OmniXContactSheet(io.ComfyNode):
@@ -23,7 +22,7 @@ class OmniXContactSheet(io.ComfyNode):
             node_id="OmniXContactSheet",
             display_name="OmniX Contact Sheet",
             category="OmniX/image",
-            description="All maps of a panorama on one labelled sheet.",
+            description="Put a panorama and its maps on one labelled sheet.",
             search_aliases=["omnix", "grid", "overview", "labels"],
             hidden=[*HIDDEN],
             inputs=[
@@ -48,8 +47,8 @@ class OmniXPanoramaViewer(io.ComfyNode):
             node_id="OmniXPanoramaViewer",
             display_name="Panorama Viewer (360)",
             category="OmniX/image",
-            description="Look around inside a panorama and its maps, which share one camera. Drag to turn, wheel to "
-            "zoom; Capture sets the view that the next run outputs as an image.",
+            description="Look around inside a panorama and its maps, which share one camera. Drag to turn, use the "
+            "wheel to zoom. Capture makes the next run output this view as an image.",
             search_aliases=[
                 *("omnix", "360 viewer", "equirectangular preview", "panorama preview", "skybox", "HDRI", "ERP"),
             ],
@@ -58,7 +57,7 @@ class OmniXPanoramaViewer(io.ComfyNode):
             inputs=[
                 io.Image.Input("image", tooltip="The panorama, twice as wide as high."),
                 *(io.Image.Input(name, optional=True, tooltip=f"The {name} map.") for name in MAPS),
-                io.String.Input("view", default="", tooltip="The captured view, kept by the viewer."),
+                io.String.Input("view", default="", tooltip="The captured view. The viewer fills this field."),
                 io.Int.Input(
                     "width",
                     default=1024,
@@ -66,10 +65,10 @@ class OmniXPanoramaViewer(io.ComfyNode):
                     max=8192,
                     step=8,
                     advanced=True,
-                    tooltip="Width in pixels of the captured view.",
+                    tooltip="Width of the captured view in pixels.",
                 ),
             ],
-            outputs=[io.Image.Output(display_name="view", tooltip="The captured view, cut out of the chosen map.")],
+            outputs=[io.Image.Output(display_name="view", tooltip="The captured view of the chosen map.")],
         )
 
     @classmethod
@@ -84,7 +83,7 @@ class OmniXPanoramaViewer(io.ComfyNode):
 
     @classmethod
     def previews(cls, name: str, pictures: Any) -> dict[str, Any]:
-        """Return the files that the browser gets of one map; a depth in the colours of Colour Depth, too."""
+        """Return the files that the browser gets for one map; a depth map also in the colours of Colour Depth."""
         drawn = {"images": pictures}
         if name == "depth":
             drawn["coloured"] = colour_view(reduce(pictures[..., :3].float(), "b h w c -> b h w", "mean"))
@@ -98,12 +97,14 @@ class OmniXColourDepth(io.ComfyNode):
             node_id="OmniXColourDepth",
             display_name="Colour Depth",
             category="OmniX/maps",
-            description="A coloured view of a depth map for people; keep the map itself for tools.",
+            description="Colour a depth map for viewing. Keep the map itself for other tools.",
             search_aliases=["omnix", "colormap", "color map", "spectral", "turbo", "depth preview"],
             hidden=[*HIDDEN],
             inputs=[
                 io.Mask.Input("depth", tooltip="The mask output of OmniX Depth."),
-                io.Combo.Input("colours", options=list(COLOURS), tooltip="Spectral is what the paper shows."),
+                io.Combo.Input(
+                    "colours", options=list(COLOURS), tooltip="Colour scheme. The OmniX paper uses Spectral."
+                ),
                 io.Boolean.Input("invert", default=False, tooltip="Start from the other end of the colours."),
             ],
             outputs=[

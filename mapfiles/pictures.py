@@ -17,15 +17,14 @@ Unless the layer was found by its name, its alpha is returned too. Everything el
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..converters.files.write import replacing as replacing
 from .errors import MapError, package
 
 Array = NDArray[Any]
@@ -176,23 +175,10 @@ def save(path: Path, values: Array) -> None:
             "1970:01:01 00:00:00"  # else the library writes the time, and equal maps would not be equal bytes
         )
     with replacing(path) as temporary:
-        target = oiio.ImageOutput.create(str(temporary))
+        target = oiio.ImageOutput.create(str(path))
         if target is None or not target.open(str(temporary), spec):
             raise MapError(f"{path}: can't be written ({oiio.geterror() if target is None else target.geterror()}).")
         # OpenImageIO would treat two axes as one row of pixels.
         written = target.write_image(np.ascontiguousarray(values if values.ndim == 3 else values[..., None]))
         if not target.close() or not written:
             raise MapError(f"{path}: can't be written ({target.geterror()}).")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name next to a file, with its suffix; move it to the file's place if nothing went wrong."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()

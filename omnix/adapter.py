@@ -1,4 +1,4 @@
-"""Read a task's adapters, original or converted, into compact low-rank layers."""
+"""Find the adapter files of a task, one for each of its streams, and read them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..converters import AdapterError, AdapterFile, FusedLayer, Slab, open_adapter, read_metadata
-from ..converters.fusing.arithmetic import DTYPES
-from .streams import LowRank, Rows
-from .tasks import HEADER_KEY, TASKS, Task, told_task
+from ..converters import AdapterError, read_metadata
+from .low_rank import AdapterWeights, LowRank, read_layers
+from .tasks import TASK_HEADER, TASKS, Task, task_from_header
 
 Find = Callable[[str], str | None]
 """Turns the relative name of an adapter's file into its path, or None."""
 
-# Where a stream's file may lie below a folder; a converted file comes before an original.
+# Where a stream's file may be in a folder; a converted file is preferred to an original.
 _LAYOUTS = (
     "{task}/{stream}.safetensors",
     "{task}/{stream}/pytorch_lora_weights.safetensors",
@@ -30,21 +28,6 @@ _LAYOUTS = (
 
 
 _SUFFIX = ".safetensors"
-
-
-class AdapterWeights(nn.ModuleDict):
-    """One stream's layers, `LowRank` by layer name. A module, so that the host can count, move and offload it."""
-
-    def __init__(self, layers: Mapping[str, LowRank]) -> None:
-        super().__init__({name.replace(".", "/"): layer for name, layer in layers.items()})
-
-    def by_name(self) -> dict[str, LowRank]:
-        """Return the layers under their names in ComfyUI's FLUX, such as "double_blocks.0.img_attn.qkv"."""
-        return {name.replace("/", "."): layer for name, layer in self.items() if isinstance(layer, LowRank)}
-
-    def copied(self) -> AdapterWeights:
-        """Return modules of their own; tensors on the CPU are shared."""
-        return AdapterWeights({name: layer.copied() for name, layer in self.by_name().items()})
 
 
 @dataclass(frozen=True)
@@ -70,28 +53,28 @@ def streams_of(weights: nn.Module) -> list[AdapterWeights]:
 
 
 def known_tasks(names: Iterable[str], find: Find) -> dict[str, Task]:
-    """Return OmniX's tasks, then those that the headers of adapter files tell, by name.
+    """Return OmniX's tasks, then those that the headers of adapter files describe, sorted by name.
 
-    A header counts where its file lies in a place for that task and stream. Of two that tell a task differently, and of
-    one that tells another task of OmniX's name, the first in order and OmniX's own stand.
+    A header counts only if its file is in a place for that task and stream. If two headers describe one task
+    differently, the first in order counts. OmniX's own tasks can't be replaced.
 
-    Files that told nothing are not opened again until a file comes, goes or is replaced in their folders, if `find` is
-    the same function each time.
+    Files without a task in the header are not opened again until a file in their folder is added, removed or replaced,
+    as long as `find` is the same function each time.
     """
     places = _places(tuple(names))
-    told: dict[str, Task] = {}
-    for name in _telling(places, _states(places, find), find):
-        found = _told_by(find(name))
+    described: dict[str, Task] = {}
+    for name in _describing(places, _states(places, find), find):
+        found = _described_by(find(name))
         if found and any(True for _ in _slots(name, _endings((found[0],)))):
-            told.setdefault(found[0].name, found[0])
-    return TASKS | {name: told[name] for name in sorted(told) if name not in TASKS}
+            described.setdefault(found[0].name, found[0])
+    return TASKS | {name: described[name] for name in sorted(described) if name not in TASKS}
 
 
 @lru_cache(maxsize=4)
 def _places(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names, in order, that may be in a place for a task: it has two files at least, side by side.
+    """Return the sorted names that may belong to a task. A task has at least two files next to each other:
 
-    They are files of one folder, or of folders in one folder under the published name, or name a task themselves.
+    in one folder, or in sibling folders under the published name. A file name that contains "_to_" also counts.
     """
     split = {name: name.replace("\\", "/").split("/") for name in sorted(names) if name.endswith(_SUFFIX)}
     beside = Counter(tuple(parts[:-1]) for parts in split.values())
@@ -110,7 +93,7 @@ def _is_published(parts: Sequence[str]) -> bool:
 
 
 def _states(names: Sequence[str], find: Find) -> tuple[tuple[int, ...], ...]:
-    """Return what changes when a file is added to the folders of these names, taken away or put in another's place."""
+    """Return a value that changes when a file in the folders of these names is added, removed or replaced."""
     one_each = {os.path.dirname(name): name for name in names}
     folders = (os.path.dirname(path) for name in one_each.values() if (path := find(name)))
     states = (os.stat(folder) for folder in folders)
@@ -118,27 +101,27 @@ def _states(names: Sequence[str], find: Find) -> tuple[tuple[int, ...], ...]:
 
 
 @lru_cache(maxsize=4)
-def _telling(names: tuple[str, ...], _folders: tuple[tuple[int, ...], ...], find: Find) -> tuple[str, ...]:
-    """Return the names of the files that tell a task, or that can't be read: they may be on their way here."""
-    return tuple(name for name in names if _told_by(find(name), otherwise=True))
+def _describing(names: tuple[str, ...], _folders: tuple[tuple[int, ...], ...], find: Find) -> tuple[str, ...]:
+    """Return the names of the files whose header describes a task, or that can't be read (still downloading, say)."""
+    return tuple(name for name in names if _described_by(find(name), otherwise=True))
 
 
-def _told_by(path: str | None, otherwise: Any = None) -> Any:
-    """Return the task and stream that a file tells, None if it tells none, `otherwise` if it can't be read."""
+def _described_by(path: str | None, otherwise: Any = None) -> Any:
+    """Return the task and stream in a file's header, None if it has none, `otherwise` if it can't be read."""
     try:
-        return _told(*_facts(Path(path))) if path else None
+        return _task_in_header(*_facts(Path(path))) if path else None
     except (AdapterError, OSError):
-        return otherwise  # loading it says why
+        return otherwise  # loading the file gives the reason
 
 
 @lru_cache(maxsize=4096)
-def _told(path: str, *_facts: int) -> tuple[Task, str] | None:
-    """Read what a file's header tells of its task; the facts stand for its contents, so it is read once."""
-    return told_task(read_metadata(Path(path), HEADER_KEY))
+def _task_in_header(path: str, *_facts: int) -> tuple[Task, str] | None:
+    """Read the task from a file's header; the facts identify the contents, so each version is read only once."""
+    return task_from_header(read_metadata(Path(path), TASK_HEADER))
 
 
 def folders_with_tasks(names: Iterable[str], tasks: Mapping[str, Task] = TASKS) -> dict[str, tuple[str, ...]]:
-    """Map folders to the tasks for which they hold every stream's file; names are relative paths of adapter files.
+    """Map folders to the tasks for which they contain every stream's file; names are relative paths of adapter files.
 
     "." is the folder that the names are relative to.
     """
@@ -163,7 +146,7 @@ def _endings(tasks: tuple[Task, ...]) -> Mapping[str, tuple[str, str]]:
 
 
 def _slots(name: str, endings: Mapping[str, tuple[str, str]]) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Yield the (folder, (task, stream)) that a file's relative name can stand for."""
+    """Yield each (folder, (task, stream)) that a file's relative name can mean."""
     parts = name.replace("\\", "/").split("/")
     for length in range(1, min(3, len(parts)) + 1):
         slot = endings.get("/".join(parts[-length:]))
@@ -172,9 +155,9 @@ def _slots(name: str, endings: Mapping[str, tuple[str, str]]) -> Iterator[tuple[
 
 
 def task_in(folder: str, name: str, tasks: Mapping[str, Task], find: Find) -> Task:
-    """Return the task of that name as the files of a folder tell it, else as it is known.  Raises ValueError.
+    """Return the task of that name as a folder's own files describe it, else as it is known.  Raises ValueError.
 
-    Two trainings of one name may differ in their streams; each folder's own header counts.
+    Two trainings with one name may differ in their streams, so each folder's own header counts.
     """
     if name not in tasks:
         raise ValueError(f"There is no task {name}; choose one of {', '.join(tasks)}.")
@@ -182,7 +165,7 @@ def task_in(folder: str, name: str, tasks: Mapping[str, Task], find: Find) -> Ta
         return TASKS[name]
     for stream in tasks[name].streams:
         file = _first_file(find, folder, name, stream)
-        if file and (found := _told_by(str(file))) and found[0].name == name:
+        if file and (found := _described_by(str(file))) and found[0].name == name:
             return found[0]
     return tasks[name]
 
@@ -190,7 +173,7 @@ def task_in(folder: str, name: str, tasks: Mapping[str, Task], find: Find) -> Ta
 def task_files(locate: Find, folder: str, task: Task) -> tuple[Path, ...]:
     """Return the task's files in stream order; `locate` turns a relative name into a path, or None.
 
-    Raises AdapterError naming the streams whose files are missing.
+    Raises AdapterError that names the streams whose files are missing.
     """
     files = {stream: _first_file(locate, folder, task.name, stream) for stream in task.streams}
     missing = [stream for stream, file in files.items() if file is None]
@@ -209,9 +192,9 @@ def _first_file(locate: Find, folder: str, task: str, stream: str) -> Path | Non
 
 
 def fingerprint(files: Sequence[Path]) -> str:
-    """Return a text that changes when one of the files is replaced, even under the same name, or its alpha beside it.
+    """Return a text that changes when one of the files, or the adapter_config.json next to it, is replaced.
 
-    The times of change, which nobody can set, tell files of one size and one time of writing apart, as `cp -p` makes.
+    ctime cannot be set by users, so it distinguishes files whose size and mtime are equal (for example after `cp -p`).
     """
     beside = [file.with_name("adapter_config.json") for file in files]
     return repr([_facts(file) for file in files] + [_facts(file) for file in beside if file.is_file()])
@@ -223,86 +206,5 @@ def _facts(file: Path) -> tuple[str, int, int, int, int]:
 
 
 def load_task(files: Sequence[Path], task: Task) -> TaskAdapters:
-    """Read a task's adapters, one file a stream.  Raises AdapterError for a damaged file, OSError for a lost one."""
+    """Read a task's adapters, one file a stream.  Raises AdapterError for a damaged file, OSError for a missing one."""
     return TaskAdapters(task, tuple(files), nn.ModuleList(AdapterWeights(read_layers(file)) for file in files))
-
-
-def read_layers(path: Path) -> dict[str, LowRank]:
-    """Read one adapter file, original or converted, into low-rank layers of the file's own dtype."""
-    adapter = open_adapter(path)
-    if adapter.kept:
-        raise AdapterError(
-            f"{path}: {next(iter(adapter.kept))}: expected nothing but LoRA pairs of FLUX.1's layers, got "
-            f"{len(adapter.kept)} tensors of another kind; is this an OmniX adapter?"
-        )
-    with open(path, "rb", buffering=0) as file:
-        return {name: _read_layer(file.fileno(), adapter, name, layer) for name, layer in adapter.layers.items()}
-
-
-def _read_layer(descriptor: int, adapter: AdapterFile, name: str, layer: FusedLayer) -> LowRank:
-    def stacked(slabs: Sequence[Slab]) -> Tensor:
-        try:
-            return read_slabs(descriptor, slabs)
-        except EOFError as error:
-            raise AdapterError(
-                f"{adapter.path}: {name}: expected {slabs[0].rows} rows of data at byte {slabs[0].offset}, got the end "
-                "of the file; it changed while it was read, so get it again."
-            ) from error
-
-    down, ups = stacked([block.down for block in layer.blocks]), [stacked(block.up) for block in layer.blocks]
-    if not all(_is_finite(factor) for factor in (down, *ups)):
-        raise AdapterError(
-            f"{adapter.path}: {name}: expected finite numbers, got NaN or infinity; get the file again, or from an "
-            "earlier step of its training."
-        )
-    return LowRank(
-        down,
-        ups,
-        [Rows(block.row, block.rows, block.scale) for block in layer.blocks],
-    )
-
-
-def _is_finite(factor: Tensor) -> bool:
-    """Tell whether a tensor holds neither NaN nor infinity, in one pass without a copy where its dtype allows it."""
-    if not factor.numel():
-        return True
-    low, high = torch.aminmax(factor.float() if factor.element_size() == 1 else factor)  # NaN comes out of both
-    return bool(low.isfinite() & high.isfinite())
-
-
-def read_slabs(descriptor: int, slabs: Sequence[Slab]) -> Tensor:
-    """Read matrices of equal width from a file, one above the other; of different dtypes float32 holds them all.
-
-    Raises EOFError.
-    """
-    if len({slab.dtype for slab in slabs}) > 1:
-        return torch.cat([read_slabs(descriptor, [slab]).float() for slab in slabs])
-    result = torch.empty(sum(slab.rows for slab in slabs), slabs[0].columns, dtype=DTYPES[slabs[0].dtype])
-    for slab, rows in zip(slabs, result.split([slab.rows for slab in slabs])):
-        if rows.numel():
-            _read_slab(descriptor, slab, rows.view(torch.uint8))
-    return result
-
-
-def _read_slab(descriptor: int, slab: Slab, target: Tensor) -> None:
-    """Fill the bytes [rows, width] of a matrix, leaving out what lies between its rows in the file."""
-    width = target.shape[1]
-    if slab.stride == width:  # straight to its place
-        _read_exactly(descriptor, target.flatten().numpy().data, slab.offset)
-        return
-    # Whole rows are read, but for the last, which ends with its data: after it the file may end.
-    buffer = torch.empty(slab.rows, slab.stride, dtype=torch.uint8)
-    size = (slab.rows - 1) * slab.stride + width
-    _read_exactly(descriptor, buffer.flatten().numpy().data[:size], slab.offset)
-    target.copy_(buffer[:, :width])
-
-
-def _read_exactly(descriptor: int, target: memoryview, offset: int) -> None:
-    os.lseek(descriptor, offset, os.SEEK_SET)
-    with open(descriptor, "rb", buffering=0, closefd=False) as file:
-        done = 0
-        while done < len(target):
-            count = file.readinto(target[done:])
-            if not count:
-                raise EOFError
-            done += count

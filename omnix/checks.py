@@ -1,4 +1,4 @@
-"""What OmniX can't run: each mistake in a graph gets one sentence for the person who made it."""
+"""Check a graph for things that OmniX can't run. Each mistake gets one message that says what to change."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .schedule import flow_shift
+from .schedule import ENTRIES, flow_shift, sigmas
 from .tasks import SEAM_COLUMNS, Task
 
 PIXELS_PER_LATENT = 8
 CHANNELS = 16
-"""Of FLUX.1's latents."""
+"""Channels of FLUX.1's latents."""
 MOST_SEAM_COLUMNS, MOST_ROWS = 64, 2048
-"""Up to which seams and panoramas are looked for, in latent cells."""
+"""The widest seam and the highest panorama that `check_not_a_tile` considers, in latent cells."""
 
 Conds = Mapping[str, Sequence[Mapping[str, Any]]]
 """The host's conditionings by name ("positive", "negative"), each with its options."""
@@ -29,7 +29,7 @@ def check_fit(flux: nn.Module, file: str, layers: dict[str, Any]) -> None:
     for name, layer in layers.items():
         module = modules.get(name)
         if module is None:
-            raise ValueError(f"{file}: {name}: the model has no such layer; is it a FLUX.1-dev with all its blocks?")
+            raise ValueError(f"{file}: {name}: the model has no such layer; connect a FLUX.1-dev with all its blocks.")
         rows = max((part.start + part.size for part in layer.rows), default=0)
         want = (getattr(module, "in_features", None), getattr(module, "out_features", None))
         if want[0] not in (None, layer.down.shape[1]) or (want[1] is not None and rows > want[1]):
@@ -41,7 +41,7 @@ def check_fit(flux: nn.Module, file: str, layers: dict[str, Any]) -> None:
 
 
 def check_extras(control: object, attention_mask: object) -> None:
-    """Raise ValueError for what else can stand on a conditioning and would see the stack of streams."""
+    """Raise ValueError for other things on a conditioning that would receive the stack of streams."""
     if control is not None:
         raise ValueError("OmniX can't run with a ControlNet; remove the Apply ControlNet node from the conditioning.")
     if attention_mask is not None:
@@ -49,7 +49,7 @@ def check_extras(control: object, attention_mask: object) -> None:
 
 
 _INPUTS = {"middle": "cond2", "empty_negative_prompt": "empty_conditioning"}
-"""What the inputs of DualCFGGuider and PerpNegGuider are called, where their guiders call them otherwise."""
+"""The guider's name of a conditioning -> the node's name of that input, for DualCFGGuider and PerpNegGuider."""
 
 
 def check_count(
@@ -61,8 +61,8 @@ def check_count(
 ) -> None:
     """Raise ValueError unless there is one reference latent for each condition stream.
 
-    `asked` are the guider's names of the conditionings in question, among all those that it is `guided_by`; None is
-    one that it does not know. `cfg` is None if the negative is asked for whatever it is set to.
+    `asked` are the guider's names of the conditionings in this call, a subset of all that it is `guided_by`; None is a
+    conditioning that the guider does not know. `cfg` is None if the negative is evaluated at any cfg.
     """
     want, names = len(task.conditions), ", ".join(task.conditions)
     lacking = sorted(_INPUTS.get(name, name) for name in asked if name is not None)
@@ -80,7 +80,7 @@ def check_count(
 
 
 def _way_out(guided_by: Collection[str], cfg: float | None) -> str:
-    """Say where the conditions of a negative go: a guider of more than two conditionings asks for it at cfg 1 too."""
+    """Say where to put the conditions of a negative; guiders with more than two conditionings need it at cfg 1 too."""
     if not set(guided_by) <= {"positive", "negative"}:
         return "on it too."
     if cfg in (None, 1.0):
@@ -89,37 +89,58 @@ def _way_out(guided_by: Collection[str], cfg: float | None) -> str:
 
 
 def doubt_of_cfg(task: Task, cfg: float) -> str:
-    """Return what a cfg above 1 does to a map, to be said before it is sampled; "" where cfg is right."""
+    """Return the warning for a perception at cfg above 1, or "" if cfg is right; shown before sampling starts."""
     if not task.perceives or cfg <= 1.0:
         return ""
     return (
-        f"cfg is {cfg:g}, but {task.name} perceives at cfg 1: above it the map is less true to the panorama (with a "
-        "test model, depth's error at 3.5 was four times as large), and each step takes twice as long. Set cfg to 1."
+        f"cfg is {cfg:g}, but {task.name} needs cfg 1. A higher cfg makes the map less accurate (with a test model, "
+        "the error of depth at 3.5 was four times as large), and each step takes twice as long. Set cfg to 1."
     )
 
 
 PERCEIVED_ROWS = 720
-"""Up to which height, in pixels, OmniX's authors perceive."""
+"""The largest height, in pixels, at which OmniX's authors run perception."""
 
 
 def doubt_of_size(task: Task, height: int) -> str:
-    """Return what more rows than OmniX perceives at cost; "" up to there. `height` is in latent cells."""
+    """Return the warning for a panorama larger than OmniX perceives at, or "". `height` is in latent cells."""
     rows = height * PIXELS_PER_LATENT
     if not task.perceives or rows <= PERCEIVED_ROWS:
         return ""
     return (
-        f"The panorama is sampled at {2 * rows}x{rows}, but {task.name} perceives at up to "
+        f"The panorama is sampled at {2 * rows}x{rows}, but {task.name} is meant for up to "
         f"{2 * PERCEIVED_ROWS}x{PERCEIVED_ROWS}: each step has {(rows / PERCEIVED_ROWS) ** 2:.1f} times as many "
-        "pixels. Lower the height in Load Panorama, or put Fit Panorama after another loader."
+        f"pixels. Set height to {PERCEIVED_ROWS} in the box or in Load Panorama; put Fit Panorama after another loader."
+    )
+
+
+def doubt_of_shift(got: float, table: Tensor, ours: bool, height: int, width: int, seam: int) -> str:
+    """Return what is wrong with a model's flow shift or its table of noise levels; "" where both are a panorama's.
+
+    `ours` says that OmniX Flow Shift has set them. Raises ValueError if it has set them for a larger panorama.
+    """
+    want = flow_shift(height, width, seam)
+    if not math.isclose(want, got, rel_tol=1e-6):
+        if ours:
+            check_not_a_tile(got, height, width, seam)
+        found = "OmniX Flow Shift was set for another size or seam" if ours else "The model has no OmniX Flow Shift"
+        found = f"{found}: the shift is {got:.4f}, this panorama needs {want:.4f}"
+    elif table.shape != (ENTRIES,) or not torch.allclose(table, sigmas(want), rtol=1e-5, atol=0):
+        found = f"The shift {got:.4f} is right, but the model's table of noise levels is not that of OmniX Flow Shift"
+    else:
+        return ""
+    return (
+        f"{found}. Give OmniX Flow Shift the latent that is sampled and the seam_columns of Apply OmniX Adapters "
+        f"({seam}), and connect it to the sampler."
     )
 
 
 def check_latents(task: Task, height: int, width: int, conditions: Sequence[Tensor]) -> None:
-    """Raise ValueError unless the sampled latent is a panorama's, and the conditions [b, c, h, w] are of its size."""
+    """Raise ValueError unless the sampled latent is a panorama and the conditions [b, c, h, w] have its size."""
     if width != 2 * height:
         raise ValueError(
             f"OmniX samples whole panoramas, twice as wide as high, got a latent of {_in_pixels(height, width)}. "
-            f"{_NO_TILES} Else connect a latent that is twice as wide as high."
+            f"{_NO_TILES} Otherwise connect a latent that is twice as wide as high."
         )
     for name, latent in zip(task.conditions, conditions, strict=True):
         if latent.ndim != 4 or latent.shape[1] != CHANNELS:
@@ -130,7 +151,7 @@ def check_latents(task: Task, height: int, width: int, conditions: Sequence[Tens
         if latent.shape[-2:] != (height, width):
             larger = latent.shape[-2] > height or latent.shape[-1] > width
             raise ValueError(
-                f"The reference latent {name} is {_in_pixels(*latent.shape[-2:])}, the sampled latent is "
+                f"The reference latent {name} is {_in_pixels(*latent.shape[-2:])}, but the sampled latent is "
                 f"{_in_pixels(height, width)}; resize the picture before VAE Encode, or set the empty latent to its "
                 f"size.{f' {_NO_TILES}' if larger else ''}"
             )
@@ -143,28 +164,28 @@ _NO_TILES = (
 
 
 def check_whole(got: Sequence[int], height: int, width: int, seam: int) -> None:
-    """Raise ValueError if FLUX is given a part [h, w] of the picture that is sampled, all in latent cells."""
+    """Raise ValueError if FLUX gets only a part [h, w] of the sampled picture; all sizes are in latent cells."""
     if tuple(got) != (height, width + seam):
         raise ValueError(
-            f"OmniX was given {_in_pixels(*got)} of a picture of {_in_pixels(height, width)}, and can't run on tiles "
-            "or windows: each stream must see the whole panorama. Remove the node that cuts it (Tiled Diffusion, "
+            f"OmniX got only {_in_pixels(*got)} of a picture of {_in_pixels(height, width)}. It can't run on tiles or "
+            "windows: each stream must see the whole panorama. Remove the node that cuts it (Tiled Diffusion, "
             "Context Windows)."
         )
 
 
 def check_sampled(got: Sequence[int], height: int, width: int, seam: int) -> None:
-    """Raise ValueError if a sampler has resized what it samples: [h, w] is not the picture's size and the seam."""
+    """Raise ValueError if the sampler has resized the picture: [h, w] is not the picture's size plus the seam."""
     if tuple(got) != (height, width + seam):
         raise ValueError(
-            f"The sampler resizes the panorama of {_in_pixels(height, width)} while it samples (SamplerLCMUpscale "
-            "does), and OmniX samples at one size. Choose another sampler, and resize the picture before or after."
+            f"The sampler resizes the panorama of {_in_pixels(height, width)} during sampling (SamplerLCMUpscale does "
+            "this), but OmniX samples at one size. Choose another sampler, and resize the picture before or after."
         )
 
 
 def check_not_a_tile(shift: float, height: int, width: int, seam: int) -> None:
     """Raise ValueError if OmniX Flow Shift was set for a larger panorama than the one that is sampled.
 
-    One that was set for another seam is not told from that where both make as many tokens.
+    A shift for another seam can't be distinguished from this if both sizes have the same number of tokens.
     """
     whole = (flow_shift(rows, 2 * rows, seam) for rows in range(height + 1, MOST_ROWS + 1))
     other_seam = (flow_shift(height, width, columns) for columns in range(MOST_SEAM_COLUMNS + 1))
@@ -172,13 +193,13 @@ def check_not_a_tile(shift: float, height: int, width: int, seam: int) -> None:
     if any(map(same, whole)) or (shift > flow_shift(height, width, seam) and not any(map(same, other_seam))):
         raise ValueError(
             f"OmniX Flow Shift was set for a larger panorama than the {_in_pixels(height, width)} that is sampled. "
-            f"{_NO_TILES} Else give OmniX Flow Shift the latent that is sampled, and the seam_columns of Apply OmniX "
-            f"Adapters ({seam})."
+            f"{_NO_TILES} Otherwise connect the sampled latent to OmniX Flow Shift and set its seam_columns to the "
+            f"value in Apply OmniX Adapters ({seam})."
         )
 
 
 def check_seam(columns: int) -> None:
-    """Raise ValueError unless the seam is a number of latent columns that FLUX's patches of 2x2 divide."""
+    """Raise ValueError unless the seam is an even number of latent columns, because FLUX works in 2x2 patches."""
     if columns < 0 or columns % 2:
         raise ValueError(
             f"seam_columns is {columns}, expected an even number of latent columns such as {SEAM_COLUMNS}, or 0 for no "
@@ -187,30 +208,30 @@ def check_seam(columns: int) -> None:
 
 
 def check_place(got: Tensor, sampled: Tensor | None) -> None:
-    """Raise ValueError if FLUX is given the sampled picture [b, c, h, w], once or more, with its cells moved."""
+    """Raise ValueError if a model is given the sampled picture [b, c, .., h, w], once or more, with its cells moved."""
     if sampled is None or got.shape[0] % sampled.shape[0]:
         return
-    want = sampled.to(got).repeat(got.shape[0] // sampled.shape[0], 1, 1, 1)
+    want = torch.cat([sampled.to(got)] * (got.shape[0] // sampled.shape[0]))
     if torch.equal(got, want):
         return
     if torch.equal(*(x.flatten(2).sort(dim=-1).values for x in (got, want))):
         raise ValueError(
-            "A node on the model rolls or mirrors the picture before FLUX sees it, and OmniX's conditions don't fit "
+            "A node on the model rolls or mirrors the picture before the model sees it, and the conditions don't fit "
             "it then. Remove that node (Seamless Tiling); OmniX's own seam_columns close the seam."
         )
 
 
 _SPARSE = ("spars", "radial")
-"""In the names of attentions that leave out keys."""
+"""Parts of the names of attention functions that leave out keys."""
 
 
 def note_on(attention: object) -> str | None:
-    """Say what is not exact about another node's attention; None if nothing is known of it."""
+    """Return the warning for another node's attention if it is known not to be exact, else None."""
     name = f"{getattr(attention, '__module__', '')}.{getattr(attention, '__qualname__', '')}".lower()
     if any(word in name for word in _SPARSE):
         return (
-            "A node puts a sparse attention on the model, which may leave out keys of any stream. How far that moves "
-            "OmniX's results was never measured; remove the node (Model Sparse Attention) for exact ones."
+            "A node adds sparse attention to the model, which may leave out parts of any stream. The effect on OmniX's "
+            "results was never measured. For exact results remove the node (Model Sparse Attention)."
         )
     return None
 
@@ -227,13 +248,15 @@ def check_noise(noise: Tensor, seam: int) -> None:
             "connect Empty SD3 Latent Image, or encode with the VAE of FLUX.1 (ae.safetensors)."
         )
     if seam > noise.shape[-1]:
-        raise ValueError(f"The seam is {seam} latent columns, the latent has {noise.shape[-1]}; lower seam_columns.")
+        raise ValueError(
+            f"The seam is {seam} latent columns, but the latent has only {noise.shape[-1]}; lower seam_columns."
+        )
 
 
 def check_cards(models: Sequence[nn.Module], compiled: bool) -> None:
-    """Raise ValueError unless each card has a FLUX of its own: threads that run one FLUX get in each other's way.
+    """Raise ValueError unless each card has its own FLUX, because threads that share one FLUX interfere.
 
-    The host's compile nodes let every card run the first card's graph.
+    The host's compile nodes make every card run the first card's graph.
     """
     modules = [module for model in models for module in model.modules()]
     if len(models) > 1 and (compiled or len(set(modules)) < len(modules)):
@@ -244,16 +267,21 @@ def check_cards(models: Sequence[nn.Module], compiled: bool) -> None:
 
 
 def check_conds(conds: Conds, batch: int) -> None:
-    """Raise ValueError for conditionings of a part of the picture, and for batches that do not go together."""
+    """Raise ValueError for conditionings of a part of the picture, and for batch sizes that don't match."""
+    check_area(conds)
+    for size in {latent.shape[0] for cond in each_cond(conds) for latent in references(cond)} - {1, batch}:
+        raise ValueError(
+            f"The reference latents are a batch of {size}, but the sampled latent is a batch of {batch}; set "
+            f"batch_size of the empty latent to {size}, or choose one picture of the batch."
+        )
+
+
+def check_area(conds: Conds) -> None:
+    """Raise ValueError for conditionings of a part of the picture."""
     if any("area" in cond for cond in each_cond(conds)):
         raise ValueError(
             "OmniX can't run on a part of the picture; remove Conditioning (Set Area), or use Conditioning (Set Mask) "
             "without bounds."
-        )
-    for size in {latent.shape[0] for cond in each_cond(conds) for latent in references(cond)} - {1, batch}:
-        raise ValueError(
-            f"The reference latents are a batch of {size}, the sampled latent is one of {batch}; set batch_size of the "
-            f"empty latent to {size}, or choose one picture of the batch."
         )
 
 

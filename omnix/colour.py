@@ -1,7 +1,7 @@
-"""Colours for looking at a map: Spectral as in the paper, turbo, grey.
+"""Colour a map for viewing: Spectral as in the paper, turbo, grey.
 
-A view, never the data: colours can't be turned back into the values, so they belong at the end of a graph.
-0 is the first colour of each table; for depth that is the nearest: dark red in Spectral, dark blue in turbo.
+Colours can't be turned back into values, so they belong at the end of a graph.
+0 is the first colour of each table; for depth that is the nearest point: dark red in Spectral, dark blue in turbo.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TURBO = (
 
 
 def spectral(values: Tensor) -> Tensor:
-    """Colour values [..] in [0, 1] -> [.., 3], straight lines between the eleven anchors, the ends beyond them."""
+    """Colour values [..] -> [.., 3]: linear between the eleven anchors; values are clipped to [0, 1]."""
     anchors = values.new_tensor(SPECTRAL) / 255.0
     position = values.clamp(0.0, 1.0) * (len(SPECTRAL) - 1)
     below = position.floor().long().clamp(max=len(SPECTRAL) - 2)
@@ -45,7 +45,7 @@ def spectral(values: Tensor) -> Tensor:
 
 
 def turbo(values: Tensor) -> Tensor:
-    """Colour values [..] in [0, 1] -> [.., 3] with the published polynomial, the ends beyond them."""
+    """Colour values [..] -> [.., 3] with the published polynomial; values are clipped to [0, 1]."""
     powers = torch.stack([values.clamp(0.0, 1.0) ** k for k in range(len(TURBO[0]))], dim=-1)
     return (powers @ values.new_tensor(TURBO).T).clamp(0.0, 1.0)
 
@@ -65,7 +65,5 @@ def colour_view(values: Tensor, colours: str = "Spectral", invert: bool = False)
     if values.ndim != 3 or min(values.shape) < 1:
         raise ValueError(f"OmniX colours values [batch, height, width], got {list(values.shape)}; connect a mask.")
     if not bool(torch.isfinite(values).all()):
-        raise ValueError(
-            "The depth holds values that are no finite numbers, which have no colour; repair the map first."
-        )
+        raise ValueError("The depth contains NaN or infinite values, which have no colour; correct the map first.")
     return COLOURS[colours](1.0 - values.float() if invert else values.float())

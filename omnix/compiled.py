@@ -1,9 +1,9 @@
 """Run FLUX's blocks as graphs of torch.compile, with the streams joined and the adapters inside.
 
-Hooks that come and go would be compiled anew each time. So each block gets a twin that shares its weights: a copy
-whose adapted layers bear their deltas themselves. What changes from run to run, factors and strengths, are tensors of
-the twin, so that one graph serves all blocks of a kind, all adapters of the same ranks and all strengths. While a step
-runs, twins stand in the blocks' place; a block that is called with more than a graph knows runs as it is written.
+Hooks that are added and removed would force a new compilation each time. So each block gets a twin: a copy that shares
+the block's weights and whose adapted layers contain their deltas. Factors and strengths, which change between runs, are
+tensors of the twin, so one graph serves all blocks of a kind, all adapters of the same ranks and all strengths. During
+a step the twins replace the blocks. A block that is called with arguments that its graph lacks runs uncompiled.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from torch._dynamo.exc import TorchDynamoException
 from torch.nn.functional import linear
 
 from .fused import asked, called, is_plain
+from .low_rank import LowRank
 from .sampling import Run
 from .streams import (
     Deltaed,
-    LowRank,
     Stream,
     among_streams,
     attend_jointly,
     last_layer,
+    layers_of,
     of_target,
     stack,
     text_is_shared,
@@ -36,16 +37,16 @@ from .streams import (
 from .watch import OPTIONS, OVERRIDE, Block, Step, blocks_of, unwrapped
 
 HOW = "torch_compile_kwargs"
-"""Where the host's model options keep what the user's compile node gave to torch.compile."""
+"""The key in the host's model options with the arguments that the user's compile node passed to torch.compile."""
 
 _TEXT = ("txt_attn.qkv", "txt_attn.proj", "txt_mlp.0", "txt_mlp.2")
 _OUTSIDE = {"post_input"}
-"""Patches of the host that do not act in a block."""
+"""Patches of the host that have no effect inside a block."""
 _MODES = (None, "default", "max-autotune-no-cudagraphs")
 
 
 class _Instead(nn.Module):
-    """What stands in a layer's place in a twin, and has no weights that a kernel of the host could run without it."""
+    """Replaces a layer in a twin. It has no weights, so no kernel of the host can run them without calling it."""
 
     weight, _full_precision_mm = None, True  # fused.CALLED
 
@@ -55,7 +56,7 @@ class _Instead(nn.Module):
 
 
 class _Deltas(_Instead):
-    """A layer and every stream's delta on it, for a graph: whatever runs or blocks may change is a tensor."""
+    """A layer with every stream's delta, for a graph: everything that differs between runs or blocks is a tensor."""
 
     def __init__(self, base: nn.Module, name: str, deltas: Deltaed, streams: int, device: torch.device) -> None:
         super().__init__(base, streams)
@@ -91,12 +92,12 @@ def _places(layer: LowRank) -> tuple[tuple[int, int, int, int], ...]:
 def _gain(layer: LowRank, strength: float, device: torch.device) -> Tensor:
     """Return strength * scale for each of the down factor's results, float32."""
     gains = [strength * rows.scale for up, rows in zip(layer.ups, layer.rows) for _ in range(up.shape[1])]
-    with torch.inference_mode(False):  # whoever makes it: a graph tells tensors of the two kinds apart
+    with torch.inference_mode(False):  # always an ordinary tensor: graphs recompile for inference tensors
         return torch.tensor(gains, dtype=torch.float32, device=device)
 
 
 class _Once(_Instead):
-    """A layer that sees rows that are equal in all streams."""
+    """A layer whose input rows are equal in all streams; it runs once."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         if not is_plain(args, kwargs):
@@ -105,7 +106,7 @@ class _Once(_Instead):
 
 
 class _Target(_Instead):
-    """A layer of which the target's rows alone are read."""
+    """A layer of which only the target's rows are used."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         if not is_plain(args, kwargs):
@@ -123,7 +124,8 @@ class _Double(nn.Module):
     def forward(self, img: Tensor, txt: Tensor, **kwargs: Any) -> Any:
         rows = txt.shape[1] if self.shared else 0
         join = partial(attend_jointly, streams=self.streams, shared=rows, last=False)
-        # A block adds to its input in place. Should a part of its graph fail to compile, it must run again from there.
+        # A block changes its input in place. If part of its graph fails to compile, the block must run again from the
+        # same input, so the graph gets a copy.
         img, txt = img.clone(), txt.clone()
         return self.block(img=img, txt=txt, transformer_options={OVERRIDE: join}, **kwargs)
 
@@ -141,13 +143,13 @@ class _Single(nn.Module):
 
 
 Replacing = Mapping[str, Callable[[nn.Module], nn.Module]]
-"""What stands in a layer's place in a twin, by the layer's name in its block."""
+"""Replacements for layers of a twin, by the layer's name in its block."""
 
 
 def _twin(module: nn.Module, replacing: Replacing, path: str = "") -> nn.Module:
-    """Return a module that shares all weights with `module`, but bears no hook and has some layers replaced.
+    """Return a module that shares all weights with `module`, but has no hooks and has some layers replaced.
 
-    Layers themselves are not copied: the host may change how one reaches its weights at any time.
+    Layers themselves are not copied, because the host may change at any time how a layer gets its weights.
     """
     if path in replacing:
         return replacing[path](module)
@@ -162,7 +164,7 @@ def _twin(module: nn.Module, replacing: Replacing, path: str = "") -> nn.Module:
 
 
 def _replacing(block: Block, streams: Sequence[Stream], last: str, device: torch.device) -> Replacing:
-    """Return what a block's twin does in another way than the block: its deltas, and what need not run."""
+    """Return the layers that a block's twin replaces: layers with deltas, and layers that need not run in full."""
     count = len(streams)
     found: dict[str, Callable[[nn.Module], nn.Module]] = {}
     if block.kind == "double" and text_is_shared(streams):
@@ -177,13 +179,13 @@ def _replacing(block: Block, streams: Sequence[Stream], last: str, device: torch
 
 
 def _layers_of(block: Block, streams: Sequence[Stream]) -> list[str]:
-    """Name a block's layers that have adapters, as they are called within it."""
-    layers = dict.fromkeys(layer for stream in streams for layer in stream.layers)
-    return [layer.removeprefix(f"{block.name}.") for layer in layers if layer.startswith(f"{block.name}.")]
+    """List the layers of a block that have adapters, by their names inside the block."""
+    layers = [layer for layer in layers_of(streams) if layer.startswith(f"{block.name}.")]
+    return [layer.removeprefix(f"{block.name}.") for layer in layers]
 
 
 class _Compiled(nn.Module):
-    """What stands in a block's place during a step: its graph, or the block where a graph does not know all."""
+    """Replaces a block during a step: runs its graph, or the block itself if the graph does not cover the call."""
 
     def __init__(
         self, block: Block, layers: Sequence[str], graphs: Mapping[str, Any], step: Step, failed: Callable[[str], None]
@@ -198,7 +200,7 @@ class _Compiled(nn.Module):
             try:
                 with torch.compiler.set_stance("default"):
                     out = graph(*args, **given)
-            except TorchDynamoException as error:  # what the block was given is as it was
+            except TorchDynamoException as error:  # the block's inputs are unchanged
                 self.failed(f"torch.compile fails ({type(error).__name__})")
             else:
                 self.step.ran_whole()
@@ -208,21 +210,21 @@ class _Compiled(nn.Module):
 
 
 class Graphs:
-    """The compiled twins of a FLUX's blocks, made when they are first asked for and when the model has changed."""
+    """The compiled twins of a FLUX's blocks, made at first use and again when the model has changed."""
 
     def __init__(self, streams: Sequence[Stream]) -> None:
-        """`streams` are what the graphs add, and join."""
+        """`streams` are the streams that the graphs join, with the deltas that they add."""
         self._streams = streams
         self._known: list[Any] = []
         self._graphs: dict[str, Any] = {}
 
     @contextmanager
     def standing(
-        self, flux: nn.Module, run: Run, device: torch.device, step: Step, stranger: Callable[[Block], str | None]
+        self, flux: nn.Module, run: Run, device: torch.device, step: Step, replaced: Callable[[Block], str | None]
     ) -> Iterator[None]:
-        """While a call of FLUX lasts, let graphs run in the place of its blocks, if the user compiles and they can.
+        """Run graphs instead of the blocks during one call of FLUX, if the user's graph compiles and it is possible.
 
-        `stranger` names who has replaced what a block computes with, if somebody has: a graph would not ask him.
+        `replaced` names another pack's function that replaced part of a block, if any: a graph would not call it.
         """
         blocks = list(blocks_of(flux))
 
@@ -232,7 +234,7 @@ class Graphs:
             self._graphs.clear()
 
         if run.compile is not None:
-            found = hindrance(blocks, run.compile) or next(filter(None, map(stranger, blocks)), None)
+            found = why_uncompiled(blocks, run.compile) or next(filter(None, map(replaced, blocks)), None)
             if found is None:
                 self._make(flux, blocks, run.compile, device)
             else:
@@ -255,7 +257,7 @@ class Graphs:
 
 @contextmanager
 def _in_place(flux: nn.Module, twins: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Let other modules stand where a FLUX's blocks are, by the blocks' names."""
+    """Replace a FLUX's blocks by other modules, by the blocks' names, until the context ends."""
     stood = {kind: flux.get_submodule(kind) for kind in ("double_blocks", "single_blocks")}
     try:
         for kind in stood:
@@ -267,19 +269,19 @@ def _in_place(flux: nn.Module, twins: Mapping[str, nn.Module]) -> Iterator[None]
 
 
 def _graph(block: Block, streams: Sequence[Stream], last: str, how: Mapping[str, Any], device: torch.device) -> Any:
-    """Compile a block's twin as the user's compile node says, but where a graph breaks, let it."""
+    """Compile a block's twin with the options of the user's compile node, but allow graph breaks."""
     twin = _twin(unwrapped(block.module), _replacing(block, streams, last, device))
     count = len(streams)
     if block.kind == "double":
         joined: nn.Module = _Double(twin, count, text_is_shared(streams))
     else:
         joined = _Single(twin, count, block.number == block.total - 1)
-    options = how.get("options")  # torch.compile takes out of them what it uses
+    options = how.get("options")  # torch.compile removes the options it uses, so it gets a copy
     return torch.compile(joined, **{**how, "fullgraph": False, "options": options and dict(options)})
 
 
-def hindrance(blocks: Sequence[Block], how: Mapping[str, Any]) -> str | None:
-    """Say why blocks are not compiled, if they are not: what a twin would not see, or is not proved."""
+def why_uncompiled(blocks: Sequence[Block], how: Mapping[str, Any]) -> str | None:
+    """Return why blocks can't be compiled (a twin would miss something, or it is untested), or None."""
     if not hasattr(torch.compiler, "set_stance"):
         return "torch is older than 2.6"
     if how.get("backend") == "cudagraphs" or how.get("mode") not in _MODES:
@@ -293,5 +295,5 @@ def hindrance(blocks: Sequence[Block], how: Mapping[str, Any]) -> str | None:
 
 
 def _is_ours(hook: Any) -> bool:
-    """Tell whether a hook is of the runtime itself; graphs do what it does."""
+    """Return whether a hook belongs to this runtime; graphs do the same work as these hooks."""
     return getattr(hook, "__module__", None) in (Stream.__module__, Step.__module__)

@@ -1,7 +1,7 @@
-"""Encode a prompt as OmniX was trained, and keep the CONDITIONING in a safetensors file, so that T5 is loaded once.
+"""Encode a prompt as OmniX was trained, and save the CONDITIONING in a safetensors file, so that T5 is loaded once.
 
 A CONDITIONING is a list of (text embedding [b, tokens, channels], options). Tensors, lists of tensors and plain values
-(numbers, text, truth values) are kept exactly; what can't be (hooks, ControlNets, areas bound to a model) is refused.
+(numbers, text, booleans) are saved exactly. Options that can't be saved (hooks, ControlNets) are refused.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from ..converters import AdapterError, remove_stale, write_bytes
 from .tasks import TEXT_ROWS
 
 CLIP_TOKENS = 77
-"""Of which CLIP-L makes its pooled vector."""
+"""The number of tokens that CLIP-L reads for its pooled vector."""
 HOST_ROWS, T5_CHANNELS = 256, 4096
-"""The rows that ComfyUI pads T5's text to at least, and T5-XXL's channels."""
+"""The least number of rows to which ComfyUI pads T5's text, and T5-XXL's channels."""
 _SYNTAX = re.compile(r"\([^()]*:\s*[\d.]+\s*\)|\bembedding:")
-"""What ComfyUI's own text encoding reads as a weight or as the name of an embedding."""
+"""Matches text that ComfyUI's own text encoding reads as a weight or as the name of an embedding."""
 _FORMAT_KEY = "omnix_conditioning"
 _ROWS_KEY = "omnix_text_rows"
 _PLAIN = (bool, int, float, str, type(None))
@@ -35,12 +35,12 @@ _EMBEDDING, _OPTION, _LIST = "embedding", "option", "list"
 Conditioning = Sequence[tuple[Tensor, Mapping[str, Any]]]
 
 
-def encode_prompt(clip: Any, words: str, guidance: float, tell: Callable[[str], None]) -> list[list[Any]]:
+def encode_prompt(clip: Any, words: str, guidance: float, warn: Callable[[str], None]) -> list[list[Any]]:
     """Encode words as the reference pipeline does: T5 padded and cut to 512 tokens, CLIP-L's pooled vector of 77.
 
-    `clip` is a CLIP of the host with FLUX.1's text encoders; it is not changed. The words count as they are written:
-    the reference knows no weights and no embeddings. `tell` gets what the user may not expect. Raises ValueError for
-    other text encoders.
+    `clip` is a CLIP of the host with FLUX.1's text encoders; it is not changed. As in the reference pipeline, weights
+    and embedding names in the prompt are plain words. `warn` gets the warnings. Raises ValueError for other text
+    encoders.
     """
     tokenizer: Any = getattr(clip, "tokenizer", None)
     if not (hasattr(tokenizer, "clip_l") and hasattr(tokenizer, "t5xxl")) or hasattr(tokenizer, "clip_g"):
@@ -50,7 +50,7 @@ def encode_prompt(clip: Any, words: str, guidance: float, tell: Callable[[str], 
         )
     short, long = _ids(tokenizer.clip_l, words), _ids(tokenizer.t5xxl, words)
     if notes := [*_notes(words, len(long))]:
-        tell(" ".join(notes))
+        warn(" ".join(notes))
     tokens = {
         "l": _fitted(short, CLIP_TOKENS, tokenizer.clip_l.pad_token),
         "t5xxl": _fitted(long, TEXT_ROWS, tokenizer.t5xxl.pad_token),
@@ -60,11 +60,11 @@ def encode_prompt(clip: Any, words: str, guidance: float, tell: Callable[[str], 
 
 def _ids(tokenizer: Any, words: str) -> list[int]:
     """Return the tokens of all words, with the end token."""
-    return tokenizer.tokenizer(words, verbose=False)["input_ids"]  # not verbose: what is too long is cut here
+    return tokenizer.tokenizer(words, verbose=False)["input_ids"]  # no warning for long prompts: they are cut here
 
 
 def _fitted(ids: Sequence[int], length: int, pad: int) -> list[list[tuple[int, float]]]:
-    """Cut tokens to a length, keeping the end token, or fill them up; return one row of them, each of weight 1."""
+    """Cut tokens to a length, keeping the end token, or pad them; return one row of tokens with weight 1 each."""
     kept = [*ids[: length - 1], ids[-1]] if len(ids) > length else [*ids]
     return [[(token, 1.0) for token in kept + [pad] * (length - len(kept))]]
 
@@ -82,9 +82,9 @@ def _notes(words: str, tokens: int) -> Iterator[str]:
 
 
 def note_on_rows(text: Tensor) -> str | None:
-    """Say what to change if a text [b, rows, channels] is not as long as the text that OmniX was trained with.
+    """Return a warning if a text [b, rows, channels] has another length than OmniX was trained with, else None.
 
-    A short text of other channels than T5-XXL's is not T5's: models that were made for it (lab/micro) take it as it is.
+    A short text with other channels than T5-XXL's is made for other models (lab/micro), so there is no warning.
     """
     rows, channels = text.shape[-2:]
     if rows == TEXT_ROWS or (rows < HOST_ROWS and channels != T5_CHANNELS):
@@ -96,9 +96,9 @@ def note_on_rows(text: Tensor) -> str | None:
 
 
 def save_conditioning(conditioning: Conditioning, path: Path) -> None:
-    """Write a conditioning.  Raises ValueError for options that can't be kept, OSError if the disk is full.
+    """Write a conditioning.  Raises ValueError for options that can't be saved, OSError if the disk is full.
 
-    The file is there whole or not at all, and no other file is replaced.
+    The file is written completely or not at all, and no existing file is replaced.
     """
     tensors: dict[str, Tensor] = {}
     entries = [_flattened(index, *entry, tensors) for index, entry in enumerate(conditioning)]
@@ -109,7 +109,7 @@ def save_conditioning(conditioning: Conditioning, path: Path) -> None:
 
 
 def _flattened(index: int, embedding: Tensor, options: Mapping[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Move one entry's tensors into `tensors`; return its plain values, and how long its lists of tensors are."""
+    """Move one entry's tensors into `tensors`; return its plain values and the lengths of its lists of tensors."""
     plain: dict[str, Any] = {"values": {}, "lists": {}}
     tensors[f"{index}.{_EMBEDDING}"] = _own(embedding)
     for name, value in options.items():
@@ -122,19 +122,19 @@ def _flattened(index: int, embedding: Tensor, options: Mapping[str, Any], tensor
             plain["values"][name] = value
         else:
             raise ValueError(
-                f"The conditioning's {name} is a {type(value).__name__}, which can't be kept in a file; "
+                f"The conditioning's {name} is a {type(value).__name__}, which can't be saved in a file; "
                 "save the conditioning before the node that adds it."
             )
     return plain
 
 
 def _own(tensor: Tensor) -> Tensor:
-    """Return a tensor with memory of its own: entries may share theirs, which safetensors refuses to write."""
+    """Return a tensor with its own memory: entries may share memory, which safetensors refuses to write."""
     return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def load_conditioning(path: Path) -> list[list[Any]]:
-    """Read a conditioning back.  Raises AdapterError if the file is none, OSError if it can't be read."""
+    """Read a saved conditioning.  Raises AdapterError for another kind of file, OSError if it can't be read."""
     try:
         with safetensors.safe_open(path, "pt") as file:
             entries = _entries((file.metadata() or {})[_FORMAT_KEY])
@@ -142,7 +142,7 @@ def load_conditioning(path: Path) -> list[list[Any]]:
         return [_entry(index, plain, tensors) for index, plain in enumerate(entries)]
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise AdapterError(
-            f"{path}: {_FORMAT_KEY}: expected what Save OmniX Conditioning writes, got {error}; save it again."
+            f"{path}: {_FORMAT_KEY}: expected a file from Save OmniX Conditioning, got {error}; save it again."
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""Decode a picture file into rows of sRGB, as few of them floats at a time as are asked for.
+"""Decode a picture file into rows of sRGB; only the requested rows are converted to floats.
 
-Pillow decodes 8 bits; PyAV decodes what Pillow would cut to 8 bits: PNG and TIFF of 16 bits, TIFF of floats, EXR and
-Radiance. Floats are scene-linear by convention: they are encoded as sRGB and end at 1.
+Pillow decodes 8 bits; PyAV decodes the formats that Pillow would cut to 8 bits: PNG and TIFF of 16 bits, TIFF of
+floats, EXR and Radiance. Floats are scene-linear by convention: they are encoded as sRGB and clipped at 1.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .header import Header, PictureError, damaged, opened, refusing
 from .icc import curves_of, linear_srgb, mixed, primaries_to_srgb
 
 Array = NDArray[Any]
-# What EXIF's orientations ask for, as views of decoded rows [H, W, ..].
+# EXIF orientation -> the transformation, as a view of decoded rows [H, W, ..].
 TURNS: dict[int, Callable[[Array], Array]] = {
     2: lambda rows: rows[:, ::-1],
     3: lambda rows: rows[::-1, ::-1],
@@ -44,23 +44,23 @@ METHODS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# PyAV's formats: the order of red, green, blue and opacity among its planes, or how many of them are in one plane.
-# They are read as they are: its conversion of some kinds of floats (yaf32le) ends the whole process.
+# PyAV's formats: the order of red, green, blue and opacity among the planes, or how many channels one plane has.
+# They are read without PyAV's conversion, which crashes the whole process for some float formats (yaf32le).
 FLOATS = {"grayf": (0,), "yaf": 2, "gbrpf": (2, 0, 1), "gbrapf": (2, 0, 1, 3), "rgbf": 3, "rgbaf": 4}
 FRAMES: dict[str, tuple[type[np.generic], int | tuple[int, ...]]] = {
     **{f"{name}16le": (np.float16, places) for name, places in FLOATS.items()},
     **{f"{name}32le": (np.float32, places) for name, places in FLOATS.items()},
     **{name: (np.uint16, count) for name, count in (("gray16le", 1), ("ya16le", 2), ("rgb48le", 3), ("rgba64le", 4))},
 }
-# Pillow's modes that an ICC profile of a space describes.
+# Colour space of an ICC profile -> Pillow's mode.
 SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 BRIGHTEST = 1e6
-"""Light that is mixed with other channels is finite: infinity less infinity is no number."""
-NO_PROFILE = "its colour profile can't be applied, so it is taken for sRGB"
+"""Light is limited to this before channels are mixed, because infinity minus infinity is NaN."""
+NO_PROFILE = "its colour profile can't be applied, so it is read as sRGB"
 
 
 class Source(NamedTuple):
-    """A decoded picture: rows(first, end) gives them as float32 [n, width, 3 or 4], sRGB and opacity, in [0, 1]."""
+    """A decoded picture: rows(first, end) returns float32 [n, width, 3 or 4], sRGB and opacity, in [0, 1]."""
 
     height: int
     width: int
@@ -82,8 +82,8 @@ def _by_pillow(path: Path, header: Header) -> Source:
     image = _upright(path, header)
     width, height = image.size
     if image.mode[0] in "IF":
-        told = NO_PROFILE if header.icc else ""
-        return Source(height, width, 3, lambda first, end: _grey(image.crop((0, first, width, end))), told)
+        note = NO_PROFILE if header.icc else ""
+        return Source(height, width, 3, lambda first, end: _grey(image.crop((0, first, width, end))), note)
     clear = image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info
     to_srgb, words = _managed(header.icc, image.mode)
 
@@ -99,7 +99,7 @@ def _by_pillow(path: Path, header: Header) -> Source:
 
 
 def _upright(path: Path, header: Header) -> Image.Image:
-    """Decode a picture with Pillow, turned as EXIF says; Pillow turns TIFF by itself."""
+    """Decode a picture with Pillow and apply the EXIF orientation; for TIFF, Pillow does this itself."""
     with opened(path) as image:
         image.load()
         turned = header.kind != "TIFF" and header.orientation in METHODS
@@ -107,14 +107,14 @@ def _upright(path: Path, header: Header) -> Image.Image:
 
 
 def _grey(part: Image.Image) -> Tensor:
-    """Return one channel of 16 bits, or of floats, as three."""
+    """Return a channel of 16-bit values or floats as three equal channels."""
     values = torch.from_numpy(np.array(part, dtype=np.float32))
     grey = encode_srgb(values) if part.mode == "F" else values / 65535
     return rearrange(grey, "h w -> h w 1").expand(-1, -1, 3)
 
 
 def _managed(icc: bytes, mode: str) -> tuple[Callable[[Image.Image], Image.Image], str]:
-    """Return what turns a picture of 8 bits into sRGB, and words on what could not be done."""
+    """Return a function that converts an 8-bit picture to sRGB, and a note if its profile can't be applied."""
     if not icc:
         return lambda part: part.convert("RGB"), ""
     try:
@@ -157,7 +157,7 @@ def _by_pyav(path: Path, header: Header) -> Source:
 
 def _frame(path: Path, header: Header) -> av.VideoFrame:
     """Decode a picture with PyAV, in one of the formats of the tables."""
-    # Without "explode" half a file becomes half a picture; with it tags that PyAV does not know end a TIFF.
+    # Without "explode" PyAV decodes half a file as half a picture. With it, PyAV rejects a TIFF with unknown tags.
     options = {} if header.kind == "TIFF" else {"err_detect": "explode"}
     if header.layer is not None:
         options |= {"layer": header.layer.prefix}
@@ -185,8 +185,8 @@ def _not_decoded(path: Path, header: Header) -> PictureError:
     if header.kind not in ("EXR", "TIFF"):
         return damaged(path)
     return PictureError(
-        f"{path.name}: the pixels can't be read; the {header.kind} is damaged, or of a kind that is not known here. "
-        "Save it again, as an EXR of halves or floats compressed by ZIP, or as PNG."
+        f"{path.name}: the pixels can't be read. The {header.kind} is damaged or uses an unsupported compression. Save "
+        "it again as EXR (half or float, ZIP compression) or as PNG."
     )
 
 
@@ -202,6 +202,6 @@ def _planes(frame: av.VideoFrame) -> list[Array]:
 
 
 def encode_srgb(linear: Tensor) -> Tensor:
-    """Encode linear light as sRGB (IEC 61966-2-1), cut to [0, 1]."""
+    """Encode linear light as sRGB (IEC 61966-2-1), clipped to [0, 1]."""
     light = linear.clamp(0, 1)
     return torch.where(light <= 0.0031308, light * 12.92, 1.055 * light.clamp(min=1e-8) ** (1 / 2.4) - 0.055)

@@ -1,6 +1,7 @@
-"""Read the header of an OpenEXR file: its size, which channels are the picture, and whether the file is whole.
+"""Read the header of an OpenEXR file: its size, which channels are the picture, and whether the file is complete.
 
-PyAV decodes half a file as half a picture, and channels named X, Y, Z as colours, without a word.
+PyAV alone is not enough: it decodes half a file as half a picture, and channels named X, Y, Z as colours, without a
+warning.
 Layout (openexr.com, OpenEXR File Layout): magic, version and flags, headers, a table of offsets, and one block of
 pixels at each of them.
 """
@@ -15,9 +16,9 @@ from typing import BinaryIO, NamedTuple
 MAGIC = b"v/1\x01"
 TILED, DEEP, PARTS = 0x200, 0x800, 0x1000
 UINT = 0
-"""The pixel type of integers: ids, no light."""
+"""The pixel type of integers, which are ids and not light."""
 FIRST_READ = 1 << 16
-# Layers that renderers write the finished picture into, best first; "" are channels without a layer.
+# Layers in which renderers store the finished picture, best first; "" means channels without a layer.
 PICTURES = ("", "composite.combined", "combined", "rgba", "rgb", "beauty", "composite", "image", "color", "colour")
 
 
@@ -30,13 +31,13 @@ class Part(NamedTuple):
     tiled: bool
     header: bytes
     blocks: int
-    """How many, where a file of several parts says so."""
+    """The number of blocks; only files with several parts store it."""
     primaries: tuple[float, ...]
-    """x and y of red, green, blue and white; empty where the file does not say: Rec. 709, as in sRGB."""
+    """x and y of red, green, blue and white; empty if the file has none, which means Rec. 709 as in sRGB."""
 
 
 class Layer(NamedTuple):
-    """Where the picture is: the number of the part, and what its channels' names begin with."""
+    """Where the picture is: the number of the part, and the prefix of its channels' names."""
 
     part: int
     prefix: str
@@ -46,13 +47,13 @@ class Layer(NamedTuple):
 
 
 def picture_layer(file: BinaryIO) -> Layer:
-    """Choose the channels that are the picture.  Raises ValueError, the end of a sentence, if there is no such choice.
+    """Choose the channels that are the picture.  Raises ValueError (the end of a sentence) if the choice is not clear.
 
-    R, G, B (and A), or Y alone; without a layer, or in one that renderers write the picture into, or the only one.
+    The picture is R, G, B (and A), or Y alone: without a layer, in a layer of `PICTURES`, or in the only layer.
     """
     flags, parts, _ = _header(file)
     if flags & DEEP:
-        raise ValueError("it holds deep pixels; flatten it in the program that wrote it, or choose another file.")
+        raise ValueError("it has deep pixels; flatten it in the program that wrote it, or choose another file.")
     found = {key: layer for number, part in enumerate(parts) for key, layer in _layers(number, part, len(parts) > 1)}
     for name in PICTURES:
         for label, layer in found.items():
@@ -67,7 +68,7 @@ def picture_layer(file: BinaryIO) -> Layer:
 
 
 def _layers(number: int, part: Part, several: bool) -> Iterator[tuple[str, Layer]]:
-    """Yield the layers of a part that can be a picture, by what they are called, in lower case."""
+    """Yield the layers of a part that can be a picture, with their names in lower case."""
     known = {name.lower(): name for name in part.channels}
     for prefix in dict.fromkeys(name.rpartition(".")[0] for name in known):
         dotted = f"{prefix}." if prefix else ""
@@ -86,7 +87,7 @@ def _layers(number: int, part: Part, several: bool) -> Iterator[tuple[str, Layer
 
 
 def is_whole(file: BinaryIO) -> bool:
-    """Tell whether every block of pixels of an OpenEXR file lies within it.  Deep files are not told apart: True."""
+    """Return whether every block of pixels lies inside the OpenEXR file.  Deep files are not checked: True."""
     length = file.seek(0, 2)
     try:
         flags, parts, table = _header(file)
@@ -98,7 +99,7 @@ def is_whole(file: BinaryIO) -> bool:
 
 
 def single_part(file: BinaryIO, number: int) -> bytes:
-    """Return one part of a file of several as a file of its own: PyAV decodes the first part alone."""
+    """Return one part of a multi-part file as a file of its own, because PyAV decodes only the first part."""
     flags, parts, table = _header(file)
     part = parts[number]
     file.seek(table + 8 * sum(before.blocks for before in parts[:number]))

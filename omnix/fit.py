@@ -1,6 +1,6 @@
 """Where a picture of any shape lies on the sphere: whole, by GPano, padded or cropped; and advice for other shapes.
 
-`Place` is in pixels of the picture as people see it, EXIF's turn applied.
+`Place` is in pixels of the picture as people see it, that is with the EXIF orientation applied.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from .gpano import INSTEAD, Gpano
 from .layouts import advice
 from .panorama import UNSEEN_GREY, bilinear, rotation
 
-# Latents have an eighth of the pixels, and FLUX.1 takes them in patches of two: the width, twice the height, is then
-# a multiple of 16.
+# One latent cell covers 8 pixels, and FLUX.1 works in patches of 2x2 cells. The height is a multiple of 8, so the
+# width (twice the height) is a multiple of 16.
 STEP = 8
-# What rounding in other tools may have taken from one side, in pixels.
+# By how many pixels rounding in other tools may have changed one side.
 ROUNDED = 2
 SMALLEST = 2 * STEP
-# How far GPano's numbers may contradict each other or the picture: resizing rounds.
+# Relative tolerance for GPano's numbers against each other and the picture, because resizing rounds.
 STALE = 0.02
 
 
@@ -34,7 +34,7 @@ class Place(NamedTuple):
     height: int
     width: int
     sphere_width: float
-    """Of 360 degrees; half of it is 180."""
+    """Width of 360 degrees in pixels; half of it is 180 degrees."""
     sphere_left: float = 0.0
     sphere_top: float = 0.0
     pose: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -43,31 +43,34 @@ class Place(NamedTuple):
 
     @property
     def around(self) -> bool:
-        """Tell whether the left edge meets the right one."""
+        """Whether the left edge meets the right edge."""
         return abs(self.width - self.sphere_width) <= ROUNDED
 
     @property
     def whole(self) -> bool:
-        """Tell whether the part covers the sphere."""
+        """Whether the part covers the whole sphere."""
         return self.around and abs(self.height - self.sphere_width / 2) <= ROUNDED
 
 
 def as_it_is(name: str, height: int, width: int, _gpano: Gpano | None = None, _field: float = 0.0) -> Place:
-    """Return the place of a whole panorama.  Raises ValueError, as the others do, for a picture of another shape."""
+    """Return the place of a whole panorama.  Raises ValueError for a picture of another shape."""
     check_picture(name, height, width)
     return Place(0, 0, height, width, width)
 
 
 def padded(name: str, height: int, width: int, _gpano: Gpano | None = None, field: float = 0.0) -> Place:
-    """Centre a picture on the horizon, `field` degrees high; 0 takes what makes it 360 degrees wide, 180 at most."""
+    """Centre a picture on the horizon, `field` degrees high; 0 means the height that makes it 360 degrees wide.
+
+    That height is 180 at most.
+    """
     if not 0 <= field <= 180:
-        raise ValueError(f"vertical_fov is {field:g}, expected 0 to 180 degrees.")
+        raise ValueError(f"vertical_fov is {field:g}, expected 0 to 180 degrees; change vertical_fov.")
     degrees = field or min(180.0, 360.0 * height / width)
     around = degrees * width / height
     if around > 360.0 * (1 + 1e-9):
         raise ValueError(
-            f"{name}: {width}x{height} at {degrees:g} degrees high would be {around:.0f} degrees wide; set "
-            f"vertical_fov to {int(360 * height / width)} or less, or to 0."
+            f"{name}: if {width}x{height} pixels are {degrees:g} degrees high, they are {around:.0f} degrees wide, "
+            f"more than 360; set vertical_fov to {int(360 * height / width)} or less, or to 0."
         )
     full = height * 360.0 / degrees
     words = f"padded: {around:.0f} x {degrees:.0f} degrees of 360 x 180"
@@ -75,7 +78,7 @@ def padded(name: str, height: int, width: int, _gpano: Gpano | None = None, fiel
 
 
 def cropped(name: str, height: int, width: int, _gpano: Gpano | None = None, _field: float = 0.0) -> Place:
-    """Cut the middle, twice as wide as high, out of a picture, and take it for the whole sphere."""
+    """Cut the middle, twice as wide as high, out of a picture, and use it as the whole sphere."""
     rows, columns = min(height, width // 2), min(width, 2 * height)
     words = f"cropped to {columns}x{rows}" if (rows, columns) != (height, width) else ""
     return _checked(name, Place((height - rows) // 2, (width - columns) // 2, rows, columns, columns, words=words))
@@ -87,8 +90,8 @@ def by_gpano(name: str, height: int, width: int, gpano: Gpano | None = None, _fi
         return as_it_is(name, height, width)
     if gpano.projection.lower() != "equirectangular":
         raise ValueError(
-            f"{name}: GPano says that the projection is {gpano.projection[:40]}, expected equirectangular; convert the "
-            f"picture to an equirectangular panorama first, or {INSTEAD}."
+            f"{name}: the GPano data gives the projection {gpano.projection[:40]}, expected equirectangular; convert "
+            f"the picture to an equirectangular panorama first, or {INSTEAD}."
         )
     pose = (gpano.heading % 360.0, gpano.pitch, gpano.roll)
     words = f"GPano: heading {pose[0]:g}, pitch {pose[1]:g}, roll {pose[2]:g}" if any(pose) else ""
@@ -110,20 +113,21 @@ def _crop(name: str, height: int, width: int, gpano: Gpano) -> Place:
     scale = width / columns  # the file may have been resized since
     if abs(rows * scale - height) > ROUNDED + STALE * height:
         raise ValueError(
-            f"{name}: GPano describes a picture of {columns:.0f}x{rows:.0f}, got {width}x{height}; it was cut after "
-            f"GPano was written: {INSTEAD}."
+            f"{name}: the GPano data describes a picture of {columns:.0f}x{rows:.0f}, but this one is {width}x{height},"
+            f" so it was cropped later; {INSTEAD}."
         )
     around = (gpano.full_width or 0.0) * scale
     above = around / 2 if gpano.full_height is None else gpano.full_height * scale
     top = (above - height) / 2 if gpano.top is None else gpano.top * scale
-    # Panoramas of phones give the strip for the sphere: the horizon is in its middle.
+    # Phones often give the strip itself as the full panorama; the horizon is then in the middle of the strip.
     top += (around / 2 - above) / 2
     left = (around - width) / 2 if gpano.left is None else gpano.left * scale
     outside = max(width - around, above - around / 2, -top, top + height - around / 2)
     if outside > ROUNDED + STALE * height:
         raise ValueError(
-            f"{name}: GPano contradicts itself: {columns:.0f}x{rows:.0f} at {gpano.left or 0:.0f}, {gpano.top or 0:.0f}"
-            f" does not fit into {gpano.full_width:.0f}x{gpano.full_height or around / scale / 2:.0f}; {INSTEAD}."
+            f"{name}: the GPano data contradicts itself: {columns:.0f}x{rows:.0f} at {gpano.left or 0:.0f}, "
+            f"{gpano.top or 0:.0f} does not fit into {gpano.full_width:.0f}x"
+            f"{gpano.full_height or around / scale / 2:.0f}; {INSTEAD}."
         )
     place = Place(0, 0, height, width, around, left % around, top)
     return place._replace(sphere_width=width, sphere_left=0.0, sphere_top=0.0) if place.whole else place
@@ -139,7 +143,7 @@ DEFAULT = "by GPano"
 
 
 def check_picture(name: str, height: int, width: int) -> None:
-    """Raise ValueError unless a picture of this size can be a panorama: twice as wide as high, but for rounding."""
+    """Raise ValueError unless a picture of this size can be a panorama: twice as wide as high, apart from rounding."""
     if abs(width - 2 * height) > ROUNDED:
         raise ValueError(
             f"{name}: expected a panorama, twice as wide as high, got {width}x{height}; {advice(height, width)}."
@@ -161,14 +165,14 @@ def _check_size(name: str, height: int, width: int) -> None:
 
 
 LAID = 2**19
-"""Pixels of the sphere that are laid at one time."""
+"""The number of panorama pixels that are filled at one time."""
 
 
 def laid(part: Tensor, place: Place, height: int) -> tuple[Tensor, Tensor]:
     """Lay a part [h, w, C] on the sphere; return (panorama [height, 2 height, C], seen [height, 2 height]).
 
-    Bilinear between pixel centres, turned by the pose: the camera rolls, then pitches, then turns to its heading, and
-    the front of the result is north. What the part does not cover is grey.
+    Bilinear between pixel centres. The pose turns the camera: it rolls, then pitches, then turns to its heading; the
+    middle of the result faces north. The rest of the panorama is grey.
     """
     to_camera = rotation(*place.pose).T
     panorama = part.new_full((height, 2 * height, part.shape[-1]), UNSEEN_GREY)
@@ -190,7 +194,7 @@ def _looked_up(
     y = (down * place.sphere_width / 2 - place.sphere_top) / place.height
     seen = ((x <= 1) | torch.tensor(place.around)) & (y >= 0) & (y <= 1)
     u, v = x[seen] * size[1] - 0.5, (y[seen] * size[0] - 0.5).clamp(0, size[0] - 1)
-    # Just below 0, u % size is rounded up to the size itself.
+    # For u just below 0, rounding makes u % size equal to size.
     return ((u % size[1]).clamp(max=size[1] - 1e-9) if place.around else u.clamp(0, size[1] - 1)), v, seen
 
 

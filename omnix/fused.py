@@ -1,7 +1,8 @@
-"""What hosts fuse with a layer, an activation before it and a residual after it: the adapter sees what its layer sees.
+"""Handle hosts that fuse a layer with an activation before it and a residual after it.
 
-Newer hosts may call a layer with keywords, and then it gives residual + scale * layer(activation(x)). Or they run its
-weights in a kernel of their own (int8 weights, fp16 accumulation) and do not call it at all; then no hook would hear.
+Newer hosts may call a layer with keywords; the result is then residual + scale * layer(activation(x)), and the adapter
+must get the same input as the layer's weights. Or they run the weights in their own kernel (int8 weights, fp16
+accumulation) without calling the layer at all, so that no hook would run.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 CALLED = "_full_precision_mm"
-"""The host's word on a layer whose weights no kernel may run without the layer: while it is true, the layer is called.
+"""The host's flag on a layer: while it is true, the host calls the layer and runs its weights in no other kernel.
 
-A quantised layer's own forward reads it, too: true, it would compute with its weights dequantised.
+A quantised layer's own forward also reads the flag: if it is true, the layer computes with dequantised weights.
 """
 
 _ACTIVATIONS: Mapping[object, Callable[[Tensor], Tensor]] = {
@@ -27,21 +28,21 @@ _ACTIVATIONS: Mapping[object, Callable[[Tensor], Tensor]] = {
 
 
 class Asked(NamedTuple):
-    """What a call asks of a layer: its weights see `x`, and the result is scaled before a residual is added to it."""
+    """A call of a layer: its weights get `x`, and the result is scaled before a residual is added."""
 
     x: Tensor
     scale: Any = None
 
 
 def is_plain(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Tell whether a layer is called as layer(x)."""
+    """Return whether a layer is called as layer(x)."""
     return len(args) == 1 and not kwargs
 
 
 def asked(layer: str, args: Sequence[Any], kwargs: Mapping[str, Any], stacked: int | None = None) -> Asked:
-    """Read a call of a layer.  Raises ValueError, naming both, for one that OmniX does not know.
+    """Read a call of a layer.  Raises ValueError that names the layer and the call if OmniX does not know the call.
 
-    `stacked` is how many sequences all streams have together, if that is known: x is [stacked, ..., in].
+    `stacked` is the number of sequences of all streams together, if known: x is [stacked, ..., in].
     """
     named = {name: value for name, value in kwargs.items() if value is not None and name != "act_eps"}
     inputs = (*args, named.pop("input")) if "input" in named else tuple(args)
@@ -59,7 +60,7 @@ def asked(layer: str, args: Sequence[Any], kwargs: Mapping[str, Any], stacked: i
 
 
 def _shown(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-    """Write a call as people would."""
+    """Write a call the way people write it."""
 
     def text(value: Any) -> str:
         if isinstance(value, Tensor):
@@ -71,9 +72,9 @@ def _shown(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
 
 @contextmanager
 def called(model: nn.Module, layers: Iterable[str]) -> Iterator[None]:
-    """Have the host call these layers where it would run their weights in a kernel of its own, while this lasts.
+    """Make the host call these layers even where it would run their weights in its own kernel, until the context ends.
 
-    Within a layer's own forward it is as it was.
+    Inside a layer's own forward, the host's flag has its original value.
     """
     with ExitStack() as undo:
         for layer in map(model.get_submodule, layers):

@@ -1,6 +1,6 @@
-"""Write textured meshes, a camera and perhaps a light as a glTF 2.0 binary file (Khronos, ISO/IEC 12113:2022).
+"""Write textured meshes, a camera and an optional light as a glTF 2.0 binary file (Khronos, ISO/IEC 12113:2022).
 
-The caller says what is there; nothing is added but what the format asks for.
+Apart from what the format requires, the file contains only what the caller passes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Picture:
 class Material:
     """Base colour (sRGB), tangent-space normals, and occlusion, roughness, metallic in red, green, blue (linear).
 
-    Without `orm` the surface is rough (1) and no metal (0). `occluded` tells whether orm's red says anything.
+    Without `orm` the surface is rough (1) and not metallic (0). `occluded`: whether the red of `orm` is occlusion.
     """
 
     base_colour: Picture
@@ -58,7 +58,7 @@ class Material:
 
 @dataclass(frozen=True)
 class Part:
-    """A mesh with a material of its own; `name` is that of node and mesh, `surface` that of the material."""
+    """A mesh with its own material; `name` names node and mesh, `surface` names the material."""
 
     name: str
     geometry: Geometry
@@ -72,6 +72,7 @@ class _File:
 
     document: dict[str, Any]
     binary: bytearray = field(default_factory=bytearray)
+    materials: dict[tuple[str, Material], int] = field(default_factory=dict)
 
     def add(self, kind: str, entry: Any) -> int:
         """Append an entry to one of the document's lists and return its index."""
@@ -98,6 +99,13 @@ class _File:
             entry |= {"min": values.min(axis=0).tolist(), "max": values.max(axis=0).tolist()}
         return self.add("accessors", entry)
 
+    def material(self, part: Part) -> int:
+        """Append a part's material, once for all parts that share it, and return its number."""
+        key = part.surface, part.material
+        if key not in self.materials:
+            self.materials[key] = self.add("materials", _material(self, part))
+        return self.materials[key]
+
     def texture(self, picture: Picture, name: str) -> dict[str, int]:
         """Append a picture and return the reference to its texture."""
         image = {"name": name, "bufferView": self.view(picture.data), "mimeType": picture.kind}
@@ -120,12 +128,12 @@ def write_glb(parts: Sequence[Part], light: float = 0.0) -> bytes:
 
 def _node(file: _File, part: Part) -> dict[str, Any]:
     primitive = {"attributes": _attributes(file, part.geometry), "indices": _indices(file, part.geometry)}
-    primitive["material"] = file.add("materials", _material(file, part))
+    primitive["material"] = file.material(part)
     return {"name": part.name, "mesh": file.add("meshes", {"name": part.name, "primitives": [primitive]})}
 
 
 def _sampler() -> dict[str, int]:
-    # No u or v leaves [0, 1]. Repeating in one direction alone makes importers build helper nodes.
+    # u and v never leave [0, 1]. Repeating in only one direction would make importers build helper nodes.
     return {
         "magFilter": LINEAR,
         "minFilter": LINEAR_MIPMAP_LINEAR,
@@ -186,7 +194,7 @@ def _packed(file: _File) -> bytes:
     text += b" " * (-len(text) % 4)
     length = 12 + 8 + len(text) + 8 + len(file.binary)
     if length > LARGEST:
-        raise ValueError(f"The file would be {length:,} bytes, more than a GLB can be; set a smaller texture_size.")
+        raise ValueError(f"The file would have {length:,} bytes, too many for a GLB; set a smaller texture_size.")
     return b"".join(
         (
             struct.pack("<4sII", MAGIC, VERSION, length),

@@ -1,4 +1,4 @@
-"""Read the GPano facts that cameras write into a picture's XMP: which part of the sphere it shows, and its tilt.
+"""Read the GPano data that cameras write into a picture's XMP: which part of the sphere it shows, and its tilt.
 
 Namespace and meaning: developers.google.com/streetview/spherical-metadata.
 """
@@ -15,7 +15,7 @@ INSTEAD = "choose another fit than by GPano"
 
 
 class Gpano(NamedTuple):
-    """What GPano says. Sizes and places are in pixels of the picture that the camera wrote; None: not given."""
+    """The GPano data. Sizes and positions are in pixels of the picture that the camera wrote; None means not given."""
 
     projection: str = "equirectangular"
     full_width: float | None = None
@@ -40,16 +40,16 @@ ANGLES = {"PoseHeadingDegrees": "heading", "PosePitchDegrees": "pitch", "PoseRol
 
 
 class _Builder(ElementTree.TreeBuilder):
-    """XMP has no document type; one could define entities that grow to gigabytes."""
+    """Refuses document types: XMP has none, and one could define entities that grow to gigabytes."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> NoReturn:
         raise ValueError("document type")
 
 
 def read_gpano(packets: Iterable[bytes]) -> Gpano | None:
-    """Return what XMP packets say of a panorama; None if they say nothing.  Raises ValueError for what can't be meant.
+    """Return the GPano data in XMP packets, None if there is none.  Raises ValueError for impossible values.
 
-    An XMP packet that can't be read counts only if it names GPano.
+    An XMP packet that can't be read is an error only if it mentions GPano.
     """
     facts: dict[str, str] = {}
     for packet in packets:
@@ -64,7 +64,7 @@ def read_gpano(packets: Iterable[bytes]) -> Gpano | None:
 
 def _facts(packet: bytes) -> Mapping[str, str]:
     """Collect GPano's properties, as attributes or as elements, under any prefix."""
-    wide = packet[:2] in (b"\xff\xfe", b"\xfe\xff")  # UTF-16, where a zero is half a letter
+    wide = packet[:2] in (b"\xff\xfe", b"\xfe\xff")  # UTF-16, where a zero byte is half a letter
     text = packet if wide else packet.strip(b"\0 \r\n\t")
     root = ElementTree.fromstring(text, ElementTree.XMLParser(target=_Builder()))
     found: dict[str, str] = {}

@@ -1,6 +1,6 @@
-"""What a picture file says before a pixel is decoded: kind, size, turn, GPano, colours; and whether it is cut off.
+"""Read a picture file's header: format, size, orientation, GPano data, colour profile; and check for truncated files.
 
-This runs while a graph is checked, in the server's own thread: it reads a few kilobytes and decodes nothing.
+This runs while a graph is checked, in the server's own thread, so it reads a few kilobytes and decodes no pixels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MOST = "OMNIX_LARGEST_PICTURE"
 """The environment variable that sets the largest picture, WIDTHxHEIGHT in pixels."""
 MOST_BY_DEFAULT = "16384x8192"
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "PSD", "SGI", "TGA")
-# Kinds of files that people have and Pillow can't open: what the first bytes hold, and the kind's name.
+# Formats that people use and Pillow can't open: a pattern of the first bytes, and the name of the format.
 NAMED = (
     (rb"....ftyp(heic|heix|hevc|heim|mif1|msf1)", "a HEIC picture"),
     (rb"....ftypavi[fs]", "an AVIF picture, which needs Pillow 11.3 or newer"),
@@ -42,13 +42,13 @@ UNSIGNED, FLOAT = 1, 3
 
 
 class Header(NamedTuple):
-    """The size is that after EXIF's turn."""
+    """The facts about a picture; its size is the size after the EXIF orientation is applied."""
 
     kind: str
     height: int
     width: int
     deep: bool = False
-    """More than Pillow keeps: PyAV decodes it."""
+    """Whether the pixels have more than 8 bits, which Pillow would cut; PyAV decodes them."""
     orientation: int = 1
     gpano: Gpano | None = None
     icc: bytes = b""
@@ -56,10 +56,10 @@ class Header(NamedTuple):
 
 
 class PictureError(ValueError):
-    """A sentence on what is wrong with a file, and what to do."""
+    """Its message says what is wrong with a file and what to do."""
 
 
-# What readers of pictures raise for a damaged file: anything.
+# Picture readers can raise almost anything for a damaged file.
 FAULTS = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError),
     *(struct.error, SyntaxError, TypeError, ValueError),
@@ -68,25 +68,25 @@ FAULTS = (
 
 @contextmanager
 def refusing(path: Path) -> Iterator[None]:
-    """Turn whatever is raised for a damaged file into a sentence; errors of the disk stay."""
+    """Turn any error about a damaged file into a PictureError; errors of the disk are passed on."""
     try:
         yield
     except PictureError:
         raise
-    except Image.DecompressionBombError as error:  # WebP and a few others check Pillow's own limit by themselves
+    except Image.DecompressionBombError as error:  # the readers of WebP and a few others check Pillow's own limit
         raise PictureError(
-            f"{path.name}: the picture has more pixels than Pillow opens as {path.suffix[1:].upper()}; make it smaller,"
-            " or save it as JPEG or PNG."
+            f"{path.name}: the picture is too large to open as {path.suffix[1:].upper()}; make it smaller, or save it "
+            "as JPEG or PNG."
         ) from error
     except FAULTS as error:
-        # A damaged offset leads to nowhere: EINVAL.
+        # EINVAL comes from a damaged offset in the file.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         raise damaged(path) from error
 
 
 def read_header(path: Path) -> Header:
-    """Read what a picture is.  Raises OSError; ValueError for another kind of file, a cut one or one too large."""
+    """Read a picture's header.  Raises OSError; ValueError if the file is not a picture, truncated or too large."""
     with path.open("rb") as file:
         start = file.read(4096)
     with refusing(path):
@@ -111,7 +111,10 @@ def _check_most(name: str, height: int, width: int) -> None:
     most = os.environ.get(MOST) or MOST_BY_DEFAULT
     sides = re.fullmatch(r"(\d+)x(\d+)", most)
     if not sides:
-        raise PictureError(f"The environment variable {MOST} is {most!r}, expected a size such as {MOST_BY_DEFAULT}.")
+        raise PictureError(
+            f"The environment variable {MOST} is {most!r}, expected a size such as {MOST_BY_DEFAULT}; change it and "
+            "start ComfyUI again."
+        )
     if height * width > int(sides[1]) * int(sides[2]):
         raise PictureError(
             f"{name}: expected at most {most} pixels, got {width}x{height}; make the picture smaller, or set the "
@@ -121,7 +124,7 @@ def _check_most(name: str, height: int, width: int) -> None:
 
 def _exr_header(path: Path) -> Header:
     with path.open("rb") as file:
-        # PyAV takes half of these for a whole.
+        # PyAV decodes a truncated EXR without an error.
         if not exr.is_whole(file):
             raise damaged(path)
         try:
@@ -139,7 +142,7 @@ def _radiance_header(path: Path, start: bytes) -> Header:
 
 
 def _tiff_header(path: Path) -> Header:
-    """Read a TIFF's own tags: Pillow opens no floats in colour, and PyAV takes 32-bit integers for floats."""
+    """Read a TIFF's own tags: Pillow can't open colour floats, and PyAV reads 32-bit integers as floats."""
     with path.open("rb") as file:
         start = file.read(8)
         tags = TiffImagePlugin.ImageFileDirectory_v2(start + (file.read(8) if b"+" in start[:4] else b""))
@@ -157,7 +160,7 @@ def _tiff_header(path: Path) -> Header:
             f"{path.name}: expected 8 or 16 bits or 32-bit floats, got a TIFF of {what}; save it as EXR."
         )
     if bits > 8 and tags.get(PHOTOMETRIC) not in (1, 2):
-        raise PictureError(f"{path.name}: expected grey or RGB, got a TIFF of other colours; save it as RGB.")
+        raise PictureError(f"{path.name}: expected grey or RGB, got a TIFF in another colour space; save it as RGB.")
     turn = tags.get(ORIENTATION, 1)
     width, height = (int(tags[WIDTH]), int(tags[HEIGHT]))[:: -1 if turn in SWAPPED else 1]
     gpano = _gpano(path, [tags[XMP]] if isinstance(tags.get(XMP), bytes) else [])
@@ -178,7 +181,7 @@ def _pillow_header(path: Path) -> Header:
 
 
 def _turn(image: ImageFile.ImageFile) -> int:
-    """Return EXIF's orientation; EXIF that can't be read turns nothing.  Pillow's getexif would decode a PNG."""
+    """Return the EXIF orientation, 1 if EXIF can't be read.  (Pillow's getexif would decode a PNG.)"""
     exif = Image.Exif()
     with suppress(OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
         exif.load(image.info.get("exif") or b"")
@@ -186,7 +189,7 @@ def _turn(image: ImageFile.ImageFile) -> int:
 
 
 def _packets(image: ImageFile.ImageFile) -> list[bytes]:
-    """Return the XMP packets of a picture; JPEG keeps each as an APP1 segment."""
+    """Return the XMP packets of a picture; in a JPEG each packet is an APP1 segment."""
     segments = [data for name, data in getattr(image, "applist", ()) if name == "APP1"]
     packets = [data[len(XMP_HEADER) :] for data in segments if data.startswith(XMP_HEADER)]
     text = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp") or b""
@@ -201,7 +204,7 @@ def _gpano(path: Path, packets: list[bytes]) -> Gpano | None:
 
 
 def _png_is_whole(file: BinaryIO) -> bool:
-    """Tell whether the chunks lead to the last one."""
+    """Return whether the chain of chunks ends with IEND."""
     file.seek(8)
     while len(chunk := file.read(8)) == 8:
         if chunk[4:] == b"IEND":
@@ -216,12 +219,12 @@ def _webp_is_whole(file: BinaryIO) -> bool:
     return size + 8 <= file.seek(0, 2)
 
 
-# Where a cut file is known without decoding; the others are refused when they are decoded.
+# Formats whose truncated files can be found without decoding; other formats are refused when they are decoded.
 WHOLE = {"PNG": _png_is_whole, "WEBP": _webp_is_whole}
 
 
 def _openers() -> dict[str, Any]:
-    """Return what Pillow opens the formats with: without its own limit of pixels, since ours can be set."""
+    """Return Pillow's readers of the formats. They skip Pillow's fixed pixel limit, because ours can be changed."""
     Image.init()
     return {name: Image.OPEN[name] for name in FORMATS if name in Image.OPEN}
 
@@ -247,8 +250,7 @@ def _image(path: Path, file: BinaryIO) -> ImageFile.ImageFile:
 
 
 def damaged(path: Path) -> PictureError:
-    """Return the error for a file that is cut off, or no picture."""
+    """Return the error for a file that is truncated or not a picture."""
     return PictureError(
-        f"{path.name}: expected a whole picture, got a damaged file or one of another kind; choose another file, or "
-        "get this one again."
+        f"{path.name}: the file is damaged or is not a picture; choose another file, or copy or download it again."
     )

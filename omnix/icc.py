@@ -1,6 +1,7 @@
-"""Turn 16-bit colours of an ICC profile, and light of any primaries, into sRGB: curves and a matrix.
+"""Convert 16-bit colours with an ICC profile, and light with any primaries, to sRGB: by curves and a matrix.
 
-Pillow's colour management knows 8 bits alone. Layout: ICC.1:2022, sections 7.2, 10.6 (curv), 10.18 (para), 10.31 (XYZ).
+Pillow's colour management supports only 8 bits. Format: ICC.1:2022, sections 7.2, 10.6 (curv), 10.18 (para), 10.31
+(XYZ).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Curves(NamedTuple):
 
 
 def curves_of(profile: bytes) -> Curves | None:
-    """Return the curves and the matrix of an RGB profile; None if it holds tables of colours instead, or is damaged."""
+    """Return the curves and the matrix of an RGB profile; None if it uses colour tables instead, or is damaged."""
     try:
         if profile[16:20] != b"RGB " or profile[20:24] != b"XYZ ":
             return None
@@ -57,7 +58,7 @@ def linear_srgb(colours: Tensor, curves: Curves) -> Tensor:
 
 
 def mixed(light: Tensor, matrix: Tensor) -> Tensor:
-    """Turn linear light [.., 3] into that of other primaries."""
+    """Convert linear light [.., 3] to other primaries."""
     return einsum(matrix, light, "other own, ... own -> ... other")
 
 
@@ -99,8 +100,8 @@ def _curve(tag: bytes) -> Array:
 def _parametric(
     at: Array, kind: int, g: float, a: float = 1.0, b: float = 0.0, c: float = 0.0, d: float = 0.0, *ends: float
 ) -> Array:
-    """Return (a x + b) ** g + e from d on, c x + f below it; kinds 0 to 2 are written with fewer numbers."""
+    """Return (a x + b) ** g + e from d on, c x + f below d; kinds 0 to 2 store fewer numbers."""
     e, f = ends or (0.0, 0.0)
     if kind in (1, 2):
-        c, d, e, f = 0.0, -b / a, c, c  # kind 2 lifts both parts by its c, kind 1 has none
+        c, d, e, f = 0.0, -b / a, c, c  # kind 2 adds its c to both parts; kind 1 has no c
     return np.where(at >= d, np.maximum(a * at + b, 0.0) ** g + e, c * at + f)

@@ -1,4 +1,4 @@
-"""Pictures of the whole surroundings that are no equirectangular panorama: told by their shape, or by their looks."""
+"""Recognise 360-degree pictures that are not equirectangular panoramas, by their shape or their pixels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PHOTO = "choose another picture, or make a panorama of this photo with Place Ima
 SHAPES = (
     Shape(
         (6 / 1, 1 / 6),
-        "choose a panorama made of it: this is the shape of a cube map strip; convert it to equirectangular first",
+        "this is the shape of a cube map strip: convert it to equirectangular first, or choose another picture",
     ),
     Shape(
         (1 / 1,),
@@ -36,11 +36,11 @@ SHAPES = (
     Shape((3 / 2, 2 / 3), f"{PHOTO}; if it is a cube map of 3x2 faces, convert it to equirectangular first"),
 )
 SAME_SHAPE, ALMOST = 0.005, 0.06
-"""How far the ratio of a picture may be off a shape of the table, and off 2:1 to be called almost a panorama."""
+"""Tolerances of a picture's ratio: for a shape in the table, and for 2:1 to count as almost a panorama."""
 
 
 def advice(height: int, width: int) -> str:
-    """Say what to do with a picture that is not twice as wide as high."""
+    """Return advice for a picture that is not twice as wide as high."""
     ratio = width / height
     for shape in SHAPES:
         if any(abs(ratio / known - 1) <= SAME_SHAPE for known in shape.ratios):
@@ -51,20 +51,20 @@ def advice(height: int, width: int) -> str:
             "top and bottom are the poles"
         )
     if ratio > 2:
-        return "choose fit pad if it is a phone's panorama: what the picture does not show becomes grey and unseen"
-    return f"{PHOTO}; if it shows a part of a panorama, set fit to pad"
+        return "if it is a phone's panorama, set fit to pad: the missing part becomes grey and is masked as unseen"
+    return f"{PHOTO}; if it shows part of a panorama, set fit to pad"
 
 
 BLACK, LIT = 0.04, 0.08
-"""Mean values below which a part of a picture is black, and above which it is not."""
+"""Mean values: a part of a picture is black below the first, and not black above the second."""
 ALIKE = 0.6
-"""The correlation above which two circles show the same."""
+"""Two circles show the same scene if their correlation is above this."""
 
 
 def check_circles(name: str, values: Tensor) -> None:
-    """Raise ValueError for two fisheye circles [H, 2 H, C] side by side: black corners beside lit poles of the circles.
+    """Raise ValueError for two fisheye circles [H, 2 H, C] side by side: black corners, but bright tops of the circles.
 
-    In a panorama the top row is one point, and so are its corners and the middle of its halves.
+    In a panorama the whole top row is one point, so the corners can't differ much from the middle of each half.
     """
     halves = rearrange(values[..., :3].mean(dim=-1), "h (two w) -> two h w", two=2)
     height = halves.shape[1]
@@ -75,8 +75,8 @@ def check_circles(name: str, values: Tensor) -> None:
         return
     if float(torch.corrcoef(halves[:, far < 0.4])[0, 1]) > ALIKE:
         raise ValueError(
-            f"{name}: expected a panorama, got two fisheye views of one side (VR180), so half of the surroundings is "
-            "missing; lay one view on a panorama with Place Image on Panorama, or choose another picture."
+            f"{name}: expected a panorama, got two fisheye views of the same side (VR180), so half of the surroundings "
+            "is missing; put one view on a panorama with Place Image on Panorama, or choose another picture."
         )
     raise ValueError(
         f"{name}: expected a panorama, got the two circles of a dual fisheye camera; stitch it to an equirectangular "

@@ -1,6 +1,6 @@
-"""Decoded pictures turned into maps: depth, normals, roughness and metallic, and what other tools take.
+"""Turn decoded pictures into maps (depth, normals, roughness, metallic) and into formats for other tools.
 
-Every function keeps to what the picture holds: nothing is stretched, smoothed or made up unless it is asked for.
+Nothing is stretched, smoothed or invented unless the caller asks for it.
 Images are [B, H, W, C] in [0, 1]; results are float32. Depth is the relative distance along the ray, not z.
 """
 
@@ -15,7 +15,10 @@ from torch import Tensor
 from .distance import is_nothing
 from .panorama import camera_rays, check_panorama
 
-# Shorter than this a decoded normal says nothing about a direction: two steps of 8 bits are 0.016.
+MAPS = ("depth", "normal", "albedo", "roughness", "metallic", "semantic")
+"""The maps of a panorama, as the inputs of nodes are called."""
+
+# A decoded normal shorter than this has no direction (two steps of 8 bits are 0.016).
 SHORTEST_NORMAL = 1e-6
 
 
@@ -40,26 +43,29 @@ def depth(image: Tensor) -> Depth:
 
 
 def stretch(values: Tensor, near: float, far: float) -> Depth:
-    """Map the near percentile of each map in values [B, H, W] to 0 and the far one to 1, and clip.
+    """Map the near percentile of each map in values [B, H, W] to 0 and the far percentile to 1, and clip.
 
-    Percentiles are in [0, 100], interpolated linearly. This changes the data: use it for a view, or when a tool wants
-    the full range. ValueError where both percentiles have the same value, since there is nothing to stretch.
+    Percentiles are in [0, 100], interpolated linearly. This changes the data: use it for a view, or if a tool needs the
+    full range. Raises ValueError if both percentiles have the same value, because there is nothing to stretch.
     """
     if not 0.0 <= near < far <= 100.0:
-        raise ValueError(f"The near percentile must be below the far one, both in 0 to 100, got {near} and {far}.")
+        raise ValueError(
+            f"The near percentile must be below the far percentile, both from 0 to 100, got {near} and {far}; change "
+            "them."
+        )
     _check_map(values)
     flat = rearrange(values.float(), "b h w -> b (h w)").sort(dim=1).values
     low, high = (rearrange(_percentile(flat, p), "b -> b 1 1") for p in (near, far))
     if bool((high <= low).any()):
         raise ValueError(
-            f"Percentiles {near:g} and {far:g} of a depth map are the same value, so there is no range to stretch; "
-            "set them further apart, or leave the map as it is."
+            f"The percentiles {near:g} and {far:g} of a depth map have the same value, so there is no range to "
+            "stretch; set them further apart, or turn stretch off."
         )
     return _as_depth(((values.float() - low) / (high - low)).clamp(0.0, 1.0))
 
 
 def _percentile(ascending: Tensor, percent: float) -> Tensor:
-    # torch.quantile refuses more than 2**24 values, which is less than one 8192x4096 panorama.
+    # torch.quantile refuses more than 2**24 values; one 8192x4096 panorama has more.
     position = percent / 100.0 * (ascending.shape[1] - 1)
     below = int(position)
     above = min(below + 1, ascending.shape[1] - 1)
@@ -69,9 +75,9 @@ def _percentile(ascending: Tensor, percent: float) -> Tensor:
 def normal(image: Tensor, directx: bool = False) -> Tensor:
     """Return the unit normals of a decoded picture [B, H, W, >=3] as an image: n = 2 x - 1, then (n / |n| + 1) / 2.
 
-    World axes: red is front (+X), green is up (+Y), blue is left (+Z). directx inverts green, for tools that expect Y
-    to point down (DirectX, Unreal) where OpenGL, Blender, Unity and glTF expect it to point up; nothing else changes.
-    Where the picture is mid-grey there is no direction: the normal stays zero (0.5 in each channel).
+    World axes: red is front (+X), green is up (+Y), blue is left (+Z). directx inverts green, for tools in which Y
+    points down (DirectX, Unreal); in OpenGL, Blender, Unity and glTF it points up. Mid-grey pixels have no direction:
+    their normal stays zero (0.5 in each channel).
     """
     check_image(image, 3, "normal")
     vectors = unit_normals(image)
@@ -97,7 +103,7 @@ def material(image: Tensor) -> Material:
 def orm(roughness: Tensor, metallic: Tensor, occlusion: Tensor | None = None) -> Tensor:
     """Pack glTF's occlusion-roughness-metallic texture: red, green, blue of [B, H, W, 3], from channel 0 of each image.
 
-    OmniX predicts no occlusion: without one it is 1, that is unoccluded. Store the result as linear data, not as sRGB.
+    OmniX predicts no occlusion: if it is missing, it is 1 (unoccluded). Store the result as linear data, not as sRGB.
     """
     shade = torch.ones_like(roughness) if occlusion is None else occlusion
     for name, image in (("metallic", metallic), ("occlusion", shade)):
@@ -109,12 +115,12 @@ def orm(roughness: Tensor, metallic: Tensor, occlusion: Tensor | None = None) ->
 
 
 def moge_geometry(values: Tensor, image: Tensor) -> dict[str, Tensor]:
-    """Return ComfyUI's MOGE_GEOMETRY of depth values [B, H, W] and the panorama image [B, H, W, >=3] they belong to.
+    """Return ComfyUI's MOGE_GEOMETRY of depth values [B, H, W] and their panorama image [B, H, W, >=3].
 
     Keys: points [B, H, W, 3] in MoGe's spherical axes (centre of the panorama -X, left -Y, up +Z), depth [B, H, W]
-    (radial distance), mask (bool, True where depth is a distance), image. Pixels outside the mask are infinite
-    in depth and points, as the host's own inference marks them, so that meshing leaves them out. No intrinsics: to the
-    host that means a panorama. No normal: the host takes that key for camera-space normals of a perspective view.
+    (radial distance), mask (bool, True where depth is a distance), image. Pixels outside the mask are infinite in depth
+    and points, as in the host's own inference, so that meshing leaves them out. There are no intrinsics: for the host
+    that means a panorama. There is no normal: the host reads that key as camera-space normals of a perspective view.
     """
     _check_map(values)
     check_panorama(values.shape[1], values.shape[2])

@@ -1,4 +1,4 @@
-"""Panorama geometry: the 2:1 check, camera rays, a picture laid on a panorama, and the seam on the right.
+"""Panorama geometry: the 2:1 check, camera rays, placing a picture on a panorama, and the seam on the right.
 
 A panorama is equirectangular and twice as wide as high. Row 0 is the top; the centre column looks to the front,
 columns to the right look to the right, and the last column meets the first.
@@ -9,13 +9,14 @@ Images are [B, H, W, C] in [0, 1], latents end in [.., h, w].
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
-from einops import einsum, rearrange, reduce
+from einops import einsum, rearrange, reduce, repeat
 from torch import Tensor
 
-# The reference fills what no picture covers with 127.5 of 255, which the VAE's encoder sees as exactly 0.
+# The reference pipeline fills uncovered pixels with 127.5 of 255, which is exactly 0 for the VAE's encoder.
 UNSEEN_GREY = 127.5 / 255.0
 
 
@@ -24,8 +25,8 @@ def check_panorama(height: int, width: int) -> None:
     if height < 1 or width != 2 * height:
         target = f"{2 * max(height, 1)}x{max(height, 1)}"
         raise ValueError(
-            f"OmniX needs a panorama twice as wide as high, got {width}x{height}; resize it to {target} first, "
-            "or load another picture if this is no panorama."
+            f"A panorama is twice as wide as high, got {width}x{height}; resize it to {target} first. "
+            "If it isn't a panorama, load another picture."
         )
 
 
@@ -44,6 +45,13 @@ def camera_rays(height: int, width: int) -> Tensor:
     return torch.stack(rays, dim=-1).float()
 
 
+class Laid(NamedTuple):
+    """A panorama with pictures on it: its colours [B, H, W, 3], and where nothing is yet, [B, H, W], 1 = unseen."""
+
+    colours: Tensor
+    unseen: Tensor
+
+
 def place_on_panorama(
     image: Tensor,
     width: int,
@@ -52,30 +60,85 @@ def place_on_panorama(
     yaw: float = 0.0,
     pitch: float = 0.0,
     roll: float = 0.0,
-) -> tuple[Tensor, Tensor]:
-    """Lay a perspective picture on a grey panorama; return (panorama [B, H, W, 3], mask [B, H, W], 1 = unseen).
+    *,
+    background: Sequence[float] = (UNSEEN_GREY,) * 3,
+    feather: float = 0.0,
+    onto: Laid | None = None,
+) -> Laid:
+    """Lay a perspective picture on a panorama of one colour, or on another that has pictures; return that panorama.
 
     image [B, h, w, >=3] in [0, 1]; fov_x is its horizontal field of view, all angles are in degrees. The camera first
     rolls (positive: clockwise as seen from behind it, and so the picture turns clockwise), then pitches (positive:
     looks up), then yaws (positive: looks to the right, so yaw 90 moves the picture by W/4 columns).
     Bilinear as in the reference: indices floor and floor + 1, modulo the picture's size.
+    Over `feather` degrees from its border on, the picture counts as ever less unseen, and what it covers shows through.
     """
     check_panorama(height, width)
     _check_picture(image, fov_x)
     pixels = image[..., :3].float()
-    u, v, seen = _project(pixels.shape[1], pixels.shape[2], width, height, fov_x, rotation(yaw, pitch, roll))
-    seen = seen.to(image.device)
-    panorama = pixels.new_full((pixels.shape[0], height, width, 3), UNSEEN_GREY)
-    panorama[:, seen] = bilinear(pixels, u, v)
-    mask = (~seen).to(image.dtype).expand(pixels.shape[0], height, width).clone()
-    return panorama.to(image.dtype), mask
+    if onto is not None:
+        _check_below(onto, pixels.shape[0], height, width)
+    rows, columns = pixels.shape[1:3]
+    u, v, seen = _project(rows, columns, width, height, fov_x, rotation(yaw, pitch, roll))
+    seen, own = seen.to(image.device), _inner_share(u, v, (rows, columns), fov_x, feather).to(pixels)
+    start = _empty(pixels, height, width, background) if onto is None else _filled(onto, pixels, background)
+    colours, unseen = (part.expand(len(pixels), *part.shape[1:]).clone() for part in start)
+    below, before = colours[:, seen], unseen[:, seen]
+    shown = rearrange(torch.where(before < 1, own, torch.ones_like(own)), "b n -> b n 1")
+    placed = bilinear(pixels, u, v)
+    colours[:, seen] = torch.where(shown < 1, below + (placed - below) * shown, placed)
+    unseen[:, seen] = torch.minimum(before, 1 - own)
+    return Laid(colours.to(image.dtype), unseen.to(image.dtype))
+
+
+def _empty(pixels: Tensor, height: int, width: int, background: Sequence[float]) -> Laid:
+    """Return a panorama [1, H, W, 3] of one colour, of which nothing is seen."""
+    return Laid(pixels.new_tensor(background).expand(1, height, width, 3), pixels.new_ones(1, height, width))
+
+
+def _filled(onto: Laid, pixels: Tensor, background: Sequence[float]) -> Laid:
+    """Return a panorama beside a picture's pixels, in the background's colour where nothing of it is seen."""
+    unseen = onto.unseen.to(pixels)
+    nothing = rearrange(unseen >= 1, "b h w -> b h w 1")
+    return Laid(torch.where(nothing, pixels.new_tensor(background), onto.colours[..., :3].to(pixels)), unseen)
+
+
+def _check_below(onto: Laid, batch: int, height: int, width: int) -> None:
+    """Raise ValueError unless a panorama and its mask have the size that is asked for, and one picture or as many."""
+    for name, part in (("onto", onto.colours), ("onto_unseen", onto.unseen)):
+        if part.shape[0] not in (1, batch) or part.shape[1:3] != (height, width):
+            raise ValueError(
+                f"{name} is a batch of {part.shape[0]} of {part.shape[2]}x{part.shape[1]}, expected 1 or {batch} of "
+                f"{width}x{height}; set width and height to the size of the panorama."
+            )
+
+
+def _inner_share(u: Tensor, v: Tensor, size: tuple[int, int], fov_x: float, feather: float) -> Tensor:
+    """Return how far inside the picture the pixels at u and v [N] are: 0 at its border, 1 from `feather` degrees on."""
+    if not 0.0 <= feather < 90.0:
+        raise ValueError(f"feather is {feather} degrees, expected 0 or more and less than 90; use a smaller one.")
+    rows, columns = size
+    width = math.tan(math.radians(feather)) * columns / (2 * math.tan(math.radians(fov_x) / 2))
+    border = torch.stack([u, columns - u, v, rows - v]).amin(0)
+    return (border / width).clamp(0, 1) if width else torch.ones_like(border)
+
+
+def seam_to_middle(panorama: Tensor, degrees: float) -> Laid:
+    """Roll a panorama [B, H, W, C] by half its width, and mark its former edges, `degrees` wide, [B, H, W].
+
+    Twice is the panorama itself. The mark is 1 in its middle half and fades out over the quarter on each side.
+    """
+    batch, height, width = panorama.shape[:3]
+    check_panorama(height, width)
+    half = degrees / 720 * width
+    off = (torch.arange(width, dtype=torch.float64) + 0.5 - width / 2).abs()
+    mark = (2 * (1 - off / half)).clamp(0, 1) if half else torch.zeros(width)
+    return Laid(panorama.roll(width // 2, dims=2), repeat(mark.float(), "w -> b h w", b=batch, h=height))
 
 
 def _check_picture(image: Tensor, fov_x: float) -> None:
     if image.ndim != 4 or image.shape[-1] < 3 or min(image.shape) < 1:
-        raise ValueError(
-            f"OmniX needs a colour picture [batch, height, width, 3], got {list(image.shape)}; connect a picture."
-        )
+        raise ValueError(f"A colour picture is [batch, height, width, 3], got {list(image.shape)}; connect a picture.")
     _check_field(fov_x)
 
 
@@ -202,20 +265,23 @@ def blend_seam_(x: Tensor, columns: int, dim: int = -1) -> Tensor:
 
 def _check_columns(columns: int, width: int) -> None:
     if not 0 <= columns <= width:
-        raise ValueError(f"The seam can be 0 to {width} columns wide here, got {columns}; use fewer columns.")
+        raise ValueError(
+            f"The seam can be 0 to {width} columns wide here, got {columns}; change the number of columns."
+        )
 
 
 def decode_panorama(decode: Callable[[Tensor], Tensor], latent: Tensor, wrap_columns: int = 2) -> Tensor:
     """Decode a latent [.., h, w] so that the left and right edges of the picture meet.
 
-    decode turns a latent into an image [.., H, W, C]. The latent is widened by its first wrap_columns (latent columns),
-    decoded, the surplus pixel columns (8 per latent column with FLUX's VAE) are blended into the first, and cropped.
+    decode turns a latent into an image [.., H, W, C]. The latent is widened by its first wrap_columns (latent columns)
+    and decoded. The extra pixel columns (8 per latent column with FLUX's VAE) are blended into the first columns, and
+    then cropped.
     """
     image = decode(widen(latent, wrap_columns))
     scale, rest = divmod(image.shape[-2], latent.shape[-1] + wrap_columns)
     if rest or not scale:
         raise ValueError(
             f"The VAE decoded {latent.shape[-1] + wrap_columns} latent columns to {image.shape[-2]} pixel columns, "
-            "which is no whole number of pixels per latent column; use the VAE of FLUX.1."
+            "which is not a whole number of pixels per latent column; use the VAE of the model that made the latent."
         )
     return crop(blend_seam(image, scale * wrap_columns, dim=-2), scale * wrap_columns, dim=-2)

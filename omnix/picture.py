@@ -1,6 +1,6 @@
-"""Read a picture file as the panorama that the streams work on: every kind of pixel, no corner cut off, no part lost.
+"""Read a picture file of any common pixel format as a panorama at the size that the streams work on.
 
-Pixels become floats a block of rows at a time, so that a large picture takes little more memory than its own.
+Pixels are converted to floats in blocks of rows, so that a large picture needs little extra memory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .header import Header, read_header
 from .layouts import check_circles
 
 BLOCK = 2**20
-"""Pixels that are floats at one time while a picture is resized."""
+"""The number of pixels that are converted to floats at one time while a picture is resized."""
 
 
 class Picture(NamedTuple):
@@ -30,14 +30,14 @@ class Picture(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A panorama in the size to work at, and what was done, in words."""
+    """A panorama at its working size, and a description of what was done."""
 
     picture: Picture
     words: str
 
 
 def read_picture(path: Path) -> Picture:
-    """Read the first frame of a picture file.  Raises ValueError if it is no whole picture, OSError if it is lost."""
+    """Read the first frame of a picture file.  Raises ValueError if it is incomplete, OSError if it is missing."""
     source = decoded(path, read_header(path))
     values = source.rows(0, source.height)
     _check_numbers(path.name, values)
@@ -57,7 +57,7 @@ def load_panorama(path: Path, most: int, fit: str = DEFAULT, field: float = 0.0)
 
 
 def fit_image(image: Tensor, most: int, fit: str, field: float = 0.0) -> Loaded:
-    """Do what `load_panorama` does with a picture [H, W, 3 or 4] in [0, 1] that is decoded already."""
+    """Fit a decoded picture [H, W, 3 or 4] in [0, 1], in the same way as `load_panorama` does with a file."""
     height, width, channels = image.shape
     place = placed("The picture", Header("", height, width), fit, field)
     values = image.detach().float().cpu()
@@ -67,7 +67,7 @@ def fit_image(image: Tensor, most: int, fit: str, field: float = 0.0) -> Loaded:
 
 
 def _fitted(name: str, source: Source, place: Place, most: int, doubted: bool) -> Loaded:
-    """Return a panorama of `most` rows or fewer; if doubted, two fisheye circles are looked for in a whole one."""
+    """Return a panorama of `most` rows or fewer; if `doubted`, a whole panorama is checked for two fisheye circles."""
     rows = place.height if place.whole else round(place.sphere_width / 2)
     height = working_height(rows, most)
     part = reduced(source, place, height)
@@ -79,7 +79,7 @@ def _fitted(name: str, source: Source, place: Place, most: int, doubted: bool) -
 
 
 def placed(name: str, header: Header, fit: str, field: float) -> Place:
-    """Return where a picture lies on the sphere.  Raises ValueError, the reason why it can't lie anywhere."""
+    """Return where a picture lies on the sphere.  Raises ValueError with the reason if it can't be placed."""
     if fit not in FITS:
         raise ValueError(f"fit is {fit!r}, expected one of {', '.join(FITS)}; choose one of them.")
     return FITS[fit](name, header.height, header.width, header.gpano, field)
@@ -92,7 +92,7 @@ def _picture(values: Tensor) -> Picture:
 
 def _on_sphere(part: Tensor, place: Place, height: int) -> Picture:
     if place.whole:
-        # What rounding took from one side is there again.
+        # The part was resized to the whole sphere, so rows or columns that were missing by rounding exist again.
         place = Place(0, 0, height, 2 * height, 2 * height, pose=place.pose)
     shown = _picture(part)
     values = torch.cat([shown.colours, rearrange(shown.opacity, "h w -> h w 1")], dim=-1)
@@ -103,20 +103,20 @@ def _on_sphere(part: Tensor, place: Place, height: int) -> Picture:
 def _check_numbers(name: str, values: Tensor) -> None:
     if not bool(torch.isfinite(values).all()):
         raise ValueError(
-            f"{name}: the file contains NaN or infinite values; choose another file, or save this one without them."
+            f"{name}: the file contains NaN or infinite values; choose another file, or save it again without them."
         )
 
 
 def working_height(height: int, most: int) -> int:
-    """Return the height to work at: a picture's own, or `most` if that is less, at the nearest multiple of 8."""
+    """Return the working height: the picture's own height, at most `most`, rounded to a multiple of 8."""
     wanted = min(height, max(most, SMALLEST))
     return max(SMALLEST, STEP * round(wanted / STEP))
 
 
 def reduced(source: Source, place: Place, height: int) -> Tensor:
-    """Return the part that is used [h, w, C], at the scale of a panorama of this height.
+    """Return the used part of a picture [h, w, C], at the scale of a panorama of this height.
 
-    As `resized`, a block of rows at a time: across first, then down.
+    Works like `resized`, but in blocks of rows: first across, then down.
     """
     scale = 2 * height / place.sphere_width
     rows = height if place.whole else max(1, round(place.height * scale))
@@ -140,7 +140,8 @@ def resized(values: Tensor, height: int) -> Tensor:
 def _scaled(values: Tensor, side: int, size: int, around: bool) -> Tensor:
     """Resize one side (0 down, 1 across) of [h, w, C].
 
-    Around: seen half way round, what was the seam lies in the middle: its half of the result comes from there.
+    If the picture goes all around, it is also resized after a half turn, which moves the seam to the middle. The half
+    of the result around the seam comes from the turned picture.
     """
     if values.shape[side] == size:
         return values

@@ -1,4 +1,4 @@
-"""Sample a panorama: widen what goes in by the seam, close it in what comes out, and keep an eye on what is between.
+"""Sample a panorama: widen the inputs by the seam, close the seam in the result, and check each call in between.
 
 These wrap the host's sampling but know no more of it than the arguments that they pass on.
 """
@@ -6,20 +6,20 @@ These wrap the host's sampling but know no more of it than the arguments that th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
-from .checks import PIXELS_PER_LATENT, Conds, check_conds, check_noise, check_sampled
+from .checks import Conds, check_sampled
 from .noise import PeriodicNoise
 from .panorama import blend_seam, blend_seam_, crop, widen
 
 RUN, STAGE = "omnix", "omnix_stage"
-"""Where a run's own options of the host keep what is known of the run, and of the runs before and after it."""
+"""Keys in the host's options for one run: the run itself, and its connection to the runs before and after it."""
 
 
 @dataclass
@@ -30,25 +30,25 @@ class Run:
     width: int
     noise: PeriodicNoise
     x: Tensor | None = None
-    """What the sampler asks FLUX about now."""
+    """The conditionings that the sampler currently evaluates."""
     cards: Mapping[nn.Module, nn.Module | None] = field(default_factory=dict)
     """The models that run, one on each card, and the adapters there; they are watched as long as the run lasts."""
     calls: int = 0
     """Of FLUX."""
     blocks: int = 0
-    """That ran with the streams joined."""
+    """The number of blocks that ran with the streams joined."""
     suspect: str | None = None
-    """Who stands in the way, looked up when FLUX had run without one of its blocks."""
+    """The function that prevents the join, if FLUX ran without one of its blocks."""
     names: Mapping[Any, str] = field(default_factory=dict)
-    """What the guider calls each conditioning, by the id that the host gives to it."""
+    """The guider's name of each conditioning, by the id that the host gives to it."""
     cfg: float | None = None
-    """None where the negative is asked for whatever cfg is set to."""
+    """None if the negative is evaluated at any cfg."""
     blended: bool = False
-    """Whether the seam of the x in the question that comes next to the model is blended already."""
+    """Whether the seam is already blended in the x of the next call of the model."""
     compile: Mapping[str, Any] | None = None
-    """What the user's compile node gave to torch.compile, as long as nothing stands in the way."""
+    """The arguments of the user's compile node for torch.compile; None if the model can't be compiled."""
     warned: set[str] = field(default_factory=set)
-    """What the user was warned of."""
+    """The warnings that the user has already seen."""
 
     @property
     def seam(self) -> int:
@@ -56,7 +56,7 @@ class Run:
         return self.noise.columns
 
     def asked(self, options: Mapping[str, Any]) -> frozenset[str | None]:
-        """Return what the guider calls the conditionings of one call; None is one that another node asks for."""
+        """Return the guider's names of the conditionings in one call; None is a conditioning of another node."""
         return frozenset(map(self.names.get, options.get("uuids") or ()))
 
     def called(self) -> None:
@@ -64,14 +64,14 @@ class Run:
         self.calls += 1
 
     def warn_once(self, notes: Iterable[str | None], warn: Callable[[str], None]) -> None:
-        """Warn of what is not exact in a call, of each thing at the first call that has it."""
+        """Warn of everything that is not exact in a call; each warning appears once."""
         for note in notes:
             if note and note not in self.warned:
                 self.warned.add(note)
                 warn(note)
 
     def ran(self, blocks: int, suspect: Callable[[], str | None]) -> None:
-        """Count the blocks of one call; of one without any, find out at once who may be the reason."""
+        """Count the blocks of one call; for a call without any, find the possible cause at once."""
         self.blocks += blocks
         if not blocks and self.suspect is None:
             self.suspect = suspect()
@@ -79,29 +79,46 @@ class Run:
 
 @dataclass
 class Stage:
-    """One of several runs that make a picture together (SplitSigmas, KSampler Advanced): what is handed on.
+    """One of several runs that make a picture together (SplitSigmas, KSampler Advanced), and what the next run gets.
 
     The first sigmas may leave noise. The columns past the seam belong to what they leave, as much as the others.
     """
 
     given: Tensor | None = None
-    """The latent with its columns past the seam, as the run before left it."""
+    """The latent with its columns past the seam, from the previous run."""
     left: Tensor | None = None
-    """The same, as this run leaves it."""
+    """The same, for the next run."""
 
 
 def run_of(options: Mapping[str, Any]) -> Run | None:
-    """Return the run that the host's transformer options belong to; None if nobody samples."""
+    """Return the run that the host's transformer options belong to; None outside of sampling."""
     run = options.get(RUN)
     return run if isinstance(run, Run) else None
 
 
 Around = Callable[[Any, Run], AbstractContextManager[None]]
-"""What lasts as long as one run, given the host's guider."""
+"""Makes a context for the length of one run, given the host's guider."""
 
 
-def sample_widened(seam: int, around: Around = lambda _guider, _run: nullcontext()) -> Callable[..., Tensor]:
-    """Return the SAMPLER_SAMPLE wrapper: sample with the seam columns, then blend them into the first and crop."""
+def alone(_guider: Any, _run: Run) -> AbstractContextManager[None]:
+    """Return an empty context."""
+    return nullcontext()
+
+
+Check = Callable[[Any, Tensor], None]
+"""Raises ValueError before a run that can't work, given the host's guider and the noise."""
+
+
+def sample_widened(
+    seam: int,
+    check: Check,
+    around: Around = alone,
+    by_the_model: Collection[str] = (),
+) -> Callable[..., Tensor]:
+    """Return the SAMPLER_SAMPLE wrapper: sample with the seam columns, then blend them into the first and crop.
+
+    `by_the_model` names conditions that the model's own wrapper widens.
+    """
 
     def sample(
         executor: Any,
@@ -114,10 +131,9 @@ def sample_widened(seam: int, around: Around = lambda _guider, _run: nullcontext
         denoise_mask: Tensor | None = None,
         disable_pbar: bool = False,
     ) -> Tensor:
-        check_noise(noise, seam)
-        check_conds(guider.conds, noise.shape[0])
-        guider.conds = with_wide_masks(guider.conds, seam)  # a copy of this run alone
+        check(guider, noise)
         height, width = noise.shape[-2:]
+        guider.conds = with_wide_conds(guider.conds, (height, width), seam, by_the_model)  # a copy of this run alone
         names = {cond.get("uuid"): name for name, each in guider.conds.items() for cond in each}
         run = Run(height, width, PeriodicNoise(height, width, seam), names=names)
         stage = options_of(extra_args).get(STAGE) or Stage()
@@ -138,7 +154,7 @@ def options_of(extra_args: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def with_run(extra_args: Mapping[str, Any], run: Run) -> dict[str, Any]:
-    """Return a sampler's extra arguments whose model options know the run."""
+    """Return a sampler's extra arguments, with the run in their model options."""
     options = extra_args.get("model_options", {})
     transformer_options = {**options_of(extra_args), RUN: run}
     return {**extra_args, "model_options": {**options, "transformer_options": transformer_options}}
@@ -156,30 +172,50 @@ def of_one_width(run: Run, seam: int) -> Iterator[None]:
             raise ValueError(
                 f"Another node or the sampler holds a picture of the panorama's own width ({run.width} latent columns) "
                 f"and meets the one that OmniX has widened by {seam}: set seam_columns to 0, on Apply OmniX Adapters "
-                "and on OmniX Flow Shift."
+                "and on OmniX Flow Shift, or on Seamless Panorama."
             ) from error
         raise
 
 
 def _two_widths(message: str, run: Run, seam: int) -> bool:
-    """Tell whether a message names both widths, in latent columns, pixels, tokens or tokens of the whole picture."""
+    """Return whether a message names both widths, in latent columns, pixels, tokens or tokens of the whole picture."""
     numbers = {int(number) for number in re.findall(r"\d+", message)}
     own, wide = run.width, run.width + seam
-    units = (
-        lambda w: w,
-        lambda w: w * PIXELS_PER_LATENT,
-        lambda w: -(-w // 2),
-        lambda w: -(-w // 2) * -(-run.height // 2),
-    )
-    return any({unit(own), unit(wide)} <= numbers for unit in units)
+    pixels = ((own * each, wide * each) for each in (1, 8, 16, 32))
+    across = [(-(-own // patch), -(-wide // patch), -(-run.height // patch)) for patch in (1, 2)]
+    tokens = ((a * rows, b * rows) for a, b, height in across for rows in (1, height))
+    return any({*pair} <= numbers for pair in (*pixels, *tokens))
 
 
-def with_wide_masks(conds: Conds, seam: int) -> Conds:
-    """Return conditionings whose masks [b, h, W], which say where each one acts, go on past the seam."""
-    return {
-        name: [{**cond, "mask": widen(cond["mask"], seam)} if "mask" in cond else cond for cond in each]
-        for name, each in conds.items()
-    }
+def with_wide_conds(conds: Conds, size: tuple[int, int], seam: int, by_the_model: Collection[str] = ()) -> Conds:
+    """Return conditionings that continue past the seam: their masks [b, h, W], which say where each one acts, and the
+    pictures of the panorama's size that the model is given (reference latents, an inpainting model's own channels).
+    """
+
+    def wide(cond: Mapping[str, Any]) -> Mapping[str, Any]:
+        given = {
+            name: each if name in by_the_model else wide_given(each, size, seam)
+            for name, each in cond.get("model_conds", {}).items()
+        }
+        mask = {"mask": widen(cond["mask"], seam)} if "mask" in cond else {}
+        return {**cond, **({"model_conds": given} if given else {}), **mask}
+
+    return {name: [wide(cond) for cond in each] for name, each in conds.items()}
+
+
+def wide_given(given: Any, size: tuple[int, int], seam: int) -> Any:
+    """Return one of the host's inputs for the model (CONDs); pictures of size [h, W] are widened."""
+    value = getattr(given, "cond", None)
+    before = value if isinstance(value, list) else [value]
+    after = [widen(each, seam) if is_picture(each) and each.shape[-2:] == size else each for each in before]
+    if all(old is new for old, new in zip(before, after)):
+        return given
+    return given._copy_with(after if isinstance(value, list) else after[0])
+
+
+def is_picture(value: object) -> TypeGuard[Tensor]:
+    """Return whether a model's condition can be a picture [b, c, h, w] or a video; texts have fewer axes."""
+    return isinstance(value, Tensor) and value.ndim >= 4
 
 
 def closed(x: Tensor, seam: int) -> Tensor:
@@ -188,7 +224,7 @@ def closed(x: Tensor, seam: int) -> Tensor:
 
 
 def closing(callback: Callable[..., None] | None, run: Run) -> Callable[..., None] | None:
-    """Return a sampler callback that is shown pictures as they come out: as wide as the result, the seam closed."""
+    """Return a sampler callback that gets pictures like the result: of its width, with the seam closed."""
     if callback is None:
         return None
 
@@ -200,7 +236,7 @@ def closing(callback: Callable[..., None] | None, run: Run) -> Callable[..., Non
 
 
 def between_steps(x: Tensor, run: Run) -> Tensor:
-    """Return the sampler's x, with which it asks the model, with its seam blended, in place where that is possible.
+    """Return the sampler's x for the model with its seam blended, in place if possible.
 
     Before the first step this changes nothing, for there the columns are equal.
     """
@@ -215,7 +251,7 @@ def between_steps(x: Tensor, run: Run) -> Tensor:
 
 @contextmanager
 def blended(x: Tensor, extra_args: Mapping[str, Any]) -> Iterator[Tensor]:
-    """Blend the seam of a sampler's x for one question to the model, which `predict_between_steps` then leaves alone.
+    """Blend the seam of a sampler's x for one call of the model; `predict_between_steps` then skips it.
 
     `extra_args` are what the sampler gives to the model besides.
     """
@@ -227,11 +263,11 @@ def blended(x: Tensor, extra_args: Mapping[str, Any]) -> Iterator[Tensor]:
     try:
         yield x
     finally:
-        run.blended = False  # a cache may have answered in the model's place
+        run.blended = False  # a cache may have replaced the model's call
 
 
 def predict_between_steps(executor: Any, x: Tensor, timestep: Tensor, *given: Any, **named: Any) -> Any:
-    """Blend the seam before the model is asked, unless that was done: the PREDICT_NOISE wrapper.
+    """The PREDICT_NOISE wrapper: blend the seam before the model is called, unless it is already blended.
 
     The host calls it with x, timestep, model_options and seed.
     """

@@ -1,6 +1,6 @@
 """Write panoramas and maps as files: PNG of 8 and 16 bits, EXR of 32-bit floats.
 
-PNG files of panoramas say so in XMP, in Google's GPano namespace, so that photo viewers look around in them
+PNG files of panoramas contain GPano data in XMP, so that photo viewers open them as 360-degree panoramas
 (developers.google.com/streetview/spherical-metadata).
 """
 
@@ -28,7 +28,7 @@ XMP = "XML:com.adobe.xmp"
 
 
 class Encoding(NamedTuple):
-    """How values in [0, 1] are written: codec, largest value (0: floats as they are), PyAV's formats by channels."""
+    """How values in [0, 1] are written: codec, largest value (0: unchanged floats), PyAV's formats by channels."""
 
     codec: str
     largest: int
@@ -43,9 +43,9 @@ EXR = Encoding("exr", 0, "f4", {1: "grayf32le", 3: "gbrpf32le"}, {1: "grayf32le"
 
 
 def encoded(image: Tensor, how: Encoding) -> bytes:
-    """Return an image [H, W, >=1] as a file; three equal channels become one, except in 8 bits, which are for people.
+    """Return an image [H, W, >=1] as a file; three equal channels become one, except in 8-bit files for viewing.
 
-    Integers are rounded to the nearest, values outside [0, 1] end there; floats are written as they are.
+    Integers are rounded to the nearest, and values outside [0, 1] are clipped; floats are written unchanged.
     """
     values = image.detach().float().cpu().numpy()
     values = values[..., :3] if values.shape[-1] >= 3 else values[..., :1]
@@ -73,7 +73,7 @@ def _written(frame: av.VideoFrame, name: str, kind: str) -> bytes:
 def with_texts(png: bytes, texts: Mapping[str, str]) -> bytes:
     """Return a PNG with texts by keyword (iTXt, UTF-8) after its header."""
     if png[:8] != PNG:
-        raise ValueError("expected a PNG, got another file.")
+        raise ValueError("expected a PNG, got another kind of file.")
     chunks = b"".join(
         _chunk(b"iTXt", key.encode("latin-1") + b"\0\0\0\0\0" + text.encode()) for key, text in texts.items()
     )
@@ -108,9 +108,9 @@ def gpano(width: int, height: int) -> str:
 
 @contextmanager
 def own_number(stems: Iterable[Path]) -> Iterator[Path]:
-    """Yield the first stem of files' names that no file has yet; until the end, no other process gets it either.
+    """Yield the first stem that no file's name uses yet; other processes can't get it until the context ends.
 
-    A hidden file beside claims it: only one process can create that.
+    A hidden file next to it claims the stem, because only one process can create that file.
     """
     for stem in stems:
         claim = stem.with_name(f".{stem.name}.claim")
@@ -118,7 +118,7 @@ def own_number(stems: Iterable[Path]) -> Iterator[Path]:
             claim.touch(exist_ok=False)
         except FileExistsError:
             continue
-        except OSError as error:  # no room, or a folder that can't be written to
+        except OSError as error:  # the disk is full, or the folder can't be written to
             raise OSError(error.errno, error.strerror, str(stem)) from error
         try:
             if not any(stem.parent.glob(f"{glob.escape(stem.name)}*")):
@@ -129,9 +129,9 @@ def own_number(stems: Iterable[Path]) -> Iterator[Path]:
 
 
 def write_set(stem: Path, files: Iterable[tuple[str, bytes]]) -> list[str]:
-    """Write files (ending, content) that belong together: all of them, or none.  Return their names.
+    """Write files (ending, content) that belong together: all of them or none.  Return their names.
 
-    Raises OSError with the path of the file for which there was no room.
+    Raises OSError with the path of the file that could not be written.
     """
     written: list[Path] = []
     try:

@@ -2,10 +2,10 @@
 
 ComfyUI's `simple` scheduler with n steps reads entry floor(x N / n) from the end of a table of N noise levels, for
 x = 0 .. n-1, where the reference has t = 1 - x / n. In the stock table of N = 10,000 evenly spaced t, the truncation
-alone costs 3.5e-3 relative error of the result at 3 steps. Here each entry that some step count up to 200 reads holds
-that count's own t. No entry is wanted twice: fractions with denominators up to 200 lie at least 1 / (200 * 199) apart,
-further than two neighbouring entries. N is prime, so x N / n is never close to a whole number, where rounding could
-miss the entry.
+alone costs 3.5e-3 relative error of the result at 3 steps. Here, each entry that a step count up to 200 reads contains
+exactly the t of that step count. No entry is needed for two values: fractions with denominators up to 200 are at least
+1 / (200 * 199) apart, further than two neighbouring entries. N is prime, so x N / n is never close to a whole number,
+where rounding could read the wrong entry.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def flow_shift(height: int, width: int, seam: int) -> float:
 
 
 def times() -> Tensor:
-    """Return the table's t, ascending in (0, 1], [ENTRIES] float64: evenly spaced but for those that are read."""
+    """Return the table's t, ascending in (0, 1], [ENTRIES] float64: evenly spaced, except for the entries in use."""
     table = torch.arange(1, ENTRIES + 1, dtype=torch.float64) / ENTRIES
     for steps in range(1, LARGEST_STEP_COUNT + 1):
         taken = torch.arange(steps)

@@ -1,6 +1,6 @@
 """A labelled contact sheet: all maps of a panorama on one picture.
 
-Pictures are scaled and placed as tensors, so that they keep their float values; only the text comes from Pillow.
+Pictures are scaled and placed as tensors, so that they keep their float values; only the text is drawn with Pillow.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def contact_sheet(
     if not pictures:
         raise ValueError("A contact sheet needs at least one picture; connect a map.")
     if columns < 1 or tile_width < 64:
-        raise ValueError(f"A contact sheet needs columns >= 1 and tiles >= 64 wide, got {columns} and {tile_width}.")
+        raise ValueError(
+            f"A contact sheet needs at least 1 column and tiles at least 64 wide, got {columns} and {tile_width}."
+        )
     batch = _common_batch(pictures)
     columns = min(columns, len(pictures))
     tiles = [(label, _tile(image, tile_width, batch)) for label, image in pictures]
@@ -51,7 +53,9 @@ def _common_batch(pictures: Sequence[tuple[str, Tensor]]) -> int:
     sizes = {image.shape[0] for _, image in pictures} - {1}
     if len(sizes) > 1:
         found = " and ".join(str(size) for size in sorted(sizes))
-        raise ValueError(f"The pictures on one sheet are batches of {found}; use batches of the same size, or of one.")
+        raise ValueError(
+            f"The pictures on one sheet are batches of {found}; use batches of the same size, or single pictures."
+        )
     return sizes.pop() if sizes else 1
 
 

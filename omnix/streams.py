@@ -22,72 +22,15 @@ from typing import Any, NamedTuple
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from .fused import asked, is_plain
+from .low_rank import LowRank
 
 Attention = Callable[..., Tensor]
-Deltas = Mapping[str, "LowRank"]
+Deltas = Mapping[str, LowRank]
 
-# What runs before or beside the image rows of the double blocks: an adapter here tells the streams' text rows apart.
+# Layers outside the image rows of the double blocks: with an adapter here, the text rows of the streams differ.
 _TEXT_LAYERS = ("txt_in", "time_in", "vector_in", "guidance_in", ".txt_")
-
-
-class Rows(NamedTuple):
-    """Where one block of a block-diagonal up factor lies: `size` rows of the layer from `start`, and its scale."""
-
-    start: int
-    size: int
-    scale: float
-
-
-class LowRank(nn.Module):
-    """The delta of one layer by blocks: sum_i scale_i up_i (down_i x), added to the rows of block i alone.
-
-    down [sum r_i, in] holds the blocks' down factors one above the other, ups[i] is [rows_i, r_i]. The zeros of the
-    dense block-diagonal up factor are neither kept nor multiplied. The factors stay in the dtype of their file.
-    """
-
-    def __init__(self, down: Tensor, ups: Sequence[Tensor], rows: Sequence[Rows]) -> None:
-        super().__init__()
-        self.down = nn.Parameter(down, requires_grad=False)
-        # Parameters of this module itself, not of a child: the host moves and counts modules that have no children.
-        for number, up in enumerate(ups):
-            self.register_parameter(f"up_{number}", nn.Parameter(up, requires_grad=False))
-        self.rows = tuple(rows)
-
-    @property
-    def ups(self) -> tuple[Tensor, ...]:
-        """The blocks' up factors, wherever the host keeps them now."""
-        return tuple(self.get_parameter(f"up_{number}") for number in range(len(self.rows)))
-
-    def copied(self) -> LowRank:
-        """Return a module of its own; tensors on the CPU are shared."""
-        return LowRank(self.down.detach().cpu(), [up.detach().cpu() for up in self.ups], self.rows)
-
-    def add_to(self, output: Tensor, x: Tensor, strength: float) -> None:
-        """Add strength * delta to `output` [b, n, rows] in place; x [b, n, in]."""
-        hidden = linear(x, self.down.to(x))
-        start = 0
-        for up, rows in zip(self.ups, self.rows, strict=True):
-            part = hidden[..., start : start + up.shape[1]]
-            target = output[..., rows.start : rows.start + rows.size]
-            factor = up.to(target).t().expand(len(x), -1, -1)
-            target.baddbmm_(part.to(target), factor, alpha=strength * rows.scale)
-            start += up.shape[1]
-
-    def gradients(self, grad: Tensor, x: Tensor, strength: float) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the gradients of x [n, in] and of the factors (down, *ups), given that of the output [n, rows].
-
-        With G_i the rows of block i times its scale and the strength, and h_i = down_i x: up_i gets G_i^T h_i,
-        down_i gets (G_i up_i)^T x, and x gets the sum of G_i up_i down_i.
-        """
-        down = self.down.to(x)
-        blocks = [grad[:, rows.start : rows.start + rows.size] * (strength * rows.scale) for rows in self.rows]
-        hidden = linear(x, down).split([up.shape[1] for up in self.ups], dim=1)
-        inner = torch.cat([block @ up.to(x) for block, up in zip(blocks, self.ups)], dim=1)
-        ups = tuple(block.t() @ part for block, part in zip(blocks, hidden))
-        return inner @ down, (inner.t() @ x, *ups)
 
 
 class Stream(NamedTuple):
@@ -95,6 +38,11 @@ class Stream(NamedTuple):
 
     layers: Deltas
     strength: float
+
+
+def layers_of(streams: Sequence[Stream]) -> list[str]:
+    """Name the layers that have adapters on any of the streams."""
+    return list(dict.fromkeys(layer for stream in streams for layer in stream.layers))
 
 
 def stack(x: Tensor, streams: int) -> Tensor:
@@ -118,26 +66,26 @@ def by_stream(patches: Mapping[str, Sequence[Any]], streams: int) -> dict[str, S
 
 
 def text_is_shared(streams: Sequence[Stream]) -> bool:
-    """Tell whether the text rows of all streams are equal throughout the double blocks."""
-    return not any(part in layer for stream in streams for layer in stream.layers for part in _TEXT_LAYERS)
+    """Return whether the text rows of all streams are equal throughout the double blocks."""
+    return not any(part in layer for layer in layers_of(streams) for part in _TEXT_LAYERS)
 
 
 def _unheard(_layer: str) -> None:
-    """Hear of a layer that was adapted, and let it be."""
+    """Do nothing when a layer was adapted."""
 
 
 @contextmanager
 def adapted(
     model: nn.Module, streams: Sequence[Stream], added: Callable[[str], None] = _unheard, stacked: int | None = None
 ) -> Iterator[None]:
-    """Add every stream's deltas to its rows of the stacked batch while the context lasts; `added` hears of each layer.
+    """Add every stream's deltas to its rows of the stacked batch during the context; `added` is called for each layer.
 
     `model` is a FLUX in ComfyUI's layout; a hook sees whatever forward a layer has at that time, be it quantised,
     offloaded or wrapped by another LoRA. All hooks are removed on the way out, also by an exception. Of the model's
     result only the last stream's part counts. Raises ValueError where a layer is called as OmniX does not know, also
     for other than the `stacked` sequences.
     """
-    names = dict.fromkeys(layer for stream in streams for layer in stream.layers)
+    names = layers_of(streams)
     with ExitStack() as hooks:
         for name in names:
             layers = [(index, s.layers[name], s.strength) for index, s in enumerate(streams) if name in s.layers]
@@ -152,12 +100,12 @@ def adapted(
 
 
 def last_layer(model: nn.Module) -> str:
-    """Name the last layer of the last block; what it gives to other streams than the target is never read."""
+    """Name the last layer of the last block; its results for streams other than the target are never used."""
     return f"single_blocks.{len(list(model.get_submodule('single_blocks').children())) - 1}.linear2"
 
 
 def text_layers(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield the layers that see text rows alone: those of the double blocks."""
+    """Yield the layers that see only text rows: those of the double blocks."""
     for block in model.get_submodule("double_blocks").children():
         for name in ("txt_attn.qkv", "txt_attn.proj", "txt_mlp"):
             yield block.get_submodule(name)
@@ -224,9 +172,9 @@ class _Differentiable(torch.autograd.Function):
 def _run_on_part(
     hooks: ExitStack, layer: nn.Module, part: Callable[[Tensor], Tensor], whole: Callable[[Tensor], Tensor]
 ) -> None:
-    """Let a layer see only `part` of the stack, and give on the `whole` that its result stands for.
+    """Let a layer see only `part` of the stack, and expand its result to the `whole`.
 
-    What is not called as layer(x) sees the whole stack: what else it is given may be of all streams, too.
+    A layer that is not called as layer(x) sees the whole stack, because its other arguments may be for all streams.
     """
 
     def take(_layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -272,7 +220,7 @@ def attend_jointly(
 ) -> Tensor:
     """Attend with the streams folded into the sequence: [(b s), heads, n, d] -> [(b s), n, c].
 
-    The first `shared` rows of all streams' queries are equal, and asked once; in the `last` block the target's alone.
+    The first `shared` rows of all streams' queries are equal and computed once; in the `last` block only the target's.
     """
     q, k, v = map(_taken, (q, k, v))
     queries = fold_shared(q, streams, shared) if shared else of_target(q, streams) if last else fold(q, streams)
@@ -283,7 +231,7 @@ def attend_jointly(
 
 
 def _taken(tensor: Any) -> Tensor:
-    """Take a tensor out of the container in which newer hosts carry it to the attention."""
+    """Take a tensor out of the container in which newer hosts pass it to the attention."""
     return tensor if isinstance(tensor, Tensor) else tensor.take()
 
 

@@ -1,4 +1,4 @@
-"""What OmniX can do: which adapters a task needs, on which streams, and what the prompt says."""
+"""OmniX's tasks: which adapters each task needs, on which streams, and the tag of the prompt."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..converters.tasks import is_plain
 
 PROMPT_TAG = "[EQUIRECTANGULAR]"
 TEXT_ROWS = 512
-"""Rows of T5's text that OmniX was trained with. FLUX attends to the padding, so another number is another result."""
+"""Rows of T5's text that OmniX was trained with. FLUX attends to the padding, so another number changes the result."""
 SEAM_COLUMNS = 6
-"""Latent columns that wrap round the seam while sampling (the reference pipeline's default)."""
+"""Latent columns that wrap around the seam during sampling (the reference pipeline's default)."""
 WRAP_COLUMNS = 2
-"""Latent columns that wrap round the seam while decoding (the reference pipeline's default)."""
+"""Latent columns that wrap around the seam during decoding (the reference pipeline's default)."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Task:
     name: str
     streams: tuple[str, ...]
     perceives: bool = True
-    """Whether the target shows what the conditions show, as a map; else it is a new picture."""
+    """Whether the target is a map of the conditions; if not, it is a new picture."""
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -39,21 +39,21 @@ class Task:
 
 
 TASKS = {name: Task(name, tuple(streams), name != "image_to_pano") for name, streams in STREAMS.items()}
-"""The tasks of OmniX. Others are told by the headers of their adapters' files."""
+"""The tasks of OmniX. The headers of adapter files describe other tasks."""
 
-HEADER_KEY = "omnix_streams"
+TASK_HEADER = "omnix_streams"
 
 
 def task_header(task: Task, stream: str) -> dict[str, str]:
-    """Return the metadata by which an adapter's file says what it is for, whatever becomes of its name and place."""
-    return {HEADER_KEY: json.dumps({"task": task.name, "streams": task.streams, "stream": stream})}
+    """Return the metadata that describes an adapter's task and stream, independent of the file's name and folder."""
+    return {TASK_HEADER: json.dumps({"task": task.name, "streams": task.streams, "stream": stream})}
 
 
-def told_task(metadata: Mapping[str, str]) -> tuple[Task, str] | None:
-    """Return the task and the stream that a file's metadata tell; None if they tell none, or nonsense."""
+def task_from_header(metadata: Mapping[str, str]) -> tuple[Task, str] | None:
+    """Return the task and the stream in a file's metadata; None if they are missing or invalid."""
     try:
-        told = json.loads(metadata[HEADER_KEY])
-        name, streams, stream = told["task"], told["streams"], told["stream"]
+        header = json.loads(metadata[TASK_HEADER])
+        name, streams, stream = header["task"], header["streams"], header["stream"]
     except (KeyError, TypeError, ValueError):
         return None
     words = [name, stream, *streams] if isinstance(streams, list) else []

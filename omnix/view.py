@@ -1,4 +1,4 @@
-"""Where a person looks in the panorama viewer, as the viewer keeps it in the workflow."""
+"""The view in the panorama viewer, as the viewer stores it in the workflow."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class View:
 
 
 def read_view(text: str) -> View:
-    """Read a view from the viewer's JSON; an empty text is the front.  Raises ValueError for anything else."""
+    """Read a view from the viewer's JSON; an empty text means the front.  Raises ValueError for anything else."""
     if not text.strip():
         return View()
     try:
@@ -41,7 +41,7 @@ def read_view(text: str) -> View:
 
 
 def cut_out(maps: dict[str, Tensor], view: View, width: int) -> Tensor:
-    """Return what the view shows, [1, width / aspect, width, C]; a map or batch entry that is gone is the first one."""
+    """Return the view as an image [1, width / aspect, width, C]; if its map or entry is missing, it is the first."""
     chosen = maps.get(view.map, next(iter(maps.values())))
     index = view.batch if 0 <= view.batch < chosen.shape[0] else 0
     height = max(1, round(width / view.aspect))

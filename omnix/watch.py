@@ -1,9 +1,9 @@
-"""See in every step that each block joined the streams and that each adapter was added.
+"""Check in every step that each block joined the streams and that each adapter was added.
 
-Other packs replace FLUX's forward, its blocks or its attention. What they leave out would cost the result without a
-word: streams that do not meet, adapters that are not added, or plain FLUX. So the join is handed to each block by the
-block's own hook, whoever calls it and with whatever options, and a block that comes back is asked what it did. A block
-that is skipped on purpose, by a cache for example, is not an error.
+Other packs replace FLUX's forward, its blocks or its attention. If they leave something out, the result would be wrong
+without a message: streams that do not meet, adapters that are not added, or plain FLUX. So each block's own hook passes
+the join to the block, no matter which code calls it and with which options, and checks afterwards what the block did. A
+block that is skipped on purpose, by a cache for example, is not an error.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from torch import nn
 from .streams import Attention
 
 OVERRIDE = "optimized_attention_override"
-"""The host's name for what runs in the place of its attention."""
+"""The host's name for a function that replaces its attention."""
 OPTIONS = "transformer_options"
 
 JOIN = "attention"
-"""What a block does beside running its adapted layers."""
+"""The block's other duty, next to running its adapted layers: joining the streams."""
 _QUERIES = {"double": "img_attn.qkv", "single": "linear1"}
 _MODULATION = {"double": "img_mod", "single": "modulation"}
 
 Blame = Callable[[str, "Block | None"], Exception]
-"""Makes the error of what went wrong, in a block or at large."""
+"""Makes the error for something that went wrong, in one block or in the whole model."""
 
 
 class Block(NamedTuple):
-    """One block of FLUX: "double" or "single", its number among so many, and the module."""
+    """One block of FLUX: its kind ("double" or "single"), its number, how many of its kind there are, the module."""
 
     kind: str
     number: int
@@ -55,7 +55,7 @@ def blocks_of(model: nn.Module) -> Iterator[Block]:
 
 
 class Step:
-    """What one call of FLUX has done so far, and the attention that joins its streams."""
+    """The record of one call of FLUX so far, and the attention that joins its streams."""
 
     def __init__(
         self,
@@ -63,25 +63,25 @@ class Step:
         joining: Callable[[Attention | None], Attention],
         wanted: Mapping[str, frozenset[str]],
     ) -> None:
-        """`joining(inner)` makes an override that joins streams round another one; `wanted` is of `wanted_of`."""
+        """`joining(inner)` makes an override that joins the streams around another override; `wanted`: `wanted_of`."""
         self._inner, self._make, self._joint = inner, joining, joining(inner)
         self._wanted = wanted
         self._seen: set[str] = set()
         self._block: Block | None = None
         self._joining = False
-        self._loose: Counter[str] = Counter()
-        """How often each layer ran with its adapters, and the join (`JOIN`), by other means than a block's call."""
+        self._outside: Counter[str] = Counter()
+        """How often each layer ran with its adapters, and the join (`JOIN`) ran, outside of a block's call."""
         self.blocks = 0
 
     def join(self, attention: Attention, *args: Any, **kwargs: Any) -> Any:
-        """Attend with the streams joined: the override that the host calls."""
+        """Attend with the streams joined. This is the override that the host calls."""
         return self._joined(self._joint, attention, *args, **kwargs)
 
     def _joined(self, joint: Attention, attention: Attention, *args: Any, **kwargs: Any) -> Any:
-        if self._joining:  # an override round ours asks for what is joined by now
+        if self._joining:  # called by an override around ours, with tensors that are already joined
             return attention(*args, **kwargs) if self._inner is None else self._inner(attention, *args, **kwargs)
         self._seen.add(JOIN)
-        self._loose[JOIN] += self._block is None
+        self._outside[JOIN] += self._block is None
         self._joining = True
         try:
             return joint(attention, *args, **kwargs)
@@ -89,14 +89,14 @@ class Step:
             self._joining = False
 
     def added(self, layer: str) -> None:
-        """Note that a layer ran with its adapters, inside a block or called by somebody who runs blocks himself."""
+        """Record that a layer ran with its adapters, inside a block or called by code that runs the layers itself."""
         self._seen.add(layer)
         if self._block is None:
-            self._loose[layer] += 1
+            self._outside[layer] += 1
             self.blocks += layer.endswith(tuple(_QUERIES.values()))
 
     def enter(self, block: Block, kwargs: Mapping[str, Any], takes_options: bool) -> dict[str, Any]:
-        """Return what a block is called with: the join is among it, whatever its caller gave."""
+        """Return the arguments for a block; they include the join, whatever the caller passed."""
         self._block, self._seen = block, set()
         self.blocks += 1
         options = {OPTIONS: self._options(block, kwargs.get(OPTIONS) or {})} if takes_options else {}
@@ -105,9 +105,9 @@ class Step:
     def _options(self, block: Block, given: Mapping[str, Any]) -> dict[str, Any]:
         theirs = given.get(OVERRIDE, self.join)
         place = {"block_type": block.kind, "block_index": block.number, "total_blocks": block.total}
-        return {**given, **place, OVERRIDE: theirs if theirs == self.join else self._round(theirs)}
+        return {**given, **place, OVERRIDE: theirs if theirs == self.join else self._joined_with(theirs)}
 
-    def _round(self, theirs: Attention) -> Attention:
+    def _joined_with(self, theirs: Attention) -> Attention:
         joint = self._make(theirs)
 
         def attend(attention: Attention, *args: Any, **kwargs: Any) -> Any:
@@ -116,19 +116,19 @@ class Step:
         return attend
 
     def alone(self, given: Mapping[str, Any]) -> bool:
-        """Tell whether nobody else's attention stands round or within ours, in a block called with these options."""
+        """Return whether no other attention override is around or inside ours, in a block with these options."""
         return self._inner is None and given.get(OVERRIDE, self.join) == self.join
 
     def ran_whole(self) -> None:
-        """Count a block whose graph has the join and the adapters in it."""
+        """Count a block whose graph contains the join and the adapters."""
         self.blocks += 1
 
     def computes(self) -> None:
-        """Note that the block computes, and is not skipped."""
+        """Record that the block computes, so it is not skipped."""
         self._seen.add("modulation")
 
     def leave(self, block: Block, given: Iterable[Any], output: Any) -> str | None:
-        """Name what a block that comes back left out, be it the join or an adapted layer; None if it did all."""
+        """Return what a finished block left out, the join or an adapted layer; None if nothing is missing."""
         seen, self._seen, self._block = self._seen, set(), None
         missing = (self._wanted.get(block.name) or {JOIN}) - seen
         if not missing or not (seen or _computed(given, output)):
@@ -136,27 +136,27 @@ class Step:
         return JOIN if JOIN in missing else min(missing)
 
     def check(self, blame: Blame) -> None:
-        """Raise if blocks were run by other means than a call, and not joined or not with all their adapters."""
-        loose = self._loose
+        """Raise if blocks ran without being called as modules, and the join or some of their adapters are missing."""
+        outside = self._outside
         wanted = [layers - {JOIN} for name, layers in self._wanted.items() if "_blocks." in name]
-        blocks = [sorted((loose[layer], layer) for layer in layers) for layers in wanted]
+        blocks = [sorted((outside[layer], layer) for layer in layers) for layers in wanted]
         runs = sum(each[-1][0] for each in blocks)
-        if loose[JOIN] < runs:
+        if outside[JOIN] < runs:
             raise blame(JOIN, None)
-        least = 1 if loose[JOIN] > runs else 0  # a block was joined, and none of its adapters was added
+        least = 1 if outside[JOIN] > runs else 0  # a block was joined, and none of its adapters was added
         short = [each[0][1] for each in blocks if each[0][0] < max(least, each[-1][0])]
         if short:
             raise blame(short[0], None)
 
 
 def _computed(given: Iterable[Any], output: Any) -> bool:
-    """Tell whether a block gave out something else than what it was given: else somebody skips it."""
+    """Return whether a block's output differs from its input; if it doesn't, the block was skipped."""
     known = {id(each) for each in given}
     return any(id(each) not in known for each in (output if isinstance(output, tuple) else (output,)))
 
 
 def wanted_of(layers: Iterable[str]) -> dict[str, frozenset[str]]:
-    """Return what each block must do, by the block's name: join the streams, and run the layers that are adapted."""
+    """Return each block's duties, by the block's name: join the streams, and run the adapted layers."""
     found: dict[str, set[str]] = {}
     for layer in layers:
         found.setdefault(".".join(layer.split(".")[:2]), {JOIN}).add(layer)
@@ -164,7 +164,7 @@ def wanted_of(layers: Iterable[str]) -> dict[str, frozenset[str]]:
 
 
 def _takes(function: Any, name: str) -> bool:
-    """Tell whether a function takes an argument of this name."""
+    """Return whether a function accepts an argument of this name."""
     code = getattr(function, "__code__", None)
     if code is None:
         return True
@@ -176,18 +176,18 @@ _STEP: ContextVar[Step | None] = ContextVar("step", default=None)
 
 
 def eager() -> AbstractContextManager[Any]:
-    """Run compiled modules as they are written: a graph would not see hooks that come and go, or be compiled each time.
+    """Run compiled modules uncompiled: their graphs would miss hooks that are added and removed, or compile each time.
 
-    The blocks have graphs of their own, which bear what the hooks do (`compiled.Graphs`). Before torch 2.6 there is no
-    way to say so. Said in one thread it holds in all, so the threads of a run may not say it and take it back in turns.
+    The blocks have their own graphs, which do the work of the hooks (`compiled.Graphs`). torch before 2.6 has no such
+    setting. The setting applies to all threads, so the threads of one run must not set and reset it one after another.
     """
     stance = getattr(torch.compiler, "set_stance", None)
     return nullcontext() if stance is None else stance("force_eager")
 
 
 @contextmanager
-def running(step: Step, blame: Blame) -> Iterator[None]:
-    """Tell the hooks of `guarded` what runs while one call of FLUX lasts; raise what `blame` makes if it fell short."""
+def current(step: Step, blame: Blame) -> Iterator[None]:
+    """Give the hooks of `guarded` their step during one call of FLUX; afterwards raise `blame`'s error if it failed."""
     token = _STEP.set(step)
     try:
         yield
@@ -198,11 +198,11 @@ def running(step: Step, blame: Blame) -> Iterator[None]:
 
 @contextmanager
 def guarded(model: nn.Module, blame: Blame, called: Callable[[], None]) -> Iterator[None]:
-    """Join the blocks of a FLUX and see what they do, for as long as a sampling lasts; `called` hears of each call.
+    """Join the streams in the blocks of a FLUX and check the blocks, while sampling runs; `called` runs at each call.
 
-    Meanwhile all threads run what is compiled as it is written (`eager`).
+    Meanwhile all threads run compiled modules uncompiled (`eager`).
 
-    Raises what `blame` makes as soon as a block runs without streams, without joining them or without its adapters.
+    Raises `blame`'s error as soon as a block runs without streams, without joining them or without its adapters.
     """
 
     def hear(_module: nn.Module, _args: Sequence[Any]) -> None:
@@ -227,11 +227,11 @@ def guarded(model: nn.Module, blame: Blame, called: Callable[[], None]) -> Itera
 
 
 def _hooks(block: Block, blame: Blame) -> tuple[Callable[..., Any], Callable[..., None]]:
-    """Return what happens before and after a block."""
+    """Return the hooks that run before and after a block."""
     takes_options = _takes(unwrapped(block.module).forward, OPTIONS)
 
     def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if torch.compiler.is_compiling():  # somebody runs it, compiled, without us
+        if torch.compiler.is_compiling():  # another node runs the block in its own graph
             return None
         return args, _current(blame).enter(block, kwargs, takes_options)
 
@@ -245,7 +245,7 @@ def _hooks(block: Block, blame: Blame) -> tuple[Callable[..., Any], Callable[...
 
 
 def _current(blame: Blame) -> Step:
-    """Return the step that runs; raise what `blame` makes if FLUX runs without one, past our wrapper."""
+    """Return the current step; raise `blame`'s error if FLUX runs without one, bypassing our wrapper."""
     step = _STEP.get()
     if step is None:
         raise blame("streams", None)
@@ -253,7 +253,7 @@ def _current(blame: Blame) -> Step:
 
 
 def unwrapped(module: Any) -> Any:
-    """Look through what torch.compile and parallel runs put round a module."""
+    """Return the module inside the wrappers of torch.compile and parallel runs."""
     while isinstance(module, nn.Module):
         inner = [child for name, child in module.named_children() if name in ("_orig_mod", "module")]
         if len(inner) != 1 or len(list(module.children())) != 1:

@@ -45,7 +45,8 @@ def pytest_configure() -> None:
 
 # Files that take more than about ten seconds of a core: `dev.py test --fast` leaves them out.
 SLOW = {
-    *("test_captions", "test_engine", "test_folder", "test_overfit"),  # training
+    *("test_captions", "test_engine", "test_folder", "test_lasting", "test_overfit", "test_parts_of_data"),  # training
+    *("test_ten_minutes", "test_views"),
     *("test_making", "test_perceives"),  # the micro model
     *("test_compiled", "test_oracle_golden", "test_true_advice", "test_wrong_graphs"),  # the runtime
     *("test_client", "test_geometry"),  # scenes
@@ -125,7 +126,7 @@ def comfyui() -> Path:
 
 @pytest.fixture(scope="session")
 def golden() -> Path:
-    """Inputs and results of the reference pipeline, and the random FLUX they were made with (see golden/README.md)."""
+    """Recorded inputs and results (see golden/README.md)."""
     return GOLDEN
 
 

@@ -1,8 +1,9 @@
-"""The adapters that are trained: fresh ones, or those of files to start from, and what is written of them."""
+"""The adapters that are trained: new ones or those of --init, and how they are written."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -10,9 +11,11 @@ from torch import Tensor, nn
 
 from ..converters.lora.layout import LAYOUT, Fused, Geometry, Part, first_row, fused_place, numbered
 from ..converters.lora.names import original_keys
-from ..omnix.adapter import AdapterWeights, read_layers
-from ..omnix.streams import LowRank, Rows, Stream
-from .errors import TrainingError
+from ..omnix.low_rank import AdapterWeights, LowRank, Rows, read_layers
+from ..omnix.streams import Stream
+from ..omnix.tasks import Task
+from .config import Config, TrainingError, note
+from .samples import Batch
 
 
 def geometry_of(flux: nn.Module) -> Geometry:
@@ -53,6 +56,43 @@ def from_file(path: Path) -> AdapterWeights:
     return AdapterWeights(read_layers(path)).float().requires_grad_(True)
 
 
+PUBLISHED = "pytorch_lora_weights.safetensors"
+
+
+def initial(config: Config, task: Task, flux: nn.Module, device: torch.device) -> list[AdapterWeights]:
+    """Make the adapters of every stream, or read those of --init."""
+    geometry = geometry_of(flux)
+    if config.init:
+        found = [from_file(_init_file(Path(config.init), stream)).to(device) for stream in task.streams]
+        _report_difference(config, found, geometry)
+        return found
+    numbers = range(len(task.streams))
+    seeds = [config.seed * len(task.streams) + number for number in numbers]
+    return [fresh(geometry, config.modules, config.rank, config.alpha, seed).to(device) for seed in seeds]
+
+
+def _report_difference(config: Config, found: Sequence[AdapterWeights], geometry: Geometry) -> None:
+    """Report settings that have no effect, since the adapters of --init have others."""
+    layers = [layer for adapter in found for layer in adapter.by_name().values()]
+    ranks = sorted({up.shape[1] for layer in layers for up in layer.ups})
+    if ranks != [config.rank]:
+        note(
+            f"The adapters in --init {config.init} have rank {', '.join(map(str, ranks))}; --rank {config.rank} has no "
+            "effect."
+        )
+    wanted = {name for name, fused in _layers(geometry) if {part.name for part in fused.parts} & {*config.modules}}
+    if any({*adapter.by_name()} != wanted for adapter in found):
+        note(f"The adapters in --init {config.init} adapt other layers than --modules; --modules has no effect.")
+
+
+def _init_file(folder: Path, stream: str) -> Path:
+    names = (folder / f"{stream}.safetensors", folder / stream / PUBLISHED)
+    found = next((path for path in names if path.is_file()), None)
+    if found is None:
+        raise TrainingError(f"{folder}: expected {names[0].name} or {stream}/{PUBLISHED}, got neither; correct --init.")
+    return found
+
+
 def streams_of(adapters: Sequence[AdapterWeights]) -> list[Stream]:
     """Return the adapters as the streams of a step, at full strength."""
     return [Stream(adapter.by_name(), 1.0) for adapter in adapters]
@@ -61,7 +101,7 @@ def streams_of(adapters: Sequence[AdapterWeights]) -> list[Stream]:
 def published(adapter: AdapterWeights, dtype: torch.dtype) -> dict[str, Tensor]:
     """Return one adapter as OmniX publishes them: `transformer.` keys, a down and an up for each Diffusers layer.
 
-    The scale alpha / r is folded into up in float32, so that every reader agrees on it, told or not.
+    The scale alpha / r is folded into up in float32, so that every reader agrees on it.
     """
     state: dict[str, Tensor] = {}
     for name, layer in adapter.by_name().items():
@@ -80,7 +120,7 @@ def _module(name: str, rows: Rows, layer: LowRank) -> str:
     """Name the Diffusers layer of a block by the rows where it begins."""
     found = fused_place(name)
     if found is None:
-        raise TrainingError(f"{name}: expected a layer of FLUX.1, got none of its table; start from another adapter.")
+        raise TrainingError(f"{name}: expected a layer of FLUX.1, got an unknown one; start from another adapter.")
     fused, number = found
     hidden = layer.down.shape[1] if fused.columns is None or not fused.columns.mlp else 0
     geometry = Geometry(hidden, 4 * hidden)
@@ -99,3 +139,35 @@ def factor_count(adapters: Mapping[str, AdapterWeights] | Sequence[nn.Module]) -
     """Count the numbers that are trained."""
     modules = adapters.values() if isinstance(adapters, Mapping) else adapters
     return sum(factor.numel() for module in modules for factor in module.parameters())
+
+
+@contextmanager
+def exchanged(adapters: Sequence[nn.Module], averages: Sequence[nn.Module] | None) -> Iterator[None]:
+    """Exchange the adapters' values and their averages, if there are any, while this lasts."""
+    pairs = [pair for ours, mean in zip(adapters, averages or ()) for pair in zip(ours.parameters(), mean.parameters())]
+
+    def exchange() -> None:
+        for ours, mean in pairs:
+            ours.data, mean.data = mean.data, ours.data
+
+    exchange()
+    try:
+        yield
+    finally:
+        exchange()
+
+
+def check_fit(flux: nn.Module, batch: Batch) -> None:
+    """Raise TrainingError if latents or prompts were encoded for another model than this FLUX."""
+    widths = (
+        ("latents", batch.latents[-1].shape[-3] * 4, "img_in", "--vae"),
+        ("text", batch.text.shape[-1], "txt_in", "--t5 or --conditioning"),
+        ("pooled text", batch.pooled.shape[-1], "vector_in.in_layer", "--clip-l or --conditioning"),
+    )
+    for name, got, layer, flag in widths:
+        wanted = int(flux.get_submodule(layer).in_features)  # type: ignore[arg-type]
+        if got != wanted:
+            raise TrainingError(
+                f"The {name} has {got} channels, and this FLUX reads {wanted}: expected FLUX.1's own encoders; correct "
+                f"{flag}."
+            )

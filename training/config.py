@@ -1,17 +1,15 @@
-"""Everything that can be said about a training run, each with its default and the reason for it.
+"""The settings of a training run, each with its default and the reason for it.
 
-A field of `Config` is a line of the TOML or YAML file and a flag of the command line alike. Nothing here needs torch or
+Each field of `Config` is a line of the TOML or YAML file and a flag of the command line. Nothing here needs torch or
 numpy, so that `omnix-train --help` works before they are installed.
 """
 
 from __future__ import annotations
 
-import argparse
+import logging
 import math
-import re
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +17,6 @@ from ..converters import STREAMS
 from ..converters.lora.layout import LAYOUT
 from ..converters.tasks import is_plain
 from ..omnix.tasks import SEAM_COLUMNS, Task
-from .errors import TrainingError
 
 MODULES = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "ff.net.0.proj", "ff.net.2")
 """The six kinds of layers that OmniX adapts: 228 modules of FLUX.1-dev."""
@@ -31,8 +28,16 @@ PIXELS_PER_TOKEN = 16
 
 
 _PATHS = ("data", "output", "model", "vae", "clip_l", "t5", "conditioning", "comfyui", "init")
-"""Fields that may begin with ~, the home folder: a shell replaces it in flags, and nobody does in a file."""
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+"""Fields that may begin with ~, the home folder. A shell replaces ~ in flags, but not in a file."""
+
+
+def note(words: str) -> None:
+    """Report what the user may not expect; the run continues."""
+    logging.getLogger(__name__).warning("omnix-train: %s", words)
+
+
+class TrainingError(ValueError):
+    """A run that can't start or continue: one sentence that says what is wrong, where, and what to do."""
 
 
 def _option(default: Any, words: str) -> Any:
@@ -43,68 +48,85 @@ def _option(default: Any, words: str) -> Any:
 class Config:
     """One run.  Sizes are in pixels, counts of steps are optimiser steps."""
 
-    data: str = _option("", "folder with a folder of pictures for each stream, equal names in each")
-    output: str = _option("", "folder that gets saves, sheets, curves and cached latents")
+    data: str = _option("", "folder with one folder of pictures for each stream; the same file names in each")
+    output: str = _option("", "folder for saves, sheets, curves and cached latents")
     conditions: tuple[str, ...] = _option(("rgb",), "condition streams in order, each NAME or NAME=FOLDER")
-    target: tuple[str, ...] = _option((), "what is learned: NAME, or NAME=A+B for maps A, B as channels of one picture")
-    task: str = _option("", "name of the task; default CONDITIONS_to_TARGET, as OmniX names its own")
+    target: tuple[str, ...] = _option(
+        (), "the map to learn: NAME, NAME=FOLDER, or NAME=A+B for maps A and B as channels of one picture"
+    )
+    task: str = _option("", "name of the task; default CONDITIONS_to_TARGET, as OmniX names its tasks")
     range: tuple[str, ...] = _option(
-        (), "FOLDER=LOW:HIGH, values that become black and white; FOLDER=max, white is the farthest"
+        (), "FOLDER=LOW:HIGH: the values that become black and white; FOLDER=max: white is the farthest"
+    )
+    mask: str = _option("", "folder of masks: the loss counts where they are white, black areas are not learned")
+    learn_holes: bool = _option(
+        False, "also learn pixels without a value: depth as the farthest, normals as grey; default: they are left out"
+    )
+    latitude_weight: bool = _option(
+        False, "weight the loss by the cosine of the latitude: the poles fill many pixels and little of the sphere"
+    )
+    split: bool = _option(True, "obey the split in the data's manifest.jsonl: never train on validation or test")
+    mirror: bool = _option(False, "also train on mirrored panoramas; normals are mirrored correctly")
+    turns: int = _option(
+        1, "also train on panoramas turned by this many equal angles, normals with them; for tasks that can't be rolled"
     )
     size: str = _option("1024x512", "width x height of the panoramas; larger pictures are reduced to it")
-    model: str = _option("", "FLUX.1-dev: a path, or a name below ComfyUI's models/diffusion_models (or unet)")
-    vae: str = _option("", "FLUX.1's VAE: a path, or a name below models/vae")
-    clip_l: str = _option("", "CLIP-L: a path, or a name below models/text_encoders")
-    t5: str = _option("", "T5: a path, or a name below models/text_encoders")
-    conditioning: str = _option("", "a conditioning of Save OmniX Conditioning instead of the two text encoders")
+    model: str = _option("", "FLUX.1-dev: a path, or a name in ComfyUI's models/diffusion_models (or unet)")
+    vae: str = _option("", "FLUX.1's VAE: a path, or a name in models/vae")
+    clip_l: str = _option("", "CLIP-L: a path, or a name in models/text_encoders")
+    t5: str = _option("", "T5: a path, or a name in models/text_encoders")
+    conditioning: str = _option("", "a file of Save OmniX Conditioning, which replaces the two text encoders")
     weight_dtype: str = _option("default", "store the base as default, bfloat16, float8_e4m3fn or float8_e5m2")
-    comfyui: str = _option("", "ComfyUI's folder; default COMFYUI_PATH, or the one that the pack lies in")
-    device: str = _option("auto", "auto is what ComfyUI would take; cpu")
-    prompt: str = _option("", "words after the tag [EQUIRECTANGULAR], where a picture has no caption")
+    comfyui: str = _option("", "ComfyUI's folder; default COMFYUI_PATH, or the ComfyUI that this pack is installed in")
+    device: str = _option("auto", "auto: the device that ComfyUI chooses; cpu")
+    prompt: str = _option("", "words after the tag [EQUIRECTANGULAR], for pictures without a caption")
     caption_dropout: float = _option(
-        0.1, "share of steps on the bare tag where captions are given, as in common trainers"
+        0.1, "share of samples that use the tag alone instead of their caption, as in common trainers"
     )
     rank: int = _option(64, "rank of every layer (published)")
     alpha: float = _option(64.0, "scale = alpha / rank (published)")
     modules: tuple[str, ...] = _option(MODULES, "kinds of layers that are adapted (published: these six, 228 layers)")
-    init: str = _option("", "folder of a task's adapters to start from, instead of fresh ones")
-    steps: int = _option(3000, "optimiser steps; the paper does not tell, 3000 is usual for adapters of this size")
-    batch: int = _option(1, "samples at once (published: 1 on each of 4 accelerators)")
-    accumulate: int = _option(1, "batches whose gradients are added up for one step; 4 is the published sum")
+    init: str = _option("", "folder of a task's adapters to start from; they set rank, alpha and modules")
+    steps: int = _option(3000, "optimiser steps; the paper gives no number, 3000 is usual for adapters of this size")
+    batch: int = _option(1, "samples in a batch (published: 1 on each of 4 accelerators)")
+    accumulate: int = _option(1, "batches whose gradients are added up for one step; 4 equals the published total")
     optimizer: str = _option(
         "adamw", "adamw (published), adamw8bit (needs bitsandbytes), prodigy (needs prodigyopt), muon (half the state)"
     )
-    learning_rate: float = _option(1e-4, "learning rate (published); prodigy finds its own, give it 1")
+    learning_rate: float = _option(1e-4, "learning rate (published); set 1 for prodigy, which finds its own")
     warmup: int = _option(0, "steps over which the learning rate rises from 0")
     decay: bool = _option(False, "let the learning rate fall to 0 along a cosine")
-    weight_decay: float = _option(0.01, "AdamW's weight decay; the paper does not tell, this is torch's default")
-    clip: float = _option(1.0, "largest norm of the gradient; larger ones are scaled down, 0 lets all pass")
-    ema: float = _option(0.0, "keep a moving average of the weights with this decay and save it; 0 is off, 0.999 usual")
+    decay_steps: int = _option(0, "the step at which the cosine reaches 0; 0: the number of steps when the run began")
+    weight_decay: float = _option(0.01, "AdamW's weight decay; the paper gives none, 0.01 is torch's default")
+    clip: float = _option(1.0, "largest norm of the gradient; larger gradients are scaled down, 0 turns this off")
+    ema: float = _option(0.0, "decay of a moving average of the weights, which is saved; 0 is off, 0.999 is usual")
     times: str = _option("logit_normal", "t before the shift: sigmoid of a normal (as Stable Diffusion 3), or uniform")
-    time_mean: float = _option(0.0, "mean of that normal; above 0 sees more noise")
-    time_deviation: float = _option(1.0, "its standard deviation")
+    time_mean: float = _option(0.0, "mean of that normal; above 0 trains on more noise")
+    time_deviation: float = _option(1.0, "standard deviation of that normal")
     shift: bool = _option(True, "shift t for the panorama's size as sampling does, so that both see the same noise")
     guidance: float = _option(
-        3.5, "what the guidance embedding is told; the graphs sample at 3.5, so it is trained there"
+        3.5, "value of the guidance embedding; the workflows sample at 3.5, so it is trained there"
     )
     seam_columns: int = _option(SEAM_COLUMNS, "latent columns past the seam, as in sampling")
     roll: bool = _option(
         True,
-        "turn all streams of a sample by the same random whole latent columns: a panorama has no front; never where "
-        "there are normals without camray, whose directions would not turn along",
+        "roll all streams of a sample by the same random number of latent columns, since a panorama has no front; "
+        "always off for normals without camray, because their directions would not turn with them",
     )
     precision: str = _option(
-        "auto", "bfloat16 (autocast; factors and optimiser stay float32) or float32; auto is float32 on a CPU"
+        "auto", "bfloat16 (autocast; factors and optimiser stay float32) or float32; auto: float32 on a CPU"
     )
     checkpointing: bool = _option(
-        True, "keep each block's input alone and run it again for its gradient: less memory, more time"
+        True, "keep only the input of each block and recompute the rest: less memory, more time"
     )
-    seed: int = _option(0, "seed of the factors, the data's order and all that is drawn")
+    seed: int = _option(0, "seed of the adapters, the order of the data and all random draws")
     save_every: int = _option(500, "steps between saves")
+    keep: int = _option(3, "keep the newest saves up to this number, and the best by its held-out figure; 0: keep all")
     save_dtype: str = _option("bfloat16", "dtype of the adapter files: bfloat16 (published) or float32")
-    held_out: int = _option(4, "pictures that are not trained on, but sampled and measured")
-    sample_every: int = _option(500, "steps between samples of the held-out pictures; 0 is never")
+    held_out: int = _option(4, "pictures that are sampled and measured, and not trained on")
+    sample_every: int = _option(500, "steps between samples of the held-out pictures, from step 0; 0: never")
     sample_steps: int = _option(8, "Euler steps of those samples")
+    tensorboard: bool = _option(True, "also write the curves for TensorBoard, if the package tensorboard is installed")
 
     def __post_init__(self) -> None:
         for name in _PATHS:
@@ -112,7 +134,7 @@ class Config:
 
 
 def precision_on(config: Config, device: str) -> str:
-    """Return the precision of a run on a kind of device: few CPUs compute in bfloat16, the others are slow at it."""
+    """Return the precision of a run on a kind of device: most CPUs are slow in bfloat16."""
     return config.precision if config.precision != "auto" else "float32" if device == "cpu" else "bfloat16"
 
 
@@ -137,7 +159,9 @@ def plans(config: Config) -> tuple[Plan, ...]:
             "Nothing to learn: name at least one condition and one target, as --conditions rgb --target shading."
         )
     if config.task and len(config.target) > 1:
-        raise TrainingError("One name can't stand for several tasks; leave out --task, or train one target.")
+        raise TrainingError(
+            "--task names one task, and there are several targets; leave out --task, or train one target."
+        )
     conditions = [_stream(text) for text in config.conditions]
     return tuple(_plan(config.task, conditions, _stream(text)) for text in config.target)
 
@@ -149,7 +173,7 @@ def _plan(name: str, conditions: Sequence[Stream], target: Stream) -> Plan:
     for word in (task, *names):
         if not is_plain(word):
             raise TrainingError(
-                f"{word!r} can't be a folder's name on every system; choose another for the task or stream."
+                f"{word!r} is not a valid folder name on every system; choose another name for the task or stream."
             )
     if len(set(names)) < len(names):
         raise TrainingError(
@@ -190,15 +214,15 @@ def size_of(config: Config) -> tuple[int, int]:
     return int(height), int(width)
 
 
-# field -> what its value must be, and the test of it
+# field -> its allowed values in words, and their test
 _LIMITS: tuple[tuple[str, str, Any], ...] = (
     *(
         (name, "at least 1", lambda value: value >= 1)
-        for name in ("rank", "steps", "batch", "accumulate", "save_every", "sample_steps")
+        for name in ("rank", "steps", "batch", "accumulate", "save_every", "sample_steps", "turns")
     ),
     *(
         (name, "0 or more", lambda value: value >= 0)
-        for name in ("held_out", "sample_every", "warmup", "weight_decay", "clip")
+        for name in ("held_out", "sample_every", "warmup", "decay_steps", "weight_decay", "clip", "keep")
     ),
     *((name, "above 0", lambda value: value > 0) for name in ("learning_rate", "alpha", "time_deviation")),
     ("caption_dropout", "between 0 and 1", lambda value: 0 <= value <= 1),
@@ -237,105 +261,11 @@ def check(config: Config) -> None:
 
 def _check_ranges(config: Config) -> None:
     folders = {folder for plan in plans(config) for stream in plan.streams for folder in stream.folders}
-    for text in config.range:
-        if text.partition("=")[0] not in folders:
+    names = [text.partition("=")[0] for text in config.range]
+    for name, text in zip(names, config.range):
+        if name not in folders:
             raise TrainingError(
                 f"--range {text}: no stream reads a folder of this name; the folders are {', '.join(sorted(folders))}."
             )
-
-
-def from_file(path: Path, base: Config = Config()) -> Config:
-    """Read a TOML or YAML file over the values of `base`.  Raises TrainingError, OSError."""
-    return from_mapping(_read(path), str(path), base)
-
-
-def _read(path: Path) -> Any:
-    text = path.read_text("utf-8")
-    if path.suffix.lower() in (".yaml", ".yml"):
-        return _read_yaml(path, text)
-    try:
-        if path.suffix.lower() != ".toml":
-            raise TrainingError(f"{path}: expected a file that ends in .toml, .yaml or .yml; rename it.")
-        if sys.version_info < (3, 11):
-            raise TrainingError(f"{path}: TOML needs Python 3.11 or newer; write the file as YAML.")
-        import tomllib
-
-        return tomllib.loads(text)
-    except ValueError as error:
-        if isinstance(error, TrainingError):
-            raise
-        raise _unreadable(path, error) from error
-
-
-def _read_yaml(path: Path, text: str) -> Any:
-    try:
-        import yaml
-    except ImportError as error:
-        raise TrainingError(
-            f'{path}: reading YAML needs PyYAML, which is not installed: pip install "omnix-panorama[training]", or '
-            "write the file as TOML."
-        ) from error
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> TrainingError:
-    return TrainingError(f"{path}: {' '.join(str(error).split())}; correct the file.")
-
-
-def from_mapping(values: Any, where: str, base: Config = Config()) -> Config:
-    """Set fields by name, each of the type of its default.  Raises TrainingError."""
-    if not isinstance(values, Mapping):
-        raise TrainingError(f"{where}: expected lines such as rank = 64, got {type(values).__name__}.")
-    defaults = {entry.name: entry.default for entry in fields(Config)}
-    if unknown := [str(name) for name in values if name not in defaults]:
-        raise TrainingError(f"{where}: there is no field {unknown[0]}; the fields are {', '.join(defaults)}.")
-    return replace(base, **{name: _typed(where, name, value, defaults[name]) for name, value in values.items()})
-
-
-def _typed(where: str, name: str, value: Any, default: Any) -> Any:
-    """Return a value of a file in the type of its field."""
-    if isinstance(default, tuple):
-        value = [value] if isinstance(value, str) else value
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return tuple(value)
-    elif isinstance(default, float) and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    elif isinstance(default, float) and isinstance(value, str) and _NUMBER.fullmatch(value):
-        return float(value)  # YAML 1.1 reads 1e-4, which has no point, as text
-    elif type(value) is type(default):
-        return value
-    wanted = {
-        tuple: "a list of words",
-        float: "a number",
-        int: "a whole number",
-        bool: "true or false",
-        str: "text in quotes",
-    }
-    raise TrainingError(f"{where}: {name} is {value!r}; it must be {wanted[type(default)]}.")
-
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Give a parser one flag for every field; a flag that is not given leaves no trace."""
-    for entry in fields(Config):
-        flag, words = f"--{entry.name.replace('_', '-')}", entry.metadata["help"].replace("%", "%%")
-        shown = " ".join(entry.default) if isinstance(entry.default, tuple) else entry.default
-        described = f"{words} (default {shown})" if shown not in ("", ()) else words
-        if isinstance(entry.default, bool):
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=described)
-        elif isinstance(entry.default, tuple):
-            parser.add_argument(flag, nargs="+", default=argparse.SUPPRESS, help=described, metavar="NAME")
-        else:
-            kind = type(entry.default)
-            parser.add_argument(
-                flag, type=kind, default=argparse.SUPPRESS, help=described, metavar=kind.__name__.upper()
-            )
-
-
-def with_flags(config: Config, given: argparse.Namespace) -> Config:
-    """Return a configuration with the flags that were given."""
-    names = {entry.name for entry in fields(Config)}
-    values = {name: tuple(v) if isinstance(v, list) else v for name, v in vars(given).items() if name in names}
-    return replace(config, **values)
+        if names.count(name) > 1:
+            raise TrainingError(f"--range {text}: {name} has two ranges; keep one of them.")

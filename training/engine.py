@@ -1,4 +1,4 @@
-"""The training loop: any FLUX.1, any task, latents that are there already."""
+"""The training loop: any FLUX.1, any task, latents that are encoded already."""
 
 from __future__ import annotations
 
@@ -14,29 +14,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..omnix.adapter import AdapterWeights
 from ..omnix.panorama import widen
 from ..omnix.tasks import Task
 from . import record
-from .adapters import fresh, from_file, geometry_of, streams_of
-from .base import Base
-from .config import Config, check, precision_on
-from .draws import Draw, draw, fixed_noise
-from .errors import TrainingError
-from .flow import Prompt, loss_of, noisy, predict, recording
+from .adapters import check_fit, exchanged, initial, streams_of
+from .config import Config, TrainingError, check, note, precision_on
+from .flow import Prompt, latitude_weights, loss_of, noisy, predict, recording, sample
 from .optimizers import learning_rate, optimizer
-from .samples import Samples, turns
-from .sampling import sample
-from .saving import PUBLISHED, State, folder_of, resume, save, saves
+from .samples import Base, Batch, Draw, Samples, draw, fixed_noise, may_roll
+from .saving import State, folder_of, prune, resume, save, saves
 
 CURVE = "loss.csv"
 
 
 class Result(NamedTuple):
-    """What a run came to: its last save, the steps that are done, and whether it was stopped before its end."""
+    """The result of a run: its last save, the number of steps done, the last loss, and whether it was interrupted."""
 
     folder: Path
     step: int
@@ -45,7 +40,15 @@ class Result(NamedTuple):
 
 
 Sampled = Callable[[int, Tensor], None]
-"""Is given the step, and the latents [n, 16, h, w] that were sampled for the held-out pictures."""
+"""Gets the step, and the latents [n, 16, h, w] that were sampled for the held-out pictures."""
+
+
+class Watching(NamedTuple):
+    """Held-out samples, the function that gets what is sampled of them, and the steps in order of their figures."""
+
+    held_out: Samples | None = None
+    sampled: Sampled | None = None
+    ranking: Callable[[], Sequence[int]] = tuple
 
 
 def train(
@@ -58,31 +61,39 @@ def train(
     go_on: bool = False,
     held_out: Samples | None = None,
     sampled: Sampled | None = None,
+    ranking: Callable[[], Sequence[int]] = tuple,
     show: bool = True,
 ) -> Result:
     """Train a task's adapters on `samples`, whose latents are in the order of its streams; saves go to `output`.
 
     `go_on` continues from the newest save there; without it a folder that has saves is refused. Maps of directions are
-    never rolled (`turns`). Ctrl-C ends the run after the step that is under way, with a save. Raises TrainingError,
-    AdapterError, OSError; then the saves that are there are whole.
+    never rolled (`may_roll`). `held_out` are sampled now and then, and `sampled` gets the result; `ranking` returns the
+    steps from the best held-out figures to the worst, so that the best save is kept. Ctrl-C ends the run after the
+    current step, with a save. Raises TrainingError, AdapterError, OSError; the saves in `output` are whole even then.
     """
     check(config)
-    config = replace(config, roll=config.roll and turns(samples.maps or task.streams))
+    config = replace(config, roll=config.roll and may_roll(samples.maps or task.streams))
     if saves(output) and not go_on:
-        raise TrainingError(
-            f"{output}: there are saves already; go on from them with --resume, or use another --output."
-        )
-    run = _Run(config, task, base, samples, output)
+        raise TrainingError(f"{output}: there are saves already; continue them with --resume, or use another --output.")
+    run = _Run(config, task, base, samples, output, Watching(held_out, sampled, ranking))
     run.restore()
     with base.differentiable(), recording(run.flux, run.streams), _interruptible() as interrupted:
-        return run.to_the_end(interrupted, held_out, sampled, show)
+        return run.to_the_end(interrupted, show)
 
 
 class _Run:
-    """One run while it lasts."""
+    """The state of a run, and its loop."""
 
-    def __init__(self, config: Config, task: Task, base: Base, samples: Samples, output: Path) -> None:
-        self.config, self.task, self.samples, self.output = config, task, samples, output
+    def __init__(
+        self,
+        config: Config,
+        task: Task,
+        base: Base,
+        samples: Samples,
+        output: Path,
+        watching: Watching = Watching(),  # noqa: B008 (a tuple of nothing)
+    ) -> None:
+        self.config, self.task, self.samples, self.output, self.watching = config, task, samples, output, watching
         self.flux, self.dtype = base.flux(), base.dtype()
         self.device = base.device()
         self.identity = f"{base.identity} {samples.identity}"
@@ -97,47 +108,68 @@ class _Run:
         self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=reduced)
 
     def state(self) -> State:
-        """Return what a save is made of."""
+        """Return the contents of a save."""
         return State(self.step, self.adapters, self.averages, self.optimizer)
 
     def restore(self) -> None:
-        """Go on from the newest save, if there is one."""
+        """Continue from the newest save, if there is one, with the schedule that the run began with."""
+        begun = self.config.steps
         if found := saves(self.output):
-            self.step = resume(found[-1], self.state(), self.task, self.config, self.identity)
+            self.step, begun = resume(found[-1], self.state(), self.task, self.config, self.identity)
+        self.config = replace(self.config, decay_steps=self.config.decay_steps or begun)
+        if self.config.decay and self.config.steps > self.config.decay_steps:
+            note(
+                f"The learning rate reaches 0 at step {self.config.decay_steps} and stays there up to step "
+                f"{self.config.steps}; set --decay-steps {self.config.steps} to spread it over all steps."
+            )
 
-    def to_the_end(
-        self, interrupted: threading.Event, held_out: Samples | None, sampled: Sampled | None, show: bool
-    ) -> Result:
+    def to_the_end(self, interrupted: threading.Event, show: bool) -> Result:
         """Run the steps that are left."""
         config = self.config
-        curve = record.Curve(self.output / CURVE, ("loss", "gradient", "learning_rate", "seconds"), self.step)
+        board = record.board(self.output, self.step) if config.tensorboard else None
+        curve = record.Curve(self.output / CURVE, ("loss", "gradient", "learning_rate", "seconds"), self.step, board)
         bar = tqdm(total=config.steps, initial=self.step, disable=not show, unit="step", dynamic_ncols=True)
         saved = self.step
         with bar:
+            if self.step == 0 and config.sample_every:
+                self.watch()
             while self.step < config.steps and not interrupted.is_set():
-                told = self.one_step()
-                curve.add(self.step, told)
+                figures = self.one_step()
+                curve.add(self.step, figures)
                 bar.set_postfix(loss=f"{self.loss:.4f}")
                 bar.update()
                 if self.step % config.save_every == 0:
                     saved = self.save()
-                if held_out is not None and sampled is not None and _due(self.step, config.sample_every, config.steps):
-                    sampled(self.step, self.samples_of(held_out))
+                if _due(self.step, config.sample_every, config.steps):
+                    self.watch()
+                if saved == self.step:
+                    self.prune()
         if saved != self.step or not saves(self.output):
             self.save()
+            self.prune()
         return Result(folder_of(self.output, self.step), self.step, self.loss, self.step < config.steps)
 
     def save(self) -> int:
         """Write a save and the curve's picture; return the step."""
         save(self.output, self.state(), self.task, self.config, self.identity)
-        rows = record.read(self.output / CURVE)
-        record.draw(
-            self.output / "loss.svg", [(f"{self.task.name}: loss", [(row["step"], row["loss"]) for row in rows])]
-        )
+        with record.reported(f"the curve of step {self.step}"):
+            points = record.points(self.output / CURVE, "loss")
+            record.draw(self.output / "loss.svg", [(f"{self.task.name}: loss", points)])
         return self.step
 
+    def watch(self) -> None:
+        """Sample the held-out pictures and show the result."""
+        if self.watching.held_out is not None and self.watching.sampled is not None:
+            with record.reported(f"the sheet of step {self.step}"):
+                self.watching.sampled(self.step, self.samples_of(self.watching.held_out))
+
+    def prune(self) -> None:
+        """Remove older saves, but not the best one."""
+        with record.reported("removing older saves"):
+            prune(self.output, self.config.keep, self.watching.ranking())
+
     def one_step(self) -> dict[str, float]:
-        """Do one optimiser step; return what the curve is told."""
+        """Do one optimiser step; return its figures for the curve."""
         config, started = self.config, time.perf_counter()
         losses = [self.one_batch(self.step * config.accumulate + part) for part in range(config.accumulate)]
         self.loss = math.fsum(losses) / config.accumulate
@@ -159,6 +191,7 @@ class _Run:
         config = self.config
         chance = draw(config, number, len(self.samples), self.samples.size)
         batch = self.samples.batch(chance.indices, chance.bare)
+        check_fit(self.flux, batch)
         *conditions, clean = (self.placed(latent, chance) for latent in batch.latents)
         noise = widen(chance.noise.to(self.device), config.seam_columns)
         t = chance.t.to(self.device)
@@ -166,12 +199,20 @@ class _Run:
         with self.autocast:
             inputs = [*conditions, noisy(clean, noise, t)]
             velocity = predict(self.flux, self.streams, inputs, t, prompt, config.checkpointing)
-            loss = loss_of(velocity, clean, noise)
+            loss = loss_of(velocity, clean, noise, self.weights(batch, chance))
         (loss / config.accumulate).backward()
         return loss.item()
 
+    def weights(self, batch: Batch, chance: Draw) -> Tensor | None:
+        """Return the weights of a batch in the loss: those of its samples, and the latitude's."""
+        given = batch.weights
+        if self.config.latitude_weight:
+            rows = latitude_weights(self.samples.size[0]).expand(len(chance.indices), 1, *self.samples.size)
+            given = rows if given is None else given * rows
+        return None if given is None else self.placed(given, chance)
+
     def placed(self, latent: Tensor, chance: Draw) -> Tensor:
-        """Roll each sample, go on past the seam, and move it to the device."""
+        """Roll each sample, continue it past the seam, and move it to the device."""
         rolled = torch.stack([torch.roll(one, columns, -1) for one, columns in zip(latent, chance.rolls)])
         return widen(rolled.to(self.device), self.config.seam_columns)
 
@@ -190,7 +231,7 @@ class _Run:
     def samples_of(self, held_out: Samples) -> Tensor:
         """Sample the held-out pictures, always from the same noise, with the weights that are saved."""
         config, results = self.config, []
-        with _exchanged(self.adapters, self.averages):
+        with exchanged(self.adapters, self.averages):
             for number in range(len(held_out)):
                 batch = held_out.batch([number], [False])
                 conditions = [latent.to(self.device) for latent in batch.latents[:-1]]
@@ -202,31 +243,13 @@ class _Run:
         return torch.cat(results)
 
     def diverged(self, norm: float) -> TrainingError:
-        """Return the error of a loss or gradient that is no number any more; the weights are those before it."""
+        """Return the error for a loss or gradient that is NaN or infinite; the weights are those before that step."""
         found = saves(self.output)
         kept = f"the last good save is {found[-1]}" if found else "there is no save yet"
         return TrainingError(
             f"Step {self.step + 1}: the loss is {self.loss}, its gradient {norm}; {kept}. Use a lower --learning-rate "
-            "or --warmup, and look for broken pictures, then go on with --resume."
+            "or --warmup, and look for broken pictures, then continue with --resume."
         )
-
-
-def initial(config: Config, task: Task, flux: nn.Module, device: torch.device) -> list[AdapterWeights]:
-    """Make the adapters of every stream, or read those to start from."""
-    if config.init:
-        return [from_file(_init_file(Path(config.init), stream)).to(device) for stream in task.streams]
-    geometry = geometry_of(flux)
-    numbers = range(len(task.streams))
-    seeds = [config.seed * len(task.streams) + number for number in numbers]
-    return [fresh(geometry, config.modules, config.rank, config.alpha, seed).to(device) for seed in seeds]
-
-
-def _init_file(folder: Path, stream: str) -> Path:
-    names = (folder / f"{stream}.safetensors", folder / stream / PUBLISHED)
-    found = next((path for path in names if path.is_file()), None)
-    if found is None:
-        raise TrainingError(f"{folder}: expected {names[0].name} or {stream}/{PUBLISHED}, got neither; correct --init.")
-    return found
 
 
 def _due(step: int, every: int, last: int) -> bool:
@@ -234,24 +257,8 @@ def _due(step: int, every: int, last: int) -> bool:
 
 
 @contextmanager
-def _exchanged(adapters: Sequence[nn.Module], averages: Sequence[nn.Module] | None) -> Iterator[None]:
-    """Let the adapters have the values of their averages, if there are any, while this lasts."""
-    pairs = [pair for ours, mean in zip(adapters, averages or ()) for pair in zip(ours.parameters(), mean.parameters())]
-
-    def exchange() -> None:
-        for ours, mean in pairs:
-            ours.data, mean.data = mean.data, ours.data
-
-    exchange()
-    try:
-        yield
-    finally:
-        exchange()
-
-
-@contextmanager
 def _interruptible() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into an event; the second interrupts as ever. Another thread than the main one has none."""
+    """Turn the first Ctrl-C into an event; the second one interrupts. Only the main thread can do this."""
     interrupted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield interrupted

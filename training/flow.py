@@ -1,27 +1,31 @@
 """One training step's arithmetic: FLUX on all streams, and the flow-matching loss of the target.
 
 The streams are those of sampling: the same deltas, the same joint attention, the same seam columns. Two things that
-the host's blocks do for speed would spoil gradients, and are made safe while a step is recorded: a residual is added in
-place to what a LayerNorm has kept, and the options that name the running block are one dictionary for all blocks.
+the host's blocks do for speed would corrupt gradients, so `recording` changes them: a residual is added in place to a
+tensor that a LayerNorm has kept, and all blocks share the dictionary of options that names the current block.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
+from ..omnix.panorama import blend_seam_, crop, widen
+from ..omnix.schedule import flow_shift
 from ..omnix.streams import Stream, adapted, joint_attention, of_target, stack, text_is_shared
 
 
 class Prompt(NamedTuple):
-    """What FLUX is told beside the latents: text [b, tokens, channels], pooled vector [b, channels], guidance."""
+    """The inputs of FLUX other than latents: text [b, tokens, channels], pooled vector [b, channels], guidance."""
 
     text: Tensor
     pooled: Tensor
@@ -55,9 +59,22 @@ def predict(
     return of_target(flux(whole, *stacked, None, None, options), count)
 
 
-def loss_of(velocity: Tensor, clean: Tensor, noise: Tensor) -> Tensor:
-    """Return mean((v - (noise - x0))^2) in float32, over the seam columns too: they are sampled as the others."""
-    return mse_loss(velocity.float(), (noise - clean).float())
+def loss_of(velocity: Tensor, clean: Tensor, noise: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return the mean of (v - (noise - x0))^2 in float32, over the seam columns too, as in sampling.
+
+    `weights` [b or 1, 1, h, w] make it a weighted mean over the batch; cells of weight 0 are not learned.
+    """
+    errors = (velocity.float() - (noise - clean).float()).square()
+    if weights is None:
+        return errors.mean()
+    wide = weights.expand(errors.shape)
+    return (errors * wide).sum() / wide.sum()
+
+
+def latitude_weights(height: int) -> Tensor:
+    """Return the cosine of the latitude of each row of a panorama's latent, [1, 1, h, 1]."""
+    latitude = (0.5 - (torch.arange(height, dtype=torch.float64) + 0.5) / height) * math.pi
+    return rearrange(latitude.cos().float(), "h -> 1 1 h 1")
 
 
 def noisy(clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -93,7 +110,7 @@ Block = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
 
 
 def _checkpointed(flux: nn.Module) -> Mapping[tuple[str, int], Block]:
-    """Return the host's block replacements that keep a block's input alone and run it again for its gradient."""
+    """Return the host's block replacements that keep only a block's input and run the block again for its gradient."""
     kinds = (("double_block", ("img", "txt")), ("single_block", ("img",)))
     return {
         (kind, index): _run_twice(block, states)
@@ -105,7 +122,7 @@ def _checkpointed(flux: nn.Module) -> Mapping[tuple[str, int], Block]:
 def _run_twice(block: nn.Module, states: tuple[str, ...]) -> Block:
     """Checkpoint one block, whose `states` go in and come out.
 
-    By the time it runs again, the host's own closure and its dictionary of options mean another block.
+    By the time it runs again, the host's own closure and its dictionary of options are those of another block.
     """
 
     def replace(args: dict[str, Any], _extra: dict[str, Any]) -> dict[str, Any]:
@@ -120,3 +137,29 @@ def _run_twice(block: nn.Module, states: tuple[str, ...]) -> Block:
         return dict(zip(states, out if isinstance(out, tuple) else (out,)))
 
     return replace
+
+
+@torch.no_grad()
+def sample(
+    flux: nn.Module,
+    streams: Sequence[Stream],
+    conditions: Sequence[Tensor],
+    noise: Tensor,
+    prompt: Prompt,
+    steps: int,
+    seam: int,
+) -> Tensor:
+    """Return the target's latent [b, 16, h, w] for conditions and noise of that size; inside `recording`.
+
+    sigma(t) = e^mu / (e^mu + 1/t - 1) for t = 1, (n-1)/n, .., 1/n, then 0; the seam is blended after every step, and
+    once more in the end.
+    """
+    factor = math.exp(flow_shift(noise.shape[-2], noise.shape[-1], seam))
+    levels = [factor / (factor + steps / (steps - number) - 1) for number in range(steps)] + [0.0]
+    fixed = [widen(condition, seam) for condition in conditions]
+    x = widen(noise, seam)
+    for now, after in pairwise(levels):
+        t = torch.full((x.shape[0],), now, device=x.device)
+        velocity = predict(flux, streams, [*fixed, x], t, prompt)
+        x = blend_seam_(x + (after - now) * velocity.to(x), seam)
+    return crop(blend_seam_(x, seam), seam)

@@ -1,8 +1,7 @@
-"""The base model through ComfyUI: the one module of the trainer that knows the host."""
+"""The base model through ComfyUI: the only module of the trainer that imports ComfyUI."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import sys
 from collections.abc import Iterator
@@ -22,8 +21,9 @@ from torch import Tensor, nn
 from ..omnix import patch
 from ..omnix.conditioning import encode_prompt, load_conditioning, note_on_rows
 from ..omnix.tasks import PROMPT_TAG, TEXT_ROWS
-from .config import Config, precision_on
-from .errors import TrainingError
+from .config import Config, TrainingError, precision_on
+from .latents import checksum
+from .pictures import PIXELS_PER_LATENT
 
 CHANNELS = 16
 _GGUF = "omnix_gguf"
@@ -32,7 +32,7 @@ _GGUF = "omnix_gguf"
 
 @contextmanager
 def differentiable() -> Iterator[None]:
-    """Let the host compute with operations that have a gradient, instead of its fast kernels, while this lasts."""
+    """Let the host compute with operations that have a gradient, instead of its fast kernels."""
     before = getattr(comfy.model_management, "in_training", None)
     if before is None:  # a host that has no other kernels
         yield
@@ -45,7 +45,7 @@ def differentiable() -> Iterator[None]:
 
 
 class LoadedBase:
-    """A MODEL that the host has loaded already, as a base for the engine."""
+    """A MODEL that the host has loaded, as a base for the engine."""
 
     def __init__(self, model: Any, identity: str = "loaded") -> None:
         self.model, self.identity = model, identity
@@ -65,7 +65,7 @@ class LoadedBase:
         return self.model.model.get_dtype_inference()
 
     def differentiable(self) -> Any:
-        """Let the host compute with what has a gradient."""
+        """Let the host compute with operations that have a gradient."""
         return differentiable()
 
 
@@ -89,19 +89,23 @@ class HostBase(LoadedBase):
         self._loaded = False
 
     def flux(self) -> nn.Module:
-        """Load the transformer, after everything else has left the memory."""
-        self.release()
-        self.model = load_model(self.files["model"], self.config)
-        self._loaded = True
+        """Load the transformer once, after everything else has left the memory."""
+        if not self._loaded:
+            self.release()
+            self.model = load_model(self.files["model"], self.config)
+            self._loaded = True
         return super().flux()
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
         """Turn an image [b, H, W, 3] in [0, 1] into the latent [b, 16, H/8, W/8] that FLUX sees."""
-        latent = self._decoder().encode(image)
-        if latent.ndim != 4 or latent.shape[1] != CHANNELS:
+        with _explained(self.files["vae"], "a VAE", "FLUX.1's VAE"):
+            latent = self._decoder().encode(image)
+        wanted = (len(image), CHANNELS, image.shape[1] // PIXELS_PER_LATENT, image.shape[2] // PIXELS_PER_LATENT)
+        if tuple(latent.shape) != wanted:
             raise TrainingError(
-                f"{self.files['vae']}: expected a VAE of {CHANNELS} channels, got {latent.shape[1]}; use FLUX.1's."
+                f"{self.files['vae']}: expected a VAE of {CHANNELS} channels and latents {list(wanted)}, got "
+                f"{list(latent.shape)}; use FLUX.1's VAE."
             )
         return comfy.latent_formats.Flux().process_in(latent.float().cpu())
 
@@ -113,7 +117,7 @@ class HostBase(LoadedBase):
     def _decoder(self) -> Any:
         if self._vae is None:
             state = comfy.utils.load_torch_file(str(self.files["vae"]))
-            # Beside FLUX it stays on the CPU: the host would make room for it by moving FLUX away.
+            # While FLUX is loaded the VAE stays on the CPU: the host would move FLUX away to make room for it.
             self._vae = comfy.sd.VAE(sd=state, device=torch.device("cpu") if self._loaded else None)
             self._vae.throw_exception_if_invalid()
         return self._vae
@@ -124,23 +128,29 @@ class HostBase(LoadedBase):
         if "conditioning" in self.files:
             if words != PROMPT_TAG:
                 raise TrainingError(
-                    f"--conditioning holds the bare {PROMPT_TAG}, but there is {words!r} to encode; name --clip-l and "
-                    "--t5 instead, or do without captions (--caption-dropout 1) and --prompt."
+                    f"--conditioning holds the bare {PROMPT_TAG}, but there is {words!r} to encode; name --clip-l "
+                    "and --t5 instead, or use no captions (--caption-dropout 1) and no --prompt."
                 )
             text, options = load_conditioning(self.files["conditioning"])[0]
             if note := note_on_rows(text):
-                patch.tell(f"--conditioning {self.files['conditioning']}: {note}")
+                patch.warn(f"--conditioning {self.files['conditioning']}: {note}")
+            if "pooled_output" not in options:
+                raise TrainingError(
+                    f"{self.files['conditioning']}: expected CLIP-L's pooled vector in it, got none; save it "
+                    "again with OmniX Encode Prompt and Save OmniX Conditioning."
+                )
             return text.float(), options["pooled_output"].float()
         if self._clip is None:
             paths = [str(self._encoder(kind)) for kind in _ENCODERS]
-            self._clip = comfy.sd.load_clip(ckpt_paths=paths, clip_type=comfy.sd.CLIPType.FLUX)
+            with _explained(" and ".join(paths), "text encoders", "FLUX.1's CLIP-L and T5"):
+                self._clip = comfy.sd.load_clip(ckpt_paths=paths, clip_type=comfy.sd.CLIPType.FLUX)
         ((text, options),) = encode_prompt(
-            self._clip, words, self.config.guidance, lambda note: patch.tell(f"{words[:60]!r}: {note}")
+            self._clip, words, self.config.guidance, lambda note: patch.warn(f"{words[:60]!r}: {note}")
         )
         return text.float().cpu(), options["pooled_output"].float().cpu()
 
     def _encoder(self, kind: str) -> Path:
-        """Return a text encoder's file.  Raises TrainingError for another: the host would fill it up with anything."""
+        """Return a text encoder's file.  Raises TrainingError for another file, of which the host would load a part."""
         if kind not in self.files:
             raise TrainingError(f"--{kind.replace('_', '-')} is missing: name both text encoders, or --conditioning.")
         path = self.files[kind]
@@ -157,7 +167,7 @@ class HostBase(LoadedBase):
         return path
 
     def release(self) -> None:
-        """Take the VAE and the text encoders out of memory."""
+        """Remove the VAE and the text encoders from memory."""
         self._vae = self._clip = None
         if not self._loaded:
             comfy.model_management.unload_all_models()
@@ -177,7 +187,7 @@ _TEXT = ("clip_l", "t5", "conditioning")
 
 
 class Encoder(NamedTuple):
-    """A text encoder's name, and the weight that tells it from others."""
+    """A text encoder's name, and a weight that only this encoder has."""
 
     name: str
     layer: str
@@ -203,7 +213,7 @@ def located(name: str, kind: str) -> Path:
 
 
 def load_model(path: Path, config: Config) -> Any:
-    """Load a FLUX.1 as the host's own loaders do.  Raises TrainingError for another model."""
+    """Load a FLUX.1 as the host's own loaders do.  Raises TrainingError for other models."""
     if path.suffix == ".gguf":
         return _load_gguf(path)
     wanted = config.weight_dtype
@@ -211,16 +221,23 @@ def load_model(path: Path, config: Config) -> Any:
         device = comfy.model_management.get_torch_device().type
         wanted = "float32" if precision_on(config, device) == "float32" else ""
     options = {"dtype": getattr(torch, wanted)} if wanted else {}
-    try:
+    with _explained(path, "FLUX.1-dev", "FLUX.1-dev's own file"):
         if path.is_dir():
-            return _checked(
-                path, patch.load_diffusers_flux([str(shard) for shard in sorted(path.glob("*.safetensors"))])
-            )
+            shards = [str(shard) for shard in sorted(path.glob("*.safetensors"))]
+            return _checked(path, patch.load_diffusers_flux(shards))
         return _checked(path, comfy.sd.load_diffusion_model(str(path), model_options=options))
-    except (RuntimeError, IndexError) as error:
-        raise TrainingError(
-            f"{path}: ComfyUI can't load it as FLUX.1-dev ({_told(error)}); use FLUX.1-dev's own file."
-        ) from error
+
+
+@contextmanager
+def _explained(file: Path | str, expected: str, instead: str, loader: str = "ComfyUI") -> Iterator[None]:
+    """Turn what a loader raises about a file, whatever its kind, into one sentence."""
+    try:
+        yield
+    except TrainingError:
+        raise
+    except Exception as error:
+        reason = _one_line(error)
+        raise TrainingError(f"{file}: {loader} can't load it as {expected} ({reason}); use {instead}.") from error
 
 
 def _checked(path: Path, model: Any) -> Any:
@@ -234,14 +251,10 @@ def _checked(path: Path, model: Any) -> Any:
 def _load_gguf(path: Path) -> Any:
     """Load a GGUF file with the pack ComfyUI-GGUF, if it is installed."""
     pack = _gguf_pack(path)
-    # Its loader looks names up below the host's folders, where another file may have this one's name.
+    # Its loader searches the host's folders by name, and another file there may have the same name.
     folder_paths.add_model_folder_path("diffusion_models", str(path.parent), is_default=True)
-    try:
+    with _explained(path, "FLUX.1-dev", "another file", "ComfyUI-GGUF"):
         model = pack.NODE_CLASS_MAPPINGS["UnetLoaderGGUF"]().load_unet(path.name)[0]
-    except (ValueError, RuntimeError, LookupError, TypeError) as error:
-        raise TrainingError(
-            f"{path}: ComfyUI-GGUF can't load it as FLUX.1-dev ({_told(error)}); use another file."
-        ) from error
     return _checked(path, model)
 
 
@@ -261,7 +274,7 @@ def _gguf_pack(path: Path) -> Any:
         _GGUF, folder / "__init__.py", submodule_search_locations=[str(folder)]
     )
     if spec is None or spec.loader is None:
-        raise TrainingError(f"{folder}: expected a pack of ComfyUI, got none; install ComfyUI-GGUF again.")
+        raise TrainingError(f"{folder}: expected a ComfyUI pack; install ComfyUI-GGUF again.")
     pack = importlib.util.module_from_spec(spec)
     sys.modules[_GGUF] = pack
     try:
@@ -269,27 +282,11 @@ def _gguf_pack(path: Path) -> Any:
     except ImportError as error:
         del sys.modules[_GGUF]
         raise TrainingError(
-            f"{folder}: the pack can't be imported ({_told(error)}); pip install -r {folder / 'requirements.txt'}."
+            f"{folder}: the pack can't be imported ({_one_line(error)}); pip install -r {folder / 'requirements.txt'}."
         ) from error
     return pack
 
 
-def _told(error: Exception) -> str:
-    """Return an error's words on one line, no longer than a sentence may be."""
+def _one_line(error: Exception) -> str:
+    """Return an error's words on one line, at most 200 characters."""
     return " ".join(str(error).split())[:200]
-
-
-_END = 1 << 20
-
-
-def checksum(path: Path) -> str:
-    """Return a checksum of a large file's size and of a megabyte at either end, or of a folder's files."""
-    digest = hashlib.sha256()
-    for file in sorted(path.iterdir()) if path.is_dir() else (path,):
-        if file.is_file():
-            size = file.stat().st_size
-            with open(file, "rb") as data:
-                digest.update(f"{file.name if path.is_dir() else ''} {size} ".encode() + data.read(_END))
-                data.seek(max(0, size - _END))
-                digest.update(data.read())
-    return digest.hexdigest()

@@ -1,22 +1,74 @@
-"""Optimisers by name, and the learning rate as a function of the step."""
+"""Optimisers by name, Muon, and the learning rate as a function of the step."""
 
 from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.nn import Parameter
 
-from .config import Config
-from .errors import TrainingError
-from .muon import Muon
+from .config import Config, TrainingError
+
+MOMENTUM = 0.95
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+ITERATIONS = 5
 
 
-class Optional(NamedTuple):
-    """An optimiser of a package that ComfyUI does not bring."""
+class Muon(torch.optim.Optimizer):
+    """Momentum whose direction is made orthogonal before it is applied (Jordan et al. 2024), for matrices, in float32.
+
+    lr and weight_decay are AdamW's: an update's root mean square is 0.2 lr (Liu et al. 2025). torch.optim.Muon computes
+    in bfloat16, which is slow on many CPUs, handles one matrix after the other, and older versions of torch lack it.
+    """
+
+    def __init__(self, matrices: Iterable[Tensor], lr: float, weight_decay: float) -> None:
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Do one step from the gradients."""
+        for group in self.param_groups:
+            for matrices in _by_shape(group["params"]):
+                directions = orthogonal(torch.stack([self._direction(matrix) for matrix in matrices]))
+                size = 0.2 * group["lr"] * max(matrices[0].shape) ** 0.5
+                for matrix, direction in zip(matrices, directions):
+                    matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-size)
+
+    def _direction(self, matrix: Tensor) -> Tensor:
+        """Update the momentum from the gradient; return the direction of Nesterov's step."""
+        gradient = torch.zeros_like(matrix) if matrix.grad is None else matrix.grad
+        momentum = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
+        momentum.lerp_(gradient, 1 - MOMENTUM)
+        return gradient.lerp(momentum, MOMENTUM)
+
+
+def _by_shape(matrices: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield matrices of equal shapes together: a small one alone takes longer to start than to compute."""
+    found = defaultdict(list)
+    for matrix in matrices:
+        found[matrix.shape].append(matrix)
+    yield from found.values()
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Return nearly the orthogonal factors of the polar decompositions of [.., m, n], by Newton and Schulz."""
+    a, b, c = COEFFICIENTS
+    wide = matrices.shape[-2] <= matrices.shape[-1]
+    x = matrices if wide else matrices.mT
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+    for _ in range(ITERATIONS):
+        square = x @ x.mT
+        x = a * x + (b * square + c * square @ square) @ x
+    return x if wide else x.mT
+
+
+class Installable(NamedTuple):
+    """An optimiser in a package that ComfyUI does not install."""
 
     module: str
     name: str
@@ -25,8 +77,8 @@ class Optional(NamedTuple):
 
 _OWN: dict[str, Any] = {"adamw": torch.optim.AdamW, "muon": Muon}
 _OPTIONAL = {
-    "adamw8bit": Optional("bitsandbytes.optim", "AdamW8bit", "bitsandbytes"),
-    "prodigy": Optional("prodigyopt", "Prodigy", "prodigyopt"),
+    "adamw8bit": Installable("bitsandbytes.optim", "AdamW8bit", "bitsandbytes"),
+    "prodigy": Installable("prodigyopt", "Prodigy", "prodigyopt"),
 }
 
 
@@ -49,5 +101,6 @@ def optimizer(config: Config, factors: Iterable[Parameter]) -> torch.optim.Optim
 def learning_rate(config: Config, step: int) -> float:
     """Return the learning rate of step 0, 1, ..: a linear rise, then constant or half a cosine down to 0."""
     rise = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
-    done = max(0, step - config.warmup) / max(1, config.steps - config.warmup)
+    end = config.decay_steps or config.steps
+    done = max(0, step - config.warmup) / max(1, end - config.warmup)
     return config.learning_rate * rise * (0.5 + 0.5 * math.cos(math.pi * min(1.0, done)) if config.decay else 1.0)

@@ -1,46 +1,112 @@
-"""The curves of a run: a CSV that grows line by line, and an SVG drawn from it."""
+"""The reports of a run: curves (a growing CSV, and an SVG), and sheets and figures of held-out pictures."""
 
 from __future__ import annotations
 
 import csv
+import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from einops import repeat
+from PIL import Image
+from torch import Tensor
 
 from ..converters import write_bytes
-from .errors import TrainingError
+from ..evaluation import semantic
+from ..evaluation.compare import compare
+from ..mapfiles import layout
+from ..mapfiles.pictures import Array
+from ..omnix.panorama import decode_panorama
+from ..omnix.sheet import contact_sheet
+from .config import Config, Plan, Stream, note
+from .data import Sources
+from .pictures import PIXELS_PER_LATENT, picture, seen
+from .samples import Pictures
+
+
+@contextmanager
+def reported(what: str) -> Iterator[None]:
+    """Report an error in a curve or sheet: it must not end a run of several hours."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 (every kind is reported)
+        note(f"{what} failed ({type(error).__name__}: {' '.join(str(error).split())[:200]}); the run continues.")
+
+
+def board(output: Path, step: int) -> Any:
+    """Return a writer for TensorBoard that replaces older points after a step; None if tensorboard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # not a requirement: it may be missing
+    except ImportError:
+        return None
+    return SummaryWriter(str(output / "tensorboard"), purge_step=step + 1)
 
 
 class Curve:
-    """A table of one row a step, kept as a CSV file; a run that goes on drops the rows after its save."""
+    """A table with one row for each step, kept as a CSV file. A resumed run drops the rows after its save.
 
-    def __init__(self, path: Path, columns: Sequence[str], step: int = 0) -> None:
-        self.path, self.columns = path, ("step", *columns)
-        rows = [row for row in read(path) if row["step"] <= step] if path.is_file() else []
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(self.columns)
-            writer.writerows([_number(row[name]) for name in self.columns] for row in rows)
+    Columns of an older file stay. `board` gets the same figures for TensorBoard.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str], step: int = 0, board: Any = None) -> None:
+        self.path, self.board = path, board
+        found = read(path)
+        rows = [row for row in found if row["step"] <= step]
+        kept = [name for row in rows[:1] for name in row]
+        self.columns = tuple(dict.fromkeys(("step", *columns, *kept)))
+        self.waiting: list[list[str]] = []
+        if path.is_file() and path.stat().st_size and not found:
+            old = path.replace(path.with_suffix(".old.csv"))
+            note(f"{path}: expected rows with the column step, got none; the file is now {old.name}.")
+        table = io.StringIO()
+        csv.writer(table).writerows([self.columns, *(self._line(row) for row in rows)])
+        write_bytes(path, table.getvalue().encode(), force=True)
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Append a row."""
-        with open(self.path, "a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow([step, *(_number(values[name]) for name in self.columns[1:])])
+        """Append a row. While another program locks the file, rows wait for the next step."""
+        self.waiting.append(self._line({"step": step, **values}))
+        try:
+            with open(self.path, "a", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows(self.waiting)
+            self.waiting = []
+        except OSError as error:
+            if len(self.waiting) == 1:
+                note(f"{self.path}: can't be written ({error}); its rows wait for the next step.")
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(f"{self.path.stem}/{name}", value, step)
+            self.board.flush()
 
-
-def _number(value: float) -> str:
-    return f"{value:.8g}"
+    def _line(self, row: Mapping[str, float]) -> list[str]:
+        return [f"{row.get(name, math.nan):.8g}" for name in self.columns]
 
 
 def read(path: Path) -> list[dict[str, float]]:
-    """Read a curve's rows.  Raises TrainingError for a file that is none."""
-    with open(path, newline="", encoding="utf-8") as file:
-        try:
-            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-        except (TypeError, ValueError) as error:
-            raise TrainingError(f"{path}: expected a table of numbers, got {error}; move the file away.") from error
+    """Read a curve's rows. Lines that are not whole rows, as a crash may leave them, are omitted."""
+    text = path.read_bytes().decode("utf-8-sig", "replace").replace("\0", "") if path.is_file() else ""
+    whole = text[: text.rfind("\n") + 1]  # the last line may be cut within a number
+    names, *lines = [line.split(",") for line in whole.splitlines()] or [[]]
+    rows = [_numbers(names, fields) for fields in lines]
+    return [row for row in rows if math.isfinite(row.get("step", math.nan))]
+
+
+def _numbers(names: Sequence[str], fields: Sequence[str]) -> dict[str, float]:
+    """Return a row's numbers by name; {} for too few or too many fields, or other text."""
+    try:
+        return dict(zip(names, (float(field or "nan") for field in fields), strict=True))
+    except ValueError:
+        return {}
+
+
+def points(path: Path, column: str) -> list[tuple[float, float]]:
+    """Return the points (step, value) of one column that have a value."""
+    found = ((row["step"], row.get(column, math.nan)) for row in read(path))
+    return [(step, value) for step, value in found if math.isfinite(value)]
 
 
 WIDTH, HEIGHT, MARGIN = 720, 260, 52
@@ -101,3 +167,132 @@ def smoothed(points: Points) -> list[tuple[float, float]]:
         total += y - (points[number - window][1] if number >= window else 0.0)
         means.append((x, total / min(number + 1, window)))
     return means
+
+
+MAIN = {
+    "depth": ("scale_by_median", "abs_rel"),
+    "normal": ("", "mean"),
+    "semantic": ("", "accuracy"),
+}
+"""Kind -> the alignment and the main figure, which the curve shows; the main figure of other kinds is PSNR."""
+LOWER = {"abs_rel", "mean"}
+"""Main figures of which a lower value is better."""
+FIGURES = "figures.csv"
+OTHER = "albedo"
+"""Maps that `evaluation` does not know are measured as this kind: colours in [0, 1]."""
+TILE = 384
+
+
+class Panel(NamedTuple):
+    """The curve of one map: its title and its points (step, value)."""
+
+    title: str
+    points: list[tuple[float, float]]
+
+
+class Watch:
+    """Gets the sampled latents; writes sheets to `samples/`, the table `figures.csv` and its curves."""
+
+    def __init__(
+        self, config: Config, plan: Plan, sources: Sources, stems: Sequence[str], pictures: Pictures, output: Path
+    ) -> None:
+        self.config, self.plan, self.sources, self.stems = config, plan, sources, tuple(stems)
+        self.pictures, self.output = pictures, output
+        self.board: Any = None
+
+    def __call__(self, step: int, latents: Tensor) -> None:
+        """Decode, draw and measure the latents [n, 16, h, w] of the held-out pictures."""
+        images = [decode_panorama(self.pictures.decode, latent[None])[0].clamp(0, 1) for latent in latents]
+        self.pictures.release()
+        self.draw_sheet(step, images)
+        figures = self.measure(images)
+        if self.board is None and self.config.tensorboard:
+            self.board = board(self.output, step)
+        Curve(self.output / FIGURES, tuple(figures), step - 1, self.board).add(step, figures)
+        draw(self.output / "figures.svg", [*self.panels()])
+
+    def draw_sheet(self, step: int, images: Sequence[Tensor]) -> None:
+        """Write one picture: a row for each stem."""
+        tiles = []
+        for stem, image in zip(self.stems, images):
+            shown = {s.name: picture(self.config, s, self.sources.files[stem, s.name]) for s in self.plan.streams}
+            *conditions, truth = shown.items()
+            tiles += [(f"{stem}: {name}", one[None]) for name, one in conditions]
+            tiles += [(f"sampled {truth[0]}, step {step}", image[None]), (f"true {truth[0]}", truth[1][None])]
+        sheet = contact_sheet(tiles, len(self.plan.streams) + 1, TILE)[0]
+        data = io.BytesIO()
+        Image.fromarray((sheet.clamp(0, 1) * 255).round().byte().numpy()).save(data, "PNG")
+        write_bytes(self.output / "samples" / f"step-{step:06d}.png", data.getvalue(), force=True)
+
+    def measure(self, images: Sequence[Tensor]) -> dict[str, float]:
+        """Return the mean of every figure over what is learned of held-out pictures, as `map alignment figure`."""
+        target, sums = self.plan.streams[-1], dict[str, list[float]]()
+        for stem, image in zip(self.stems, images):
+            files = self.sources.files[stem, target.name]
+            weight = seen(self.config, target, files, self.sources.masks.get(stem)).weight
+            learned = repeat(weight > 0, "h w -> (h p) (w q)", p=PIXELS_PER_LATENT, q=PIXELS_PER_LATENT).numpy()
+            for channel, path in enumerate(files):
+                part = image if len(target.folders) == 1 else image[..., channel : channel + 1]
+                for name, value in _figures(path, self.config, part, learned):
+                    sums.setdefault(name, []).append(value)
+        return {name: float(np.mean(values)) for name, values in sums.items()}
+
+    def panels(self) -> Iterator[Panel]:
+        """Yield the curve of each map's main figure."""
+        for name, _figure in self._main():
+            yield Panel(f"{name}, held out", points(self.output / FIGURES, name))
+
+    def ranking(self) -> list[int]:
+        """Return the steps from the best main figure to the worst; with several maps by the sum of their ranks."""
+        ranks: dict[int, int] = {}
+        for name, figure in self._main():
+            values = sorted(points(self.output / FIGURES, name), key=lambda at: at[1], reverse=figure not in LOWER)
+            for rank, (step, _value) in enumerate(values):
+                ranks[int(step)] = ranks.get(int(step), 0) + rank
+        return sorted(ranks, key=lambda step: ranks[step])
+
+    def _main(self) -> Iterator[tuple[str, str]]:
+        for folder in dict.fromkeys(self.plan.streams[-1].folders):
+            alignment, figure = MAIN.get(folder, ("", "psnr"))
+            yield _name(folder, alignment, figure), figure
+
+
+def _name(folder: str, alignment: str, figure: str) -> str:
+    return " ".join(part for part in (folder, alignment, figure) if part)
+
+
+def _figures(path: Path, config: Config, image: Tensor, learned: Array) -> Iterator[tuple[str, float]]:
+    """Yield the figures of one map where it is learned; equal maps, whose PSNR is infinite, count as 100 dB."""
+    folder = path.parent.name
+    kind = folder if folder in layout.KINDS and folder != "rgb" else OTHER
+    prediction, truth = _pair(kind, folder, path, config, image)
+    unknown = semantic.NO_CLASS if kind == "semantic" else np.nan
+    truth = np.where(learned if truth.ndim == 2 else learned[..., None], truth, unknown)
+    for alignment, scores in compare(kind, prediction, truth).scores.items():
+        for figure, (value, _weighted) in scores.figures.items():
+            yield _name(folder, alignment, figure), 100.0 if math.isinf(value) else value
+
+
+def _pair(kind: str, folder: str, path: Path, config: Config, image: Tensor) -> tuple[Array, Array]:
+    """Return (prediction, truth) as `evaluation` expects a kind, at the size of the run."""
+    colours = image.numpy()
+    if kind == OTHER or folder not in layout.KINDS:
+        truth = picture(config, Stream(folder, (folder,)), [path]).numpy()
+        return colours if colours.shape[-1] == 3 else np.repeat(colours, 3, axis=-1), truth
+    truth = _at_size(layout.read(path, kind), *colours.shape[:2])
+    if kind == "semantic":
+        labels = semantic.codes(truth)
+        return semantic.nearest(
+            semantic.codes((colours * 255).round().astype(np.uint8)), semantic.distinct(labels)
+        ), labels
+    if kind == "normal":
+        vectors = colours * 2 - 1
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-6), truth
+    return colours.mean(axis=-1), truth
+
+
+def _at_size(values: Array, height: int, width: int) -> Array:
+    """Take the nearest pixel: a mean of distances, normals or classes would be a wrong one."""
+    rows = ((np.arange(height) + 0.5) * values.shape[0] / height).astype(int)
+    columns = ((np.arange(width) + 0.5) * values.shape[1] / width).astype(int)
+    return values[rows][:, columns]

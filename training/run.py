@@ -1,28 +1,36 @@
-"""A whole run: from a folder of pictures to the adapters of each target."""
+"""A whole run, from a folder of pictures to the adapters of each target; or a dry one, which writes nothing."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
+import importlib
+import os
+import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
-from ..omnix.tasks import tagged_prompt
+from ..converters import AdapterError
+from ..converters.files.header import read_header
+from ..converters.lora.layout import FLUX_1, Geometry
+from ..omnix.low_rank import AdapterWeights
+from ..omnix.tasks import TEXT_ROWS
 from . import data
-from .config import Config, Plan, check, plans
+from .adapters import factor_count, fresh
+from .config import PIXELS_PER_TOKEN, Config, Plan, TrainingError, check, note, plans, precision_on, size_of
 from .engine import Result, train
-from .errors import TrainingError
-from .heldout import Watch
-from .place import use_host
+from .latents import Cache, Cached, encoded
+from .pictures import FRONT, View, learned, picture
+from .record import Watch
+from .samples import may_roll
 
 LATENTS = "latents"
 
 
 def run(config: Config, *, base: Any = None, go_on: bool = False, show: bool = True) -> tuple[Result, ...]:
-    """Train every target of a configuration, one after the other; return what each came to.
+    """Train every target of a configuration, one after the other; return their results.
 
     `base` is a FLUX.1 with its VAE and text encoders (`Base` and `Pictures`); None loads the configuration's through
     ComfyUI. `go_on` continues from the newest saves. Raises TrainingError, AdapterError, MapError, OSError.
@@ -30,21 +38,56 @@ def run(config: Config, *, base: Any = None, go_on: bool = False, show: bool = T
     check(config)
     if not config.output:
         raise TrainingError("--output is missing: name the folder for saves, sheets and curves.")
-    tasks = plans(config)
-    found = [data.find(config, plan) for plan in tasks]
+    orders = [order(config, plan) for plan in plans(config)]
+    base = base or host_base(config)
+    for small in [path for one in orders for path in data.enlarged(config, one.sources)][:1]:
+        note(f"{small} is smaller than --size {config.size}, and so it is enlarged; --dry-run counts such pictures.")
+    cache = Cache(Path(config.output) / LATENTS, base, base.vae_identity)
+    samples = [(one, *_encoded(cache, config, one, show)) for one in orders]
+    base.release()
     results: list[Result] = []
-    for plan, sources in zip(tasks, found):
-        results.append(_train_one(config, plan, sources, base or host_base(config), go_on, show))
+    for one, trained, held_out in samples:  # all of them on one FLUX, which is loaded once
+        output = folder_of(config, one.plan)
+        watch = Watch(config, one.plan, one.sources, one.split.held_out, base, output)
+        options: dict[str, Any] = {"go_on": go_on, "show": show, "sampled": watch, "ranking": watch.ranking}
+        results.append(train(config, one.plan.task, base, trained, output, held_out=held_out, **options))
         if results[-1].stopped:
             break
     return tuple(results)
+
+
+class Order(NamedTuple):
+    """The data of one task: its pictures, their split, and the views of each trained picture."""
+
+    plan: Plan
+    sources: data.Sources
+    split: data.Split
+    views: tuple[View, ...]
+
+
+def order(config: Config, plan: Plan) -> Order:
+    """Look up the data of a task.  Raises TrainingError."""
+    sources = data.find(config, plan)
+    if sources.parts and (others := [stem for stem in sources.stems if stem not in sources.parts]):
+        note(f"{len(others)} pictures, such as {others[0]}, have no part in {data.MANIFEST}; they are trained on.")
+    return Order(plan, sources, data.split(sources, config.held_out), data.views(config, plan))
+
+
+def _encoded(cache: Cache, config: Config, one: Order, show: bool) -> tuple[Cached, Cached | None]:
+    """Encode the pictures that are not in the cache yet, to train on and to hold out."""
+    trained = [(stem, view) for stem in one.split.trained for view in one.views]
+    held_out = [(stem, FRONT) for stem in one.split.held_out]
+    return (
+        encoded(cache, config, one.plan, one.sources, trained, show),
+        encoded(cache, config, one.plan, one.sources, held_out, show) if held_out else None,
+    )
 
 
 def host_base(config: Config) -> Any:
     """Return the configuration's base model through ComfyUI."""
     use_host(config.comfyui, config.device == "cpu")
     try:
-        from .host import HostBase  # knows the host, which can be imported only now
+        from .host import HostBase  # imports the host, which use_host makes possible
     except RuntimeError as error:  # the host looks for a GPU while it is imported
         reason = str(error).splitlines()[0]
         raise TrainingError(f"ComfyUI found no GPU ({reason}). Check the GPU driver, or use --device cpu.") from error
@@ -52,54 +95,174 @@ def host_base(config: Config) -> Any:
 
 
 def folder_of(config: Config, plan: Plan) -> Path:
-    """Return where a task's saves go: into the output, below it in a folder of its own if there are several."""
+    """Return where a task's saves go: into the output, or into a folder for each task if there are several."""
     output = Path(config.output)
     return output if len(config.target) == 1 else output / plan.task.name
 
 
-def _train_one(config: Config, plan: Plan, sources: data.Sources, base: Any, go_on: bool, show: bool) -> Result:
-    trained, held_out = data.split(sources.stems, config.held_out)
-    output = folder_of(config, plan)
-    cache = data.Cache(Path(config.output) / LATENTS, base, base.vae_identity)
-    samples = _encoded(config, plan, sources, trained, cache, base, show)
-    shown = _encoded(config, plan, sources, held_out, cache, base, show) if held_out else None
-    base.release()
-    watch = Watch(config, plan, sources, held_out, base, output)
-    return train(config, plan.task, base, samples, output, go_on=go_on, held_out=shown, sampled=watch, show=show)
+ROOT = Path(__file__).resolve().parents[1]
+"""The pack."""
 
 
-def _encoded(
-    config: Config, plan: Plan, sources: data.Sources, stems: Sequence[str], cache: data.Cache, base: Any, show: bool
-) -> data.Cached:
-    """Encode what is not in the cache yet, pictures first, then prompts, so that the VAE and T5 never meet."""
-    sums: dict[Path, str] = {}
-    latents, kept = [], []
-    for stem in tqdm(stems, desc="encoding pictures", disable=not show, dynamic_ncols=True):
-        row = [sources.files[stem, stream.name] for stream in plan.streams]
-        sums |= {path: _sum(path) for files in row for path in files if path not in sums}
-        latents.append(
-            [cache.latent(config, s, files, [sums[path] for path in files]) for s, files in zip(plan.streams, row)]
+def use_host(named: str, cpu: bool) -> None:
+    """Make ComfyUI importable: the running one, the named folder, COMFYUI_PATH, or the one above the pack.
+
+    Raises TrainingError if there is none.
+    """
+    if "comfy.model_management" in sys.modules:
+        return
+    folder = host_folder(named)
+    # Started in the pack's folder, Python finds our nodes.py before the host's.
+    sys.path[:] = [entry for entry in sys.path if Path(entry or os.getcwd()).resolve() != ROOT]
+    sys.path.insert(0, str(folder))
+    importlib.import_module("comfy.cli_args").args.cpu = cpu
+
+
+def host_folder(named: str) -> Path:
+    """Return ComfyUI's folder.  Raises TrainingError."""
+    given = named or os.environ.get("COMFYUI_PATH", "")
+    folder = Path(given).expanduser().resolve() if given else ROOT.parents[1]
+    if not (folder / "comfy" / "cli_args.py").is_file():
+        raise TrainingError(
+            f"{folder}: expected ComfyUI's folder, with comfy/cli_args.py in it; set COMFYUI_PATH or "
+            "--comfyui to the folder of your ComfyUI, and run with its Python."
         )
-        kept.append([stem, [path.name for path in latents[-1]], sources.captions[stem]])
-    base.release()
-    captions = sources.captions if config.caption_dropout < 1 else dict.fromkeys(stems, "")
-    words = [tagged_prompt(captions[stem] or config.prompt) for stem in stems]
-    bare = cache.prompt(tagged_prompt("" if any(captions.values()) else config.prompt), base.text_identity)
-    prompts = [
-        cache.prompt(text, base.text_identity) for text in tqdm(words, desc="encoding prompts", disable=not show)
-    ]
-    base.release()
-    identity = hashlib.sha256(json.dumps([kept, bare.name]).encode()).hexdigest()
-    return data.Cached(latents, prompts, bare, identity, data.maps(plan))
+    return folder
 
 
-def _sum(path: Path) -> str:
-    with open(path, "rb") as file:
-        return _digest(file)
+def dry_run(config: Config) -> Iterator[str]:
+    """Read every picture and yield what a run would do, a line each.
+
+    Raises TrainingError in the end if some pictures can't be used; each of them has a line.
+    """
+    check(config)
+    model = Path(config.model) if config.model else None
+    broken: list[str] = []
+    for one in (order(config, plan) for plan in plans(config)):
+        yield from lines(config, one, model if model and model.exists() else None)
+        holes, errors = examined(config, one)
+        small = data.enlarged(config, one.sources)
+        if holes:
+            yield f"left out        {100 * holes:.1f} % of the target: pixels without a value, and masked ones"
+        if small:
+            yield f"enlarged        {len(small)} are smaller than {config.size}, as {small[0]}; set a smaller --size"
+        yield from (f"can't be used   {error}" for error in errors)
+        broken += errors
+    if broken:
+        raise TrainingError(f"{len(broken)} pictures can't be used (see above); correct or remove them.")
 
 
-def _digest(file: Any) -> str:
-    digest = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
-    return digest.hexdigest()
+def examined(config: Config, one: Order) -> tuple[float, list[str]]:
+    """Read every picture of a task as training does; return the share that is left out, and the errors."""
+    errors: dict[str, None] = {}
+    weights: list[float] = []
+    for stem in tqdm([*one.split.trained, *one.split.held_out], desc="reading pictures", disable=None):
+        for stream in one.plan.streams:
+            files = one.sources.files[stem, stream.name]
+            try:
+                if stream == one.plan.streams[-1]:
+                    weights.append(learned(config, stream, files, one.sources.masks.get(stem)).weight.mean().item())
+                else:
+                    picture(config, stream, files)
+            except (ValueError, OSError) as error:
+                errors[str(error)] = None
+    return 1 - sum(weights) / max(1, len(weights)) if weights else 0.0, [*errors]
+
+
+_BLOCK = re.compile(r"(?:^|\.)(double_blocks|single_blocks|transformer_blocks|single_transformer_blocks)\.(\d+)\.")
+_FIRST = re.compile(r"(?:^|\.)(?:img_in|x_embedder)\.weight")
+_BYTES = {"bfloat16": 2, "float32": 4}
+_STATE = {"adamw": 8, "adamw8bit": 2, "prodigy": 16, "muon": 4}
+"""Bytes of optimiser state for each number."""
+_LAYER_WIDTHS = 34
+"""Activations kept inside one block, in units of the hidden size (Korthikanti et al. 2022, without attention)."""
+_GRADIENT_WIDTHS = 12
+"""Gradients of activations at one time, in the same unit: those of the largest layer's input (5) and output (7)."""
+_CUDA = 0.8e9
+"""CUDA's context and the workspaces of its libraries."""
+
+
+def geometry_of_file(path: Path) -> Geometry | None:
+    """Return the sizes of a FLUX.1 in a safetensors file, in either layout; None for other files."""
+    try:
+        entries = read_header(path).entries if path.is_file() else {}
+    except (AdapterError, OSError):
+        return None
+    first = next((entry for name, entry in entries.items() if _FIRST.search(name) and len(entry.shape) == 2), None)
+    counts: dict[bool, int] = {}
+    for name in entries:
+        if match := _BLOCK.search(name):
+            single = match[1].startswith("single")
+            counts[single] = max(counts.get(single, 0), int(match[2]) + 1)
+    if first is None or not counts:
+        return None
+    return Geometry(first.shape[0], 4 * first.shape[0], counts.get(False, 0), counts.get(True, 0))
+
+
+def shapes(config: Config, geometry: Geometry) -> AdapterWeights:
+    """Return one stream's layers of a run, as large as they will be."""
+    return fresh(geometry, config.modules, config.rank, config.alpha, config.seed)
+
+
+def lines(config: Config, one: Order, model: Path | None) -> Iterator[str]:
+    """Yield the settings and the needs of a run, a line each."""
+    plan, split = one.plan, one.split
+    geometry = (geometry_of_file(model) if model else None) or FLUX_1
+    streams, layers = len(plan.streams), shapes(config, geometry)
+    numbers = streams * factor_count([layers])
+    modules = sum(len(layer.rows) for layer in layers.by_name().values())
+    height, width = size_of(config)
+    image = (height // PIXELS_PER_TOKEN) * ((width // 8 + config.seam_columns) // 2)
+    tokens = streams * config.batch * (image + TEXT_ROWS)
+    yield f"task            {plan.task.name}: {', '.join(plan.task.conditions)} -> {plan.task.target}"
+    counts = f"{len(split.trained)} trained on, {len(split.held_out)} held out"
+    counts += f", {len(split.unused)} reserved by {data.MANIFEST}" if split.unused else ""
+    yield f"pictures        {counts}, at {config.size}"
+    if len(one.views) > 1:
+        yield f"views           {len(one.views)} of each picture that is trained on: turned or mirrored"
+    sizes = f"hidden size {geometry.hidden}, {geometry.double} + {geometry.single} blocks"
+    yield f"base            {sizes}{'' if model else ' (as FLUX.1-dev)'}"
+    yield f"adapters        {streams} x {modules} layers of rank {config.rank}: {numbers / 1e6:.1f} million numbers"
+    saved, kept = _saved(config, numbers) / 1e6, _state(config, numbers) / 1e6
+    yield f"each save       {saved:.1f} MB, of which {kept:.1f} MB are the state, which only the newest save keeps"
+    may = may_roll(data.maps(plan))
+    rolled = "off" if not config.roll else "on" if may else "off, because normals would not turn with it"
+    yield f"roll            {rolled}"
+    yield f"steps           {config.steps} of {config.accumulate} x {config.batch} samples, {tokens} tokens a batch"
+    needed = {part: size / 1e9 for part, size in _memory(config, geometry, numbers, tokens, model).items()}
+    parts = ", ".join(f"{part} {size:.1f}" for part, size in needed.items() if size)
+    yield f"memory          about {sum(needed.values()):.1f} GB while training (estimated: {parts})"
+
+
+def _saved(config: Config, numbers: int) -> float:
+    """The published file, the converted one (with the zeros of its block diagonals: 2.4 times), and the state."""
+    return numbers * _BYTES[config.save_dtype] * 3.4 + _state(config, numbers)
+
+
+def _state(config: Config, numbers: int) -> float:
+    return numbers * (4 + _STATE[config.optimizer] + (4 if config.ema else 0))
+
+
+def _memory(config: Config, geometry: Geometry, numbers: int, tokens: int, model: Path | None) -> dict[str, float]:
+    """Estimate the bytes that training needs at its peak, in the backward pass of a block."""
+    width, blocks = geometry.hidden, geometry.double + geometry.single
+    size = _BYTES[precision_on(config, config.device)]
+    cast = config.weight_dtype.startswith("float8")
+    kept = blocks * (1 if config.checkpointing else _LAYER_WIDTHS) + _LAYER_WIDTHS + _GRADIENT_WIDTHS
+    base = _parameters(geometry) * (1 if cast else size)
+    if model and model.is_file() and config.weight_dtype == "default":
+        base = model.stat().st_size
+    copies = size if size < 4 else 0  # autocast keeps one of each factor
+    return {
+        "base": base + (7 * width * width * size if cast else 0),  # the largest layer, cast while it runs
+        "adapters with gradients and optimiser": _state(config, numbers) + numbers * (4 + copies),
+        "activations": tokens * width * kept * size,
+        "CUDA": 0 if config.device == "cpu" else _CUDA,
+    }
+
+
+def _parameters(geometry: Geometry) -> int:
+    """Count a FLUX.1's weights: its blocks, and the layers before and after them."""
+    width = geometry.hidden
+    ends = 5 * width * width + (2 * 64 + 3 * 256 + 768 + 4096) * width
+    return (36 * geometry.double + 15 * geometry.single) * width * width + ends

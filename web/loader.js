@@ -1,4 +1,4 @@
-/** Load Panorama in workflows that were saved before it had a fit: the frontend reads the values of fields by their order. */
+/** Correct Load Panorama in workflows from before it had `fit`: the frontend reads the values of fields by their order. */
 
 import { app } from "../../../scripts/app.js";
 
@@ -9,7 +9,7 @@ app.registerExtension({
   name: "OmniX.LoadPanorama",
   loadedGraphNode(node) {
     const fit = node.comfyClass === NODE && node.widgets?.find(({ name }) => name === "fit");
-    // What stood there was the value of the button for uploads.
+    // In these workflows the value at this place belongs to the upload button.
     if (fit && !fit.options?.values?.includes(fit.value)) fit.value = DEFAULT;
   },
 });

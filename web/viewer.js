@@ -10,9 +10,9 @@ const SIZE = [520, 600];
 const HEIGHT = 300;
 
 const viewers = new Map(); // node -> {viewer, widget, shown}
-const places = new Map(); // name of a removed node -> the element that its viewer stood in
+const places = new Map(); // name of a removed node -> the element that contained its viewer
 
-/** Get a file {filename, subfolder, type} from the server; the error has `gone` if it is not there any more. */
+/** Get a file {filename, subfolder, type} from the server; the error has `gone` if the file no longer exists. */
 async function fetchBlob({ filename, subfolder, type }) {
   const answer = await api.fetchApi(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
   if (!answer.ok) throw Object.assign(new Error(`The server answered ${answer.status}.`), { gone: answer.status === 404 });
@@ -24,17 +24,17 @@ function captured(widget) {
   try {
     return JSON.parse(widget?.value || "null");
   } catch {
-    return null; // the server tells in a sentence when the graph runs
+    return null; // the server shows a message when the graph runs
   }
 }
 
-// Switching tabs and reloading make the node anew, and a reload loses the outputs of all nodes. What was on show and
-// where a person looked is kept for the browser's session, not in the workflow: looking around is no edit.
+// Switching tabs and reloading create the node again, and a reload loses the outputs of all nodes. The maps on show and
+// the view are kept for the browser's session, not in the workflow, because looking around is not an edit.
 function remember(key, value) {
   try {
     sessionStorage.setItem(`OmniX.${key}`, JSON.stringify(value));
   } catch {
-    // Full or forbidden: the viewer works without.
+    // The storage is full or forbidden: the viewer works without it.
   }
 }
 
@@ -42,14 +42,14 @@ function recall(key) {
   try {
     return JSON.parse(sessionStorage.getItem(`OmniX.${key}`) ?? "null");
   } catch {
-    return null; // Forbidden, or written by something else: the viewer opens as if nothing was kept.
+    return null; // Forbidden, or written by other code: the viewer opens as if nothing was stored.
   }
 }
 
 const viewKey = (maps) => `view.${maps[0]?.images?.[0]?.filename}`;
 const mapsKey = (node) => `maps.${(node.graph?.rootGraph ?? node.graph)?.id}.${locator(node)}`;
 
-/** Undo makes nodes anew, but Nodes 2.0 keeps what it has drawn of them: the new viewer goes where the old one was. */
+/** Undo creates nodes again, but Nodes 2.0 keeps their drawn elements: put the new viewer into the old one's place. */
 function takePlace(element, place) {
   if (place?.isConnected && !element.isConnected) place.replaceChildren(element);
 }
@@ -73,13 +73,13 @@ function attach(node) {
     setValue: () => {},
   });
   panel.serialize = false;
-  // The side panel of older frontends draws every widget once more, and leaves it as wide as itself.
+  // The side panel of older frontends draws every widget a second time, and leaves it at the panel's width.
   Object.defineProperty(panel, "width", { get: () => undefined, set: () => {} });
   node.setSize([Math.max(node.size[0], SIZE[0]), Math.max(node.size[1], SIZE[1])]);
   viewers.set(node, entry);
 }
 
-/** Take the JSON field off the node; it is still saved with the workflow and sent with the graph. */
+/** Hide the JSON field of the node; it is still saved with the workflow and sent with the graph. */
 function hide(widget) {
   widget.hidden = true;
   widget.options.hidden = true;
@@ -103,7 +103,7 @@ function show(node, entry, maps) {
   remember(mapsKey(node), maps);
 }
 
-/** Return the name under which the frontend files a node's outputs: "id", or "subgraph:id". */
+/** Return the key under which the frontend stores a node's outputs: "id", or "subgraph:id". */
 const locator = ({ id, graph }) => (graph && graph !== graph.rootGraph ? `${graph.id}:${id}` : String(id));
 
 app.registerExtension({

@@ -1,1 +1,1 @@
-"""Bytes: headers, matrices and hashes read from files, files written whole. Knows nothing of LoRA."""
+"""Read headers, matrices and hashes from files, and write complete files. Nothing here is specific to LoRA."""

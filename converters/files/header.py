@@ -52,12 +52,12 @@ class Entry(NamedTuple):
 
     @property
     def size(self) -> int:
-        """The number of its bytes."""
+        """Its size in bytes."""
         return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
 
 
 class Header(NamedTuple):
-    """What a safetensors file says of itself."""
+    """The header of a safetensors file."""
 
     metadata: dict[str, str]
     entries: dict[str, Entry]
@@ -95,25 +95,25 @@ _PART = re.compile(r"-(\d{5})-of-(?!00001)(\d{5})$", re.ASCII)
 
 
 def check_ordinary(path: Path) -> None:
-    """Raise AdapterError for what is neither a file nor a folder; OSError if there is nothing."""
+    """Raise AdapterError for a pipe or device, OSError if nothing has this name."""
     kind = os.stat(path).st_mode
     if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
         raise AdapterError(f"{path}: file: expected an ordinary file, got a pipe or device; give a .safetensors file.")
 
 
-_AGAIN = "get the file itself again"
+_AGAIN = "download the file itself"
 _SAVE = "save it as safetensors"
-# How other files begin, what they are, and what to do with them. None of it can be the length of a header.
+# First bytes of other file types, their names, and what to do. None of them can be the length of a header.
 _BEGINNINGS: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
     (re.compile(pattern, re.DOTALL | re.IGNORECASE), name, advice)
     for pattern, name, advice in (
         (
             rb"version https?://git-lfs|version https?://hawser",
-            "a Git LFS pointer, which only names it",
+            "a Git LFS pointer, which is only a link to the file",
             "run git lfs pull",
         ),
         (rb"(\xef\xbb\xbf)?\s*<(!doctype\s+html|html|head|body)", "a web page", _AGAIN + ", not its page"),
-        (rb"(\xef\xbb\xbf)?\s*<(\?xml|!--|[a-z])", "an XML text, as servers answer with", _AGAIN),
+        (rb"(\xef\xbb\xbf)?\s*<(\?xml|!--|[a-z])", "an XML text, probably an error page of a server", _AGAIN),
         (rb"PK\x03\x04.{0,300}(data\.pkl|\.data/|/version|byteorder)", "a pickle of PyTorch (.pt, .bin, .ckpt)", _SAVE),
         (rb"PK\x03\x04", "a zip archive", "unpack it"),
         (rb"\x80[\x02-\x05](.{0,10}[\x8a\x95cq}(\]Xu])", "a pickle of PyTorch (.pt, .bin, .ckpt)", _SAVE),
@@ -127,7 +127,7 @@ _BEGINNINGS: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
 
 
 def _refuse_other_kinds(file: Any, path: Path) -> None:
-    """Raise AdapterError for a file that begins like one of another kind."""
+    """Raise AdapterError for a file that begins like another file type."""
     file.seek(0)
     start = file.read(512)
     for pattern, name, advice in _BEGINNINGS:
@@ -140,7 +140,7 @@ _LONGEST = 100_000_000
 
 
 def read_metadata(path: Path, key: str) -> dict[str, str]:
-    """Return a file's metadata, or nothing where its header does not mention `key`, which is known without parsing it.
+    """Return a file's metadata, or nothing if its header does not contain `key` (checked without parsing).
 
     Raises AdapterError, OSError as `read_header`.
     """
@@ -157,10 +157,10 @@ def _header_bytes(file: Any, path: Path, size: int) -> bytes:
     if length > min(size - 8, _LONGEST):
         _refuse_other_kinds(file, path)
     if length > size - 8:
-        raise _damaged(path, "header", f"at most {size - 8} bytes of it in a file of {size}", f"a length of {length}")
+        raise _damaged(path, "header", f"at most {size - 8} bytes in a file of {size}", f"a length of {length}")
     if length > _LONGEST:
         raise AdapterError(
-            f"{path}: header: expected at most {_LONGEST} bytes of it, as the format allows no more, got a length of "
+            f"{path}: header: expected at most {_LONGEST} bytes (the limit of the format), got a length of "
             f"{length}; save the adapter with less metadata."
         )
     return file.read(length)
@@ -192,7 +192,7 @@ def _check_spans(path: Path, spans: Mapping[str, tuple[str, tuple[int, ...], int
         if last > size:
             raise AdapterError(
                 f"{path}: {name}: expected data up to byte {last}, got a file with {max(size, 0)}; "
-                "the file is cut off, so get it again."
+                "the file is cut off, so download it again."
             )
         if first < end:
             raise _damaged(path, name, f"data from byte {end} on", f"byte {first}, inside another tensor")
@@ -200,13 +200,13 @@ def _check_spans(path: Path, spans: Mapping[str, tuple[str, tuple[int, ...], int
 
 
 def _damaged(path: Path, key: str, expected: str, got: str) -> AdapterError:
-    return AdapterError(f"{path}: {key}: expected {expected}, got {got}; the file is damaged, so get it again.")
+    return AdapterError(f"{path}: {key}: expected {expected}, got {got}; the file is damaged, so download it again.")
 
 
 def header_bytes(metadata: Mapping[str, str], entries: Mapping[str, Entry]) -> tuple[bytes, dict[str, int], int]:
-    """Lay tensors out one after another; return the file's first bytes, every tensor's offset, and the file's size.
+    """Arrange tensors one after another; return the file's header, every tensor's offset, and the file's size.
 
-    Byte for byte the header that safetensors' own writer makes of tensors in its order (`in_canonical_order`).
+    For tensors in `in_canonical_order`, the header equals that of safetensors' own writer, byte for byte.
     """
     fields: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0

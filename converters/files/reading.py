@@ -1,4 +1,4 @@
-"""Read matrices and hashes from files: at given places, in bounded pieces."""
+"""Read matrices from given places in files, and hashes of files, in pieces of limited size."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from .header import DTYPE_BYTES
 from .slab import Slab
 
 Reader = Callable[[Slab], bytes]
-"""Return a matrix's bytes, its rows one after another."""
+"""Returns a matrix's bytes, row after row."""
 
 CHUNK = 1 << 22
-"""Largest piece that is held in memory, in bytes, unless one row alone is longer."""
+"""Largest piece in memory, in bytes, unless a single row is longer."""
 PIECE = 1 << 20
-"""Largest piece that is computed with, in bytes: in float64 it takes eight times as much, several times."""
+"""Largest piece for arithmetic, in bytes. In float64 it needs eight times as much, several times over."""
 _MOST_ROWS = 1 << 13
 
 
 def chunks(slab: Slab, stride: int = 0, most: int = CHUNK) -> Iterator[Slab]:
-    """Cut a matrix into pieces of whole rows, of at most `most` bytes here and where rows are `stride` apart."""
+    """Cut a matrix into pieces of whole rows, each at most `most` bytes, also where rows are `stride` apart."""
     rows = min(max(1, most // max(slab.stride, stride, 1)), _MOST_ROWS)
     for first in range(0, slab.rows, rows):
         yield slab._replace(rows=min(rows, slab.rows - first), offset=slab.offset + first * slab.stride)
@@ -34,7 +34,7 @@ def chunks(slab: Slab, stride: int = 0, most: int = CHUNK) -> Iterator[Slab]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[Reader]:
-    """Open a file to read matrices from.  The reader raises AdapterError where the file ends too early."""
+    """Open a file for reading matrices.  The reader raises AdapterError if the file ends too early."""
     with open(path, "rb", buffering=0) as file:
 
         def read(slab: Slab) -> bytes:
@@ -57,7 +57,7 @@ def reading(path: Path) -> Iterator[Reader]:
 
 @cache
 def rows_of(width: int, stride: int, rows: int) -> struct.Struct:
-    """Return what unpacks rows of `width` bytes, `stride` apart, in one call: three times as fast as slicing them."""
+    """Return a struct that unpacks rows of `width` bytes, `stride` apart, in one call (3 times faster than slices)."""
     return struct.Struct(f"{width}s{stride - width}x" * (rows - 1) + f"{width}s")
 
 
@@ -94,7 +94,7 @@ def sha256_of(path: Path) -> str:
 
 
 class Digest:
-    """The sha256 of a file, computed beside other work (hashlib lets other threads run)."""
+    """The sha256 of a file, computed in parallel with other work (hashlib lets other threads run)."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -110,13 +110,13 @@ class Digest:
             self._result = error
 
     def result(self) -> str:
-        """Wait for the hash and return it.  Raises OSError, and AdapterError if the file was written to meanwhile."""
+        """Wait for the hash and return it.  Raises OSError, and AdapterError if the file was changed meanwhile."""
         self._thread.join()
         if not isinstance(self._result, str):
             raise self._result or OSError(f"{self._path}: no hash was computed")
         if _state(self._path) != self._before:
             raise AdapterError(
-                f"{self._path}: expected a file at rest, got one that is being written; try again later."
+                f"{self._path}: expected a complete file, got one that another program is writing; try again later."
             )
         return self._result
 

@@ -1,4 +1,4 @@
-"""Where a matrix lies in a file."""
+"""The place of a matrix in a file."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ class Slab(NamedTuple):
     key: str
 
     def halves_swapped(self) -> tuple[Slab, Slab]:
-        """Return the lower half of its rows, then the upper."""
+        """Return the second half of its rows, then the first."""
         half = self.rows // 2
         return self._replace(rows=half, offset=self.offset + half * self.stride), self._replace(rows=half)

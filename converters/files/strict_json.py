@@ -1,7 +1,7 @@
-"""Parse JSON out of files that may be damaged or hostile: bounded in depth and in the number of values.
+"""Parse JSON from files that may be damaged or malicious, with limits on the depth and the number of values.
 
-A value costs up to 200 bytes of memory and three of text; the text itself, in strings, no more than a few times its
-length. So a long text of few values is read, and a short one of many is not.
+A value needs up to 200 bytes of memory for three bytes of text; the text in strings needs only a few times its length.
+So a long text with few values is accepted, and a short text with too many values is not.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _MOST_DIGITS = 20  # as many as an offset in a file can have
 
 
 def parsed(text: bytes | str) -> Any:
-    """Return what a JSON text says.  Raises ValueError, also for a name that stands twice and for an endless number."""
+    """Parse a JSON text.  Raises ValueError, also for a name that occurs twice and for a number that is too long."""
     text = text.decode("utf-8") if isinstance(text, bytes) else text
     values = _values(text)
     if values > _MOST_VALUES:
@@ -23,11 +23,11 @@ def parsed(text: bytes | str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_no_duplicates, parse_int=_integer)
     except RecursionError:
-        raise ValueError("brackets in brackets without end") from None
+        raise ValueError("too many nested brackets") from None
 
 
 def _values(text: str) -> int:
-    """Count the values of a JSON text, or at least one more than are allowed; commas within strings are none."""
+    """Count the values of a JSON text, up to one more than the limit; commas inside strings don't count."""
     values = sum(map(text.count, ",[{"))
     if values <= _MOST_VALUES:
         return values
@@ -42,7 +42,7 @@ def _values(text: str) -> int:
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        raise ValueError("a name stands there twice")
+        raise ValueError("a name that occurs twice")
     return fields
 
 

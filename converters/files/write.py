@@ -1,4 +1,4 @@
-"""Write files that are whole or not there: a temporary name first, holes for zeros, the name at the end."""
+"""Write files completely or not at all: a temporary name, holes for zeros, then the real name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..errors import AdapterError
 if sys.platform == "win32":
 
     def _lock(descriptor: int, wait: bool) -> None:
-        """Do nothing: an open file can't be removed there."""
+        """Do nothing: on Windows an open file can't be removed."""
 
 else:
     import fcntl
@@ -27,7 +27,7 @@ else:
 
 
 Placed = tuple[int, bytes]
-"""Bytes and where they go; what none covers is zero."""
+"""Bytes and their offsets; everything else is zero."""
 
 _TEMPORARY = re.compile(r"\.omnix-\d+-[0-9a-f]{16}\.part")
 _ABANDONED = 24 * 3600.0
@@ -35,11 +35,11 @@ _OPEN = os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | g
 
 
 def write_file(path: Path, size: int, pieces: Iterable[Placed], force: bool, durable: bool = False) -> None:
-    """Write a file of `size` bytes from pieces, under its name only once it is whole.
+    """Write a file of `size` bytes from pieces; it gets its name only when it is complete.
 
-    `durable` also waits until the disk has it, so that it outlives a power cut; what can be made again need not wait,
-    which takes longer than all the rest. Raises AdapterError if it exists and not `force`, OSError (with the path) if
-    the disk does not take it.
+    `durable` also waits until the disk has stored it, so that it survives a power cut. This takes longer than
+    everything else, so files that can be made again don't wait. Raises AdapterError if the file exists and not `force`,
+    OSError (with the path) if it can't be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _errors_of(path), _temporary(path.parent) as temporary:
@@ -48,19 +48,33 @@ def write_file(path: Path, size: int, pieces: Iterable[Placed], force: bool, dur
         os.ftruncate(temporary.descriptor, size)
         if durable:
             os.fsync(temporary.descriptor)
-        os.close(os.dup(temporary.descriptor))  # network file systems tell only now that the disk is full
+        os.close(os.dup(temporary.descriptor))  # network file systems report a full disk only now
         if sys.platform == "win32":
             temporary.close()  # Windows renames no open file
         _publish(temporary.path, path, force)
 
 
 def write_bytes(path: Path, data: bytes, force: bool) -> None:
-    """Write a whole file from memory, with the same promises as `write_file`, and wait until the disk has it."""
+    """Write a complete file from memory, with the guarantees of `write_file`, and wait until the disk has stored it."""
     write_file(path, len(data), [(0, data)], force, durable=True)
 
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name for a library that writes by name; if nothing goes wrong, it becomes the file's.
+
+    The folder is made. Raises OSError (with the path) if the disk does not take the file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _errors_of(path), _temporary(path.parent) as temporary:
+        if sys.platform == "win32":
+            temporary.close()  # no library writes to an open file there
+        yield temporary.path
+        temporary.path.replace(path)
+
+
 def check_writable(folder: Path) -> None:
-    """Raise OSError where a file could not be made in a folder, which is made itself if need be."""
+    """Raise OSError if no file can be created in a folder; the folder is created if necessary."""
     place = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     code = errno.ENOTDIR if not place.is_dir() else 0 if os.access(place, os.W_OK | os.X_OK) else errno.EACCES
     if code:
@@ -68,13 +82,13 @@ def check_writable(folder: Path) -> None:
 
 
 def exists(path: Path) -> AdapterError:
-    """Return the error of a destination that is already there."""
-    return AdapterError(f"{path}: file: expected no file there yet, got one; use --force to replace it.")
+    """Return the error for a destination that already exists."""
+    return AdapterError(f"{path}: file: expected no file of that name, got one; use --force to replace it.")
 
 
 @contextlib.contextmanager
 def _errors_of(path: Path) -> Iterator[None]:
-    """Let errors name the file that was asked for; the kernel names the temporary one, or none at all."""
+    """Make errors name the requested file; the kernel names the temporary file, or none."""
     try:
         yield
     except OSError as error:
@@ -85,7 +99,7 @@ def _errors_of(path: Path) -> Iterator[None]:
 
 
 class _Temporary:
-    """An open file of ours beside the destination, locked so that no other run takes it for an abandoned one."""
+    """An open temporary file next to the destination, locked so that other runs don't treat it as abandoned."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / f".omnix-{os.getpid()}-{os.urandom(8).hex()}.part"
@@ -107,7 +121,7 @@ class _Temporary:
 
 @contextlib.contextmanager
 def _temporary(folder: Path) -> Iterator[_Temporary]:
-    """Open a temporary file, and remove its name in the end: it is the result's by then, or nothing."""
+    """Open a temporary file, and remove its name at the end; by then the result has its own name, or there is none."""
     temporary = _Temporary(folder)
     while not temporary.lock():
         temporary.close()
@@ -134,7 +148,7 @@ def _write_at(descriptor: int, position: int, data: bytes) -> None:
 
 
 def _publish(temporary: Path, path: Path, force: bool) -> None:
-    """Give a finished file its name; without `force` another run's result is never replaced."""
+    """Give a finished file its name; without `force`, the result of another run is never replaced."""
     if force:
         os.replace(temporary, path)
         return
@@ -155,9 +169,9 @@ def _publish(temporary: Path, path: Path, force: bool) -> None:
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove the temporary files of runs that are dead from a folder, if there is one; those of living ones are locked.
+    """Remove the temporary files of ended runs from a folder, if it exists; the files of running ones are locked.
 
-    Whoever writes into a folder calls this first, also where it then refuses to write.
+    Functions that write into a folder call this first, even if they then refuse to write.
     """
     if not folder.is_dir():
         return

@@ -1,1 +1,1 @@
-"""What becomes of a plan: the tensors of the result, and the bytes and arithmetic that fill them."""
+"""Turn a plan into a result: the tensors, and the bytes and arithmetic that fill them."""

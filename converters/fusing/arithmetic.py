@@ -1,4 +1,4 @@
-"""The arithmetic of conversion with torch, which this module and `state` alone import, and only when it is needed."""
+"""The arithmetic of conversion with torch. Only this module and `state` import torch, and only when it is needed."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ DTYPES = {
     "F8_E5M2": torch.float8_e5m2,
 }
 INTEGERS = {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8}
-"""What an alpha may be besides; never computed with."""
+"""Other dtypes that an alpha may have; they are never used in arithmetic."""
 _TYPES = DTYPES | INTEGERS
 
 
 def as_tensor(data: bytes, dtype: str) -> Tensor:
-    """Return bytes of a safetensors dtype as a flat tensor of their own."""
+    """Return bytes of a safetensors dtype as a flat tensor with its own memory."""
     return torch.frombuffer(bytearray(data), dtype=_TYPES[dtype]) if data else torch.empty(0, dtype=_TYPES[dtype])
 
 
@@ -40,7 +40,7 @@ Made = TypeVar("Made")
 
 
 def _on_one_thread(function: Callable[Given, Made]) -> Callable[Given, Made]:
-    """Let a function compute on one thread: pieces of a megabyte are done before threads have shared them out."""
+    """Run a function on one thread: for pieces of a megabyte, distributing the work would take longer."""
 
     @wraps(function)
     def alone(*arguments: Given.args, **options: Given.kwargs) -> Made:
@@ -56,7 +56,7 @@ def _on_one_thread(function: Callable[Given, Made]) -> Callable[Given, Made]:
 
 @_on_one_thread
 def is_finite(data: bytes, dtype: str) -> bool:
-    """Tell whether bytes hold neither NaN nor infinity."""
+    """Return whether bytes contain neither NaN nor infinity."""
     numbers = as_tensor(data, dtype).float()
     return bool(numbers.sum().isfinite()) or bool(numbers.isfinite().all())  # the sum is quick, and may overflow
 
@@ -72,7 +72,7 @@ def result(data: bytes, dtype: str, change: Change) -> bytes:
 
 @_on_one_thread
 def measured(pieces: Iterable[tuple[bytes, str]], change: Change) -> Measured:
-    """Measure a change on a factor's pieces, each with its dtype; infinite loss where a number becomes too large."""
+    """Measure a change on a factor's pieces, each with its dtype. Too large a number makes the loss infinite."""
     largest = lost = total = 0.0
     for data, dtype in pieces:
         want = _scaled(data, dtype, change.scale)
@@ -86,15 +86,15 @@ def measured(pieces: Iterable[tuple[bytes, str]], change: Change) -> Measured:
 
 
 class Compared(NamedTuple):
-    """Whether a result is what comes of the source, and whether nothing had to be rounded for it."""
+    """Whether a result equals the converted source, and whether nothing was rounded."""
 
     same: bool
     exact: bool
 
 
 @_on_one_thread
-def compared(source: bytes, dtype: str, written: bytes, change: Change, look: bool) -> Compared:
-    """Do a change again and compare; only if `look` is it told whether rounding was due."""
+def redone(source: bytes, dtype: str, written: bytes, change: Change, look: bool) -> Compared:
+    """Repeat a change and compare; whether it rounded is determined only if `look` is true."""
     if result(source, dtype, change) != written:
         return Compared(False, False)
     return Compared(True, look and torch.equal(_scaled(source, dtype, change.scale), _scaled(written, change.dtype)))
@@ -104,8 +104,8 @@ def _scaled(data: bytes, dtype: str, scale: float = 1.0) -> Tensor:
     return as_tensor(data, dtype).double() * scale
 
 
-class Piece(NamedTuple):
-    """The same piece of a factor of the source, scaled, and of the result: their bytes and dtypes."""
+class PiecePair(NamedTuple):
+    """The same piece of a factor in the source (scaled) and in the result: bytes and dtypes."""
 
     source: bytes
     dtype: str
@@ -114,23 +114,24 @@ class Piece(NamedTuple):
 
 
 EXACT_RANK, DIRECTIONS = 32, 8
-"""Up to which rank the difference of deltas is exact, and along how many directions it is looked at above."""
+"""The rank up to which the difference of deltas is exact, and the number of random directions for higher ranks."""
 
 
 Scales = tuple[float, float]
-"""What the factors of the source and of the result are multiplied by."""
+"""The multipliers of the factors in the source and in the result."""
 
 
 @_on_one_thread
 def delta_difference(
-    ups: Iterable[Piece], downs: Iterable[Piece], rank: int, up_scales: Scales, down_scales: Scales, moved: bool
+    ups: Iterable[PiecePair], downs: Iterable[PiecePair], rank: int, up_scales: Scales, down_scales: Scales, moved: bool
 ) -> float:
     """Return |a - b| / |a| (Frobenius) of the deltas a = up_1 down_1, b = up_2 down_2; |b| where a vanishes.
 
     The pieces of up are rows, those of down are columns. a - b = (up_1 - up_2) down_1 + up_2 (down_1 - down_2) = U D,
-    and no delta is ever formed. `moved`: down_1 is down_2. Up to rank 32, |U D|^2 = tr(U^T U D D^T), sums over the
-    pieces. Above, that would take far longer than the conversion: there |U D|^2 is estimated as the mean of |U D g|^2
-    over 8 normal vectors g (Hutchinson, 1990), which is 0 only where U D is, and off by some percent.
+    and the deltas themselves are never computed. `moved`: down_1 is down_2. Up to rank 32, |U D|^2 = tr(U^T U D D^T),
+    summed over the pieces. For higher ranks that would take much longer than the conversion. There |U D|^2 is estimated
+    as the mean of |U D g|^2 over 8 normal vectors g (Hutchinson, 1990): 0 only if U D is 0, and accurate to a few
+    percent.
     """
     if rank > EXACT_RANK:
         return _estimated(ups, downs, rank, up_scales, down_scales, moved)
@@ -149,7 +150,7 @@ def delta_difference(
 
 
 def _estimated(
-    ups: Iterable[Piece], downs: Iterable[Piece], rank: int, up_scales: Scales, down_scales: Scales, moved: bool
+    ups: Iterable[PiecePair], downs: Iterable[PiecePair], rank: int, up_scales: Scales, down_scales: Scales, moved: bool
 ) -> float:
     draw, seen = torch.Generator().manual_seed(0), torch.zeros(3, rank, DIRECTIONS, dtype=torch.float64)
     for piece in downs:
@@ -165,7 +166,7 @@ def _estimated(
     return difference / whole if whole else theirs / DIRECTIONS**0.5
 
 
-def _factors(piece: Piece, shape: tuple[int, int], scales: Scales) -> tuple[Tensor, Tensor, Tensor]:
+def _factors(piece: PiecePair, shape: tuple[int, int], scales: Scales) -> tuple[Tensor, Tensor, Tensor]:
     """Return a piece of the source's factor, of the result's, and their difference, in float64."""
     first = _scaled(piece.source, piece.dtype, scales[0]).reshape(shape)
     second = _scaled(piece.result, piece.other, scales[1]).reshape(shape)

@@ -1,4 +1,4 @@
-"""The arithmetic that may be due between a factor and what is written of it, and the dtypes that hold the result."""
+"""The arithmetic between a factor of the source and the written factor, and the dtypes that can hold the result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..files.slab import Slab
 
 
 class Change(NamedTuple):
-    """Arithmetic that is due: multiply by `scale` (divide, if `inverse`) in float32 and round once to `dtype`."""
+    """Multiply by `scale` (divide if `inverse`) in float32 and round once to `dtype`."""
 
     dtype: str
     scale: float
@@ -21,14 +21,14 @@ class Change(NamedTuple):
 
 
 def change_due(slabs: Sequence[Slab], dtype: str, scale: float, inverse: bool = False) -> Change | None:
-    """Return the arithmetic between matrices and what is written of them; None where bytes are moved."""
+    """Return the arithmetic between matrices and the written ones; None if the bytes are just moved."""
     if scale == 1.0 and all(slab.dtype == dtype for slab in slabs):
         return None
     return Change(dtype, scale, inverse)
 
 
 ROUNDING = {"F64": 2**-53, "F32": 2**-24, "F16": 2**-11, "BF16": 2**-8, "F8_E4M3": 2**-4, "F8_E5M2": 2**-3}
-"""By how much a number is off, at most and relative to itself, that is rounded once."""
+"""The largest relative error of a number that is rounded once."""
 _BY_WIDTH = ("F64", "F32", "BF16", "F16", "F8_E4M3", "F8_E5M2")
 
 
@@ -53,7 +53,7 @@ _ALIASES = {
 
 
 def dtype_of(name: object) -> str:
-    """Return safetensors' name of a floating point dtype by torch's (or torch's dtype itself), a short one or its own.
+    """Return safetensors' name of a floating point dtype, given torch's name or dtype, a short name or its own name.
 
     Raises ValueError.
     """
@@ -65,21 +65,21 @@ def dtype_of(name: object) -> str:
 
 
 class Changed(NamedTuple):
-    """The bytes of changed numbers, and whether the change can be undone bit for bit."""
+    """The bytes of the changed numbers, and whether the change can be undone bit for bit."""
 
     data: bytes
     exact: bool
 
 
 class Measured(NamedTuple):
-    """The largest number of a factor, changed, and how much of the factor the change loses (Frobenius, relative)."""
+    """The largest number of a changed factor, and the loss by the change (Frobenius norm, relative)."""
 
     largest: float
     lost: float
 
 
 def changed(numbers: ModuleType, where: str, data: bytes, dtype: str, change: Change, look: bool = True) -> Changed:
-    """Change bytes with one of the modules of arithmetic; only if `look` is it told whether that can be undone.
+    """Change bytes with one of the arithmetic modules; whether this can be undone is determined only if `look` is true.
 
     Raises AdapterError for numbers that the dtype can't hold.
     """
@@ -94,7 +94,7 @@ def changed(numbers: ModuleType, where: str, data: bytes, dtype: str, change: Ch
 
 
 def load_changing(where: str, *dtypes: str) -> ModuleType:
-    """Import what changes numbers of these dtypes: NumPy's module unless torch is there already, or float8 is due."""
+    """Import the module that changes numbers of these dtypes: NumPy's, unless torch is loaded or float8 needs it."""
     if "torch" not in sys.modules and not any(dtype.startswith("F8") for dtype in dtypes):
         try:
             from . import light
@@ -105,7 +105,7 @@ def load_changing(where: str, *dtypes: str) -> ModuleType:
 
 
 def load_arithmetic(where: str) -> ModuleType:
-    """Import what needs torch, for the tensor `where`.  Raises AdapterError if there is none."""
+    """Import the arithmetic with torch, for the tensor `where`.  Raises AdapterError if torch is not installed."""
     try:
         from . import arithmetic
     except ImportError as error:

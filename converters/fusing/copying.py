@@ -1,4 +1,4 @@
-"""Move the bytes of laid-out tensors to their places; compute them only where arithmetic is due."""
+"""Move the bytes of tensors to their places in the result; compute only where arithmetic is needed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import NamedTuple
 from ..files.reading import CHUNK, PIECE, Reader, chunks, rows_of
 from ..files.slab import Slab
 from .change import Change, changed, load_changing
-from .outputs import Outputs, Piece
+from .outputs import Outputs, Placement
 
 
 class Placed(NamedTuple):
-    """Bytes of a tensor and where they go in it."""
+    """Bytes of a tensor and their offset in it."""
 
     name: str
     position: int
@@ -22,8 +22,8 @@ class Placed(NamedTuple):
 class Copy:
     """One pass over the pieces of a file.
 
-    `exact` tells in the end whether all arithmetic can be undone bit for bit, `rounded` whether rounding is the reason
-    why not: a scale of 0 leaves nothing to round; `read` counts the bytes that were read so far.
+    At the end, `exact` is whether all arithmetic can be undone bit for bit. If not, `rounded` is whether rounding is
+    the reason (a scale of 0 is another). `read` is the number of bytes read so far.
     """
 
     def __init__(self, source: object, read: Reader) -> None:
@@ -34,14 +34,14 @@ class Copy:
         self._read = read
 
     def placed(self, outputs: Outputs) -> Iterator[Placed]:
-        """Yield all that is not zero, in bounded pieces."""
+        """Yield everything that is not zero, in pieces of limited size."""
         for name, output in outputs.items():
             if output.data:
                 yield Placed(name, 0, output.data)
             for piece in output.pieces:
                 yield from self._piece(name, piece)
 
-    def _piece(self, name: str, piece: Piece) -> Iterator[Placed]:
+    def _piece(self, name: str, piece: Placement) -> Iterator[Placed]:
         position = piece.position
         most = CHUNK if piece.change is None else PIECE
         for slab in (part for whole in piece.slabs for part in chunks(whole, piece.stride, most)):

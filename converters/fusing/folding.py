@@ -1,9 +1,9 @@
-"""Choose where the scales of a fused layer go, so that nothing is lost.
+"""Choose where the scales of a fused layer go, so that no precision is lost.
 
-A scale is multiplied into the up factors where the result's dtype holds the products. Where it does not (float8 and
-float16 have few exponents), the scale stays in the file as `.alpha`, which ComfyUI's loaders read once for the whole
-fused layer, if all parts share it. A narrower dtype that was asked for gets numbers near 1, by powers of two that the
-alpha takes back. Where all of that loses more than the dtype's own rounding, a wider dtype is written.
+A scale is multiplied into the up factors if the result's dtype can hold the products. If not (float8 and float16 have
+few exponents) and if all parts share the scale, it stays in the file as `.alpha`, which ComfyUI's loaders read once for
+the whole fused layer. If a narrower dtype is requested, its numbers are brought near 1 by powers of two, and the alpha
+compensates for them. If all this loses more than the dtype's own rounding, a wider dtype is written.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from .change import ROUNDING, Change, change_due, common_dtype, dtype_of, load_c
 
 
 class Fold(NamedTuple):
-    """How a fused layer is written: dtypes, what multiplies each block's factors, and the scale beside them."""
+    """How a fused layer is written: dtypes, the multipliers of each block's factors, and the separate scale."""
 
     down_dtype: str
     up_dtype: str
     downs: tuple[float, ...]
     ups: tuple[float, ...]
     scale: float = 1.0
-    """What the loaders multiply by: alpha / rank. 1: no alpha is written."""
+    """The loaders multiply by this: alpha / rank. If it is 1, no alpha is written."""
 
     def changes(self, fused: FusedLayer) -> Iterator[tuple[Sequence[Slab], Change]]:
-        """Yield the factors that are computed, and how."""
+        """Yield the factors that need arithmetic, and the arithmetic."""
         for block, down, up in zip(fused.blocks, self.downs, self.ups, strict=True):
             for slabs, dtype, scale in (((block.down,), self.down_dtype, down), (block.up, self.up_dtype, up)):
                 change = change_due(slabs, dtype, scale)
@@ -45,12 +45,12 @@ Folds = Mapping[str, Fold]
 _WIDER = {"F8_E4M3": "BF16", "F8_E5M2": "BF16", "F16": "F32", "BF16": "F32"}
 _LIKE_FLOAT32 = ("F64", "F32", "BF16")
 _ORDINARY = 2.0**60
-"""Up to which scale, and down to its inverse, the usual numbers of a LoRA stay far within float32's exponents."""
+"""For scales up to this and down to its inverse, the usual numbers of a LoRA are far from float32's limits."""
 _FLOAT8 = ("F8_E4M3", "F8_E5M2")
 
 
 def folds_of(adapter: AdapterFile, dtype: object, read: Reader) -> Folds:
-    """Choose for every fused layer; `dtype` None keeps that of the parts.  Raises ValueError for an unknown one."""
+    """Choose the fold of every fused layer; `dtype` None keeps that of the parts.  Raises ValueError if unknown."""
     asked = None if dtype is None else dtype_of(dtype)
     return {
         layer: _chosen(f"{adapter.path}: {fused.blocks[0].up[0].key}", fused, asked, read)
@@ -65,13 +65,13 @@ def folded(fused: FusedLayer, down_dtype: str, up_dtype: str) -> Fold:
 
 
 def beside(fused: FusedLayer, fold: Fold) -> Fold | None:
-    """Return the fold that leaves the factors as they are and their scale beside them; None if they have several."""
+    """Return the fold that keeps the factors and stores their scale separately; None if there are several scales."""
     scales = {block.scale for block in fused.blocks if block.rank}
     return fold._replace(ups=fold.downs, scale=scales.pop()) if len(scales) == 1 else None
 
 
 def lifted(where: str, fused: FusedLayer, fold: Fold, read: Reader) -> Fold:
-    """Return the fold whose factors are brought near 1 by powers of two, which the scale beside them takes back."""
+    """Return the fold that brings the factors near 1 by powers of two; the separate scale compensates for them."""
     base = max((block.scale for block in fused.blocks if block.rank), key=abs) or 1.0
     parts = [block.scale / base if block.rank else 1.0 for block in fused.blocks]
     sizes = [
@@ -114,7 +114,7 @@ def _is_ordinary(change: Change) -> bool:
 
 
 def _excess(where: str, fused: FusedLayer, fold: Fold, read: Reader) -> float:
-    """Return by how much a factor loses more than is allowed, at worst; infinite where a number becomes too large."""
+    """Return the largest loss of a factor beyond the limit; infinite if a number becomes too large."""
     losses = (
         _measured(where, slabs, change, read).lost - _allowed(slabs, change.dtype)
         for slabs, change in fold.changes(fused)
@@ -123,9 +123,9 @@ def _excess(where: str, fused: FusedLayer, fold: Fold, read: Reader) -> float:
 
 
 def _allowed(slabs: Sequence[Slab], dtype: str) -> float:
-    """Return how much of a factor may be lost: by folding alone no more than float16's rounding.
+    """Return the allowed loss of a factor. For folding alone it is at most float16's rounding.
 
-    By a new dtype its own rounding, over both factors of a delta, whose losses add up in squares.
+    For a new dtype it is that dtype's rounding, shared by both factors of a delta (their losses add up in squares).
     """
     if any(slab.dtype != dtype for slab in slabs):
         return max(ROUNDING[dtype], ROUNDING["F32"]) / math.sqrt(2)
@@ -139,7 +139,7 @@ def _measured(where: str, slabs: Sequence[Slab], change: Change, read: Reader) -
 
 
 def alpha_of(scale: float, rank: int) -> tuple[str, bytes] | None:
-    """Return the dtype and bytes of the alpha that tells a scale; None for scale 1. float32, if it holds the number."""
+    """Return the dtype and bytes of the alpha for a scale, None for scale 1; float32 if it can hold the number."""
     if scale == 1.0 or not rank:
         return None
     value = scale * rank
@@ -151,7 +151,7 @@ def alpha_of(scale: float, rank: int) -> tuple[str, bytes] | None:
 
 
 def multipliers(adapter: AdapterFile, folds: Folds) -> tuple[dict[str, float], dict[str, float]]:
-    """Return by part what multiplies its up factor, and what its down factor."""
+    """Return the multipliers of each part's up factor and down factor."""
     ups, downs = {}, {}
     for layer, fused in adapter.layers.items():
         parts = [block.part for block in fused.blocks]
@@ -161,7 +161,7 @@ def multipliers(adapter: AdapterFile, folds: Folds) -> tuple[dict[str, float], d
 
 
 def fold_notes(adapter: AdapterFile, folds: Folds, dtype: object) -> tuple[str, ...]:
-    """Say where a scale stays beside the factors, and where a wider dtype had to be written, a sentence each."""
+    """Return notes: one about scales that stay separate, one about layers that were written in a wider dtype."""
     asked = None if dtype is None else dtype_of(dtype)
     beside_them = sum(fold.scale != 1.0 for fold in folds.values())
     wider: Counter[tuple[str, str]] = Counter()

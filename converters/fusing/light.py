@@ -1,6 +1,6 @@
-"""The arithmetic of a scale with NumPy alone, bit for bit that of `arithmetic`.
+"""The arithmetic of a scale with NumPy only, bit for bit the same as in `arithmetic`.
 
-Importing torch takes seconds and 500 MB. NumPy has no float8, and what verifies needs torch.
+Importing torch takes seconds and 500 MB. NumPy has no float8, and verification needs torch.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import numpy as np
 
 from .change import Change, Measured
 
-KINDS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+NUMPY_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
 def measured(pieces: Iterable[tuple[bytes, str]], change: Change) -> Measured:
-    """Measure a change on a factor's pieces, each with its dtype; infinite loss where a number becomes too large."""
+    """Measure a change on a factor's pieces, each with its dtype. Too large a number makes the loss infinite."""
     largest = lost = total = 0.0
     for data, dtype in pieces:
         with np.errstate(all="ignore"):
@@ -30,7 +30,7 @@ def measured(pieces: Iterable[tuple[bytes, str]], change: Change) -> Measured:
 
 
 def is_finite(data: bytes, dtype: str) -> bool:
-    """Tell whether bytes hold neither NaN nor infinity."""
+    """Return whether bytes contain neither NaN nor infinity."""
     return bool(np.isfinite(_wide(data, dtype)).all())
 
 
@@ -43,13 +43,13 @@ def result(data: bytes, dtype: str, change: Change) -> bytes:
 
 
 def _wide(data: bytes, dtype: str) -> Any:
-    numbers = np.frombuffer(data, KINDS[dtype])
+    numbers = np.frombuffer(data, NUMPY_DTYPES[dtype])
     return (numbers.astype("<u4") << np.uint32(16)).view("<f4") if dtype == "BF16" else numbers
 
 
 def _narrow(numbers: Any, dtype: str) -> bytes:
     if dtype in ("F64", "F32"):
-        return numbers.astype(KINDS[dtype], copy=False).tobytes()
+        return numbers.astype(NUMPY_DTYPES[dtype], copy=False).tobytes()
     single = numbers.astype("<f4", copy=False)
     if dtype == "F16":
         return single.astype("<f2").tobytes()

@@ -1,8 +1,8 @@
-"""Lay out the tensors to be written, in either direction; no byte is touched here.
+"""Plan the tensors to be written, in either direction; no bytes are read or written here.
 
-Fused down [sum r_i, in] is the parts' down factors one above the other; fused up [rows, sum r_i] has the parts' up
-factors on a block diagonal, each at its part's rows. So up @ down == cat_i(scale_i up_i down_i), with nothing
-approximated. Splitting lays out the same slabs the other way round.
+Fused down [sum r_i, in] stacks the parts' down factors; fused up [rows, sum r_i] has the parts' up factors on a block
+diagonal, each at its part's rows. So up @ down == cat_i(scale_i up_i down_i), with nothing approximated. Splitting
+plans the same slabs in the other direction.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from .change import common_dtype as common_dtype
 from .folding import Fold, Folds, alpha_of
 
 
-class Piece(NamedTuple):
-    """Where rows go: matrices one above the other, from byte `position` of a tensor, `stride` bytes from row to row."""
+class Placement(NamedTuple):
+    """The place of stacked matrices in a tensor: from byte `position`, `stride` bytes from row to row."""
 
     position: int
     stride: int
@@ -33,10 +33,10 @@ class Piece(NamedTuple):
 
 
 class Output(NamedTuple):
-    """A tensor to be written: its entry, and the pieces (or, if it is small, the bytes) that are not zero in it."""
+    """A tensor to be written: its entry, and its pieces (or bytes, if it is small) that are not zero."""
 
     entry: Entry
-    pieces: tuple[Piece, ...] = ()
+    pieces: tuple[Placement, ...] = ()
     data: bytes = b""
 
 
@@ -44,12 +44,12 @@ Outputs = Mapping[str, Output]
 
 
 def size_of(outputs: Outputs) -> int:
-    """Return how many bytes of data the tensors have."""
+    """Return the size of the tensors' data in bytes."""
     return sum(output.entry.size for output in outputs.values())
 
 
 def fused_outputs(adapter: AdapterFile, folds: Folds) -> Outputs:
-    """Lay out the tensors that become of an adapter, as `folds` has it.  What is kept beside them keeps its dtype."""
+    """Plan the fused tensors of an adapter according to `folds`.  Other tensors keep their dtype."""
     outputs = {name: _kept(kept) for name, kept in adapter.kept.items()}
     for layer, fused in adapter.layers.items():
         (down, up), fold = names.fused_keys(layer), folds[layer]
@@ -69,40 +69,40 @@ def _alpha(name: str, scale: float, rank: int) -> Outputs:
 def _kept(kept: Kept) -> Output:
     stride = math.prod(kept.shape[1:]) * DTYPE_BYTES[kept.dtype]
     pieces = tuple(
-        Piece(piece.row * stride, stride, piece.slabs, change_due(piece.slabs, kept.dtype, piece.scale))
+        Placement(piece.row * stride, stride, piece.slabs, change_due(piece.slabs, kept.dtype, piece.scale))
         for piece in kept.pieces
     )
     return Output(Entry(kept.dtype, kept.shape), pieces, kept.data)
 
 
-def _stacked(fused: FusedLayer, fold: Fold) -> tuple[Piece, ...]:
+def _stacked(fused: FusedLayer, fold: Fold) -> tuple[Placement, ...]:
     stride, pieces, row = fused.columns * DTYPE_BYTES[fold.down_dtype], [], 0
     for block, scale in zip(fused.blocks, fold.downs, strict=True):
         change = change_due((block.down,), fold.down_dtype, scale)
-        pieces.append(Piece(row * stride, stride, (block.down,), change))
+        pieces.append(Placement(row * stride, stride, (block.down,), change))
         row += block.rank
     return tuple(pieces)
 
 
-def _diagonal(fused: FusedLayer, fold: Fold) -> tuple[Piece, ...]:
+def _diagonal(fused: FusedLayer, fold: Fold) -> tuple[Placement, ...]:
     size, pieces, column = DTYPE_BYTES[fold.up_dtype], [], 0
     stride = fused.rank * size
     for block, scale in zip(fused.blocks, fold.ups, strict=True):
         position = block.row * stride + column * size
-        pieces.append(Piece(position, stride, block.up, change_due(block.up, fold.up_dtype, scale)))
+        pieces.append(Placement(position, stride, block.up, change_due(block.up, fold.up_dtype, scale)))
         column += block.rank
     return tuple(pieces)
 
 
 def split_outputs(adapter: AdapterFile, record: Record) -> Outputs:
-    """Lay out the original tensors of a converted adapter, as they were where `record` says that this is exact."""
+    """Plan the original tensors of a converted adapter, exactly as they were if `record` says so."""
     outputs: dict[str, Output] = {}
     for fused in adapter.layers.values():
         for block in fused.blocks:
             for name, output in _split_block(adapter, block, fused.columns, record).items():
                 if outputs.setdefault(name, output) is not output:
                     raise AdapterError(
-                        f"{adapter.path}: {name}: expected every original tensor once, got it twice; "
+                        f"{adapter.path}: {name}: expected every original tensor once, got one twice; "
                         "the metadata is damaged, so convert the original again."
                     )
     for name, output in _split_kept(adapter, record):
@@ -116,8 +116,8 @@ def _split_block(adapter: AdapterFile, block: Block, columns: int, record: Recor
     rows = _diffusers_order(block)
     down_dtype, up_dtype = source.dtypes or (block.down.dtype, block.up[0].dtype)
     below = change_due((block.down,), down_dtype, source.lift, True)
-    down = Piece(0, columns * DTYPE_BYTES[down_dtype], (block.down,), below)
-    up = Piece(0, block.rank * DTYPE_BYTES[up_dtype], rows, change_due(rows, up_dtype, source.scale, True))
+    down = Placement(0, columns * DTYPE_BYTES[down_dtype], (block.down,), below)
+    up = Placement(0, block.rank * DTYPE_BYTES[up_dtype], rows, change_due(rows, up_dtype, source.scale, True))
     outputs = {
         source.down: Output(Entry(down_dtype, (block.rank, columns, *(1,) * source.ones[0])), (down,)),
         source.up: Output(Entry(up_dtype, (block.rows, block.rank, *(1,) * source.ones[1])), (up,)),
@@ -130,11 +130,11 @@ def _split_block(adapter: AdapterFile, block: Block, columns: int, record: Recor
 
 
 def _split_kept(adapter: AdapterFile, record: Record) -> Iterator[tuple[str, Output]]:
-    """Lay out the source's tensors that were kept.  Raises AdapterError for rows that are not there."""
+    """Plan the source's tensors that were kept.  Raises AdapterError for missing rows."""
     for name, kept in adapter.kept.items():
         (slab,) = (slab for piece in kept.pieces for slab in piece.slabs)
         if not record.exact and name not in record.kept and name.endswith(".alpha"):
-            yield name, _kept(kept)  # of a text encoder, told by a header that is gone
+            yield name, _kept(kept)  # of a text encoder, given by a header entry that the result lacks
         for source in record.kept.get(name, ()):
             rows, columns = (source.shape[0] if source.shape else 1), math.prod(source.shape[1:])
             if columns != slab.columns or source.row + rows > slab.rows:
@@ -148,7 +148,7 @@ def _split_kept(adapter: AdapterFile, record: Record) -> Iterator[tuple[str, Out
             change = change_due(slabs, dtype, source.scale, True)
             yield (
                 source.key,
-                Output(Entry(dtype, source.shape), (Piece(0, columns * DTYPE_BYTES[dtype], slabs, change),)),
+                Output(Entry(dtype, source.shape), (Placement(0, columns * DTYPE_BYTES[dtype], slabs, change),)),
             )
 
 

@@ -1,1 +1,1 @@
-"""What an adapter is: names, layers, scales, and the plan of one file. Reads headers and alphas alone."""
+"""Understand an adapter: names, layers, scales, and the plan of one file. Reads only headers and alphas."""

@@ -1,4 +1,4 @@
-"""Other models whose layers are named like FLUX.1's, told by the width of their layers and their numbers of blocks."""
+"""Recognise other models with layer names like FLUX.1's, by the width of their layers and their numbers of blocks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .layout import DOUBLE, FLUX_1, MLP, SINGLE, Geometry
 class Architecture(NamedTuple):
     """A model: hidden size, double (or joint) and single blocks, width of the MLP in units of the hidden size.
 
-    `alike` tells a descendant of FLUX.1 with fewer blocks, whose LoRAs convert exactly, for that model alone.
+    `alike` marks a descendant of FLUX.1 with fewer blocks. Its LoRAs convert exactly, but only for that model.
     """
 
     name: str
@@ -24,7 +24,7 @@ class Architecture(NamedTuple):
 
 # From the models' config.json (transformer/ in their Diffusers repositories), the defaults and conversion scripts of
 # Diffusers (src/diffusers/models/transformers, scripts/convert_*_to_diffusers.py) and ComfyUI's model_detection.py.
-# Chroma has FLUX.1's sizes: `formats` tells it by layers that FLUX.1 lacks.
+# Chroma has FLUX.1's sizes: `formats` recognises it by layers that FLUX.1 lacks.
 ARCHITECTURES = (
     Architecture("Stable Diffusion 3 or 3.5 Medium", 1536, 24, 0),
     Architecture("Stable Diffusion 3.5 Large", 2432, 38, 0),
@@ -50,14 +50,14 @@ Blocks = Mapping[str, frozenset[int]]
 
 
 class Verdict(NamedTuple):
-    """Whose layers these are: a model that is not FLUX.1, and what to tell of one that is or may be."""
+    """The model with these layers: its name if it is not FLUX.1, and a note for the user."""
 
     foreign: str | None = None
     note: str | None = None
 
 
 def judged(geometry: Geometry, blocks: Blocks) -> Verdict:
-    """Tell from sizes and block numbers whose layers these are."""
+    """Return the model with layers of these sizes and block numbers."""
     double, single = (max(blocks.get(kind, ()), default=-1) + 1 for kind in (DOUBLE, SINGLE))
     beyond = double > FLUX_1.double or single > FLUX_1.single
     rows = [row for row in ARCHITECTURES if row.hidden == geometry.hidden]
@@ -82,7 +82,7 @@ def judged(geometry: Geometry, blocks: Blocks) -> Verdict:
 
 
 def _is_whole(row: Architecture, blocks: Blocks) -> bool:
-    """Tell whether all of a model's blocks are adapted, and no others."""
+    """Return whether all of a model's blocks are adapted, and no others."""
     wanted = {DOUBLE: row.double, SINGLE: row.single}
     return all(blocks.get(kind, frozenset()) == frozenset(range(count)) for kind, count in wanted.items())
 

@@ -1,7 +1,7 @@
-"""The one place that decides what a key is: the dialects in which files name FLUX.1's layers, as data.
+"""The dialects in which files name FLUX.1's layers, as data. Only this file decides what a key means.
 
-A layer of the transformer gets the name that the table of layers has for it, Diffusers' or ComfyUI's; one of a text
-encoder the name that ComfyUI's loaders take.
+A layer of the transformer gets its name in the table of layers, Diffusers' or ComfyUI's. A layer of a text encoder gets
+the name that ComfyUI's loaders read.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ MERGED, BYPASSED = "merged", "merged and bypassed"
 
 
 class Dialect(NamedTuple):
-    """A way to name the layers: what it is called, how the names begin, and how the host loads them as they are."""
+    """A way to name the layers: its name, the prefix of its names, and how the host loads such files unchanged."""
 
     name: str
     prefix: str
     find: Callable[[str], Place | None]
     comfy: bool
-    """It names ComfyUI's layers, not Diffusers'."""
+    """Whether it uses the names of ComfyUI's layers instead of Diffusers'."""
     loads: str = ""
 
 
 DIFFUSERS, BFL, XLABS = "a FLUX.1 LoRA in Diffusers layout", "a FLUX LoRA in BFL layout", "an XLabs FLUX LoRA"
 # From ComfyUI's comfy/lora.py (model_lora_keys_unet) and Diffusers' loaders/lora_conversion_utils.py. The first row
-# that fits names a key; the last ones stand for every prefix that trainers nest.
+# that fits names a key; the last ones match every prefix that trainers nest.
 DIALECTS = (
     Dialect("a kohya/sd-scripts FLUX LoRA", "lora_unet_", underscored_place, True, BYPASSED),
     Dialect("a FLUX slider LoRA", "lora_unet_", underscored_place, False),
@@ -91,7 +91,7 @@ _CLIP_ALIASES = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out":
 
 
 def parse(key: str) -> Name | None:
-    """Tell the layer of a LoRA's factor or alpha, and its role there; None if it is no tensor of a LoRA."""
+    """Return the layer and role of a LoRA's factor or alpha; None for tensors of another kind."""
     key = names.unwrapped(key)
     processor = _processor(key)
     if processor is not None:
@@ -101,7 +101,7 @@ def parse(key: str) -> Name | None:
 
 
 def parse_extra(key: str) -> Name | None:
-    """Tell the layer and role of a tensor that a LoRA of FLUX.1 has besides its factors; None if it is no such one."""
+    """Return the layer and role of another tensor of a FLUX.1 LoRA, such as a bias; None for other tensors."""
     key = names.unwrapped(key)
     found = names.extra(key)
     if found is not None:
@@ -131,7 +131,7 @@ def layer_of(stem: str) -> str:
 
 
 def bare(key: str) -> str:
-    """Return a key without any dialect's prefix, to look for the layer that it lies in."""
+    """Return a key without any dialect's prefix, to find its layer."""
     key = names.without_prefix(key)
     return next((key[len(prefix) :] for prefix in _UNDERSCORED if key.startswith(prefix)), key)
 
@@ -188,7 +188,7 @@ def _dialect(key: str) -> Dialect | None:
 
 
 def is_comfy(module: str) -> bool:
-    """Tell whether a layer of the table is named as in ComfyUI."""
+    """Return whether a layer of the table is named as in ComfyUI."""
     found = place(module)
     return found is not None and (fused_place(module) is not None or found.part.name == QKV_OF_LINEAR1)
 
@@ -203,7 +203,7 @@ _HOST_ENDS = (
 
 
 def host_takes(keys: Iterable[str]) -> bool:
-    """Tell whether the host's loaders take every tensor under the names as they are, merged and bypassed."""
+    """Return whether the host's loaders read every tensor under its present name, merged and bypassed."""
     return all(any(_is_host_key(key, row) for row in DIALECTS if row.loads == BYPASSED) for key in keys)
 
 

@@ -1,4 +1,4 @@
-"""What a file has besides the factors of FLUX.1's layers, and the names under which ComfyUI's loaders take it.
+"""The tensors of a file other than the factors of FLUX.1's layers, under the names that ComfyUI's loaders read.
 
 Text encoders' pairs keep their factors and alphas. A bias of an up factor acts as scale * bias, so it becomes `diff_b`
 of the fused layer, a part's rows beside zeros; `set_weight` sets a norm; `reshape_weight` widens a layer.
@@ -24,11 +24,11 @@ from .scales import Scaling
 
 IMG_IN = "img_in"
 CHANNELS = 64
-"""Columns of FLUX.1's img_in: 16 latent channels in patches of 2 x 2. Wider ones take a control image, too."""
+"""Columns of FLUX.1's img_in: 16 latent channels in patches of 2 x 2. A wider img_in also gets a control image."""
 
 
 def target_of(layer: str, role: str) -> str:
-    """Return the name under which the host's loaders take what a layer has besides its factors."""
+    """Return the name under which the host's loaders read another tensor of a layer."""
     return f"{layer}.{role}" if layer.startswith(TEXT) else names.fused_extra(layer, role)
 
 
@@ -40,7 +40,7 @@ def slab_of(key: str, entry: Entry) -> Slab:
 
 
 def whole(key: str, entry: Entry) -> Kept:
-    """Keep a tensor as it is."""
+    """Keep a tensor unchanged."""
     return Kept(entry.dtype, entry.shape, (KeptPiece(key, entry.shape, 0, (slab_of(key, entry),)),))
 
 
@@ -64,7 +64,7 @@ def text_layers(
             got = " and ".join(f"{entry.dtype} {list(entry.shape)}" for entry in factors)
             raise AdapterError(
                 f"{path}: {down}: expected floating point down [r, columns] and up [rows, r], got {got}; "
-                "get the file again."
+                "download the file again."
             )
         kept |= {f"{module}.lora_A.weight": whole(down, entries[down])}
         kept |= {f"{module}.lora_B.weight": whole(up, entries[up])}
@@ -76,7 +76,7 @@ def text_layers(
 def _text_alpha(
     module: str, entries: Mapping[str, Entry], key: str | None, scaling: Scaling, rank: int
 ) -> dict[str, Kept]:
-    """Keep a layer's alpha, or write the one that only a configuration tells."""
+    """Keep a layer's alpha, or write one if only a configuration gives it."""
     scale = scaling.scale(module.partition(".transformer.")[2], rank)
     if key is not None:
         return {f"{module}.alpha": whole(key, entries[key])}
@@ -84,20 +84,20 @@ def _text_alpha(
 
 
 class Found(NamedTuple):
-    """The tensors of a file besides its factors that the host's loaders can be given, and those that nobody knows."""
+    """Other tensors of a file: those that the host's loaders can apply, and unknown ones."""
 
     named: Mapping[str, Name]
     rest: tuple[str, ...]
 
 
 def find_extras(keys: tuple[str, ...]) -> Found:
-    """Tell which tensors that are no factors belong to layers of FLUX.1 in a way that ComfyUI's loaders know."""
+    """Find the tensors, other than factors, that ComfyUI's loaders can apply to layers of FLUX.1."""
     named = {key: name for key in keys if (name := parse_extra(key)) and _is_known(name)}
     return Found(named, tuple(key for key in keys if key not in named))
 
 
 def _is_known(name: Name) -> bool:
-    """Differences and values must be of whole layers, as ComfyUI has them; biases may be of Diffusers' parts."""
+    """Differences and values must be for ComfyUI's whole layers; biases may be for Diffusers' parts."""
     if name.module.startswith(TEXT):
         return name.role in (names.DIFF, names.DIFF_B, names.NORM, SET)
     if name.role in (SET, names.NORM):
@@ -117,7 +117,7 @@ def flux_extras(
     geometry: Geometry,
     scaling: Scaling,
 ) -> dict[str, Kept]:
-    """Keep biases, norms, differences and shapes of FLUX.1's layers.  Raises AdapterError for what fits none."""
+    """Keep biases, norms, differences and shapes of FLUX.1's layers.  Raises AdapterError for other tensors."""
     kept: dict[str, Kept] = {}
     for key, name in found.items():
         where = place(name.module)
@@ -155,11 +155,13 @@ def _bias(
     rows = where.part.rows.of(geometry) if where.part.rows is not None else math.prod(entry.shape)
     if entry.shape != (rows,) or entry.dtype not in FLOATS:
         got = f"{entry.dtype} {list(entry.shape)}"
-        raise AdapterError(f"{path}: {key}: expected {rows} floating point numbers, got {got}; get the file again.")
+        raise AdapterError(
+            f"{path}: {key}: expected {rows} floating point numbers, got {got}; download the file again."
+        )
     slab = slab_of(key, entry)
     slabs = slab.halves_swapped() if where.part.swapped else (slab,)
     if name.role == BIAS and where.module not in ranks:
-        raise AdapterError(f"{path}: {key}: expected the factors that it belongs to, got none; get the file again.")
+        raise AdapterError(f"{path}: {key}: expected the factors of this layer too, got none; download the file again.")
     scale = scaling.scale(where.module, ranks[where.module]) if name.role == BIAS else 1.0
     return KeptPiece(key, entry.shape, where.row.of(geometry), slabs, scale)
 
@@ -167,18 +169,18 @@ def _bias(
 def _joined(
     path: Path, key: str, before: Kept | None, piece: KeptPiece, rows: int, entries: Mapping[str, Entry]
 ) -> Kept:
-    """Put a part's bias beside those of the other parts."""
+    """Add a part's bias to those of the other parts."""
     pieces = (*(before.pieces if before else ()), piece)
     if len({one.row for one in pieces}) < len(pieces) or any(one.shape == (rows,) for one in pieces[1:]):
         raise AdapterError(f"{path}: {key}: expected a layer's bias once, got {pieces[0].key} too; remove one of them.")
     kinds = {entries[one.key].dtype for one in pieces}
-    # A scaled bias is small beside its factors: it is never folded into few bits.
+    # A scaled bias is small compared with its factors, so it is never written in a narrow dtype.
     wide = len(kinds) > 1 or (any(one.scale != 1.0 for one in pieces) and not kinds & {"F64", "F32", "BF16"})
     return Kept("F32" if wide else kinds.pop(), (rows,), pieces)
 
 
 def _reshaped(layers: Mapping[str, FusedLayer], kept: Mapping[str, Kept]) -> dict[str, Kept]:
-    """Tell the host the shape of a wider img_in, which it would else leave as it is and skip."""
+    """Tell the host the shape of a wider img_in, which the host would otherwise ignore."""
     key, layer = names.fused_extra(IMG_IN, RESHAPE), layers.get(IMG_IN)
     if layer is None or key in kept or layer.columns <= CHANNELS:
         return {}

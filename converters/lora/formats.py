@@ -1,4 +1,4 @@
-"""Files that are not converted: how their keys look, what they are, and what to do with them."""
+"""Formats that can't be converted: how to recognise their keys, their names, and what to do with them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Format(NamedTuple):
 _OTHER = "this converter is for FLUX.1; load it with the model it was trained for"
 _NO_PAIRS = "it has no LoRA pairs that could be fused; extract a LoRA from it, or merge it into the model"
 _SOME_PAIRS = "some of its layers have LoRA pairs, these have none that could be fused; merge it into the model"
-_NODES = "it is no LoRA of the whole model; load it with the nodes that were made for it"
+_NODES = "it does not adapt the whole model; load it with the nodes that were made for it"
 _WEIGHTS = "give the LoRA, not the model"
 
 
@@ -29,7 +29,7 @@ def _other(pattern: str, name: str) -> Format:
     return Format(re.compile(pattern), name, _OTHER)
 
 
-# What acts on a part of the tokens alone, or beside the model's own layers.
+# Adapters that act only on some of the tokens, or outside the model's own layers.
 _ADAPTERS = tuple(
     Format(re.compile(pattern), name, _NODES)
     for pattern, name in (
@@ -42,7 +42,7 @@ _ADAPTERS = tuple(
 )
 # Files that are not LoRAs, whatever the layers are called (the names of LyCORIS and PEFT).
 _NO_LORA = tuple(
-    Format(re.compile(rf".*[._](?:{marks})"), f"{name}, which is no LoRA", _NO_PAIRS)
+    Format(re.compile(rf".*[._](?:{marks})"), f"{name}, which is not a LoRA", _NO_PAIRS)
     for marks, name in (
         (r"lokr_(?:w[12]|t2)", "a LyCORIS LoKr adapter"),
         (r"hada_(?:w[12]|t[12])", "a LyCORIS LoHa adapter"),
@@ -55,7 +55,7 @@ _NO_LORA = tuple(
         (r"hra_u|boft_|waveft_|fourierft_|c3a_kernel|shira_", "a PEFT adapter of another kind"),
     )
 )
-# Numbers beside a factor, as bitsandbytes, GPTQ, quanto and torchao keep them; scaled float8 alone is plain arithmetic.
+# Extra tensors of a factor from bitsandbytes, GPTQ, quanto and torchao; only scaled float8 is plain arithmetic.
 _QUANTISED = Format(
     re.compile(
         r".*[._]lora(?:_A|_B|[._]down|[._]up)\.(?:.*\.)?(?:SCB|absmax|nested_absmax|quant_map|nested_quant_map"
@@ -65,7 +65,7 @@ _QUANTISED = Format(
     "a quantised LoRA, whose factors have scales of their own",
     "save it in bfloat16 or float16 with the program that quantised it",
 )
-# Layers of other models beside such as are named like FLUX.1's; the first row that fits names a file.
+# Layers of other models that also have layers named like FLUX.1's; the first row that fits names the file.
 _DESCENDANTS = (
     _other(
         r".*(attn[._]to_qkv_mlp_proj|single_transformer_blocks[._]\d+[._]attn[._]to_out[._](?!0[._])"
@@ -105,7 +105,7 @@ _OTHERS = (
 )
 _MODEL = Format(
     re.compile(r"(.*\.)?((single_)?transformer|double|single)_blocks\.\d+\.[^.].*\.(weight|bias|scale)$"),
-    "the weights of a model, no LoRA",
+    "the weights of a model, not a LoRA",
     _WEIGHTS,
 )
 
@@ -126,7 +126,7 @@ def foreign_format(keys: Iterable[str], has_flux_layers: bool) -> Format | None:
         return found
     if not any(map(_PAIR.match, keys)):
         return found
-    return found._replace(name=found.name.replace(", which is no LoRA", " beside LoRA pairs"), advice=_SOME_PAIRS)
+    return found._replace(name=found.name.replace(", which is not a LoRA", " beside LoRA pairs"), advice=_SOME_PAIRS)
 
 
 _PAIR = re.compile(r".*[._](?:lora_(?:A|B)\b|lora[._](?:down|up)\.)")
@@ -138,7 +138,7 @@ def model_weights(keys: Iterable[str]) -> Format | None:
 
 
 def architecture(geometry: Geometry, blocks: architectures.Blocks) -> tuple[Format | None, str | None]:
-    """Name the model of layers that are called like FLUX.1's, if it is another one; or return what to tell of it."""
+    """Name the model if layers named like FLUX.1's belong to another one; otherwise return a note for the user."""
     verdict = architectures.judged(geometry, blocks)
     if verdict.foreign is None:
         return None, verdict.note
@@ -148,7 +148,7 @@ def architecture(geometry: Geometry, blocks: architectures.Blocks) -> tuple[Form
 
 
 # Entries of a header that name the base model, and the models whose LoRAs may look like FLUX.1's. Those of FLUX.1
-# itself, FLUX.1-Krea-dev too, are no news.
+# itself, FLUX.1-Krea-dev too, need no note.
 _BASE = re.compile(
     r"(?:.*[._])?(?:architecture|base_?model(?:_.*)?|model_?(?:name|type|version|spec)|sd_model_name)", re.I
 )
@@ -169,10 +169,10 @@ _NAMED = tuple(
 
 def named_by(metadata: Mapping[str, str]) -> str | None:
     """Return the name of a model other than FLUX.1 that a header gives as the one it was trained for."""
-    told = [value[:200] for key, value in metadata.items() if len(key) < 100 and _BASE.fullmatch(key)]
-    told += [name for value in metadata.values() for name in _BASE_IN_JSON.findall(value[:100_000])]
-    other = [value for value in told if not _FLUX_1.search(value)]
-    if len(other) < len(told):
+    named = [value[:200] for key, value in metadata.items() if len(key) < 100 and _BASE.fullmatch(key)]
+    named += [name for value in metadata.values() for name in _BASE_IN_JSON.findall(value[:100_000])]
+    other = [value for value in named if not _FLUX_1.search(value)]
+    if len(other) < len(named):
         return None
     return next((name for value in other for pattern, name in _NAMED if pattern.search(value)), None)
 
@@ -180,7 +180,7 @@ def named_by(metadata: Mapping[str, str]) -> str | None:
 def by_header(
     name: str, foreign: Format | None, geometry: Geometry | None, blocks: architectures.Blocks, has_mlp: bool
 ) -> Format | None:
-    """Call a file what its header calls it, unless its layers prove that they are FLUX.1's."""
+    """Name a file as its header does, unless its layers are clearly FLUX.1's."""
     if foreign is not None and foreign.advice != _OTHER:
         return foreign
     double, single = (max(blocks.get(kind, ()), default=-1) + 1 for kind in (DOUBLE, SINGLE))

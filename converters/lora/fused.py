@@ -29,7 +29,7 @@ def converted_plan(
     found: Recognised,
     alphas: Mapping[str, Alpha],
 ) -> AdapterFile:
-    """Plan a converted adapter: by the blocks in its metadata, one dense block for a layer that they leave out.
+    """Plan a converted adapter: by the blocks in its metadata; a layer without blocks there is one dense block.
 
     Raises AdapterError for blocks that do not fit the tensors.
     """
@@ -104,7 +104,7 @@ def _placed(layer: str, part: str, row: int, rows: int, rank: int) -> tuple[str,
 
 
 def _fit(blocks: list[tuple[str, int, int, int]], down: Slab, up: Slab) -> bool:
-    """Tell whether blocks lie one below the other in the rows of up, and share the rank."""
+    """Return whether the blocks follow one another in the rows of up and their ranks add up."""
     ends = [0, *(row + rows for _, row, rows, _ in blocks)]
     apart = all(end <= row for end, (_, row, _, _) in zip(ends, blocks))
     return apart and ends[-1] <= up.rows and sum(rank for *_, rank in blocks) == down.rows == up.columns

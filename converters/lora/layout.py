@@ -1,8 +1,8 @@
-"""Where the layers of a Diffusers FLUX.1 lie in ComfyUI's fused layers: the one table, from which all else is computed.
+"""The places of a Diffusers FLUX.1's layers in ComfyUI's fused layers: one table from which the rest is computed.
 
 Sizes are in units of the hidden size H and the MLP's width M (3072 and 12288 in FLUX.1-dev), so that models of any size
 share the table. A fused layer is a list of parts in row order. A part that covers its layer alone may have a size that
-neither tells (None): it is then read from the file.
+neither gives (None): it is then read from the file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MLP = 4
 
 
 class Geometry(NamedTuple):
-    """The sizes of a model: hidden size, width of the MLP, and how many double and single blocks are adapted."""
+    """The sizes of a model: hidden size, width of the MLP, and the numbers of adapted double and single blocks."""
 
     hidden: int
     mlp: int
@@ -25,22 +25,18 @@ class Geometry(NamedTuple):
     single: int = 0
 
 
-class Size(int):
-    """A number of rows or columns in units of H, of an MLP 4 H wide as in FLUX.1; `mlp` such widths are in it."""
+class Size(NamedTuple):
+    """A number of rows or columns, as multiples of the hidden size H and the MLP width M."""
 
-    mlp: int
-
-    def __new__(cls, hidden: int = 0, mlp: int = 0) -> Size:
-        size = super().__new__(cls, hidden + MLP * mlp)
-        size.mlp = mlp
-        return size
+    hidden: int
+    mlp: int = 0
 
     def of(self, geometry: Geometry) -> int:
         """Return the number in a model of the given geometry."""
-        return (self - MLP * self.mlp) * geometry.hidden + self.mlp * geometry.mlp
+        return self.hidden * geometry.hidden + self.mlp * geometry.mlp
 
 
-H, M = Size(1), Size(0, mlp=1)
+H, M, NOTHING = Size(1), Size(0, 1), Size(0)
 
 
 class Part(NamedTuple):
@@ -53,7 +49,7 @@ class Part(NamedTuple):
 
 
 class Fused(NamedTuple):
-    """One ComfyUI layer: its name, the Diffusers block its parts lie in, its parts and its width."""
+    """One ComfyUI layer: its name, the Diffusers block with its parts, the parts and its width."""
 
     name: str
     block: str
@@ -128,7 +124,7 @@ class Place(NamedTuple):
     part: Part
     module: str
     """The layer as the table names it: of Diffusers, such as "transformer_blocks.0.attn.to_q", or of ComfyUI."""
-    row: Size = Size()
+    row: Size = NOTHING
     """Where its rows start in the fused layer."""
 
     @property
@@ -177,7 +173,7 @@ _DOTTED, _UNDERSCORED = (re.compile(rf"{_BLOCKS}{dot}(0|[1-9][0-9]{{0,4}}){dot}(
 
 
 def place(module: str) -> Place | None:
-    """Find a layer in the table, by Diffusers' or ComfyUI's name; None if it is not there."""
+    """Find a layer in the table, by Diffusers' or ComfyUI's name; None if the table lacks it."""
     return _found(module, _DOTTED, _places())
 
 
@@ -199,7 +195,7 @@ def _underscored() -> dict[tuple[str, str], Place]:
 
 
 def fused_place(layer: str) -> tuple[Fused, int | None] | None:
-    """Find a ComfyUI layer in the table, with its block number; None if it is not there."""
+    """Find a ComfyUI layer in the table, with its block number; None if the table lacks it."""
     found = place(layer)
     return (found.fused, found.number) if found is not None and found.module == found.layer else None
 
@@ -221,7 +217,7 @@ def _norms(dot: str = ".") -> dict[tuple[str, str], str]:
 
 
 def owner(name: str) -> str | None:
-    """Return the layer of FLUX.1 that a tensor lies in or below, by its name without prefixes; None if in none.
+    """Return the layer of FLUX.1 that contains a tensor, by its name without prefixes; None if there is none.
 
     Also what Diffusers fuses itself, and the norms: no tensor of theirs can be left out of a LoRA unseen.
     """
@@ -255,13 +251,13 @@ def first_row(fused: Fused, part: Part) -> Size:
 
 
 def height(fused: Fused) -> Size | None:
-    """Return the height of a fused layer; None if only the file can tell."""
+    """Return the height of a fused layer; None if only the file knows it."""
     return None if any(part.rows is None for part in fused.parts) else _sum(fused.parts)
 
 
 def _sum(parts: tuple[Part, ...]) -> Size:
-    sizes = [part.rows or Size() for part in parts]
-    return Size(sum(size - MLP * size.mlp for size in sizes), sum(size.mlp for size in sizes))
+    sizes = [part.rows or NOTHING for part in parts]
+    return Size(sum(size.hidden for size in sizes), sum(size.mlp for size in sizes))
 
 
 FLUX_1 = Geometry(3072, 12288, 19, 38)

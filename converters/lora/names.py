@@ -1,6 +1,6 @@
-"""How LoRA files spell their tensors: wrappers and prefixes before a layer's name, suffixes behind it.
+"""The names of tensors in LoRA files: wrappers and prefixes before a layer's name, suffixes after it.
 
-Which layer a name stands for is the matter of `dialects`, the one place that decides what a key is.
+`dialects` decides which layer a name means.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _SUFFIXES = (
     (re.compile(r"\.alpha"), ALPHA),
     (re.compile(r"\.(?:lora_magnitude_vector(?:\.[^.]+)*|dora_scale|dora_magnitude|lora_magnitude)"), DORA),
 )
-# What a control LoRA or an extracted one has besides factors: a bias of the up factor, which scales with it, and
-# differences, values and a shape that ComfyUI's loader takes as they are.
+# Other tensors of a control LoRA or an extracted LoRA: a bias of the up factor, which scales with it, and differences,
+# values and a shape that ComfyUI's loader uses unchanged.
 _EXTRAS = (
     (re.compile(r"\.lora_B(?:\.(?!weight|bias)[^.]+)?\.bias"), BIAS),
     (re.compile(r"\.lora[._]up\.bias"), BIAS),
@@ -55,7 +55,7 @@ _MARKS = (
     ".reshape_weight",
     ".w_norm",
 )
-# torch.compile's and FSDP's stand anywhere in a name, the others before it, in any order and nesting.
+# torch.compile's and FSDP's marks can be anywhere in a name, the others before it, in any order and nesting.
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 _PREFIXES = ("base_model.model.", "model.", "transformer.", "diffusion_model.", "module.", "unet.")
 _DEEPEST = 16
@@ -69,17 +69,17 @@ class Name(NamedTuple):
 
 
 def suffixed(key: str) -> Name | None:
-    """Split a tensor's name into what stands before its role, and the role; None if it is no factor of a LoRA."""
+    """Split a tensor's name into the part before its role, and the role; None for tensors other than LoRA factors."""
     return _split(key, _SUFFIXES)
 
 
 def extra(key: str) -> Name | None:
-    """Split the name of a tensor that a LoRA has besides its factors; None if it is none of those."""
+    """Split the name of another tensor of a LoRA, such as a bias; None for other names."""
     return _split(key, _EXTRAS)
 
 
 def _split(key: str, suffixes: tuple[tuple[re.Pattern[str], str], ...]) -> Name | None:
-    # Where a mark stands last, so that the work does not grow with how often one is repeated.
+    # Matches only the last mark, so that the work does not grow with repetitions.
     start = max(key.rfind(mark) for mark in _MARKS)
     if key.endswith(".scale.set_weight"):
         start = len(key) - len(".scale.set_weight")
@@ -97,7 +97,7 @@ def unwrapped(key: str) -> str:
 
 
 def without_prefix(module: str) -> str:
-    """Strip the prefixes that trainers put before a layer's name, in whatever order they stand."""
+    """Strip the prefixes that trainers put before a layer's name, in any order."""
     module = unwrapped(module)
     for _ in range(_DEEPEST):
         prefix = next((prefix for prefix in _PREFIXES if module.startswith(prefix)), None)
@@ -113,7 +113,7 @@ def original_keys(module: str) -> tuple[str, str]:
 
 
 def alpha_key(module: str) -> str:
-    """Return the alpha's name of a Diffusers layer, beside `original_keys`."""
+    """Return the alpha's name of a Diffusers layer, to go with `original_keys`."""
     return f"transformer.{module}.alpha"
 
 
@@ -124,17 +124,17 @@ def alpha_beside(down: str, module: str) -> str:
 
 
 def fused_alpha(layer: str) -> str:
-    """Return the name of the alpha that the host's LoRA loaders take beside `fused_keys`."""
+    """Return the name of the alpha that the host's LoRA loaders read with `fused_keys`."""
     return f"diffusion_model.{layer}.alpha"
 
 
 def fused_keys(layer: str) -> tuple[str, str]:
-    """Return the down and up names of a ComfyUI layer that the host's LoRA loaders take."""
+    """Return the down and up names of a ComfyUI layer that the host's LoRA loaders read."""
     return f"diffusion_model.{layer}.lora_A.weight", f"diffusion_model.{layer}.lora_B.weight"
 
 
 def fused_extra(layer: str, role: str) -> str:
-    """Return the name under which the host's loaders take what a ComfyUI layer has besides its factors."""
+    """Return the name under which the host's loaders read another tensor of a ComfyUI layer."""
     return f"diffusion_model.{layer}.{DIFF_B if role == BIAS else role}"
 
 
@@ -182,11 +182,11 @@ def _factors(path: object, module: str, roles: Mapping[str, str]) -> tuple[str, 
     if DOWN in roles and UP in roles:
         return roles[DOWN], roles[UP]
     have, want = (roles[DOWN], "lora_B (up)") if DOWN in roles else (roles[UP], "lora_A (down)")
-    raise AdapterError(f"{path}: {have}: expected {want} beside it for {module}, got none; get the file again.")
+    raise AdapterError(f"{path}: {have}: expected {want} for {module}, got none; download the file again.")
 
 
 def dora(path: object, key: str) -> AdapterError:
-    """Return the error of a DoRA file."""
+    """Return the error for a DoRA file."""
     return AdapterError(
         f"{path}: {key}: expected plain LoRA, got DoRA, which can't be fused into a LoRA; merge it into the model."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from ..errors import AdapterError
 from ..files.header import DTYPE_BYTES, FLOATS, Entry
@@ -18,7 +19,8 @@ from .recognise import Recognised, as_matrices
 from .scales import LARGEST, Scaling
 
 Scaler = Callable[[str, int], float]
-"""Tells the scale of a layer from its name and rank."""
+"""Returns the scale of a layer, given its name and rank."""
+T = TypeVar("T")
 
 
 def original_plan(
@@ -36,51 +38,50 @@ def original_plan(
     Raises AdapterError for what is not a FLUX.1 LoRA, and for a tensor of FLUX.1 that no LoRA of the host can hold.
     """
     _refuse_foreign(path, entries, found)
-    pairs = names.pair_up(path, found.names)
-    shapes = {key: entry.shape for key, entry in entries.items()}
-    entries = as_matrices(entries, found.names)
-    _refuse_transposed(path, entries, pairs)
-    geometry = _checked_geometry(path, entries, found, pairs)
-    scaling = scalings[""]
+    pairs, scaling = names.pair_up(path, found.names), scalings[""]
+    matrices = as_matrices(entries, found.names)
+    _refuse_transposed(path, matrices, pairs)
+    geometry = _checked_geometry(path, matrices, found, pairs)
     scales = {module: tuple(numbers[key] for key in keys) for module, keys in pairs.scales.items()}
-    layers = _layers(path, entries, found.places, pairs, geometry, _scaler(path, scaling, scales))
+    layers = _layers(path, matrices, found.places, pairs, geometry, _scaler(path, scaling, scales))
     extras = find_extras(pairs.others)
-    kept = text_layers(path, entries, pairs, scalings)
-    kept |= flux_extras(path, entries, extras.named, layers, geometry, scaling)
-    unplaced = [module for module in pairs.factors if module not in found.places and not module.startswith(TEXT)]
-    lost = [key for module in unplaced for key in pairs.keys_of(module)]
-    unused = (*extras.rest, *lost)
+    kept = text_layers(path, matrices, pairs, scalings)
+    kept |= flux_extras(path, matrices, extras.named, layers, geometry, scaling)
+    unused = (*extras.rest, *_unplaced(found, pairs))
     _refuse_mutilation(path, unused)
+    plan = AdapterFile(path, found.fused, metadata, geometry, layers, unused, scaling=scaling.source, kept=kept)
+    return plan._replace(
+        alphas=_by_part(found, {module: numbers[key] for module, key in pairs.alphas.items()}),
+        notes=(*((found.note,) if found.note else ()), *_wide(layers), *(() if found.places else (_TEXT_ALONE,))),
+        factor_scales=_by_part(found, scales),
+        ones=_by_part(found, _ones(entries, pairs)),
+        question=scaling.question(
+            {module: matrices[down].shape[0] for module, (down, _) in pairs.factors.items() if module in found.places}
+        ),
+    )
+
+
+def _by_part(found: Recognised, values: Mapping[str, T]) -> dict[str, T]:
+    """Return what is known of FLUX.1's layers by their Diffusers names, given the file's names."""
+    return {found.places[module].module: value for module, value in values.items() if module in found.places}
+
+
+def _unplaced(found: Recognised, pairs: names.Pairs) -> list[str]:
+    """List the keys of the pairs that are neither of FLUX.1 nor of a text encoder."""
+    unplaced = [module for module in pairs.factors if module not in found.places and not module.startswith(TEXT)]
+    return [key for module in unplaced for key in pairs.keys_of(module)]
+
+
+def _ones(entries: Mapping[str, Entry], pairs: names.Pairs) -> dict[str, tuple[int, ...]]:
+    """Return how many axes of length 1 the factors of a layer have behind their two, where they have any."""
     ones = {
-        found.places[module].module: tuple(max(0, len(shapes[key]) - 2) for key in keys)
-        for module, keys in pairs.factors.items()
-        if module in found.places and any(len(shapes[key]) > 2 for key in keys)
+        module: tuple(max(0, len(entries[key].shape) - 2) for key in keys) for module, keys in pairs.factors.items()
     }
-    own = {found.places[m].module: numbers[key] for m, key in pairs.alphas.items() if m in found.places}
-    of_factors = {found.places[m].module: told for m, told in scales.items() if m in found.places}
-    notes = (*((found.note,) if found.note else ()), *_wide(layers), *(() if found.places else (_TEXT_ALONE,)))
-    question = scaling.question(
-        {module: entries[down].shape[0] for module, (down, _) in pairs.factors.items() if module in found.places}
-    )
-    return AdapterFile(
-        path,
-        found.fused,
-        metadata,
-        geometry,
-        layers,
-        unused,
-        own,
-        scaling.source,
-        kept,
-        notes,
-        of_factors,
-        ones,
-        question,
-    )
+    return {module: numbers for module, numbers in ones.items() if any(numbers)}
 
 
 def _scaler(path: Path, scaling: Scaling, scales: Mapping[str, tuple[Alpha, ...]]) -> Scaler:
-    """Return what tells a layer's scale, that of scaled factors included."""
+    """Return a function that gives a layer's scale, including that of scaled factors."""
 
     def scale(module: str, rank: int) -> float:
         own = scales.get(module, ())
@@ -104,11 +105,11 @@ def _wide(layers: Mapping[str, FusedLayer]) -> tuple[str, ...]:
     )
 
 
-_TEXT_ALONE = "it adapts text encoders alone, which FLUX.1 shares with other models; load it with the model it is for"
+_TEXT_ALONE = "it adapts only text encoders, which FLUX.1 shares with other models; load it with the model it is for"
 
 
 def _refuse_transposed(path: Path, entries: Mapping[str, Entry], pairs: names.Pairs) -> None:
-    """Raise AdapterError where most factors lie on their side: a rank is never larger than a layer's width."""
+    """Raise AdapterError if most factors are transposed: a rank is never larger than a layer's width."""
     for number, want in ((0, "down [r, columns]"), (1, "up [rows, r]")):
         keys = [keys[number] for keys in pairs.factors.values() if len(entries[keys[number]].shape) == 2]
         tall = [key for key in keys if entries[key].shape[number] > entries[key].shape[1 - number]]
@@ -121,7 +122,7 @@ def _refuse_transposed(path: Path, entries: Mapping[str, Entry], pairs: names.Pa
 
 
 def _refuse_foreign(path: Path, entries: Mapping[str, Entry], found: Recognised) -> None:
-    """Raise AdapterError for a file of another architecture, or with nothing of FLUX.1 in it."""
+    """Raise AdapterError for a file of another architecture, or without any layer of FLUX.1."""
     if found.foreign is not None:
         raise AdapterError(f"{path}: expected a FLUX.1 LoRA, got {found.foreign.name}; {found.foreign.advice}.")
     if not found.places and not any(name and name.module.startswith(T5) for name in found.names.values()):
@@ -133,7 +134,7 @@ def _refuse_foreign(path: Path, entries: Mapping[str, Entry], found: Recognised)
 
 
 def _refuse_mutilation(path: Path, unused: tuple[str, ...]) -> None:
-    """Raise AdapterError for a tensor that acts on a layer of FLUX.1: without it the LoRA is another one."""
+    """Raise AdapterError for a tensor that acts on a layer of FLUX.1: leaving it out would change the LoRA."""
     for key in unused:
         layer = owner(bare(key))
         if layer is not None:
@@ -144,7 +145,7 @@ def _refuse_mutilation(path: Path, unused: tuple[str, ...]) -> None:
 
 
 def _checked_geometry(path: Path, entries: Mapping[str, Entry], found: Recognised, pairs: names.Pairs) -> Geometry:
-    """Return the model's sizes; FLUX.1's for text encoders alone.  Raises AdapterError if no matrix tells them."""
+    """Return the model's sizes; FLUX.1's for text encoders alone.  Raises AdapterError if no matrix gives them."""
     if found.geometry is not None or not found.places:
         return found.geometry or FLUX_1._replace(double=0, single=0)
     keys = next((pairs.factors[module] for module in found.places if module in pairs.factors), None)
@@ -175,7 +176,7 @@ def _layers(
         scale = scale_of(module, down.rows)
         if module in pairs.scales and not {down.dtype, up.dtype} & {"F8_E4M3", "F8_E5M2"}:
             raise AdapterError(
-                f"{path}: {pairs.scales[module][0]}: expected it beside float8, got {down.dtype}; "
+                f"{path}: {pairs.scales[module][0]}: expected this scale next to a float8 tensor, got {down.dtype}; "
                 "is this a FLUX.1 adapter?"
             )
         row = found.row.of(geometry)
@@ -185,7 +186,7 @@ def _layers(
 
 
 def matrix(path: Path, entries: Mapping[str, Entry], key: str) -> Slab:
-    """Return a factor's place in the file.  Raises AdapterError if it is no floating point matrix."""
+    """Return a factor's place in the file.  Raises AdapterError if it is not a floating point matrix."""
     entry = entries[key]
     if entry.dtype in ("I8", "U8"):
         raise AdapterError(
@@ -217,7 +218,7 @@ def _in_order(up: Slab, part: Part) -> tuple[Slab, ...]:
 
 
 def _fused_layer(path: Path, layer: str, blocks: list[Block], geometry: Geometry) -> FusedLayer:
-    """Put a layer's blocks in row order.  Raises AdapterError for rows that two of them adapt, under two names."""
+    """Put a layer's blocks in row order.  Raises AdapterError if two of them adapt the same rows under two names."""
     ordered = sorted(blocks, key=lambda block: block.row)
     for block, other in zip(ordered[1:], ordered):
         if block.row < other.row + other.rows:

@@ -1,4 +1,4 @@
-"""What an adapter is made of, once its header is understood: layers, blocks, and where their bytes lie."""
+"""The parts of an adapter, read from its header: layers, blocks, and the places of their bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BLOCKS_KEY = "omnix_blocks"
 TASK_KEY = "omnix_task"
 STREAM_KEY = "omnix_stream"
 HEADER_ALPHA_KEY = "omnix_header_alpha"
-"""Metadata: whether a plain alpha of the source's header was applied or ignored, where that was asked."""
+"""Metadata: whether a plain alpha of the source's header was applied or ignored, if the user chose that."""
 
 
 class Block(NamedTuple):
@@ -57,7 +57,7 @@ class Alpha(NamedTuple):
 
 
 class KeptPiece(NamedTuple):
-    """A tensor of the source that is kept, whole: from which row of the result it stands, and what multiplies it."""
+    """A kept tensor of the source: its first row in the result, and its multiplier."""
 
     key: str
     shape: tuple[int, ...]
@@ -67,7 +67,7 @@ class KeptPiece(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """A tensor of the result beside the fused pairs: pieces of the source, or the bytes of a new one."""
+    """A tensor of the result other than the fused pairs: pieces of the source, or the bytes of a new tensor."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -76,35 +76,35 @@ class Kept(NamedTuple):
 
 
 class AdapterFile(NamedTuple):
-    """One adapter: its layers by ComfyUI name, the model's sizes, and what the file says of itself."""
+    """One adapter: its layers by ComfyUI name, the model's sizes, and the file's metadata."""
 
     path: Path
     fused: bool
     """All its layers have ComfyUI's names, whoever made it: by this converter, in BFL layout, by kohya. Their blocks
-    are then whole layers, unless the file tells them."""
+    are then whole layers, unless the file records them."""
     metadata: Mapping[str, str]
     geometry: Geometry
     layers: Mapping[str, FusedLayer]
     unused: tuple[str, ...] = ()
-    """Tensors that belong to no layer of FLUX.1."""
+    """Tensors that don't belong to a layer of FLUX.1."""
     alphas: Mapping[str, Alpha] = MappingProxyType({})
     """The alpha tensors by Diffusers layer."""
     scaling: str = ""
     """Where the scales come from, if not from alpha tensors alone."""
     kept: Mapping[str, Kept] = MappingProxyType({})
-    """What else becomes of it, by the names that ComfyUI's loaders take: text encoders, biases, norms, wider shapes."""
+    """Other tensors of the result, by the names that ComfyUI's loaders read: text encoders, biases, norms, shapes."""
     notes: tuple[str, ...] = ()
-    """What whoever uses it should know, a sentence each."""
+    """Notes for the user, one sentence each."""
     factor_scales: Mapping[str, tuple[Alpha, ...]] = MappingProxyType({})
-    """What a layer's scaled factors are multiplied by, where they are: it is in its block's scale."""
+    """The multipliers of scaled factors by layer; they are already part of the block's scale."""
     ones: Mapping[str, tuple[int, ...]] = MappingProxyType({})
-    """How many axes of length 1 a layer's down and up factor have behind their two, as of a convolution."""
+    """The number of extra axes of length 1 of a layer's down and up factor, as in a convolution."""
     question: str = ""
-    """What only the user can decide before it is converted: whether an alpha counts that loaders read differently."""
+    """A question for the user before conversion: whether to use an alpha that loaders treat differently."""
 
     @property
     def converted(self) -> bool:
-        """It was made by this converter: it is fused, and its metadata tell the blocks in its layers."""
+        """It was made by this converter: it is fused, and its metadata record the blocks in its layers."""
         return self.fused and BLOCKS_KEY in self.metadata
 
     @property

@@ -1,4 +1,4 @@
-"""Tell what a file is by its header: what each key is, which layers are adapted, and whose model's they are."""
+"""Recognise a file by its header: the meaning of each key, the adapted layers, and the model that they belong to."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from .plan import BLOCKS_KEY
 
 
 class Recognised(NamedTuple):
-    """What the keys of a file are: names by key, places by layer, and the model whose layers these are."""
+    """The meaning of a file's keys: names by key, places by layer, and the model with these layers."""
 
     names: Mapping[str, Name | None]
     places: Mapping[str, Place]
     geometry: Geometry | None
     dialect: Dialect | None
     foreign: Format | None
-    """What the file is, if it is not to be converted."""
+    """The format of the file, if it can't be converted."""
     note: str | None
 
     @property
     def fused(self) -> bool:
-        """All layers of the transformer are named as ComfyUI's."""
+        """Whether all layers of the transformer have ComfyUI's names."""
         return bool(self.places) and all(found.module == found.layer for found in self.places.values())
 
 
 def recognised(entries: Mapping[str, Entry], metadata: Mapping[str, str] = MappingProxyType({})) -> Recognised:
-    """Tell what each key of a file is, and whose.  The shapes are read, no data."""
+    """Return the meaning of each key of a file, and the model.  Only shapes are read, no data."""
     names = {key: dialects.parse(key) for key in entries}
     entries = as_matrices(entries, names)
     whole = {key: extra for key, name in names.items() if name is None and (extra := _whole(key))}
@@ -54,7 +54,7 @@ def recognised(entries: Mapping[str, Entry], metadata: Mapping[str, str] = Mappi
 
 
 def as_matrices(entries: Mapping[str, Entry], names: Mapping[str, Name | None]) -> dict[str, Entry]:
-    """Return the entries, those of factors without the axes of length 1 that a convolution of 1 x 1 has behind two."""
+    """Return the entries; factors lose the extra axes of length 1 of a 1 x 1 convolution."""
     return {
         key: entry._replace(shape=entry.shape[:2])
         if len(entry.shape) > 2 and set(entry.shape[2:]) == {1} and (name := names.get(key)) and name.role in (DOWN, UP)
@@ -64,7 +64,7 @@ def as_matrices(entries: Mapping[str, Entry], names: Mapping[str, Name | None]) 
 
 
 def _whole(key: str) -> Name | None:
-    """Tell the layer whose weight as a whole a tensor changes; None if it is no such tensor."""
+    """Return the layer whose whole weight a tensor changes; None for other tensors."""
     name = dialects.parse_extra(key)
     return name if name and name.role == DIFF and dialects.is_comfy(name.module) else None
 
@@ -76,8 +76,8 @@ def _whole_sizes(
     sizes = []
     for key, name in whole.items():
         fused, shape = places[name.module], entries[key].shape
-        told = (fused.part.rows, fused.fused.columns)
-        sizes += [(size, number) for size, number in zip(told, shape) if size is not None and len(shape) == 2]
+        known = (fused.part.rows, fused.fused.columns)
+        sizes += [(size, number) for size, number in zip(known, shape) if size is not None and len(shape) == 2]
     return sizes
 
 
@@ -112,16 +112,16 @@ def voted(sizes: Iterable[tuple[Size, int]], blocks: Iterable[tuple[str, int | N
     A majority, so that one wrong tensor is named as such and not all the others. Without an MLP layer it is 4 H wide.
     """
     sizes, blocks = list(sizes), list(blocks)
-    hidden = _most(number / units for units, number in sizes if not units.mlp)
+    hidden = _most(number / units.hidden for units, number in sizes if not units.mlp)
     if hidden is None:
         return None
-    rests = ((number - (units - MLP * units.mlp) * hidden) / units.mlp for units, number in sizes if units.mlp)
+    rests = ((number - units.hidden * hidden) / units.mlp for units, number in sizes if units.mlp)
     mlp = _most(rests) or MLP * hidden
-    last = {kind: max((i for block, i in blocks if block == kind and i is not None), default=-1) for kind in _KINDS}
+    last = {kind: max((i for block, i in blocks if block == kind and i is not None), default=-1) for kind in _BLOCKS_OF}
     return Geometry(hidden, mlp, last[DOUBLE] + 1, last[SINGLE] + 1)
 
 
-_KINDS = (DOUBLE, SINGLE)
+_BLOCKS_OF = (DOUBLE, SINGLE)
 
 
 def _most(numbers: Iterable[float]) -> int | None:

@@ -1,8 +1,8 @@
-"""What a converted file remembers of its source, so that splitting gives the very same tensors back.
+"""The record of the source in a converted file, from which splitting restores exactly the same tensors.
 
-JSON under `omnix_source`: for every layer of the source the names of its tensors, their dtypes, its scale and its alpha
-tensor. The value that most layers share stands once, under "*". `kept` lists, by the names of the result, the tensors
-of the source that are no factors of FLUX.1's layers.
+It is JSON under `omnix_source`: for every layer of the source, the names of its tensors, their dtypes, its scale and
+its alpha tensor. The value that most layers share is stored once, under "*". `kept` lists the source's other tensors,
+by their names in the result.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from . import names
 from .dialects import parse
 from .layout import place
 from .plan import AdapterFile, Alpha, Block, Kept
-from .scales import FLAT, HEADER_KEY
+from .scales import FLAT, PEFT_HEADER
 
 SOURCE_KEY = "omnix_source"
 EXACT_KEY = "omnix_exact"
-"""Metadata: "1" if the source's tensors can be had back bit for bit, "0" if rounding lost some."""
+"""Metadata: "1" if the source's tensors can be restored bit for bit, "0" if rounding lost some."""
 
 
 class SourceLayer(NamedTuple):
-    """How the source spelled one layer: its names, its dtypes (None: as they are now), its alpha tensor.
+    """The source's form of one layer: its names, its dtypes (None: unchanged), its alpha tensor.
 
     `scale` is what multiplied its up factor, `lift` what multiplied its down factor.
     """
@@ -44,11 +44,11 @@ class SourceLayer(NamedTuple):
     lift: float = 1.0
     factor_scales: tuple[tuple[str, str, tuple[int, ...], bytes], ...] = ()
     ones: tuple[int, int] = (0, 0)
-    """How many axes of length 1 its down and up factor have behind their two."""
+    """The number of extra axes of length 1 of its down and up factor."""
 
 
 class SourceTensor(NamedTuple):
-    """A kept tensor of the source: from which row of the result's it stands, its dtype, what multiplied it."""
+    """A kept tensor of the source: its first row in the result, its dtype, its multiplier."""
 
     key: str
     shape: tuple[int, ...]
@@ -59,19 +59,19 @@ class SourceTensor(NamedTuple):
 
 
 class Record(NamedTuple):
-    """The spelling of a source by its layers; layers that are not in it are spelled as OmniX publishes them."""
+    """The names of a source by its layers; other layers have the names that OmniX publishes."""
 
     layers: Mapping[str, SourceLayer]
     kept: Mapping[str, tuple[SourceTensor, ...]] = MappingProxyType({})
     exact: bool = True
 
     def of(self, part: str) -> SourceLayer:
-        """Return how the source spelled a layer."""
+        """Return the source's form of a layer."""
         return self.layers.get(part) or SourceLayer(*names.original_keys(part))
 
 
 def write_record(adapter: AdapterFile, scales: Mapping[str, float], lifts: Mapping[str, float]) -> str:
-    """Describe an original adapter's tensors as JSON; by part, what multiplies its up factor and its down factor."""
+    """Describe an original adapter's tensors as JSON; with the multipliers of each part's up and down factor."""
     blocks = {block.part: block for fused in adapter.layers.values() for block in fused.blocks}
     alphas = {part: _alpha_of(adapter, part, block) for part, block in blocks.items()}
     factor_scales = {part: adapter.factor_scales.get(part, ()) for part in blocks}
@@ -86,7 +86,7 @@ def write_record(adapter: AdapterFile, scales: Mapping[str, float], lifts: Mappi
     if any(lift != 1.0 for lift in lifts.values()):
         tables["lifts"] = lifts
     if any(factor_scales.values()):
-        tables["factors"] = {part: [_written(own, part) for own in told] for part, told in factor_scales.items()}
+        tables["factors"] = {part: [_written(own, part) for own in scales] for part, scales in factor_scales.items()}
     if adapter.ones:
         tables["ones"] = {part: list(adapter.ones.get(part, (0, 0))) for part in blocks}
     shared = {name: _shared(table) for name, table in tables.items()}
@@ -107,9 +107,9 @@ def _kept_tensors(tensor: Kept) -> list[list[Any]]:
 
 
 def _alpha_of(adapter: AdapterFile, part: str, block: Block) -> Alpha | None:
-    """Return a layer's alpha tensor; one that says the same where only a file beside the source told its scale."""
+    """Return a layer's alpha tensor; if only a file next to the source gave the scale, an equivalent one."""
     scale = block.scale / (math.prod(number.value for number in adapter.factor_scales.get(part, ())) or 1.0)
-    if part in adapter.alphas or scale == 1.0 or adapter.scaling in (HEADER_KEY, FLAT, ""):
+    if part in adapter.alphas or scale == 1.0 or adapter.scaling in (PEFT_HEADER, FLAT, ""):
         return adapter.alphas.get(part)
     value = scale * block.rank
     return Alpha(names.alpha_key(part), "F64", (), struct.pack("<d", value), value)
@@ -120,7 +120,7 @@ def _short(key: str, part: str) -> str:
 
 
 def _shared(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Say once what most layers share."""
+    """Store the value that most layers share only once."""
     written = {part: json.dumps(value) for part, value in table.items()}
     counted = Counter(written.values())
     common = max(counted, key=counted.__getitem__, default="null")  # text encoders alone have no layers
@@ -128,7 +128,7 @@ def _shared(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_record(path: Path, metadata: Mapping[str, str], parts: list[str]) -> Record:
-    """Read what `write_record` wrote; of an inexact file only the names.  Raises AdapterError for a damaged one."""
+    """Read the record of `write_record`; for an inexact file only the names.  Raises AdapterError for a damaged one."""
     if SOURCE_KEY not in metadata:
         return Record({})
     exact = metadata.get(EXACT_KEY) == "1"
@@ -145,20 +145,20 @@ def read_record(path: Path, metadata: Mapping[str, str], parts: list[str]) -> Re
 
 
 def _source_layer(tables: Mapping[str, Any], part: str, exact: bool) -> SourceLayer:
-    def told(table: str) -> Any:
+    def stored(table: str) -> Any:
         return tables[table].get(part, tables[table]["*"])
 
-    down, up = (_long(name, part, role) for name, role in zip(told("names"), (names.DOWN, names.UP), strict=True))
-    ones = tuple(told("ones")) if "ones" in tables else (0, 0)
+    down, up = (_long(name, part, role) for name, role in zip(stored("names"), (names.DOWN, names.UP), strict=True))
+    ones = tuple(stored("ones")) if "ones" in tables else (0, 0)
     if len(ones) != 2 or not all(type(number) is int and 0 <= number <= _MOST_ONES for number in ones):
         raise ValueError(f"{ones} axes of length 1 for {part}")
     if not exact:
         return SourceLayer(down, up, ones=(ones[0], ones[1]))
-    dtypes, scale, alpha = told("dtypes"), float(told("scales")), told("alphas")
-    lift = float(told("lifts")) if "lifts" in tables else 1.0
+    dtypes, scale, alpha = stored("dtypes"), float(stored("scales")), stored("alphas")
+    lift = float(stored("lifts")) if "lifts" in tables else 1.0
     if len(dtypes) != 2 or not set(dtypes) <= set(FLOATS) or not all(map(_is_factor, (scale, lift))):
         raise ValueError(f"{dtypes}, {scale}, {lift} for {part}")
-    own = told("factors") if "factors" in tables else []
+    own = stored("factors") if "factors" in tables else []
     roles = (names.DOWN_SCALE, names.UP_SCALE)
     return SourceLayer(
         down,

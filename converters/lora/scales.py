@@ -1,4 +1,4 @@
-"""How strongly a LoRA pair acts: scale = alpha / r, or alpha / sqrt(r) with rank-stabilised LoRA, else 1.
+"""The strength of a LoRA pair: scale = alpha / r, or alpha / sqrt(r) with rank-stabilised LoRA, else 1.
 
 alpha comes from the `{layer}.alpha` tensor, from the JSON that Diffusers keeps in the safetensors header under
 `lora_adapter_metadata`, or from PEFT's adapter_config.json beside the file, if that is this file's. Where two of them
@@ -18,27 +18,27 @@ from typing import Any, NamedTuple
 from ..errors import AdapterError
 from ..files.strict_json import parsed
 from .names import without_prefix
-from .settings import are_quick, check_settings, targets
+from .settings import check_settings, targets
 
-HEADER_KEY = "lora_adapter_metadata"
+PEFT_HEADER = "lora_adapter_metadata"
 FLAT_KEYS = ("lora_alpha", "network_alpha", "alpha")
 """Keys of a header, alone or behind a component's name, under which trainers put one alpha for all layers."""
 NEIGHBOUR = "adapter_config.json"
 _NEIGHBOUR_OF = "adapter_model"
 _LONGEST = 4_000_000
-"""Longest configuration beside a file that is read, in bytes."""
+"""The largest configuration next to a file that is read, in bytes."""
 # Diffusers flattens the configuration of each component: "transformer.lora_alpha".
 _COMPONENTS = ("transformer", "text_encoder", "text_encoder_2")
 
 
 class Claim(NamedTuple):
-    """A configuration that tells alphas, and where it stands."""
+    """A configuration with alphas, and its place."""
 
     source: str
     config: Mapping[str, Any]
 
     def scale(self, module: str, rank: int) -> float | None:
-        """Return the scale that it tells for a layer of the given rank; None if it tells none."""
+        """Return its scale for a layer of the given rank; None if it has none."""
         alpha = self._pattern("alpha_pattern", module, self.config.get("lora_alpha"))
         return None if alpha is None else alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
 
@@ -51,7 +51,7 @@ class Claim(NamedTuple):
 
 
 class Scaling(NamedTuple):
-    """The alphas of one adapter by layer, and what configurations tell about them."""
+    """The alphas of one adapter by layer, and what configurations state about them."""
 
     path: Path | str
     alphas: Mapping[str, float]
@@ -66,34 +66,34 @@ class Scaling(NamedTuple):
         return self.claims[0].source if self.claims else FLAT if self.flat and self.applies_flat else ""
 
     def scale(self, module: str, rank: int) -> float:
-        """Return the scale of a layer; 1 where nothing is said, and for rank 0.  Raises AdapterError if two differ."""
+        """Return the scale of a layer; 1 if none is given, and for rank 0.  Raises AdapterError if two differ."""
         if rank == 0:
             return 1.0
-        told = self._told(module, rank)
-        if not told and self.flat and self.applies_flat:
-            told = [(self.flat.source, self.flat.scale(module, rank) or 0.0)]
-        for source, other in told[1:]:
-            if not math.isclose(other, told[0][1], rel_tol=_AGREE):
+        stated = self._stated(module, rank)
+        if not stated and self.flat and self.applies_flat:
+            stated = [(self.flat.source, self.flat.scale(module, rank) or 0.0)]
+        for source, other in stated[1:]:
+            if not math.isclose(other, stated[0][1], rel_tol=_AGREE):
                 raise AdapterError(
-                    f"{self.path}: {module}: expected one scale, got {told[0][1]:g} from {told[0][0]} and {other:g} "
-                    f"from {source}; remove the one that is wrong."
+                    f"{self.path}: {module}: expected one scale, got {stated[0][1]:g} from {stated[0][0]} and "
+                    f"{other:g} from {source}; remove the wrong one."
                 )
-        if told and not abs(told[0][1]) * rank <= LARGEST:
+        if stated and not abs(stated[0][1]) * rank <= LARGEST:
             raise AdapterError(
-                f"{self.path}: {module}: expected an alpha that float32 can hold, got {told[0][1] * rank:g} from "
-                f"{told[0][0]}; repair the alpha."
+                f"{self.path}: {module}: expected an alpha that float32 can hold, got {stated[0][1] * rank:g} from "
+                f"{stated[0][0]}; repair the alpha."
             )
-        return told[0][1] if told else 1.0
+        return stated[0][1] if stated else 1.0
 
-    def _told(self, module: str, rank: int) -> list[tuple[str, float]]:
-        told = [("its alpha tensor", self.alphas[module] / rank)] if module in self.alphas else []
-        return told + [(c.source, scale) for c in self.claims if (scale := c.scale(module, rank)) is not None]
+    def _stated(self, module: str, rank: int) -> list[tuple[str, float]]:
+        stated = [("its alpha tensor", self.alphas[module] / rank)] if module in self.alphas else []
+        return stated + [(c.source, scale) for c in self.claims if (scale := c.scale(module, rank)) is not None]
 
     def question(self, ranks: Mapping[str, int]) -> str:
-        """Return what to ask where the header's plain alpha would change a layer that nothing else tells of; or ""."""
+        """Return a question if the header's plain alpha would change a layer without any other alpha, else ""."""
         if self.flat is None or self.applies_flat:
             return ""
-        scales = [self.flat.scale(m, r) for m, r in ranks.items() if r and not self._told(m, r)]
+        scales = [self.flat.scale(m, r) for m, r in ranks.items() if r and not self._stated(m, r)]
         other = next((scale for scale in scales if scale is not None and scale != 1.0), None)
         if other is None:
             return ""
@@ -125,17 +125,17 @@ def flat_claim(metadata: Mapping[str, str]) -> Claim | None:
     return None
 
 
-def tells_scale(key: str, value: str) -> bool:
-    """Tell whether an entry of a header's metadata says how strongly the factors act."""
+def states_scale(key: str, value: str) -> bool:
+    """Return whether an entry of a header's metadata gives the strength of the factors."""
     return (
-        key == HEADER_KEY
+        key == PEFT_HEADER
         or key.rpartition(".")[2] in FLAT_KEYS
         or ('lora_alpha"' in value and value.lstrip()[:1] == "{")
     )
 
 
 _AGREE = 2**-8
-"""How far two scales may be apart that mean the same: alphas are kept in bfloat16, too."""
+"""Two scales are equal within this relative tolerance, because alphas are also stored in bfloat16."""
 
 
 def _matches(pattern: str, module: str) -> bool:
@@ -147,22 +147,49 @@ def _matches(pattern: str, module: str) -> bool:
 
 @lru_cache(maxsize=1 << 13)
 def _compiled(pattern: str) -> re.Pattern[str] | None:
-    """Compile a key as PEFT does, which takes it for a regular expression; None for one that can only be a name."""
+    """Compile a key as a regular expression, as PEFT does; None if it can only be a name."""
     try:
         return re.compile(rf"(?:.*\.)?(?:{pattern})")
     except (re.error, RecursionError, OverflowError):
         return None
 
 
+_MOST_WAYS = 250_000
+_LONGEST_NAME, _LONGEST_TABLE = 300, 100_000
+_LETTER = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
+
+
+def _are_quick(patterns: Iterable[str]) -> bool:
+    """Return whether regular expressions from a file certainly match all layers of FLUX.1 within 2 s."""
+    patterns = tuple(patterns)
+    if sum(map(len, patterns)) > _LONGEST_TABLE:
+        return False
+    names = (name for pattern in patterns for name in pattern.split("|"))
+    return all(len(name) <= _LONGEST_NAME for name in names) and sum(map(_ways, patterns)) <= _MOST_WAYS
+
+
+def _ways(pattern: str) -> int:
+    """Bound in how many ways an expression can match a name of 60 letters: a repetition in 60, a group in 4.
+
+    A repeated group can match in endless ways, and so can one behind a comment (#) that hides its repetition.
+    """
+    if _compiled(pattern) is None:  # only a name
+        return 1
+    plain = "".join(_LETTER.sub("x", pattern).split())
+    if re.search(r"\)[*+{]|#", plain):
+        return _MOST_WAYS + 1
+    return min(60 ** len(re.findall(r"[*+{]", plain)) * 4 ** plain.count("(") * 2 ** plain.count("?"), _MOST_WAYS + 1)
+
+
 class Adapted(NamedTuple):
-    """What an adapter has, to tell whether a configuration is its own: its tensors' names, its layers and ranks."""
+    """The tensors' names, layers and ranks of an adapter; they decide whether a configuration belongs to it."""
 
     keys: tuple[str, ...]
     ranks: Mapping[str, int]
 
 
 def read_scaling(path: Path, metadata: Mapping[str, str], alphas: Mapping[str, float], adapted: Adapted) -> Scaling:
-    """Collect what an adapter file, its header and its neighbour say about alpha.  Raises AdapterError."""
+    """Collect the alphas in an adapter file, its header and the configuration next to it.  Raises AdapterError."""
     scaling = header_scaling(path, metadata, alphas, adapted)
     neighbour = path.parent / NEIGHBOUR
     named = path.stem == _NEIGHBOUR_OF
@@ -181,7 +208,7 @@ def _spelled_by_peft(keys: Iterable[str]) -> bool:
 
 
 def _is_for(text: bytes, adapted: Adapted) -> bool:
-    """Tell whether a configuration is for an adapter whose file has another name than PEFT gives it."""
+    """Return whether a configuration belongs to an adapter whose file does not have PEFT's name."""
     try:
         config = parsed(text) if len(text) <= _LONGEST else None
     except ValueError:
@@ -196,11 +223,11 @@ def header_scaling(
     adapted: Adapted,
     component: str = "transformer",
 ) -> Scaling:
-    """Collect what the metadata of a file or state dict says about the alphas of a component.  Raises AdapterError."""
+    """Collect the alphas of a component in the metadata of a file or state dict.  Raises AdapterError."""
     flat = flat_claim(metadata) if component == "transformer" else None
-    if HEADER_KEY not in metadata:
+    if PEFT_HEADER not in metadata:
         return Scaling(path, alphas, flat=flat)
-    config = _parsed(path, HEADER_KEY, metadata[HEADER_KEY])
+    config = _parsed(path, PEFT_HEADER, metadata[PEFT_HEADER])
     own = {}
     for key, value in config.items():
         named, _, setting = key.partition(".")
@@ -208,7 +235,7 @@ def header_scaling(
             own[key] = value
         elif named == component:
             own[setting] = value
-    return Scaling(path, alphas, (Claim(HEADER_KEY, _checked(path, HEADER_KEY, own, adapted.keys)),), flat)
+    return Scaling(path, alphas, (Claim(PEFT_HEADER, _checked(path, PEFT_HEADER, own, adapted.keys)),), flat)
 
 
 def _parsed(path: Path | str, key: str, text: str | bytes) -> dict[str, Any]:
@@ -227,7 +254,7 @@ def _checked(path: Path | str, key: str, config: dict[str, Any], keys: Iterable[
     """Return a configuration of plain LoRA, whose alphas are numbers and whose patterns are tables of them."""
     check_settings(path, key, config, keys)
     patterns = config.get("alpha_pattern") or {}
-    if not isinstance(patterns, dict) or not are_quick(patterns):
+    if not isinstance(patterns, dict) or not _are_quick(patterns):
         got = str(list(patterns)[:5] if isinstance(patterns, dict) else patterns)
         raise AdapterError(
             f"{path}: {key}: expected layer names or short expressions in alpha_pattern, got {got}; repair it."

@@ -1,12 +1,11 @@
-"""What PEFT's settings say about the factors: which of them mean plain LoRA, and which mean something else.
+"""Check PEFT's settings: which values mean plain LoRA, and which change the meaning of the factors.
 
-The settings are those of PEFT's LoraConfig (peft/tuners/lora/config.py, up to 0.19). What is not known here is refused
-unless it is switched off, for it may change what the factors mean.
+The settings are those of PEFT's LoraConfig (peft/tuners/lora/config.py, up to 0.19). Unknown settings are refused
+unless they are switched off, because they may change the meaning of the factors.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from ..errors import AdapterError
 from .names import dora
 
 _OFF = (None, False, 0, "", [], {})
-# They tell who trained what and how, or are read by `scales`.
+# They describe the training, or are read by `scales`.
 _NEUTRAL = frozenset(
     {
         *("task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "peft_version"),
@@ -43,13 +42,13 @@ _PLAIN = {
     "peft_type": _Plain(("LORA", None), _MERGE),
     "bias": _Plain(("none", None), "train it with bias none, or merge it into the model"),
     "fan_in_fan_out": _Plain(_OFF, "the factors are transposed, so save them with fan_in_fan_out false"),
-    # eva and orthogonal choose the factors' first values alone; the others change the base model's weights too.
+    # eva and orthogonal only choose the initial factors; the others also change the base model's weights.
     "init_lora_weights": _Plain((True, False, None, "gaussian", "eva", "orthogonal", "default"), _CONVERT),
 }
 
 
 def check_settings(path: Path | str, key: str, config: Mapping[str, Any], entries: Iterable[str]) -> None:
-    """Raise AdapterError for a setting with which the factors, of which `entries` are the names, are no plain LoRA."""
+    """Raise AdapterError for a setting that makes the factors (`entries`) something else than plain LoRA."""
     for name, value in config.items():
         if name == "use_dora" and value not in _OFF:
             raise dora(path, key)
@@ -67,16 +66,16 @@ def check_settings(path: Path | str, key: str, config: Mapping[str, Any], entrie
 
 
 def _check_bias(path: Path | str, key: str, value: Any, entries: Iterable[str]) -> None:
-    """Biases of the up factors are converted, but a file whose settings tell of them must have them."""
+    """Raise AdapterError if the settings announce biases of the up factors but the file has none."""
     if value not in _OFF and not any(name.endswith(".bias") for name in entries):
         raise AdapterError(
-            f"{path}: {key}: lora_bias: expected the biases that it tells of, got a file without them; "
+            f"{path}: {key}: lora_bias: expected the biases that this setting announces, got a file without them; "
             "save the adapter with its biases."
         )
 
 
 def targets(config: Mapping[str, Any], modules: Mapping[str, int]) -> bool:
-    """Tell whether settings are for an adapter: it has the layers that they target, and no others, with their ranks."""
+    """Return whether settings belong to an adapter: it has exactly the layers that they target, with their ranks."""
     target, rank, ranks = config.get("target_modules"), config.get("r"), config.get("rank_pattern") or {}
     if not modules or type(rank) is not int or not isinstance(ranks, dict):
         return False
@@ -95,71 +94,3 @@ def targets(config: Mapping[str, Any], modules: Mapping[str, int]) -> bool:
 
 def _ends(module: str, name: str) -> bool:
     return module == name or module.endswith(f".{name}")
-
-
-_MOST_STEPS = 250_000
-_LONGEST_NAME = 300
-_LONGEST_TABLE = 100_000
-_TOKEN = re.compile(
-    r"\((?:\?(?:[:=!]|<[=!]|P<\w+>))?|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{\d*,?\d*\}|[()|*+?]|.", re.DOTALL
-)
-
-
-def are_quick(patterns: Iterable[str]) -> bool:
-    """Tell whether regular expressions from a file can't run for ages: bound in how many ways each can match.
-
-    A name has about 60 letters, so a repetition tries up to 60 ways; choices beside each other add up, and only those
-    behind each other multiply. With 250,000 ways all layers of FLUX.1 take 2 s.
-    """
-    patterns, steps = tuple(patterns), 0
-    if sum(map(len, patterns)) > _LONGEST_TABLE:
-        return False
-    for pattern in patterns:
-        if any(len(name) > _LONGEST_NAME for name in pattern.split("|")):
-            return False
-        steps += ways(pattern)
-        if steps > _MOST_STEPS:
-            return False
-    return True
-
-
-class _Group(NamedTuple):
-    """Ways of the alternatives that are finished, of the one being read, and of its last atom."""
-
-    done: int = 0
-    ways: int = 1
-    last: int = 1
-
-    def closed(self) -> int:
-        return self.done + self.ways * self.last
-
-
-def ways(pattern: str) -> int:
-    """Bound in how many ways a regular expression can match a name; a repeated group counts as endless."""
-    stack = [_Group()]
-    for token in _TOKEN.findall(pattern):
-        top = stack.pop()
-        if token[0] == "(":
-            stack += [top._replace(ways=_bounded(top.ways * top.last), last=1), _Group()]
-        elif token == ")" and stack:
-            inner, top = top.closed(), stack.pop()
-            stack.append(top._replace(last=_bounded(inner)))
-        elif token == "|":
-            stack.append(_Group(done=_bounded(top.closed())))
-        elif token == "?":
-            stack.append(top._replace(last=_bounded(top.last + 1)))
-        elif token in ("*", "+") or token[0] == "{":
-            stack.append(top._replace(last=60 if top.last == 1 else _ENDLESS))
-        else:
-            stack.append(top._replace(ways=_bounded(top.ways * top.last), last=1))
-    total = 1
-    for group in stack:  # more than one for a pattern that no library compiles
-        total = _bounded(total * group.closed())
-    return total
-
-
-_ENDLESS = _MOST_STEPS + 1
-
-
-def _bounded(number: int) -> int:
-    return min(number, _ENDLESS)

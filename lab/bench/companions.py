@@ -235,15 +235,15 @@ CORE = (
     Companion("Apply ControlNet", "core", told=control_net),
 )
 DOUBLES = (
-    Companion("Detail Daemon", "double", detail_daemon),
-    Companion("a patch round every block", "double", patched_blocks, neutral=True),
+    Companion("Detail Daemon", "stand-in", detail_daemon),
+    Companion("a patch round every block", "stand-in", patched_blocks, neutral=True),
     Companion(
         "forward_orig replaced (TeaCache, WaveSpeed, PuLID, FluxForwardOverrider)",
-        "double",
+        "stand-in",
         replaced_forward_orig,
         neutral=True,
     ),
-    Companion("forward replaced (Fluxtapoz, ReFlux)", "double", replaced_forward, neutral=True),
-    Companion("tiles (TiledDiffusion)", "double", tiled),
-    Companion("a rolled picture (Seamless Tiling)", "double", rolled),
+    Companion("forward replaced (Fluxtapoz, ReFlux)", "stand-in", replaced_forward, neutral=True),
+    Companion("tiles (TiledDiffusion)", "stand-in", tiled),
+    Companion("a rolled picture (Seamless Tiling)", "stand-in", rolled),
 )

@@ -223,7 +223,7 @@ def estimates() -> Iterator[list[float]]:
 @contextmanager
 def counted() -> Iterator[Mapping[int, int]]:
     """Count how often each delta is added, by its id()."""
-    from comfyui_omnix.omnix.streams import LowRank
+    from comfyui_omnix.omnix.low_rank import LowRank
 
     hits: Counter[int] = Counter()
     own = LowRank.add_to

@@ -2,8 +2,8 @@
 
     python lab/bench/parity.py        with the python and, as COMFYUI_PATH, the comfyui of `python dev.py setup --json`
 
-Relative error, L2, float32, euler, simple scheduler with OmniX Flow Shift, against the recorded results of the
-reference pipeline (tests/golden) and against the oracle of the tests (Diffusers + PEFT), on a tiny random FLUX.1.
+Relative error, L2, float32, euler, simple scheduler with OmniX Flow Shift, against the oracle of the tests
+(Diffusers + PEFT) and its recorded results in float64 (tests/golden), on a tiny random FLUX.1.
 """
 
 from __future__ import annotations
@@ -20,20 +20,18 @@ def main() -> None:
     """Print one row a case."""
     runpy.run_path(str(ROOT / "lab" / "host" / "pack.py"))["enter"]("lab/bench/parity.py")
     sys.path.insert(0, str(ROOT / "tests" / "omnix"))
+    import recorded
     import test_parity
     from comfyui_omnix.omnix.tasks import TASKS
     from measure import relative_error
     from oracle import sample
     from rig import ksample, load_flux, make_case, patched
-    from safetensors.torch import load_file
 
     print("| task | streams | steps | against | relative error |\n|---|---|---|---|---|")
-    results = load_file(ROOT / "tests" / "golden" / "golden.safetensors")
-    for task, steps in test_parity.GOLDEN_RUNS:
-        case = test_parity.golden_case(task)
+    for task, steps in recorded.RUNS:
+        case = test_parity.recorded_case(task)
         got = ksample(patched(load_flux(case.flux), case), case, steps)
-        error = relative_error(got, results[f"{task}.result_{steps}"])
-        row(task, len(case.task.streams), steps, "reference pipeline", error)
+        row(task, len(case.task.streams), steps, "recorded", relative_error(got, recorded.result(task, steps)))
     with tempfile.TemporaryDirectory() as folder:
         for task, steps in [*((task, 2) for task in TASKS), ("rgb_to_depth", 28)]:
             case = make_case(Path(folder, f"{task}-{steps}"), task)

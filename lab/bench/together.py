@@ -1,10 +1,10 @@
 """Try other nodes and packs beside OmniX on one MODEL, and write docs/together.md.
 
-    python lab/bench/together.py --packs FOLDER     core nodes, packs and doubles: writes the page
-    python lab/bench/together.py                    core nodes and doubles alone: prints it
+    python lab/bench/together.py --packs FOLDER     core nodes, packs and stand-ins: writes the page
+    python lab/bench/together.py                    only core nodes and stand-ins: prints it
 
-with the python and, as COMFYUI_PATH, the comfyui of `python dev.py setup --json`, and a folder with clones of the packs
-that `packs.py` lists; if one is missing, it says how to get it.
+with the python and, as COMFYUI_PATH, the comfyui of `python dev.py setup --json`, and a folder with clones of the
+packs that `packs.py` lists; if one is missing, it says how to get it.
 
 Each companion is put on before Apply OmniX Adapters and after it, and KSampler is run on a tiny random FLUX.1. The same
 companion on a model whose FLUX is the tests' oracle (Diffusers and PEFT, one whole model a stream) tells what is right.
@@ -33,64 +33,64 @@ Outcomes: TypeAlias = dict[str, float | str]
 """An order -> its error, or what was said; "calls" -> how often the right way called FLUX."""
 HEAD = """# Together with other nodes and packs
 
-Written by `python lab/bench/together.py --packs FOLDER`: each companion on a tiny random FLUX.1, before
-**Apply OmniX Adapters** and after it, on ComfyUI {version}. The figure is the relative error (L2, float32) of
-KSampler's latent against the same companion on an independent computation (Diffusers and PEFT); under 1e-5 is right. A
-companion that this kind of model ignores counts as right too. What was tried is a core node, a pack itself at a commit,
-or a double, which does to the model what the packs that it names do, and is not the pack itself.
+Written by `python lab/bench/together.py --packs FOLDER`: each node was run on a tiny random FLUX.1, before **Apply
+OmniX Adapters** and after it, on ComfyUI {version}. The figure is the relative error (L2, float32) of KSampler's
+latent, compared with the same node on an independent computation (Diffusers and PEFT). Below 1e-5 the verdict is
+*right*. A node that has no effect on this kind of model also counts as right. Each row was tried with a core node, a
+pack at a commit, or a stand-in: test code that changes the model the same way as the named packs.
 
-KSampler does 4 steps, or 8 for caches; FLUX may be called less often, where a cache reuses a step, or more often.
+KSampler does 4 steps, or 8 for caches. FLUX may be called less often (if a cache reuses a step) or more often.
 
 | companion | what was tried | verdict | error before Apply | error after Apply | FLUX called |
 |---|---|---|---|---|---|
 """
 TAIL = """
-Refused, in the words that are said:
+The messages of the refused nodes:
 
 {sentences}
 
-EasyCache writes into the latent that it is given. In float32, before Apply OmniX Adapters, that is the sampler's own,
-with or without OmniX; after it, it is not. At a threshold of 0.1 either cache ran FLUX 13 or 14 times in 28
-steps; depth by the micro model became no less exact with EasyCache, and 5 % less with LazyCache (32 rooms;
-lab/bench/README.md, Caches). So EasyCache at 0.1, after Apply OmniX Adapters, is the careful choice. On
-FLUX.1-dev it was not measured.
+EasyCache changes its input latent in place. In float32, and before Apply OmniX Adapters, that is the sampler's own
+latent, with or without OmniX. After Apply OmniX Adapters it is a copy. At a threshold of 0.1 both caches ran FLUX 13
+or 14 times in 28 steps. With the micro model, the error of depth did not grow with EasyCache, and grew by 5 % with
+LazyCache (32 rooms; lab/bench/README.md, Caches). So the safe choice is EasyCache at 0.1, after Apply OmniX Adapters.
+It was not measured with FLUX.1-dev.
 
 ## Newer ComfyUI
 
-What ComfyUI has got since the version above, and what OmniX does there ([which hosts were run](exactness.md#hosts)):
+New features of ComfyUI since the version above, and how OmniX handles them ([tested versions](exactness.md#hosts)):
 
-- **Model Attention Backend** (0.32) is right before and after Apply OmniX Adapters. A checkpoint with an attention of
-  its own (int8) runs with ComfyUI's usual attention beside OmniX: exact, but slower.
-- **Model Sparse Attention** (BlockSparseAttention) runs, and a warning says that it may leave out keys of any stream.
-  Its effect on OmniX was not measured. Up to its `min_tokens` (12,288) it leaves out nothing: at 1440x720, two streams
-  have 9,394 tokens, and three streams have 14,091.
-- **Seamless Tiling** (in a branch of ComfyUI) rolls the picture but not OmniX's conditions, and is refused.
-- **Fused layers** (int8 weights, `--fast fp16_accumulation`): OmniX has ComfyUI call each adapted layer, and adds the
-  delta of what the layer's weights see. A layer that is passed over, or called in an unknown way, ends the run with a
-  sentence that names the layer.
+- **Model Attention Backend** (0.32) works before and after Apply OmniX Adapters. A checkpoint with its own attention
+  (int8) runs with ComfyUI's usual attention when it is used with OmniX: exact, but slower.
+- **Model Sparse Attention** (BlockSparseAttention) runs, with a warning that it may leave out parts of any stream.
+  Its effect on OmniX was not measured. Up to its `min_tokens` (12,288) it leaves out nothing: at 1440x720, two
+  streams have 9,394 tokens, and three streams have 14,091.
+- **Seamless Tiling** (in a branch of ComfyUI) rolls the picture but not OmniX's conditions, so OmniX refuses it.
+- **Fused layers** (int8 weights, `--fast fp16_accumulation`): OmniX makes ComfyUI call each adapted layer, and adds
+  the delta to it. If a layer is skipped, or called in an unknown way, the run stops with a message that names the
+  layer.
 
 **Tiles.** Each stream must see the whole panorama, so nodes that cut it (Ultimate SD Upscale, ComfyUI-Distributed)
 can't be used. OmniX refuses a tile if it is not twice as wide as high, if the reference latents are larger, or if
-**OmniX Flow Shift** was set for a larger panorama. A tile that is twice as wide as high, with references that were
-cut too, looks like a whole panorama if OmniX Flow Shift was set for the tile's size, or is missing: don't connect
-OmniX's model to such a node.
+**OmniX Flow Shift** was set for a larger panorama. One case can't be detected: a tile that is twice as wide as high,
+with reference latents that were cut too, if OmniX Flow Shift was set for the tile's size or is missing. So don't
+connect OmniX's model to such a node.
 
-**Sampling in parts.** KSampler Advanced with leftover noise, SplitSigmas and a noise mask of ones give what one run
-gives, with the seam as without it. Three differences remain. Samplers that remember earlier steps (dpmpp_2m, lms,
-deis) forget them between two runs, without OmniX too. A node between two samplers that makes a new latent (upscale,
-batch, save and load) closes the seam there. A pack's sampler that is no function of ComfyUI's kind sees the seam
-blended under a noise mask, but keeps its own copy unblended until the end.
+**Sampling in parts.** KSampler Advanced with leftover noise, SplitSigmas and a noise mask of ones give the same
+result as one run, with or without a seam. There are three exceptions. Samplers that use earlier steps (dpmpp_2m, lms,
+deis) lose them between two runs, also without OmniX. A node between two samplers that makes a new latent (upscale,
+batch, save and load) ends the seam there. A pack's sampler that is not a sampler function of ComfyUI gets the blended
+seam under a noise mask, but keeps its own copy unblended until the end.
 
-**Noise.** A sampler's noise is made the same on both sides of the seam, whatever it is made of: white, pyramid,
-Perlin, fractal, filtered, or drawn by numpy. Noise that is prepared before sampling, in the panorama's own size, is
-refused: set `seam_columns` to 0. Samplers that differentiate the model (`ttm`) work; between steps the model sees
+**Noise.** OmniX makes a sampler's noise equal on both sides of the seam, for any kind of noise: white, pyramid,
+Perlin, fractal, filtered, or drawn by numpy. Noise that was prepared before sampling, at the panorama's own size, is
+refused: set `seam_columns` to 0. Samplers that differentiate the model (`ttm`) work. Between steps the model gets
 their picture with the seam blended, and the sampler keeps it unblended until the end.
 
-**Guiders.** CFGGuider, BasicGuider, DualCFGGuider, Perp-Neg Guider and Dual Model Guider work if each conditioning
-that they ask for has the reference latents. USO Style Reference works: each stream sees its tokens.
+**Guiders.** CFGGuider, BasicGuider, DualCFGGuider, Perp-Neg Guider and Dual Model Guider work if each of their
+conditionings has the reference latents. USO Style Reference works: each stream sees its tokens.
 
-What has not been tried is not in the table. If another node changes the size of what is sampled, set `seam_columns` to
-0 in **Apply OmniX Adapters** and **OmniX Flow Shift**.
+Nodes that were not tried are not in the table. If another node changes the size of the sampled picture, set
+`seam_columns` to 0 in **Apply OmniX Adapters** and **OmniX Flow Shift**.
 """
 
 

@@ -107,7 +107,7 @@ def panorama(truth: Path) -> Array:
 def tiles(truth: Path, ours: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the sheet's rows of three: perceived, true and error; and a panorama that is generated around a picture."""
     for kind in maps_in(ours):
-        yield from compared(kind, truth, ours)
+        yield from perceived_beside_true(kind, truth, ours)
     if (ours / "rgb").is_dir():
         yield "a picture of the room", batch(layout.read(given(GENERATED, truth, STEM), "rgb"))
         yield "the panorama that is generated around it", batch(layout.read(layout.find(ours, "rgb", STEM), "rgb"))
@@ -117,11 +117,11 @@ def tiles(truth: Path, ours: Path) -> Iterator[tuple[str, torch.Tensor]]:
 def foreign_tiles(family: str, truth: Path, ours: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the sheet's two rows of three for a room of another renderer."""
     yield f"foreign room ({family}), another renderer", batch(panorama(truth))
-    yield from compared("depth", truth, ours)
-    yield from itertools.islice(compared("normal", truth, ours), 2)
+    yield from perceived_beside_true("depth", truth, ours)
+    yield from itertools.islice(perceived_beside_true("normal", truth, ours), 2)
 
 
-def compared(kind: str, truth: Path, ours: Path) -> Iterator[tuple[str, torch.Tensor]]:
+def perceived_beside_true(kind: str, truth: Path, ours: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield a perceived map, its true map, and the error, [1, H, W, 3] each with its label."""
     mine, true = (layout.read(layout.find(folder, kind, STEM), kind) for folder in (ours, truth))
     name = FIGURE.get(kind, "psnr")

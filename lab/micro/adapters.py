@@ -16,7 +16,7 @@ from ...training import record
 from ...training.config import Config
 from ...training.engine import Result
 from ...training.engine import train as train_adapters
-from ...training.host import checksum
+from ...training.latents import checksum
 from ...training.samples import Latents
 from ...training.saving import PUBLISHED, saves
 from . import base
@@ -38,6 +38,7 @@ def config(task: Task, stage: Stage, init: str = "") -> Config:
         rank=RANK,
         alpha=2 * RANK,
         steps=stage.steps,
+        decay_steps=stage.steps,
         batch=stage.batch,
         optimizer="muon",
         learning_rate=stage.learning_rate,

@@ -20,7 +20,7 @@ from ...omnix.streams import Stream
 from ...training import record
 from ...training.flow import Prompt, loss_of, noisy, predict, recording
 from ...training.host import LoadedBase, differentiable
-from ...training.muon import Muon
+from ...training.optimizers import Muon
 from ..host import tiny
 from .recipe import GEOMETRY, PROMPT_TOKENS, SEAM_COLUMNS, TURNED, Stage
 

@@ -23,7 +23,7 @@ from ..host.server import Server
 from ..rooms.foreign import FAMILIES
 from . import graphs, pictures
 from .baselines import baselines
-from .judged import MAPS, JudgedRoom, other_room, own_room, write
+from .judged import MADE, JudgedRoom, other_room, own_room, write
 from .recipe import HEIGHT, JUDGED, JUDGED_SEED, PICTURES, VIEW
 from .tables import table
 
@@ -101,7 +101,7 @@ def judge(folder: Path, rooms: RoomSet, choice: Choice) -> str:
 
 def tasks_of(weights: Path, kinds: Collection[str]) -> list[str]:
     """Return the tasks that rooms with these maps can judge."""
-    known = {f"rgb_to_{stream}": folders for stream, folders in PICTURES.items()} | {GENERATED: MAPS}
+    known = {f"rgb_to_{stream}": folders for stream, folders in PICTURES.items()} | {GENERATED: MADE}
     return [task for task in graphs.tasks(weights) if {*known[task]} <= {*kinds}]
 
 
@@ -146,7 +146,7 @@ def perceived(server: Server, graph: graphs.Graph, target: Path, stem: str) -> d
     result = server.run(graph)
     found = {}
     for file in (*result.files(saver), *result.files(saver, "omnix_values")):
-        for kind in ("rgb", *MAPS):
+        for kind in ("rgb", *MADE):
             ending = ENDINGS.get(kind, f"{kind}.png")
             if file["filename"].endswith(f"_{ending}"):
                 found[kind] = layout.place(target, kind, stem, Path(ending).suffix)
@@ -157,7 +157,7 @@ def perceived(server: Server, graph: graphs.Graph, target: Path, stem: str) -> d
 
 def maps_in(folder: Path) -> list[str]:
     """Return the kinds of map in a folder that have figures: a generated panorama has no one truth."""
-    return [kind for kind in layout.kinds(folder) if kind in MAPS]
+    return [kind for kind in layout.kinds(folder) if kind in MADE]
 
 
 def scores(kind: str, ours: Array, true: Array) -> Scores:

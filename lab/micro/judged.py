@@ -24,7 +24,7 @@ from ..rooms.stage import Stage
 from .pictures import halved
 from .recipe import ROOMS_HEIGHT
 
-MAPS = ("depth", "normal", "albedo", "roughness", "metallic")
+MADE = ("depth", "normal", "albedo", "roughness", "metallic")
 SHELL = ("outside", "floor", "ceiling", "wall")
 """The classes of an empty room."""
 
@@ -48,7 +48,7 @@ def own_room(seed: int, quality: Quality = FAST) -> JudgedRoom:
     shell = semantic.codes(np.array([COLOURS[name] for name in SHELL], dtype=np.uint8))
     fine = {"semantic": classes, **{kind: made[kind] for kind in ("roughness", "metallic")}}
     distance, normal = geometry(*size, emptied(stage))
-    shown = {kind: made[kind] for kind in ("rgb", *MAPS)}
+    shown = {kind: made[kind] for kind in ("rgb", *MADE)}
     return JudgedRoom(
         _small(shown), _furniture(~np.isin(classes, shell)), _small({"depth": distance, "normal": normal}), fine
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...mapfiles.pictures import replacing
 from ...omnix.conditioning import save_conditioning
 from ...training import engine, record
-from ...training.host import checksum
+from ...training.latents import checksum
 from ...training.saving import PUBLISHED, saves
 from . import adapters, base, latents, pictures, vae
 from .graphs import ADAPTERS, BASE, PROMPT, VAE

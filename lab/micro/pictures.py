@@ -18,7 +18,7 @@ from ...mapfiles import layout
 from ...mapfiles.pictures import Array, replacing
 from ...omnix.panorama import perspective_view, place_on_panorama
 from ...training.config import Config, Stream
-from ...training.data import picture
+from ...training.pictures import picture
 from ..host.pack import ROOT
 from ..rooms.dataset import split_of
 from .recipe import HEIGHT, PICTURES, ROOMS_HEIGHT, ROOMS_SEED, VIEW

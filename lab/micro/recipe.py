@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ...training.samples import turns
+from ...training.samples import may_roll
 from ..host.tiny import Geometry
 
 GEOMETRY = Geometry(hidden=128, double=5, single=1)
@@ -58,5 +58,5 @@ TASKS = tuple(STAGES)[2:]
 FIRST = TASKS[0]
 """Trained from nothing; the other tasks start from its adapters."""
 RANK = 32
-TURNED = tuple(name for name, folders in PICTURES.items() if turns(folders))
+TURNED = tuple(name for name, folders in PICTURES.items() if may_roll(folders))
 """What stays true when it is turned, as in the trainer."""

@@ -1,8 +1,8 @@
-"""Write what follows from the nodes' schemas, so that nothing is typed twice:  python lab/pages/descriptions.py
+"""Write the texts that follow from the nodes' schemas:  python lab/pages/descriptions.py
 
-That is the English locale, the list of nodes for the registry, the page docs/nodes.md, and the tables of inputs and
-outputs in the pages of help. COMFYUI_PATH names the host, as `python dev.py setup --json` prints it. Prose and
-translations are hand-written.
+It writes the English locale, the list of nodes for the registry, the page docs/nodes.md, and the tables of inputs and
+outputs in the help pages; those of the Chinese help pages use the Chinese locale. COMFYUI_PATH names the host, as
+`python dev.py setup --json` prints it. Prose and translations are written by hand.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "web" / "docs"
+CHINESE = ROOT / "locales" / "zh" / "nodeDefs.json"
 # Combos whose options are names of files: they differ from machine to machine, so there is nothing to translate.
 FILES = {"folder", "name", "source", "image"}
 
@@ -39,10 +40,13 @@ def files(schemas: Sequence[Any]) -> Iterator[tuple[str, str]]:
         page = DOCS / f"{schema.node_id}.md"
         if page.is_file():
             yield page.relative_to(ROOT).as_posix(), with_tables(page.read_text("utf-8"), schema)
+        page = DOCS / schema.node_id / "zh.md"
+        if page.is_file():
+            yield page.relative_to(ROOT).as_posix(), with_chinese_tables(page.read_text("utf-8"), schema)
 
 
 def text(form: dict[str, Any]) -> str:
-    """Return a form as it is written."""
+    """Return a form as JSON text."""
     return json.dumps(form, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -68,13 +72,29 @@ def fixed_options(each: Any) -> list[str]:
 
 
 def with_tables(page: str, schema: Any) -> str:
-    """Return a page of help with its sections Inputs and Outputs written anew."""
+    """Return a help page with its sections Inputs and Outputs rewritten."""
     inputs = [_input_row(each) for each in schema.inputs]
     outputs = [[f"`{each.display_name}`", each.tooltip] for each in schema.outputs]
     sections = {
         "Inputs": _table(["input", "default", "what it is"], inputs),
         "Outputs": _table(["output", "what it is"], outputs) if outputs else "None: the node ends a graph.\n",
     }
+    return _with_sections(page, sections)
+
+
+def with_chinese_tables(page: str, schema: Any) -> str:
+    """Return a Chinese help page with its sections for inputs and outputs rewritten from the Chinese locale."""
+    words = json.loads(CHINESE.read_text("utf-8"))[schema.node_id]
+    inputs = [_chinese_input_row(each, words["inputs"][each.id]) for each in schema.inputs]
+    outputs = [[f"`{each['name']}`", each["tooltip"]] for each in words.get("outputs", {}).values()]
+    sections = {
+        "输入": _table(["输入", "默认值", "说明"], inputs),
+        "输出": _table(["输出", "说明"], outputs) if outputs else "无：此节点是工作流的终点。\n",
+    }
+    return _with_sections(page, sections)
+
+
+def _with_sections(page: str, sections: dict[str, str]) -> str:
     for title, body in sections.items():
         page = re.sub(rf"(?ms)^## {title}\n.*?(?=^## |\Z)", lambda _, made=f"## {title}\n\n{body}\n": made, page)
     return page
@@ -82,8 +102,8 @@ def with_tables(page: str, schema: Any) -> str:
 
 NODES_PAGE = """# Nodes and blueprints
 
-Written by `python lab/pages/descriptions.py` from the nodes' own words. Each name leads to the node's page of help,
-which ComfyUI also shows: select the node and click **ⓘ** above it.
+`python lab/pages/descriptions.py` writes this page from the nodes' own descriptions. Each name links to the node's help
+page. ComfyUI shows the same page: select the node and click **ⓘ** above it.
 """
 
 
@@ -102,8 +122,8 @@ def nodes_page(schemas: Sequence[Any]) -> str:
 
 
 BLUEPRINTS = """\
-Each is a whole task in one node, made of the nodes above and ComfyUI's own; find it by its name in the list of
-nodes (double click on the canvas), and open it with a click on the arrow in its corner.
+A blueprint is a whole task in one node, made of the nodes above and ComfyUI's own nodes. Find it by its name in the
+list of nodes (double click on the canvas). To open it, click the arrow in its corner.
 
 """
 
@@ -121,9 +141,25 @@ def _blueprint_rows() -> Iterator[list[str]]:
 
 
 def _input_row(each: Any) -> list[str]:
+    return [f"`{each.id}`" + (" (optional)" if each.optional else ""), _default(each), each.tooltip + _limits(each)]
+
+
+def _default(each: Any) -> str:
     default = getattr(each, "default", None)
-    shown = "" if default in (None, "") else f"`{json.dumps(default) if isinstance(default, bool) else default}`"
-    return [f"`{each.id}`" + (" (optional)" if each.optional else ""), shown, each.tooltip + _limits(each)]
+    return "" if default in (None, "") else f"`{json.dumps(default) if isinstance(default, bool) else default}`"
+
+
+def _chinese_input_row(each: Any, words: dict[str, Any]) -> list[str]:
+    """Return a row with the id and the Chinese name, which the frontend shows."""
+    low, high = getattr(each, "min", None), getattr(each, "max", None)
+    limits = "" if low is None or high is None else f"范围：{low:g} 到 {high:g}。"
+    options = [f"`{option}`（{name}）" for option, name in words.get("options", {}).items()]
+    limits += f"可选：{'、'.join(options)}。" if options else ""
+    return [
+        f"`{each.id}`（{words['name']}）" + ("，可选" if each.optional else ""),
+        _default(each),
+        words["tooltip"] + limits,
+    ]
 
 
 def _limits(each: Any) -> str:

@@ -1,4 +1,4 @@
-"""Photograph nodes in ComfyUI's own frontend, for the pages of help of those that make no picture themselves."""
+"""Take screenshots of nodes in ComfyUI's own frontend, for the help pages of nodes that make no picture."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..host.tiny_models import DOUBLES, ModelNames, write_models
 from ..rooms.room import render
 from .help_pictures import QUALITY
 
-# The names under which the workflows look for what people download.
+# The file names of the downloads that the workflows use.
 DOWNLOADED = ModelNames("flux1-dev.safetensors", "ae.safetensors", "clip_l.safetensors", "t5xxl_fp16.safetensors")
 DEPTH = "OmniX 03 - Panorama to depth"
 IN_WORKFLOWS = {
@@ -42,8 +42,8 @@ ALONE = (
     "OmniXFitPanorama",
     "OmniXOlderGraph",
 )
-MAPS = ("depth", "normal", "albedo", "roughness", "metallic")
-# Pixels of the surroundings that are shown round a node.
+SHOWN = ("depth", "normal", "albedo", "roughness", "metallic")
+# The margin around a node, in pixels.
 MARGIN = 45
 HIGHEST = 460
 # Go inside the box that holds a node of this type.
@@ -117,9 +117,9 @@ def viewer(bench: Any) -> None:
     """Show the room and its maps in the viewer, turned a little."""
     graph: dict[str, Any] = {
         str(10 + slot): {"class_type": "LoadImage", "inputs": {"image": f"{name}.png"}}
-        for slot, name in enumerate(("rgb", *MAPS))
+        for slot, name in enumerate(("rgb", *SHOWN))
     }
-    links = {name: [str(10 + slot), 0] for slot, name in enumerate(("image", *MAPS))}
+    links = {name: [str(10 + slot), 0] for slot, name in enumerate(("image", *SHOWN))}
     graph["3"] = {"class_type": "OmniXPanoramaViewer", "inputs": {**links, "view": "", "width": 1024}}
     bench.load(graph)
     bench.run()
@@ -130,7 +130,7 @@ def viewer(bench: Any) -> None:
 
 
 def shoot(bench: Any, node: str, folder: Path) -> None:
-    """Save what is seen of a node and round it."""
+    """Save a screenshot of a node with its margin."""
     seen = bench.page.evaluate(CENTRE, [node, HIGHEST])
     bench.settle()
     bench.page.wait_for_timeout(700)

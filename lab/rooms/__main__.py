@@ -1,6 +1,6 @@
 """Render rooms with their true maps, for training and for evaluation.
 
-    python -m lab.rooms DESTINATION --count N [--size WxH] [--seed S] [--fast]
+    python -m lab.rooms DESTINATION --count N [--size WxH] [--seed S] [--fast] [--blender] [--captions]
 
 DESTINATION/rgb/000001.png, depth/000001.exr, normal/, albedo/, roughness/, metallic/, semantic/ (see
 mapfiles/layout.py) and manifest.jsonl: first the recipe, then for each room its stem, seed, part ("train",
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+from ..host.environment import SetupError, blender, cache_folder
 from ..host.pack import load_pack
 
 
@@ -27,13 +28,22 @@ def main() -> int:
     from comfyui_omnix.lab.rooms.dataset import MANIFEST, Order, make
     from comfyui_omnix.mapfiles.errors import MapError
 
-    order = Order(options.destination, options.seed, options.count, options.size[1], options.fast)
     try:
+        python = blender(cache_folder()) if options.blender else None
+        order = Order(
+            options.destination,
+            options.seed,
+            options.count,
+            options.size[1],
+            options.fast,
+            python,
+            options.captions,
+        )
         made = make(order, options.jobs, load_pack)
     except BrokenProcessPool:
         print("rooms: a worker process was killed (out of memory?). Try again with fewer --jobs.", file=sys.stderr)
         return 1
-    except (MapError, OSError) as error:
+    except (MapError, OSError, RuntimeError, SetupError) as error:
         print(f"rooms: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -54,6 +64,12 @@ def _parser() -> argparse.ArgumentParser:
         "--seed", type=_at_least(0), default=0, help="seed of the first room (0); the next has the next"
     )
     parser.add_argument("--fast", action="store_true", help="coarser light, for training: about half of the time")
+    parser.add_argument(
+        "--blender",
+        action="store_true",
+        help="rooms of other shapes and looks, rendered by Blender (370 MB, installed on first use)",
+    )
+    parser.add_argument("--captions", action="store_true", help="write a caption beside each picture")
     parser.add_argument("--jobs", type=_at_least(1), default=os.cpu_count() or 1, help="processes (one a core)")
     return parser
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from tqdm import tqdm
 
 from ...mapfiles import layout
 from ...mapfiles.errors import MapError
+from .by_blender import BLENDER, blender_room
 from .labels import COLOURS
 from .lighting import FAST, PICTURE
 from .random_room import random_room
@@ -30,7 +32,30 @@ MANIFEST = "manifest.jsonl"
 HELD_BACK = {"test": 16, "validation": 16}
 """One room in so many belongs to each of these parts; which one says the seed alone."""
 
+RENDERER = "lab.rooms 1"
+"""This renderer and the version of what a seed draws: another number where the same seed gives another room."""
+SHOWN = 0.005
+"""The share of a picture from which on its caption names a class."""
+
 Record: TypeAlias = dict[str, Any]
+
+CARD = """# {count} rendered rooms
+
+{width}x{height} pixels, equirectangular; {counts}. Made by `python -m lab.rooms` of OmniX Panorama;
+renderer: {renderer}. Everything is computed, so there are no people and no photos in it.
+
+| folder | values |
+|---|---|
+| rgb | 8-bit sRGB, what the camera sees |
+| depth | metres along the ray; 0 where nothing is hit, as through windows and in the sky |
+| normal | unit vectors, +X front, +Y up, +Z left, towards the camera |
+| albedo | 8-bit sRGB base colour, without light |
+| roughness, metallic | 0 to 1 |
+| semantic | colours of classes.json |
+
+`manifest.jsonl` has the recipe, and for each room its stem, seed, part and the SHA-256 of its files. Keep the parts
+apart: train on `train`, choose on `validation`, report on `test`.
+"""
 
 
 @dataclass(frozen=True)
@@ -42,11 +67,20 @@ class Order:
     count: int
     height: int
     fast: bool
+    blender: Path | None = None
+    """The interpreter with `bpy` that renders the rooms; None for rooms of our own renderer."""
+    captions: bool = False
 
     @property
     def recipe(self) -> Record:
         """What all rooms of one folder have in common."""
-        return {"seed": self.seed, "width": 2 * self.height, "height": self.height, "fast": self.fast}
+        size = {"width": 2 * self.height, "height": self.height}
+        return {"renderer": self.renderer, "seed": self.seed, **size, "fast": self.fast, "captions": self.captions}
+
+    @property
+    def renderer(self) -> str:
+        """The renderer and its version."""
+        return BLENDER if self.blender else RENDERER
 
 
 def split_of(seed: int) -> str:
@@ -73,6 +107,7 @@ def make(order: Order, jobs: int, prepare: Callable[[], Any] | None = None) -> i
             manifest.write(json.dumps(record) + "\n")
             manifest.flush()
             progress.update()
+    describe(order)
     return len(missing)
 
 
@@ -91,14 +126,38 @@ def _results(pool: ProcessPoolExecutor, order: Order, numbers: list[int], ahead:
 def make_one(order: Order, number: int) -> Record:
     """Render one room and write its maps; return its record for the manifest."""
     seed, stem = order.seed + number, f"{number + 1:06d}"
-    quality = FAST if order.fast else PICTURE
-    room = render(2 * order.height, order.height, stage=random_room(seed), quality=quality)
+    room = _rendered(order, seed)
     sums = {}
     for kind, values in maps(room).items():
         path = layout.place(order.folder, kind, stem)
         layout.write(path, kind, values)
         sums[path.relative_to(order.folder).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+    if order.captions:
+        layout.write_caption(order.folder, stem, caption(room))
     return {"stem": stem, "seed": seed, "split": split_of(seed), "sha256": sums}
+
+
+def _rendered(order: Order, seed: int) -> Room:
+    if order.blender:
+        return blender_room(order.blender, seed, order.height)
+    quality = FAST if order.fast else PICTURE
+    return render(2 * order.height, order.height, stage=random_room(seed), quality=quality)
+
+
+def caption(room: Room) -> str:
+    """Return the classes that a picture shows, the largest first, as a caption."""
+    shares = np.bincount(room.semantic.ravel(), minlength=len(room.labels)) / room.semantic.size
+    seen = [room.labels[number] for number in np.argsort(-shares, kind="stable") if shares[number] >= SHOWN]
+    return f"a {'street or garden' if 'ceiling' not in seen else 'room'} with {', '.join(seen)}"
+
+
+def describe(order: Order) -> None:
+    """Write what a folder holds beside its rooms: `classes.json`, label -> 8-bit sRGB, and a card."""
+    (order.folder / "classes.json").write_text(json.dumps(COLOURS, indent=1) + "\n", encoding="utf-8")
+    parts = Counter(record["split"] for record in records(order.folder))
+    counts = ", ".join(f"{parts[part]} {part}" for part in ("train", *HELD_BACK))
+    card = CARD.format(count=parts.total(), counts=counts, **order.recipe)
+    (order.folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def maps(room: Room) -> dict[str, np.ndarray[Any, Any]]:

@@ -52,10 +52,10 @@ def render(width: int, height: int, seed: int = 0, stage: Stage | None = None, q
     labels = tuple(dict.fromkeys(names))
     numbers = np.array([labels.index(name) for name in names], dtype=np.int32)
     return Room(
-        rgb=_image(_encode(_film(_exposed(stage, _antialias(stage, view, light, grid, quality)))), grid),
+        rgb=_image(encode(_film(_exposed(stage, _antialias(stage, view, light, grid, quality)))), grid),
         distance=view.hits.distance.reshape(height, width),
         normal=_image(_turned(view.normal, stage.yaw), grid),
-        albedo=_image(_encode(view.albedo), grid),
+        albedo=_image(encode(view.albedo), grid),
         roughness=view.roughness.reshape(height, width),
         metallic=view.metallic.reshape(height, width),
         semantic=numbers[view.hits.shape].reshape(height, width),
@@ -149,7 +149,7 @@ def _film(x: Array) -> Array:
     return np.clip(x * (2.51 * x + 0.03) / (x * (2.43 * x + 0.59) + 0.14), 0, 1)
 
 
-def _encode(linear: Array) -> Array:
+def encode(linear: Array) -> Array:
     """Encode linear values in [0, 1] as sRGB."""
     curve = 1.055 * np.maximum(linear, 1e-8) ** (1 / 2.4) - 0.055
     return np.where(linear <= 0.0031308, linear * 12.92, curve).astype(np.float32)

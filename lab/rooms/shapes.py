@@ -175,7 +175,7 @@ class Cushion(Solid):
 
     def _first_touch(self, rows: NDArray[np.intp], o: Array, d: Array, t: Array) -> Array:
         """Walk from the box that some rays enter to the rounded surface; infinite where they miss it."""
-        inner, rounding = column(self.half) - self._round, self._round
+        inner, rounding = column(self.half) - self._rounding, self._rounding
         inner = inner if inner.shape[1] == 1 else inner[:, rows]
         rounding = rounding if rounding.ndim == 0 else rounding[rows]
         gap, slope = np.zeros_like(t), np.full_like(t, -1)
@@ -193,12 +193,12 @@ class Cushion(Solid):
         return np.where((gap < 1e-4) & (slope < 0), t, np.float32(np.inf))
 
     @property
-    def _round(self) -> Array:
+    def _rounding(self) -> Array:
         return np.asarray(self.rounding, dtype=np.float32)
 
     def _local_normal(self, p: Array) -> Array:
         """The vector from the inner box that the rounding is wrapped around; on flat faces, that of the face."""
-        past = np.maximum(np.abs(p) - (column(self.half) - self._round), 0) * np.sign(p)
+        past = np.maximum(np.abs(p) - (column(self.half) - self._rounding), 0) * np.sign(p)
         return np.where(dot(past, past) > 1e-12, past, _flat_normal(column(self.half), p))
 
 

@@ -1,4 +1,4 @@
-"""The parts that the graphs are put together from: models, prompt, streams, maps."""
+"""The parts of the graphs: models, prompt, streams, maps."""
 
 from __future__ import annotations
 
@@ -37,11 +37,10 @@ def text(prompt: Value | Link = "") -> Node:
     return Node("text", "OmniXEncodePrompt", {"prompt": prompt, "guidance": GUIDANCE})
 
 
-def condition(stream: str, pixels: str | None, before: str) -> tuple[Node, ...]:
-    """Encode a picture (None: it comes from outside) and append it to the conditioning `before` as the next stream."""
-    given = {} if pixels is None else {"pixels": Link(pixels)}
+def condition(stream: str, pixels: str, before: str) -> tuple[Node, ...]:
+    """Encode a picture and append it to the conditioning `before` as the next stream."""
     return (
-        Node(f"{stream}_latent", "VAEEncode", given),
+        Node(f"{stream}_latent", "VAEEncode", {"pixels": Link(pixels)}),
         Node(
             f"{stream}_condition",
             "ReferenceLatent",
@@ -51,17 +50,14 @@ def condition(stream: str, pixels: str | None, before: str) -> tuple[Node, ...]:
     )
 
 
-def canvas(panorama: str | None, conditioned: str) -> Group:
-    """What all tasks on a panorama need: the negative, an empty latent of its size and the flow shift for it.
-
-    A panorama of None comes from outside.
-    """
+def canvas(panorama: str, conditioned: str) -> Group:
+    """What all tasks on a panorama need: the negative, an empty latent of its size and the flow shift for it."""
     return Group(
         "Size",
         1,
         (
             Node("negative", "ConditioningZeroOut", {"conditioning": Link(conditioned)}),
-            Node("size", "GetImageSize", {} if panorama is None else {"image": Link(panorama)}),
+            Node("size", "GetImageSize", {"image": Link(panorama)}),
             Node("empty", "EmptySD3LatentImage", {n: Link("size", n) for n in ("width", "height", "batch_size")}),
             Node("shifted", "OmniXFlowShift", {"latent": Link("empty")}),
         ),

@@ -89,7 +89,7 @@ def _words(task: Task, folder: str) -> str:
     return f"""## {task.name}
 
 1. Load a panorama that is twice as wide as high: it is the condition *{task.conditions[0]}*.
-2. **Load OmniX Adapters** takes them from `models/loras/{folder}`; press **R** after you have put them there.
+2. **Load OmniX Adapters** loads them from `models/loras/{folder}`; press **R** after you have put them there.
 3. Run. The map *{task.target}* is saved to `output/OmniX`.
 
 The condition streams are {", ".join(task.conditions)}, in this order.
@@ -108,7 +108,7 @@ def main() -> None:
     options = parser.parse_args()
     runpy.run_path(str(ROOT / "lab" / "host" / "pack.py"))["load_pack"]()
     try:
-        comfyui = import_module("...training.place", PACKAGE).host_folder(options.comfyui)
+        comfyui = import_module("...training.run", PACKAGE).host_folder(options.comfyui)
     except ValueError as error:
         sys.exit(f"trained.py: {error}")
     task = _task_of(options.adapter)
@@ -123,10 +123,10 @@ def main() -> None:
 
 def _task_of(adapter: Path) -> Task:
     tasks, converters = import_module("...omnix.tasks", PACKAGE), import_module("...converters", PACKAGE)
-    told = tasks.told_task(converters.read_metadata(adapter, tasks.HEADER_KEY))
-    if told is None:
+    found = tasks.task_from_header(converters.read_metadata(adapter, tasks.TASK_HEADER))
+    if found is None:
         sys.exit(f"{adapter}: its header tells no task; give a file of a save of omnix-train.")
-    return told[0]
+    return found[0]
 
 
 if __name__ == "__main__":

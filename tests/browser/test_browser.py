@@ -68,7 +68,7 @@ def test_maps_share_the_camera_and_reset_goes_to_the_front(viewer: ViewerOnPage)
 
 
 @pytest.mark.parametrize(("x", "y"), [(0.5, 0.5), (0.1, 0.3), (0.9, 0.8)])
-def test_the_readout_tells_the_file_s_own_values(
+def test_the_readout_reports_the_file_s_own_values(
     viewer: ViewerOnPage, pictures: dict[str, Pixels], x: float, y: float
 ) -> None:
     viewer.press("2")

@@ -141,7 +141,7 @@ def test_a_large_panorama_is_shown_and_everything_is_given_back(bench: Workbench
 
 
 @inside
-def test_a_picture_that_the_server_lost_is_told_and_not_a_blank(
+def test_a_picture_that_the_server_lost_is_reported_and_not_a_blank(
     bench: Workbench, pictures: object, tmp_path: Path
 ) -> None:
     viewer = opened(bench, "rays", "swapped")

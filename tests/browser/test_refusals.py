@@ -64,7 +64,7 @@ def test_a_picture_that_is_no_panorama(bench: Workbench, tmp_path: Path) -> None
 def test_a_folder_that_is_not_there(bench: Workbench) -> None:
     sentence = refused(bench, "Panorama to depth", "adapters_folder", "Elsewhere")
     # Other tests may have put folders of adapters beside it.
-    assert sentence.startswith("Elsewhere: no such folder below models/loras; folders with OmniX adapters are OmniX")
+    assert sentence.startswith("Elsewhere: no such folder in models/loras; folders with OmniX adapters are OmniX")
 
 
 def test_every_missing_adapter_is_named(bench: Workbench, tmp_path: Path) -> None:

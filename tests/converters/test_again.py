@@ -27,7 +27,7 @@ def test_what_is_done_and_unchanged_is_skipped_and_counted(tree: Path, tmp_path:
     before = contents(tmp_path / "out")
     done = cli(tmp_path, tree, tmp_path / "out")
     assert done.returncode == 0 and done.stderr == ""
-    assert "3 of 3 files done (3 of them before, unchanged and skipped), 0 failed" in done.stdout.splitlines()[-1]
+    assert "3 of 3 files done (3 of them skipped, because they are unchanged), 0 failed" in done.stdout.splitlines()[-1]
     assert contents(tmp_path / "out") == before
     assert json.loads(cli(tmp_path, "--json", tree, tmp_path / "out").stdout)["summary"] == {
         "files": 3,
@@ -38,7 +38,7 @@ def test_what_is_done_and_unchanged_is_skipped_and_counted(tree: Path, tmp_path:
     assert all(outcome.result.skipped for outcome in convert_tree(tree, tmp_path / "out"))
     (tmp_path / "out" / "style.safetensors").unlink()
     done = cli(tmp_path, tree, tmp_path / "out")
-    assert "3 of 3 files done (2 of them before, unchanged and skipped), 0 failed" in done.stdout
+    assert "3 of 3 files done (2 of them skipped, because they are unchanged), 0 failed" in done.stdout
     done = cli(tmp_path, "--force", tree, tmp_path / "out")
     assert done.returncode == 0 and "skipped" not in done.stdout
 
@@ -64,14 +64,14 @@ def test_what_has_changed_is_not_skipped(change: str, tree: Path, tmp_path: Path
     else:
         shutil.copy(tmp_path / "out" / "rgb_to_depth" / "rgb.safetensors", result)
     done = cli(tmp_path, *options, tree, tmp_path / "out", blocked=())
-    assert done.returncode == 1 and "expected no file there yet, got one; use --force" in done.stderr
+    assert done.returncode == 1 and "expected no file of that name, got one; use --force" in done.stderr
 
 
 def test_a_split_tree_again(tree: Path, tmp_path: Path) -> None:
     cli(tmp_path, tree, tmp_path / "out")
     assert cli(tmp_path, "--split", tmp_path / "out", tmp_path / "back").returncode == 0
     done = cli(tmp_path, "--split", tmp_path / "out", tmp_path / "back")
-    assert done.returncode == 0 and "3 of them before" in done.stdout
+    assert done.returncode == 0 and "3 of them skipped" in done.stdout
 
 
 def test_a_single_file_is_never_skipped(tree: Path, tmp_path: Path) -> None:

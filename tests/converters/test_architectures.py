@@ -137,5 +137,5 @@ def test_foreign_layers_can_be_left_out_and_are_named(tmp_path: Path) -> None:
 
 def test_a_models_weights_are_no_lora(tmp_path: Path) -> None:
     state = {f"transformer_blocks.{i}.attn.to_q.weight": alpha(1) for i in range(3)}
-    with pytest.raises(AdapterError, match="got the weights of a model, no LoRA; give the LoRA"):
+    with pytest.raises(AdapterError, match="got the weights of a model, not a LoRA; give the LoRA"):
         open_adapter(write(tmp_path / "a.safetensors", state))

@@ -63,7 +63,9 @@ def test_verify_and_split(tree: Path, tmp_path: Path) -> None:
     cli(tmp_path, tree, out)
     done = cli(tmp_path, "--verify", tree, out)
     assert done.returncode == 0, done.stderr
-    assert f"{out}/loose.safetensors: 5 of 5 deltas bit for bit those of {tree}/loose.safetensors" in done.stdout
+    assert (
+        f"{out}/loose.safetensors: 5 of 5 deltas equal, bit for bit, those of {tree}/loose.safetensors" in done.stdout
+    )
     done = cli(tmp_path, "--split", out, back)
     assert done.returncode == 0, done.stderr
     assert files_below(back) == [
@@ -82,7 +84,7 @@ def test_verify_fails_on_a_changed_result(tree: Path, tmp_path: Path) -> None:
     path.write_bytes(content)
     done = cli(tmp_path, "--verify", tree, tmp_path / "out")
     assert done.returncode == 1 and "2 of 3 files done, 1 failed" in done.stdout
-    assert f"error: {path}: single_blocks.0.linear1: expected zeros beside the blocks" in done.stderr
+    assert f"error: {path}: single_blocks.0.linear1: expected zeros outside the blocks" in done.stderr
 
 
 def test_json(tree: Path, tmp_path: Path) -> None:
@@ -115,7 +117,9 @@ def test_json_says_why_there_is_nothing(tmp_path: Path) -> None:
     done = cli(tmp_path, "--json", tmp_path / "nowhere", tmp_path / "out")
     found = json.loads(done.stdout)
     assert done.returncode == 1 and found["files"] == [] and found["summary"]["failed"] == 1
-    assert found["error"] == f"{tmp_path}/nowhere: expected a file or folder, got none of that name; check the path."
+    assert (
+        found["error"] == f"{tmp_path}/nowhere: expected a file or folder, found nothing of that name; check the path."
+    )
 
 
 def test_inspect(tree: Path, tmp_path: Path) -> None:
@@ -172,9 +176,9 @@ def test_existing_files_need_force(tree: Path, tmp_path: Path) -> None:
     cli(tmp_path, tree, out)
     (out / "loose.safetensors").write_text("mine")
     done = cli(tmp_path, tree, out)
-    want = f"error: {out}/loose.safetensors: file: expected no file there yet, got one; use --force to replace it."
+    want = f"error: {out}/loose.safetensors: file: expected no file of that name, got one; use --force to replace it."
     assert done.returncode == 1 and want in done.stderr.splitlines()
-    assert "2 of 3 files done (2 of them before, unchanged and skipped), 1 failed" in done.stdout
+    assert "2 of 3 files done (2 of them skipped, because they are unchanged), 1 failed" in done.stdout
     assert (out / "loose.safetensors").read_text() == "mine"
     assert cli(tmp_path, "--force", tree, out).returncode == 0
     assert read(out / "loose.safetensors")[1]
@@ -211,9 +215,9 @@ def test_arithmetic_asks_for_torch(tmp_path: Path) -> None:
         (["a"], "DESTINATION is missing"),
         (["--inspect", "a", "b"], "--inspect takes no DESTINATION"),
         (["--inspect", "--split", "a"], "not allowed with argument"),
-        (["--verify", "--dtype", "float16", "a", "b"], "--dtype does not go with --verify"),
+        (["--verify", "--dtype", "float16", "a", "b"], "--dtype can't be used with --verify"),
         (["--dtype", "int8", "a", "b"], "invalid choice"),
-        (["--keys", "a", "b"], "--keys goes with --inspect alone"),
+        (["--keys", "a", "b"], "--keys needs --inspect"),
         (["--nonsense"], "unrecognized arguments"),
     ],
 )
@@ -280,12 +284,12 @@ def test_who_reads_may_stop(tree: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])
-def test_a_full_output_is_told_from_a_full_disk(options: tuple[str, ...], tree: Path, tmp_path: Path) -> None:
+def test_a_full_output_is_distinguished_from_a_full_disk(options: tuple[str, ...], tree: Path, tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "converters", *options, str(tree), str(tmp_path / "out")]
         done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (
-        *(1, "omnix-convert: the output: No space left on device; free some space.\n"),
+        *(1, "omnix-convert: the output: No space left on device; free some disk space.\n"),
     )
 
 
@@ -373,13 +377,13 @@ def test_verify_counts_and_names_what_was_left_out(tmp_path: Path) -> None:
     assert cli(tmp_path, source, result).returncode == 1
     assert cli(tmp_path, source, result, "--allow-unused").returncode == 0
     done = cli(tmp_path, "--verify", source, result)
-    assert done.stdout.endswith("; 1 tensor of it left out (foreign.layer.weight)\n")
+    assert done.stdout.endswith("; 1 tensor of the source left out (foreign.layer.weight)\n")
     assert json.loads(cli(tmp_path, "--verify", "--json", source, result).stdout)["files"][0]["unused"] == [
         "foreign.layer.weight"
     ]
 
 
-def test_a_width_that_no_model_has_is_told(tmp_path: Path) -> None:
+def test_a_width_that_no_model_has_is_reported(tmp_path: Path) -> None:
     source = write(tmp_path / "a.safetensors", adapter())
     done = cli(tmp_path, source, tmp_path / "b.safetensors")
     assert done.stdout.splitlines()[1].startswith("note: no known model has layers 16 wide (FLUX.1: 3072)")

@@ -260,7 +260,7 @@ def test_trees_keep_task_and_stream(tmp_path: Path) -> None:
     assert open_adapter(tmp_path / "out/rgb_to_depth/depth.safetensors").stream == "depth"
 
 
-def test_inspect_tells_all_of_an_original(tmp_path: Path) -> None:
+def test_inspect_reports_all_of_an_original(tmp_path: Path) -> None:
     source = write(
         tmp_path / "rgb_to_depth_rgb.safetensors",
         adapter() | {"transformer.transformer_blocks.0.attn.to_q.alpha": alpha(1)},

@@ -31,16 +31,16 @@ SHAPES = "is this a FLUX.1 adapter?"
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (
         lambda path: write(path, adapter()) and os.truncate(path, path.stat().st_size - 1),
-        "expected data up to byte 1536, got a file with 1535; the file is cut off, so get it again.",
+        "expected data up to byte 1536, got a file with 1535; the file is cut off, so download it again.",
     ),
     "header longer than the file": (
         lambda path: path.write_bytes((10**6).to_bytes(8, "little") + b"{}"),
-        "header: expected at most 2 bytes of it in a file of 10, got a length of 1000000; "
-        "the file is damaged, so get it again.",
+        "header: expected at most 2 bytes in a file of 10, got a length of 1000000; "
+        "the file is damaged, so download it again.",
     ),
     "empty": (
         lambda path: path.write_bytes(b""),
-        "header: expected at least 8 bytes, got 0; the file is damaged, so get it again.",
+        "header: expected at least 8 bytes, got 0; the file is damaged, so download it again.",
     ),
     "wrong shape of down": (
         lambda path: write(path, adapter() | {KEY: raw(RANK, HIDDEN + 1)}),
@@ -60,11 +60,11 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "A without B": (
         lambda path: write(path, without(UP)),
-        f"{KEY}: expected lora_B (up) beside it for transformer_blocks.0.attn.to_q, got none; get the file again.",
+        f"{KEY}: expected lora_B (up) for transformer_blocks.0.attn.to_q, got none; download the file again.",
     ),
     "B without A": (
         lambda path: write(path, without(KEY)),
-        f"{UP}: expected lora_A (down) beside it for transformer_blocks.0.attn.to_q, got none; get the file again.",
+        f"{UP}: expected lora_A (down) for transformer_blocks.0.attn.to_q, got none; download the file again.",
     ),
     "DoRA": (
         lambda path: write(path, adapter() | {KEY.replace("lora_A.weight", "lora_magnitude_vector"): raw(HIDDEN)}),
@@ -115,7 +115,7 @@ def test_two_files_for_one_stream_are_both_refused(tmp_path: Path) -> None:
     done = cli(tmp_path, tmp_path / "in", tmp_path / "out")
     paths = [tmp_path / "in" / name for name in names]
     for path, other in (paths, paths[::-1]):
-        want = f"error: {path}: rgb_to_depth/rgb: expected one file for it, got {other} too; move one of them away."
+        want = f"error: {path}: rgb_to_depth/rgb: expected one file, got {other} too; move one of them away."
         assert want in done.stderr.splitlines()
     assert done.returncode == 1 and "1 of 3 files done, 2 failed" in done.stdout
     assert files_below(tmp_path / "out") == ["rgb_to_depth/depth.safetensors"]
@@ -125,7 +125,7 @@ def test_names_that_differ_in_case_alone_are_both_refused(tmp_path: Path) -> Non
     for name in ("a/b.safetensors", "A/B.safetensors"):
         write(tmp_path / "in" / name, adapter())
     done = cli(tmp_path, tmp_path / "in", tmp_path / "out")
-    assert done.returncode == 1 and done.stderr.count("expected one file for it") == 2
+    assert done.returncode == 1 and done.stderr.count("expected one file, got") == 2
     assert not (tmp_path / "out").exists()
 
 
@@ -172,7 +172,8 @@ def test_no_room_for_the_file(size: int, tmp_path: Path) -> None:
     source = write(tmp_path / "a.safetensors", adapter())
     done = cli(tmp_path, source, tmp_path / "out" / "b.safetensors", start=_LIMIT.format(size))
     assert done.returncode == 1 and done.stderr == (
-        f"error: {tmp_path}/out/b.safetensors: File too large; write to a file system that takes files of this size.\n"
+        f"error: {tmp_path}/out/b.safetensors: File too large; "
+        "write to a file system that supports files of this size.\n"
     )
     assert files_below(tmp_path / "out") == []
 
@@ -183,7 +184,7 @@ def test_a_full_disk(call: str, tmp_path: Path) -> None:
     (tmp_path / "b.safetensors").write_bytes(before)
     done = cli(tmp_path, "--force", source, tmp_path / "b.safetensors", start=_FULL.format(call=call))
     assert done.returncode == 1
-    assert done.stderr == f"error: {tmp_path}/b.safetensors: No space left on device; free some space.\n"
+    assert done.stderr == f"error: {tmp_path}/b.safetensors: No space left on device; free some disk space.\n"
     assert (tmp_path / "b.safetensors").read_bytes() == before
     assert not any(name.endswith(".part") for name in files_below(tmp_path))
 
@@ -232,7 +233,7 @@ def test_a_temporary_file_is_no_source(tmp_path: Path) -> None:
     write(tmp_path / "in" / ".omnix-1-0123456789abcdef.part", adapter())
     write(tmp_path / "in" / ".hidden.safetensors", adapter())
     done = cli(tmp_path, tmp_path / "in", tmp_path / "out")
-    assert done.returncode == 1 and "expected .safetensors files somewhere in it, got none" in done.stderr
+    assert done.returncode == 1 and "expected .safetensors files in this folder, got none" in done.stderr
 
 
 @pytest.mark.parametrize("options", [(), ("--force",)])
@@ -263,15 +264,15 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     start = _KILL.format(call="pwrite", count=3).replace("SIGKILL", "SIGINT")
     done = cli(tmp_path, source, tmp_path / "out", start=start)
     assert done.returncode == 1 and files_below(tmp_path / "out") == []
-    assert done.stderr == ("omnix-convert: interrupted; files finished before are whole, the rest was not written\n")
+    assert done.stderr == ("omnix-convert: interrupted; finished files are complete, the others were not written\n")
 
 
-def test_ctrl_c_tells_a_machine_what_was_done(tmp_path: Path) -> None:
+def test_ctrl_c_reports_what_was_done_as_json(tmp_path: Path) -> None:
     for seed, name in enumerate(("a", "b")):
         write(tmp_path / "in" / f"{name}.safetensors", adapter(seed))
     start = _KILL.format(call="link", count=1).replace("SIGKILL", "SIGINT")
     done = cli(tmp_path, "--json", tmp_path / "in", tmp_path / "out", start=start)
-    told = json.loads(done.stdout)
-    assert done.returncode == 1 and told["error"].startswith("interrupted; ")
-    assert [Path(file["source"]).name for file in told["files"]] == ["a.safetensors"]
-    assert told["summary"] == {"files": 1, "done": 1, "failed": 1}
+    reported = json.loads(done.stdout)
+    assert done.returncode == 1 and reported["error"].startswith("interrupted; ")
+    assert [Path(file["source"]).name for file in reported["files"]] == ["a.safetensors"]
+    assert reported["summary"] == {"files": 1, "done": 1, "failed": 1}

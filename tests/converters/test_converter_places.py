@@ -32,7 +32,7 @@ def test_a_race_to_one_destination(force: bool, tmp_path: Path) -> None:
             for _ in range(4)
         ]
         results = [(racer.communicate(timeout=120)[1], racer.returncode) for racer in racers]
-        taken = f"error: {target}: file: expected no file there yet, got one; use --force to replace it.\n"
+        taken = f"error: {target}: file: expected no file of that name, got one; use --force to replace it.\n"
         assert sorted(results) == [("", 0)] * 4 if force else sorted(results) == [("", 0), *[(taken, 1)] * 3]
         assert files_below(tmp_path / "out") == ["b.safetensors"]
         assert cli(tmp_path, "--verify", source, target).returncode == 0
@@ -81,7 +81,7 @@ def test_links_in_the_destination_lead_nowhere(tmp_path: Path) -> None:
     done = cli(tmp_path, tmp_path / "in", tmp_path / "out")
     target = tmp_path / "out" / "rgb_to_depth" / "rgb.safetensors"
     assert done.returncode == 1 and done.stderr == (
-        f"error: {target}: expected a place in {tmp_path}/out, got a link that leads to {tmp_path}/elsewhere; "
+        f"error: {target}: expected a path in {tmp_path}/out, got a link that leads to {tmp_path}/elsewhere; "
         "remove the link.\n"
     )
     assert files_below(tmp_path / "elsewhere") == [] and (tmp_path / "out" / "rgb_to_pbr" / "pbr.safetensors").is_file()
@@ -115,7 +115,7 @@ def test_the_source_is_no_destination(tmp_path: Path) -> None:
     (tmp_path / "link.safetensors").hardlink_to(source)
     for name in ("a.safetensors", "link.safetensors"):
         done = cli(tmp_path, "--force", source, tmp_path / name)
-        want = f"error: {tmp_path / name}: file: expected a name of its own, got the source; choose another one.\n"
+        want = f"error: {tmp_path / name}: file: expected another name than the source; choose another one.\n"
         assert (done.returncode, done.stderr) == (1, want)
     assert read(source)[1] == adapter()
 
@@ -124,7 +124,7 @@ def test_a_folder_in_the_way(tmp_path: Path) -> None:
     source = write(tmp_path / "a.safetensors", adapter())
     (tmp_path / "b.safetensors").mkdir()
     done = cli(tmp_path, "--force", source, tmp_path / "b.safetensors")
-    want = f"error: {tmp_path}/b.safetensors: file: expected the name of a file, got a folder; choose another one.\n"
+    want = f"error: {tmp_path}/b.safetensors: file: expected a file name, got a folder; choose another one.\n"
     assert (done.returncode, done.stderr) == (1, want)
 
 
@@ -155,7 +155,7 @@ os.pread = _writing
 """
     done = cli(tmp_path, source, tmp_path / "out" / "b.safetensors", start=start)
     assert done.returncode == 1 and done.stderr == (
-        f"error: {source}: expected a file at rest, got one that is being written; try again later.\n"
+        f"error: {source}: expected a complete file, got one that another program is writing; try again later.\n"
     )
     assert files_below(tmp_path / "out") == []
 
@@ -166,7 +166,7 @@ def test_a_disk_without_links(tmp_path: Path) -> None:
     source = write(tmp_path / "a.safetensors", adapter())
     assert cli(tmp_path, source, tmp_path / "out" / "b.safetensors", start=start).returncode == 0
     done = cli(tmp_path, source, tmp_path / "out" / "b.safetensors", start=start)
-    assert done.returncode == 1 and "expected no file there yet" in done.stderr
+    assert done.returncode == 1 and "expected no file of that name" in done.stderr
     assert files_below(tmp_path / "out") == ["b.safetensors"]
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 KEY = "transformer.transformer_blocks.0.attn.to_q.lora_A.weight"
 DATA = b"".join(tensor.data for tensor in adapter().values())
-DAMAGED = "; the file is damaged, so get it again."
+DAMAGED = "; the file is damaged, so download it again."
 
 
 def changed(**fields: Any) -> bytes:
@@ -34,11 +34,11 @@ WRONG: dict[str, tuple[bytes, str]] = {
     "half of it": (changed()[:100], "header: expected JSON, got something else"),
     "a list": (b"[]", "header: expected a JSON object, got list"),
     "a number": (b"1", "header: expected a JSON object, got int"),
-    "deep": (b"[" * 100_000, "header: expected JSON, got something else (brackets in brackets without end)"),
-    "deep objects": (b'{"a":' * 50_000, "header: expected JSON, got something else (brackets in brackets without end)"),
+    "deep": (b"[" * 100_000, "header: expected JSON, got something else (too many nested brackets)"),
+    "deep objects": (b'{"a":' * 50_000, "header: expected JSON, got something else (too many nested brackets)"),
     "many": (b"[" + b"[]," * 400_000 + b"1]", "header: expected JSON, got something else (800001 values, more than"),
     "endless number": (b'{"a":' + b"9" * 100_000 + b"}", "something else (a number of 100000 digits)"),
-    "a name twice": (b'{"a":1,"a":2}', "header: expected JSON, got something else (a name stands there twice)"),
+    "a name twice": (b'{"a":1,"a":2}', "header: expected JSON, got something else (a name that occurs twice)"),
     "metadata": (b'{"__metadata__": {"a": 1}}', "__metadata__: expected strings by name, got something else"),
     "metadata list": (b'{"__metadata__": [1]}', "__metadata__: expected strings by name, got something else"),
     "no field": (b'{"a": 5}', "a: expected dtype, shape and data_offsets, got something else"),
@@ -84,7 +84,7 @@ def test_unknown_dtypes_are_named(dtype: Any, tmp_path: Path) -> None:
 def test_short_files_are_refused(cut: int, tmp_path: Path) -> None:
     path = write(tmp_path / "a.safetensors", adapter())
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(AdapterError, match=r"header: expected .* got .*; the file is damaged, so get it again\."):
+    with pytest.raises(AdapterError, match=r"header: expected .* got .*; the file is damaged, so download it again\."):
         open_adapter(path)
 
 
@@ -96,7 +96,7 @@ def test_cut_data_is_named_by_its_tensor(tmp_path: Path) -> None:
         open_adapter(path)
     assert str(caught.value) == (
         f"{path}: {last}: expected data up to byte {SIZE}, got a file with {SIZE - 1}; "
-        "the file is cut off, so get it again."
+        "the file is cut off, so download it again."
     )
 
 

@@ -37,8 +37,8 @@ TOLD: dict[str, tuple[dict[str, str], float]] = {
 
 @pytest.mark.parametrize("name", TOLD)
 def test_no_loader_finds_the_scale_a_second_time(name: str, tmp_path: Path) -> None:
-    told, scale = TOLD[name]
-    metadata = {"format": "pt", **told, "mine": "kept"}
+    reported, scale = TOLD[name]
+    metadata = {"format": "pt", **reported, "mine": "kept"}
     source = tiny.save(small(), tmp_path / "a.safetensors", metadata)
     convert(source, tmp_path / "b.safetensors", header_alpha="apply")
     assert furthest(host_deltas(tmp_path / "b.safetensors"), scaled(small(), scale, tmp_path)) < 2**-7

@@ -12,6 +12,7 @@ from host_flux import load
 
 GEOMETRY = tiny.Geometry(hidden=256, double=2, single=3)
 CONFIG = {"depth": GEOMETRY.double, "depth_single_blocks": GEOMETRY.single, "hidden_size": GEOMETRY.hidden}
+SIZES = layout.Geometry(GEOMETRY.hidden, 4 * GEOMETRY.hidden)
 # Rows of the host's map that no FLUX.1 LoRA has: FLUX.2's fused layers and a ControlNet's input layer.
 NOT_FLUX_1 = ("attn.to_qkv_mlp_proj", "attn.to_out", "controlnet_x_embedder")
 
@@ -50,8 +51,8 @@ def our_row(module: str) -> Row | None:
     if place is None:
         return None
     alone = len(place.fused.parts) == 1
-    first = layout.first_row(place.fused, place.part) * GEOMETRY.hidden
-    rows = None if alone else (place.part.rows or 0) * GEOMETRY.hidden
+    first = layout.first_row(place.fused, place.part).of(SIZES)
+    rows = None if alone or place.part.rows is None else place.part.rows.of(SIZES)
     return place.layer, first, rows, place.part.swapped
 
 
@@ -95,8 +96,8 @@ def test_sizes_are_those_of_the_host_model() -> None:
         found = layout.fused_place(name)
         assert found is not None, name
         height, width = layout.height(found[0]), found[0].columns
-        assert height is None or rows == height * GEOMETRY.hidden, name
-        assert width is None or columns == width * GEOMETRY.hidden, name
+        assert height is None or rows == height.of(SIZES), name
+        assert width is None or columns == width.of(SIZES), name
     assert len(shapes) == 10 * GEOMETRY.double + 3 * GEOMETRY.single + 10
 
 

@@ -245,7 +245,7 @@ def test_text_encoders_alone(stem: str, with_clip: bool, tmp_path: Path) -> None
     state = {**text(stem), **(text(f"text_encoder.{CLIP}", 2) if with_clip else {})}
     lora = whole_way(state, tmp_path)
     assert len(lora) == len(state) and all(key.startswith("text_encoders.") for key in lora)
-    assert any("text encoders alone" in note for note in inspect(tmp_path / "a.safetensors")["notes"])
+    assert any("only text encoders" in note for note in inspect(tmp_path / "a.safetensors")["notes"])
     assert open_adapter(tmp_path / "b.safetensors").converted
     keys = {f"text_encoders.t5xxl.transformer.{T5}": "t5", f"text_encoders.clip_l.transformer.{CLIP}": "clip"}
     assert len(comfy.lora.load_lora(lora, keys, log_missing=False)) == len(state) // 2
@@ -293,7 +293,10 @@ NAMED: dict[str, tuple[dict[str, Any], str]] = {
         {f"transformer.{Q}.mystery_w1": torch.ones(8, 8), f"transformer.{Q}.alpha": torch.tensor(4.0)},
         "an adapter of another kind",
     ),
-    "LoKr": ({f"lycoris_{Q.replace('.', '_')}.lokr_w1": torch.ones(4, 4)}, "a LyCORIS LoKr adapter, which is no LoRA"),
+    "LoKr": (
+        {f"lycoris_{Q.replace('.', '_')}.lokr_w1": torch.ones(4, 4)},
+        "a LyCORIS LoKr adapter, which is not a LoRA",
+    ),
     "LoKr beside pairs": (
         {**tiny.adapter(rank=RANK), "transformer.transformer_blocks.0.ff.net.2.lokr_w1": torch.ones(4, 4)},
         "a LyCORIS LoKr adapter beside LoRA pairs; some of its layers have LoRA pairs",
@@ -306,7 +309,7 @@ def test_adapters_of_other_kinds_are_called_by_their_names(name: str, tmp_path: 
     state, words = NAMED[name]
     with pytest.raises(AdapterError) as caught:
         convert(tiny.save(state, tmp_path / "a.safetensors"), tmp_path / "b.safetensors", allow_unused=True)
-    assert words in str(caught.value) and "get the file again" not in str(caught.value)
+    assert words in str(caught.value) and "download the file again" not in str(caught.value)
 
 
 def test_a_wider_img_in_works_bypassed_on_a_model_as_wide(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from comfyui_omnix.converters import AdapterError, console, convert
 from comfyui_omnix.converters.fusing import arithmetic, light
 from comfyui_omnix.converters.fusing.change import Change, changed
 
-KINDS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def patterns(dtype: torch.dtype) -> bytes:
@@ -23,12 +23,12 @@ def patterns(dtype: torch.dtype) -> bytes:
 
 @pytest.mark.parametrize("inverse", [False, True])
 @pytest.mark.parametrize("scale", [1.0, 0.75, 2.0**-20, 1e30, -3.3, 0.0])
-@pytest.mark.parametrize("target", KINDS)
-@pytest.mark.parametrize("source", KINDS)
+@pytest.mark.parametrize("target", TORCH_DTYPES)
+@pytest.mark.parametrize("source", TORCH_DTYPES)
 def test_both_give_the_same_bits(source: str, target: str, scale: float, inverse: bool) -> None:
     if inverse and not scale:
         return
-    data = patterns(KINDS[source])
+    data = patterns(TORCH_DTYPES[source])
     change = Change(target, scale, inverse)
     one, other = (changed(numbers, "a", data, source, change) for numbers in (light, arithmetic))
     ours, theirs = (arithmetic.as_tensor(result.data, target) for result in (one, other))
@@ -74,11 +74,13 @@ def test_a_scale_takes_little_memory(tmp_path: Path) -> None:
 
 
 def test_progress_within_a_file(tmp_path: Path) -> None:
-    source, told = scaled(tmp_path, rank=64, hidden=512), []
-    convert(source, tmp_path / "b.safetensors", progress=lambda done, whole: told.append((done, whole)))
+    source, calls = scaled(tmp_path, rank=64, hidden=512), []
+    convert(source, tmp_path / "b.safetensors", progress=lambda done, whole: calls.append((done, whole)))
     size = source.stat().st_size
-    done = [number for number, _ in told]
-    assert len(told) > 10 and done == sorted(done) and done[-1] > 0.9 * size and {whole for _, whole in told} == {size}
+    done = [number for number, _ in calls]
+    assert (
+        len(calls) > 10 and done == sorted(done) and done[-1] > 0.9 * size and {whole for _, whole in calls} == {size}
+    )
 
 
 def test_progress_is_shown_of_what_takes_its_time() -> None:
@@ -92,10 +94,10 @@ def test_progress_is_shown_of_what_takes_its_time() -> None:
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.3, 1e-4, 1e9])
-@pytest.mark.parametrize("target", KINDS)
-@pytest.mark.parametrize("source", KINDS)
+@pytest.mark.parametrize("target", TORCH_DTYPES)
+@pytest.mark.parametrize("source", TORCH_DTYPES)
 def test_both_measure_the_same_loss(source: str, target: str, scale: float) -> None:
     numbers = torch.randn(5000, generator=torch.Generator().manual_seed(1)) * 0.01
-    data = arithmetic.as_bytes(numbers.to(KINDS[source]))
+    data = arithmetic.as_bytes(numbers.to(TORCH_DTYPES[source]))
     one, other = (each.measured([(data, source)] * 2, Change(target, scale)) for each in (light, arithmetic))
     assert one.largest == pytest.approx(other.largest, rel=1e-12) and one.lost == pytest.approx(other.lost, rel=1e-9)

@@ -77,11 +77,11 @@ FOREIGN = {
     "base_model.model.down_blocks.0.attentions.0.proj_in.lora_A.weight": "a Stable Diffusion LoRA",
     "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.lora_A.weight": "a Stable Diffusion LoRA",
     "diffusion_model.input_blocks.4.1.transformer_blocks.5.attn1.to_q.lora_A.weight": "an SDXL LoRA",
-    "lycoris_transformer_blocks_0_attn_to_q.lokr_w1": "a LyCORIS LoKr adapter, which is no LoRA",
-    "lora_unet_double_blocks_0_img_attn_qkv.lokr_w2_a": "a LyCORIS LoKr adapter, which is no LoRA",
-    "transformer.transformer_blocks.0.attn.to_q.hada_w1_a": "a LyCORIS LoHa adapter, which is no LoRA",
-    "lycoris_transformer_blocks_0_attn_to_q.oft_blocks": "an OFT adapter, which is no LoRA",
-    "base_model.model.transformer_blocks.0.attn.to_q.oft_R.weight": "an OFT adapter, which is no LoRA",
+    "lycoris_transformer_blocks_0_attn_to_q.lokr_w1": "a LyCORIS LoKr adapter, which is not a LoRA",
+    "lora_unet_double_blocks_0_img_attn_qkv.lokr_w2_a": "a LyCORIS LoKr adapter, which is not a LoRA",
+    "transformer.transformer_blocks.0.attn.to_q.hada_w1_a": "a LyCORIS LoHa adapter, which is not a LoRA",
+    "lycoris_transformer_blocks_0_attn_to_q.oft_blocks": "an OFT adapter, which is not a LoRA",
+    "base_model.model.transformer_blocks.0.attn.to_q.oft_R.weight": "an OFT adapter, which is not a LoRA",
     "transformer.joint_transformer_blocks.0.attn.to_q.lora_A.weight": "an AuraFlow LoRA",
     "lora_unet_distilled_guidance_layer_in_proj.lora_down.weight": "a Chroma LoRA",
     "transformer.double_blocks.0.img_attn_qkv.lora_A.weight": "a HunyuanVideo LoRA",
@@ -114,7 +114,7 @@ def test_foreign_formats_are_named(key: str) -> None:
         ("mine/.hidden.safetensors", None),
     ],
 )
-def test_place_tells_task_and_stream(file: str, slot: tuple[str, str] | None, tmp_path: Path) -> None:
+def test_place_reports_task_and_stream(file: str, slot: tuple[str, str] | None, tmp_path: Path) -> None:
     assert slot_of(tmp_path / file, tmp_path) == slot
 
 
@@ -158,5 +158,5 @@ def test_two_files_for_one_stream_are_refused(tmp_path: Path) -> None:
     for name in ("rgb_to_depth_rgb.safetensors", "rgb_to_depth/rgb.safetensors"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    with pytest.raises(AdapterError, match=r"rgb_to_depth/rgb: expected one file for it, got .* too; move one"):
+    with pytest.raises(AdapterError, match=r"rgb_to_depth/rgb: expected one file, got .* too; move one"):
         find_adapters(tmp_path)

@@ -141,7 +141,7 @@ def test_verify_refuses_a_scale_folded_into_few_bits(tmp_path: Path) -> None:
         verify(source, tmp_path / "b.safetensors")
 
 
-def test_the_command_tells_where_the_scale_is(root: Path, tmp_path: Path) -> None:
+def test_the_command_reports_where_the_scale_is(root: Path, tmp_path: Path) -> None:
     tiny.save(made(E4M3, 0.02, 4.0), tmp_path / "a.safetensors")
     done = cli(root, tmp_path / "a.safetensors", tmp_path / "b.safetensors")
     assert done.returncode == 0 and "rounded" not in done.stdout

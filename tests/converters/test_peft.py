@@ -33,7 +33,7 @@ def kinds() -> dict[str, list[str]]:
     return groups
 
 
-KINDS = kinds()
+MODULES_BY_KIND = kinds()
 
 
 def reference(model: Any, given: Inputs = GIVEN) -> Tensor:
@@ -59,16 +59,16 @@ def check(model: Any, lora: dict[str, Tensor], name: str, measured: Measured) ->
 
 
 def test_every_module_is_of_some_kind() -> None:
-    assert sum(len(modules) for modules in KINDS.values()) == len(MODULES)
-    assert len(KINDS) == 14 + 6 + 10
+    assert sum(len(modules) for modules in MODULES_BY_KIND.values()) == len(MODULES)
+    assert len(MODULES_BY_KIND) == 14 + 6 + 10
 
 
 # PEFT finds a target by the end of its name: proj_out also names the single blocks' layers, which stay at zero.
 @pytest.mark.filterwarnings("ignore:While injecting the PEFT adapters:RuntimeWarning")
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", MODULES_BY_KIND)
 def test_one_kind_of_module(name: str) -> None:
     """Every Linear of the Diffusers model is a target that PEFT allows; each kind alone is right."""
-    adapter = tiny.adapter(GEOMETRY, seed=13, rank=4, alpha=3.0, modules=KINDS[name])
+    adapter = tiny.adapter(GEOMETRY, seed=13, rank=4, alpha=3.0, modules=MODULES_BY_KIND[name])
     lora = convert_state_dict(adapter).state
     expected = reference(adapted(STATE, adapter))
     assert relative_error(PLAIN, expected) > 1e-4

@@ -99,7 +99,7 @@ def test_quantised_loras_are_called_that(name: str, allow: bool, tmp_path: Path)
 
 def test_a_scale_beside_wide_factors_is_refused(tmp_path: Path) -> None:
     source = tiny.save({**small(), f"{KEY}.lora_A.scale_weight": torch.tensor(0.5)}, tmp_path / "a.safetensors")
-    with pytest.raises(AdapterError, match="expected it beside float8, got BF16"):
+    with pytest.raises(AdapterError, match="expected this scale next to a float8 tensor, got BF16"):
         convert(source, tmp_path / "b.safetensors")
 
 

@@ -86,7 +86,9 @@ def test_of_two_runs_at_once_one_wins_and_nothing_is_lost(
     assert resumed(second)[0] == 0
     before = (folder / "rgb.safetensors").read_bytes()
     status, said = resumed(first)
-    assert (status, "expected no file there yet, got one; use --force" in said) == ((0, False) if force else (1, True))
+    assert (status, "expected no file of that name, got one; use --force" in said) == (
+        (0, False) if force else (1, True)
+    )
     assert names(folder) == ["rgb.safetensors"]
     assert (folder / "rgb.safetensors").read_bytes() == before
 
@@ -98,7 +100,7 @@ def test_many_runs_at_once(source: Path, root: Path, tmp_path: Path) -> None:
     ]
     said = [process.communicate(timeout=120)[0].decode() for process in processes]
     assert all(
-        process.returncode == 0 or "expected no file there yet" in text for process, text in zip(processes, said)
+        process.returncode == 0 or "expected no file of that name" in text for process, text in zip(processes, said)
     )
     assert sum("pairs moved" in text for text in said) == 1, said  # who came later skipped it, or lost the race
     assert names(tmp_path / "out" / "rgb_to_depth") == ["rgb.safetensors"]
@@ -121,7 +123,9 @@ def test_a_file_too_large_for_the_disk(source: Path, root: Path, tmp_path: Path)
     )
     assert found.returncode == 1
     target = tmp_path / "out" / "rgb_to_depth" / "rgb.safetensors"
-    assert found.stderr == f"error: {target}: File too large; write to a file system that takes files of this size.\n"
+    assert (
+        found.stderr == f"error: {target}: File too large; write to a file system that supports files of this size.\n"
+    )
     assert "1 of 2 files done, 1 failed" in found.stdout
     assert names(target.parent) == []
     assert names(tmp_path / "out" / "rgb_to_pbr") == ["rgb.safetensors"]

@@ -102,7 +102,7 @@ class TestConfig:
         ("config", "sentence"),
         [
             ("{", "expected JSON, got "),
-            ("[" * 90_000, "expected JSON, got brackets in brackets without end"),
+            ("[" * 90_000, "expected JSON, got too many nested brackets"),
             ("[1]", "expected a JSON object, got list"),
             ({"lora_alpha": "4"}, "expected a finite number as alpha, got '4'"),
             ({"lora_alpha": True}, "expected a finite number as alpha, got True"),
@@ -150,7 +150,7 @@ class TestConfig:
         assert set(scales(path).values()) == {1.0}
 
 
-def test_sources_that_agree_or_tell_of_other_layers_are_read_together(tmp_path: Path) -> None:
+def test_sources_that_agree_or_speak_of_other_layers_are_read_together(tmp_path: Path) -> None:
     path = write(tmp_path / "adapter_model.safetensors", adapter() | {f"{TO_Q}.alpha": alpha(8)})
     (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 8}')
     assert set(scales(path).values()) == {8 / RANK}

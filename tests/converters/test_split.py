@@ -124,7 +124,7 @@ def test_a_part_that_stands_twice_is_refused(tmp_path: Path) -> None:
     convert(write(tmp_path / "a.safetensors", adapter()), tmp_path / "b.safetensors")
     text = read(tmp_path / "b.safetensors")[0]["omnix_blocks"]
     path = tampered(tmp_path / "t", "omnix_blocks", text.replace(f"{K}", f"{Q}"))
-    with pytest.raises(AdapterError, match="expected every original tensor once, got it twice"):
+    with pytest.raises(AdapterError, match="expected every original tensor once, got one twice"):
         split(path, tmp_path / "d.safetensors")
 
 

@@ -59,7 +59,7 @@ def test_state_dicts_that_are_refused() -> None:
     fused, metadata, _ = convert_state_dict(small())
     with pytest.raises(AdapterError, match="already converted"):
         convert_state_dict(fused, metadata)
-    with pytest.raises(AdapterError, match="omnix_blocks: expected it in the metadata"):
+    with pytest.raises(AdapterError, match="omnix_blocks: expected this entry in the metadata"):
         split_state_dict(fused, {})
     with pytest.raises(AdapterError, match=r"other\.weight: .* got 1 that do not"):
         convert_state_dict({**small(), "other.weight": torch.zeros(2)})

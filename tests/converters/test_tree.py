@@ -92,8 +92,8 @@ def test_convert_tree_keeps_task_and_stream(tmp_path: Path) -> None:
     assert [outcome.error for outcome in outcomes] == [None] * len(outcomes)
     for slot in filter(None, PLACES.values()):
         plan = open_adapter(tmp_path / "out" / slot[0] / f"{slot[1]}.safetensors")
-        told = slot if slot[0] in STREAMS else (None, None)  # a folder of any other name tells no task
-        assert (plan.converted, plan.task, plan.stream) == (True, *told)
+        reported = slot if slot[0] in STREAMS else (None, None)  # a folder of any other name tells no task
+        assert (plan.converted, plan.task, plan.stream) == (True, *reported)
     assert set(find_adapters(tmp_path / "out")) == {slot for slot in PLACES.values() if slot}
 
 
@@ -106,10 +106,8 @@ def test_two_files_for_one_stream_are_both_refused(tmp_path: Path) -> None:
     ]
     refused = [outcome.error for outcome in outcomes if outcome.error]
     assert len(refused) == 2
-    assert all("rgb_to_depth/rgb: expected one file for it, got" in error for error in refused)
-    with pytest.raises(
-        AdapterError, match=r"rgb_to_depth/rgb: expected one file for it, got .* too; move one of them away"
-    ):
+    assert all("rgb_to_depth/rgb: expected one file, got" in error for error in refused)
+    with pytest.raises(AdapterError, match=r"rgb_to_depth/rgb: expected one file, got .* too; move one of them away"):
         find_adapters(source)
 
 
@@ -138,7 +136,7 @@ def test_converting_a_tree_into_itself(tmp_path: Path) -> None:
 def test_an_original_where_its_result_would_go_is_not_passed_over(tmp_path: Path) -> None:
     fill(tmp_path, "rgb_to_depth/rgb.safetensors")
     (outcome,) = convert_tree(tmp_path, tmp_path, force=True)
-    assert outcome.error is not None and "expected a name of its own, got the source" in outcome.error
+    assert outcome.error is not None and "expected another name than the source" in outcome.error
 
 
 def test_links_in_the_destination_do_not_lead_out_of_it(tmp_path: Path) -> None:
@@ -147,7 +145,7 @@ def test_links_in_the_destination_do_not_lead_out_of_it(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "rgb_to_depth").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     first, second = convert_tree(source, tmp_path / "out", force=True)
-    assert first.error is not None and "expected a place in" in first.error and "remove the link" in first.error
+    assert first.error is not None and "expected a path in" in first.error and "remove the link" in first.error
     assert second.error is None
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
@@ -202,7 +200,7 @@ def test_a_file_is_no_destination_of_a_tree(tmp_path: Path) -> None:
             convert_tree(given, tmp_path / "out")
 
 
-def test_a_place_may_be_told_by_way_of_its_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_place_may_be_named_by_way_of_its_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = fill(tmp_path, "rgb_to_depth/depth/pytorch_lora_weights.safetensors", "rgb_to_depth/rgb/x.safetensors")
     monkeypatch.chdir(folder / "rgb_to_depth" / "rgb")
     (outcome,) = convert_tree("../depth/pytorch_lora_weights.safetensors", tmp_path / "out")
@@ -224,9 +222,9 @@ def test_hidden_and_other_files_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_empty_and_missing_trees(tmp_path: Path) -> None:
-    with pytest.raises(AdapterError, match=r"expected \.safetensors files somewhere in it, got none"):
+    with pytest.raises(AdapterError, match=r"expected \.safetensors files in this folder, got none"):
         jobs(tmp_path, tmp_path / "out")
-    with pytest.raises(AdapterError, match="expected a file or folder, got none of that name"):
+    with pytest.raises(AdapterError, match="expected a file or folder, found nothing of that name"):
         jobs(tmp_path / "none", tmp_path / "out")
 
 
@@ -271,7 +269,7 @@ def test_inspect_describes_files(tmp_path: Path) -> None:
     state = {f"{key}.lora_down.weight": torch.ones(2, 8), f"{key}.lora_up.weight": torch.ones(24, 2)}
     kohya = inspect(tiny.save(state, tmp_path / "k.safetensors"))
     assert kohya["format"] == "a kohya/sd-scripts FLUX LoRA"
-    assert kohya["advice"].endswith("; ComfyUI's LoRA loaders also take it as it is, merged and bypassed")
+    assert kohya["advice"].endswith("; ComfyUI's LoRA loaders also accept it unchanged, merged and bypassed")
     assert kohya["layers"]["double_blocks.0.img_attn.qkv"]["parts"][0]["down"] == f"{key}.lora_down.weight"
 
 

@@ -45,7 +45,7 @@ def test_any_flipped_bit_is_found(pair: tuple[Path, Path]) -> None:
         layer = name.removeprefix("diffusion_model.").partition(".lora")[0]
         for byte in range(0, len(tensors[name].data), 37):
             rewritten(result, {name: flipped(tensors[name], byte)})
-            with pytest.raises(AdapterError, match=rf"{layer}: expected (the source's .*bit for bit|zeros beside)"):
+            with pytest.raises(AdapterError, match=rf"{layer}: expected (the source's .*bit for bit|zeros outside)"):
                 verify(source, result)
             result.write_bytes(honest)
 
@@ -56,7 +56,7 @@ def test_a_bit_beside_the_blocks_is_named(pair: tuple[Path, Path]) -> None:
     with pytest.raises(AdapterError) as caught:
         verify(source, result)
     assert str(caught.value) == (
-        f"{result}: double_blocks.0.img_attn.qkv: expected zeros beside the blocks, got other values in rows 0 to 15; "
+        f"{result}: double_blocks.0.img_attn.qkv: expected zeros outside the blocks, got other values in rows 0 to 15; "
         "convert it again."
     )
 

@@ -98,7 +98,9 @@ def test_a_source_that_is_written_to_meanwhile(source: Path, tmp_path: Path, mon
         return real(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "pwrite", pwrite)
-    with pytest.raises(AdapterError, match="expected a file at rest, got one that is being written; try again later"):
+    with pytest.raises(
+        AdapterError, match="expected a complete file, got one that another program is writing; try again later"
+    ):
         convert(source / TREE, tmp_path / "out" / "b.safetensors")
     assert names(tmp_path / "out") == []
 
@@ -109,7 +111,7 @@ def test_file_systems_without_hard_links(source: Path, tmp_path: Path, monkeypat
 
     monkeypatch.setattr(os, "link", unknown)
     convert(source / TREE, tmp_path / "out" / "b.safetensors")
-    with pytest.raises(AdapterError, match="expected no file there yet"):
+    with pytest.raises(AdapterError, match="expected no file of that name"):
         write_bytes(tmp_path / "out" / "b.safetensors", b"", force=False)
     assert names(tmp_path / "out") == ["b.safetensors"]
 
@@ -159,7 +161,9 @@ def test_zeros_are_holes(tmp_path: Path) -> None:
 
 def test_an_existing_destination_is_kept(source: Path, tmp_path: Path) -> None:
     (tmp_path / "b.safetensors").write_text("mine")
-    with pytest.raises(AdapterError, match=r"b\.safetensors: file: expected no file there yet, got one; use --force"):
+    with pytest.raises(
+        AdapterError, match=r"b\.safetensors: file: expected no file of that name, got one; use --force"
+    ):
         convert(source / TREE, tmp_path / "b.safetensors")
     assert (tmp_path / "b.safetensors").read_text() == "mine"
     convert(source / TREE, tmp_path / "b.safetensors", force=True)

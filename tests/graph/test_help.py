@@ -15,6 +15,7 @@ from PIL import Image
 DOCS = ROOT / "web" / "docs"
 IDS = [node.__name__ for node in nodes.NODES]
 SECTIONS = ["Inputs", "Outputs", "When it fails", "Example"]
+CHINESE = {path.parent.name: path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("*/zh.md"))}
 NEVER_FAIL = {"OmniXPrompt"}
 # A template with fewer letters of its own would match almost any sentence.
 LETTERS = 30
@@ -85,8 +86,8 @@ def test_a_page_quotes_the_sentences_of_the_code(node: str) -> None:
 def test_a_sentence_that_nobody_says_would_be_noticed() -> None:
     assert len(TEMPLATES) > 50
     assert not is_said(
-        "OmniX needs a panorama twice as high as wide, got 640x480; resize it to 960x480 first, "
-        "or load another picture if this is no panorama."
+        "A panorama is twice as high as wide, got 640x480; resize it to 960x480 first. "
+        "If it isn't a panorama, load another picture."
     )
     assert not is_said("The seam is too wide for this latent; lower seam_columns or use a larger picture.")
 
@@ -107,7 +108,31 @@ def test_the_pictures_are_small_and_belong_to_pages() -> None:
     pictures = list(DOCS.glob("*.jpg"))
     assert sorted(path.stem for path in pictures) == sorted(IDS)
     assert sum(path.stat().st_size for path in pictures) < 1_000_000
-    assert {path.suffix for path in DOCS.iterdir()} == {".md", ".jpg"}
+    assert {path.suffix for path in DOCS.iterdir() if path.is_file()} == {".md", ".jpg"}
+    assert {path.name for path in DOCS.glob("*/*")} == {"zh.md"}
+
+
+def test_nodes_on_the_canvas_have_a_chinese_page() -> None:
+    graphs = [json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "workflows").glob("*.json")]
+    on_canvas = {node["type"] for graph in graphs for node in graph["nodes"]} & {*IDS}
+    assert on_canvas and on_canvas <= CHINESE.keys() <= {*IDS} and len(CHINESE) >= 10
+
+
+@pytest.mark.parametrize("node", CHINESE)
+def test_a_chinese_page_names_the_same_fields_and_messages(node: str) -> None:
+    text, english = CHINESE[node], page(node)
+    names = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
+    assert text.splitlines()[0] == f"# {names[node]['display_name']}"
+    assert re.findall(r"(?m)^## (.+)$", text) == ["输入", "输出", "出错时", "示例"]
+    assert re.findall(r"\((\w+\.jpg)\)", text) == [f"{node}.jpg"]
+    fields = re.compile(r"(?m)^\| `(\w+)`")
+    assert fields.findall(section(text, "输入")) == fields.findall(section(english, "Inputs"))
+    outputs = re.compile(r"(?m)^\| `")
+    assert len(outputs.findall(section(text, "输出"))) == len(outputs.findall(section(english, "Outputs")))
+    messages = re.findall(r"(?m)^- `(.+)`$", section(text, "出错时"))
+    assert messages and all(f"- `{message}`" in english for message in messages), messages
+    assert {*re.findall(r"\*\*([^*]+)\*\*", text)} <= {entry["display_name"] for entry in names.values()}
+    assert not re.search(r"[\u4e00-\u9fff][,;:!?()]", re.sub(r"`[^`]*`", "", text))
 
 
 def test_workflows_that_pages_name_are_shipped() -> None:
@@ -121,8 +146,8 @@ def test_workflows_that_pages_name_are_shipped() -> None:
 @pytest.mark.since("0.26.0")
 def test_nodes_are_called_as_on_the_screen(server: Server) -> None:
     """What is bold on a page is the name of a node, ours or the host's."""
-    told = json.loads(fetched(server, "/object_info")).values()
-    known = {entry["display_name"] or entry["name"] for entry in told}
+    reported = json.loads(fetched(server, "/object_info")).values()
+    known = {entry["display_name"] or entry["name"] for entry in reported}
     for node in IDS:
         bold = set(re.findall(r"\*\*([^*]+)\*\*", page(node)))
         assert bold <= known, f"{node}: {bold - known}"
@@ -135,6 +160,8 @@ def test_the_server_gives_out_the_page_and_its_picture(server: Server, node: str
     folder = f"/extensions/{PACK}/docs/"
     assert server.node_info(node)["python_module"] == f"custom_nodes.{PACK}"
     assert fetched(server, f"{folder}{node}.md").decode() == page(node)
+    if node in CHINESE:  # the frontend asks for {node}/{language}.md first
+        assert fetched(server, f"{folder}{node}/zh.md").decode() == CHINESE[node]
     assert fetched(server, f"{folder}{node}.jpg") == Path(DOCS, f"{node}.jpg").read_bytes()
 
 

@@ -33,7 +33,7 @@ def graph(task: str, target: str, **more: dict[str, Any]) -> dict[str, Any]:
     return soak.graph(task, 0, 1) | {"map": node(MAP_NODE[target], image=["decoded", 0])} | more
 
 
-def told(prompt: dict[str, Any], target: str) -> str | None:
+def reported(prompt: dict[str, Any], target: str) -> str | None:
     """Run a node's check on a graph as the host does; return what it says."""
     given = type("Given", (NODES[target],), {"hidden": SimpleNamespace(prompt=prompt, unique_id="map")})
     try:
@@ -45,7 +45,7 @@ def told(prompt: dict[str, Any], target: str) -> str | None:
 
 @pytest.mark.parametrize(("task", "target"), itertools.product(TASKS, NODES))
 def test_each_map_goes_to_its_own_node(task: str, target: str) -> None:
-    said = told(graph(task, target), target)
+    said = reported(graph(task, target), target)
     if TASKS[task].target == target:
         assert said is None
     else:
@@ -62,6 +62,10 @@ def test_ways_from_the_map_to_the_adapters() -> None:
             "scaled": node("ImageScale", image=["decoded", 0]),
             "map": node("OmniXDepth", image=["scaled", 0]),
         },
+        "fitted": {
+            "fitted": node("OmniXFitPanorama", image=["decoded", 0]),
+            "map": node("OmniXDepth", image=["fitted", 0]),
+        },
         "other decoder": {"decoded": node("VAEDecodeTiled", samples=["sampled", 0], vae=["vae", 0])},
         "latent in between": {
             "one": node("LatentFromBatch", samples=["sampled", 0]),
@@ -77,7 +81,7 @@ def test_ways_from_the_map_to_the_adapters() -> None:
         assert task_of_picture(graph("rgb_to_normal", "depth", **more), "map", "image") == "rgb_to_normal"
 
 
-def test_where_the_graph_does_not_tell_nothing_is_refused() -> None:
+def test_where_the_graph_does_not_say_nothing_is_refused() -> None:
     """Another model's maps, loaded pictures, tasks that come by a link, unknown nodes, and no graph at all."""
     odd = {
         "loaded": {"decoded": node("LoadImage", image="depth.png")},
@@ -95,8 +99,8 @@ def test_where_the_graph_does_not_tell_nothing_is_refused() -> None:
         "lost": {"sampled": node("KSampler", model=["gone", 0])},
     }
     for more in odd.values():
-        assert told(graph("rgb_to_normal", "depth", **more), "depth") is None
-    assert told({}, "depth") is None
+        assert reported(graph("rgb_to_normal", "depth", **more), "depth") is None
+    assert reported({}, "depth") is None
     assert len(maps.OmniXDepth.execute(torch.rand(1, 4, 8, 3)).args) == 2
 
 
@@ -163,9 +167,7 @@ def test_a_bypassed_box_leaves_no_photo_as_a_map(kind: str, name: str) -> None:
             assert words is None
         else:
             assert words is not None and "\n" not in words
-            assert (
-                f": {name} expects a map of {name}, but the graph connects a panorama as it is to it; is a box" in words
-            )
+            assert f": {name} expects the {name} map, but the graph connects a plain panorama to it; is a box" in words
 
 
 @pytest.mark.parametrize(("kind", "name"), PAIRS)
@@ -201,10 +203,10 @@ def test_a_bypassed_sampler_leaves_nothing(kind: str, name: str) -> None:
 @pytest.mark.parametrize("target", NODES)
 def test_readers_of_maps_refuse_photos_and_plain_models_too(target: str) -> None:
     plain, photo = (
-        told(graph("rgb_to_depth", target, **more), target) for more in (PLAIN_MODEL, {"decoded": PHOTO["photo"]})
+        reported(graph("rgb_to_depth", target, **more), target) for more in (PLAIN_MODEL, {"decoded": PHOTO["photo"]})
     )
     assert plain is not None and "sampled without OmniX adapters" in plain
-    assert photo is not None and f"image expects a map of {target}, but the graph connects a panorama" in photo
+    assert photo is not None and f"image expects the {target} map, but the graph connects a plain panorama" in photo
 
 
 @pytest.mark.parametrize(("kind", "name"), PAIRS)
@@ -225,7 +227,7 @@ def test_the_picture_that_is_the_panorama_is_no_map_wherever_it_came_from() -> N
     loaded = {"any": node("LoadImage", image="x.png"), "smaller": node("ImageScale", image=["any", 0])}
     for kind, photo in (("OmniXSavePanorama", "panorama"), ("OmniXPanoramaViewer", "image"), ("OmniXScene", "image")):
         words = said(kind, loaded, **{photo: ["any", 0], "normal": ["smaller", 0]})
-        assert words is not None and ": normal expects a map of normal, but the graph connects a panorama" in words
+        assert words is not None and ": normal expects the normal map, but the graph connects a plain panorama" in words
 
 
 def test_a_coloured_view_is_for_eyes_only() -> None:
@@ -239,7 +241,7 @@ def test_a_coloured_view_is_for_eyes_only() -> None:
     words = said("OmniXPanoramaViewer", made(), normal=["view", 0])
     assert words is not None and "coloured view" in words
     words = said("OmniXScene", made(), depth=["photo", 1])
-    assert words is not None and "connects a mask of a part of the picture to it" in words
+    assert words is not None and "connects a mask of part of the picture to it" in words
 
 
 def test_the_shipped_workflows_pass() -> None:
@@ -255,7 +257,7 @@ def test_a_bypassed_box_is_said_by_the_server_and_nothing_is_saved(server: Serve
     photo = node("OmniXLoadPanorama", image="omnix_sample_room.png", height=64)
     saved = node("OmniXSavePanorama", depth=["photo", 0], filename_prefix="bypassed/room", values="depth")
     with pytest.raises(
-        GraphError, match="Save Panorama and Maps: depth expects a map of depth, but the graph connects a pan"
+        GraphError, match="Save Panorama and Maps: depth expects the depth map, but the graph connects a plain pan"
     ):
         server.run({"photo": photo, "saved": saved})
     assert not list((server.base / "output").glob("bypassed/*"))
@@ -272,5 +274,5 @@ def test_the_host_hands_the_graph_over(server: Server) -> None:
     assert server.run({"decoded": rays, "map": read, "saved": saved}).files("saved")
     soak.install(server.base)
     wrong = soak.graph("rgb_to_normal", 0, 1) | {"map": read, "saved": saved}
-    with pytest.raises(GraphError, match="OmniX Depth reads the picture of rgb_to_depth, this one was made by rgb_to_"):
+    with pytest.raises(GraphError, match="OmniX Depth reads the picture of rgb_to_depth, but this one was made by rgb"):
         server.run(wrong)

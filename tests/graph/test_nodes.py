@@ -29,15 +29,20 @@ TABLE: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["MODEL"],
     ),
     "OmniXFlowShift": ({"model": ..., "latent": ..., "seam_columns": 6}, ["MODEL"]),
+    "OmniXSeamlessPanorama": ({"model": ..., "seam_columns": 8}, ["MODEL"]),
     "OmniXEncodePrompt": ({"clip": ..., "prompt": "", "guidance": 3.5, "tag": True}, ["CONDITIONING"]),
     "OmniXPrompt": ({"prompt": ""}, ["STRING"]),
     "OmniXSaveConditioning": ({"conditioning": ..., "filename_prefix": "conditioning/OmniX"}, []),
     "OmniXLoadConditioning": ({"name": ...}, ["CONDITIONING"]),
     "OmniXDecodePanorama": ({"samples": ..., "vae": ..., "wrap_columns": 2}, ["IMAGE"]),
     "OmniXPlaceOnPanorama": (
-        {"image": ..., "width": 1024, "height": 512, "fov_x": 90.0, "yaw": 0.0, "pitch": 0.0, "roll": 0.0},
+        {
+            **{"image": ..., "width": 1024, "height": 512, "fov_x": 90.0, "yaw": 0.0, "pitch": 0.0, "roll": 0.0},
+            **{"background": "grey", "colour": "", "feather": 0.0, "onto": ..., "onto_unseen": ...},
+        },
         ["IMAGE", "MASK"],
     ),
+    "OmniXRollPanorama": ({"image": ..., "seam_width": 20.0}, ["IMAGE", "MASK"]),
     "OmniXFitPanorama": (
         {"image": ..., "height": 720, "fit": "as it is", "vertical_fov": 0.0},
         ["IMAGE", "MASK"],
@@ -123,16 +128,16 @@ def test_adapters_load_and_are_noticed_when_replaced(host_folders: Path) -> None
 
 
 def test_no_adapters_at_all(host_folders: Path) -> None:
-    with pytest.raises(ValueError, match=r"No folder below models/loras .* press R"):
+    with pytest.raises(ValueError, match=r"No folder in models/loras .* press R"):
         nodes.OmniXLoadAdapters.execute("rgb_to_depth", NOTHING_FOUND)
 
 
-def test_what_a_list_lacks_is_told_by_the_node(host_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_list_lacks_is_reported_by_the_node(host_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything runs, instead of the host's own words about values that are not in a list."""
     monkeypatch.setattr(nodes.OmniXLoadAdapters, "hidden", SimpleNamespace(unique_id="1"), raising=False)
     note_posted({"prompt": {"1": {"inputs": {"task": "rgb_to_depth"}}}})
     refused = nodes.OmniXLoadAdapters.validate_inputs("OmniX")
-    assert str(refused).startswith("No folder below models/loras holds the adapters of an OmniX task; download")
+    assert str(refused).startswith("No folder in models/loras contains the adapters of an OmniX task; download")
     make_case(host_folders / "models" / "loras" / "OmniX")
     assert nodes.OmniXLoadAdapters.validate_inputs("OmniX") is True
     note_posted({"prompt": {"1": {"inputs": {"task": ["2", 0]}}}})
@@ -142,7 +147,7 @@ def test_what_a_list_lacks_is_told_by_the_node(host_folders: Path, monkeypatch: 
     note_posted({})
     assert str(nodes.OmniXLoadConditioning.validate_inputs("gone")).startswith("gone: no such file in models/cond")
     assert str(nodes.OmniXLoadDiffusersFlux.validate_inputs("gone")).startswith("gone: expected a snapshot with")
-    assert str(nodes.OmniXConvertAdapter.validate_inputs("gone")).startswith("gone: no such file below models/loras")
+    assert str(nodes.OmniXConvertAdapter.validate_inputs("gone")).startswith("gone: no such file in models/loras")
 
 
 def test_incomplete_task(host_folders: Path) -> None:
@@ -191,7 +196,7 @@ def test_conditionings_that_share_memory_or_names_are_kept(tmp_path: Path) -> No
 
 
 def test_conditioning_that_cannot_be_kept(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="conditioning's control is a object, which can't be kept"):
+    with pytest.raises(ValueError, match="conditioning's control is a object, which can't be saved"):
         save_conditioning([[torch.zeros(1), {"control": object()}]], tmp_path / "a.safetensors")
     assert not list(tmp_path.iterdir())
 
@@ -200,7 +205,7 @@ def test_conditioning_that_cannot_be_kept(tmp_path: Path) -> None:
 def test_conditioning_that_is_none(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(data)
-    with pytest.raises(AdapterError, match=r"expected what Save OmniX Conditioning writes, got .*; save it again"):
+    with pytest.raises(AdapterError, match=r"expected a file from Save OmniX Conditioning, got .*; save it again"):
         load_conditioning(path)
 
 
@@ -238,7 +243,7 @@ def test_convert_node(host_folders: Path) -> None:
     adapter = open_adapter(loras / name)
     assert (adapter.converted, adapter.task, adapter.stream) == (True, "rgb_to_depth", "depth")
     for again in ("OmniX/converted", "OmniX/converted.safetensors", "OmniX/converted/"):
-        with pytest.raises(ValueError, match="a file of that name is below models/loras; choose another, or delete"):
+        with pytest.raises(ValueError, match="models/loras already has a file of that name; choose another name, or"):
             nodes.OmniXConvertAdapter.execute(source, again)
     for escape in ("../escaped", "/escaped", "a/../../escaped", "", "."):
         with pytest.raises(ValueError, match="a path that leads elsewhere"):
@@ -251,7 +256,7 @@ FLAGGED = {
         {},
         "leave them out",
     ),
-    "plain alpha": ({}, {"lora_alpha": "64"}, "lets you say what it means"),
+    "plain alpha": ({}, {"lora_alpha": "64"}, "of docs/converter.md lets you choose"),
     "converted": (None, {}, "already converted; put it under ComfyUI's loras folder"),
 }
 

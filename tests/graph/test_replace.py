@@ -44,12 +44,12 @@ def test_an_older_graph_is_answered_with_what_to_open(server: Server, kind: str)
 
 
 @pytest.mark.server
-def test_the_browser_is_told_too(server: Server) -> None:
+def test_the_browser_is_informed_too(server: Server) -> None:
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    told = json.loads(direct.open(f"{server.url}/node_replacements", timeout=60).read())
+    reported = json.loads(direct.open(f"{server.url}/node_replacements", timeout=60).read())
     for kind in OLDER:
-        assert [one["new_node_id"] for one in told[kind]] == ["OmniXOlderGraph"]
-        assert len(told[kind][0]["output_mapping"]) == OUTPUTS.get(kind, 1)
+        assert [one["new_node_id"] for one in reported[kind]] == ["OmniXOlderGraph"]
+        assert len(reported[kind][0]["output_mapping"]) == OUTPUTS.get(kind, 1)
     assert server.node_info("OmniXOlderGraph")["deprecated"] is True
 
 
@@ -115,7 +115,7 @@ def test_a_person_swaps_the_node_and_reads_what_to_open(server: Server) -> None:
             bench.run()
         bench.page.get_by_role("button", name="View details").click()
         bench.page.get_by_label("Info for Graph of the Older OmniX Pack - open_instead").click()
-        bench.page.get_by_text("no map can come out of it").first.wait_for()
+        bench.page.get_by_text("so it can't make a map").first.wait_for()
         bench.close()
 
 

@@ -91,7 +91,7 @@ def test_names_that_no_file_can_have(folders: Path, node: str, kind: str) -> Non
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_the_host_shows_the_sentence_before_anything_runs(folders: Path, kind: str) -> None:
     name = HOSTILE[kind]
-    for told in (
+    for reported in (
         nodes.OmniXSaveConditioning.validate_inputs(name),
         nodes.OmniXSavePanorama.validate_inputs(name),
         nodes.OmniXLoadConditioning.validate_inputs(name),
@@ -99,7 +99,7 @@ def test_the_host_shows_the_sentence_before_anything_runs(folders: Path, kind: s
         nodes.OmniXConvertAdapter.validate_inputs(name, None),
         nodes.OmniXLoadDiffusersFlux.validate_inputs(name),
     ):
-        assert isinstance(told, str) and told.startswith(name[:1]) and "choose a" in told
+        assert isinstance(reported, str) and reported.startswith(name[:1]) and "choose a" in reported
 
 
 @pytest.mark.parametrize(

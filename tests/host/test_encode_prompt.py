@@ -85,7 +85,7 @@ def test_a_checkpoint_without_text_encoders() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "told"),
+    ("prompt", "reported"),
     [
         ("a hall (with doors) at 10:30 [sic]", None),
         ("a (red:1.2) hall", "Weights as in"),
@@ -94,14 +94,14 @@ def test_a_checkpoint_without_text_encoders() -> None:
     ],
 )
 def test_what_people_may_not_expect_is_said(
-    clip: Any, caplog: pytest.LogCaptureFixture, prompt: str, told: str | None
+    clip: Any, caplog: pytest.LogCaptureFixture, prompt: str, reported: str | None
 ) -> None:
     with caplog.at_level(logging.WARNING):
         encode(clip, prompt)
     said = [message for message in caplog.messages if message.startswith("OmniX: ")]
-    assert len(said) == (told is not None)
-    if told is not None:
-        assert re.search(told, said[0])
+    assert len(said) == (reported is not None)
+    if reported is not None:
+        assert re.search(reported, said[0])
 
 
 def test_a_file_stores_its_rows(clip: Any, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_file_stores_its_rows(clip: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "channels", "told"),
+    ("rows", "channels", "reported"),
     [
         (512, 4096, False),
         (512, 64, False),
@@ -126,5 +126,5 @@ def test_a_file_stores_its_rows(clip: Any, tmp_path: Path) -> None:
         (12, 64, False),
     ],
 )
-def test_which_texts_are_told_of(rows: int, channels: int, told: bool) -> None:
-    assert (note_on_rows(torch.zeros(1, rows, channels)) is not None) == told
+def test_which_texts_are_reported(rows: int, channels: int, reported: bool) -> None:
+    assert (note_on_rows(torch.zeros(1, rows, channels)) is not None) == reported

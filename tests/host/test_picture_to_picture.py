@@ -137,7 +137,7 @@ def test_the_picture_is_the_references(
 
 
 @pytest.mark.parametrize("case", list(CASES)[:3])
-def test_other_ways_are_told_apart(
+def test_other_ways_are_distinguished(
     case: str, expected: Callable[..., Tensor], measured: Callable[[str, float], float]
 ) -> None:
     """ComfyUI's number of text rows, values that are cut before the seam is blended, and a drawn latent."""
@@ -156,7 +156,7 @@ def test_other_ways_are_told_apart(
         assert measured(f"{name}, {case}: of the deviation", share) > EXACT
 
 
-def test_a_graph_with_clip_text_encode_runs_and_is_told_of(server: Server, expected: Callable[..., Tensor]) -> None:
+def test_a_graph_with_clip_text_encode_runs_and_is_reported(server: Server, expected: Callable[..., Tensor]) -> None:
     older = graph(*CASES["2 streams"])
     clip = older["text"]["inputs"]["clip"]
     older |= {
@@ -166,5 +166,5 @@ def test_a_graph_with_clip_text_encode_runs_and_is_told_of(server: Server, expec
     }
     before = len(server.log.read_text(encoding="utf-8"))
     assert apart(made(server, older), expected(*CASES["2 streams"], rows=256)) <= EXACT
-    told = server.log.read_text(encoding="utf-8")[before:]
-    assert told.count("OmniX: The text has 256 rows, and OmniX was trained with 512") == 1
+    reported = server.log.read_text(encoding="utf-8")[before:]
+    assert reported.count("OmniX: The text has 256 rows, and OmniX was trained with 512") == 1

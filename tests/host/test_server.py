@@ -118,7 +118,7 @@ def test_refused_graph_names_the_node(server: Server) -> None:
     assert (refused.value.node, refused.value.node_type) == ("flux", "UNETLoader")
 
 
-def test_failing_node_tells_its_message(server: Server) -> None:
+def test_failing_node_reports_its_message(server: Server) -> None:
     broken = server.base / "models" / "vae" / "broken.safetensors"
     broken.write_bytes(b"not a safetensors file")
     with pytest.raises(GraphError) as failed:
@@ -144,7 +144,7 @@ def test_start_failure_shows_the_log(comfyui: Path, tmp_path: Path) -> None:
         Server(comfyui, tmp_path, {}, ("--no-such-option",)).start()
 
 
-def test_a_pack_that_cannot_be_imported_is_told(comfyui: Path, tmp_path: Path) -> None:
+def test_a_pack_that_cannot_be_imported_is_reported(comfyui: Path, tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "__init__.py").write_text("raise ValueError('broken on purpose')\n")
     with pytest.raises(RuntimeError, match="broken on purpose"):

@@ -116,6 +116,42 @@ def test_scene_is_saved_and_shown(slug: str, server: Server) -> None:
 
 
 @pytest.mark.usefixtures("files")
+@pytest.mark.parametrize("slug", by_host({"whole_scene": API["whole_scene"]}))
+def test_whole_scene_has_what_is_drawn_behind(slug: str, server: Server) -> None:
+    """Ten runs of the model in one graph: both panoramas are shown, and the report says what became of the second."""
+    result = server.run(small(read(API[slug]), len(SAVED) + 1))
+    (saved,) = result.files("save", "3d")
+    found = trimesh.load(io.BytesIO(server.fetch(saved)), file_type="glb", force="scene").geometry
+    (report,) = result.outputs["report"]["text"]
+    seen = sum(len(mesh.faces) for name, mesh in found.items() if name != "background")
+    assert f"Mesh: {seen:,} triangles" in report
+    assert "Background layer: " in report and "Objects: " in report
+    for name in ("masked_view", "filled_view"):
+        (shown,) = result.files(name)
+        assert np.asarray(Image.open(io.BytesIO(server.fetch(shown)))).shape == (HEIGHT, WIDTH, 3)
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize("slug", by_host({"any_model": API["any_model"]}))
+def test_any_model_paints_the_panorama_of_all_maps(slug: str, server: Server) -> None:
+    """With the checkpoint replaced by loaders of its parts, as the note says: here they are FLUX.1's."""
+    graph = small(read(API[slug]), len(SAVED) + 1)
+    del graph["checkpoint"]
+    loaders = {"model": "flux", "clip": "clip", "vae": "vae"}
+    for node in graph.values():
+        for field, given in node["inputs"].items():
+            if isinstance(given, list) and given[0] == "checkpoint":
+                node["inputs"][field] = [loaders[field], 0]
+    graph["lora"]["inputs"]["lora_name"] = "OmniX/rgb_to_depth/rgb/pytorch_lora_weights.safetensors"
+    graph["empty_made"]["inputs"] |= {"width": WIDTH, "height": HEIGHT}
+    result = server.run(graph)
+    shown = {file["filename"].split("_000")[1][3:]: server.fetch(file) for file in result.files("save")}
+    assert {f"{name}.png" for name in ("panorama", "normal", "albedo", "roughness", "semantic")} <= set(shown)
+    panorama = np.asarray(Image.open(io.BytesIO(shown["panorama.png"])))
+    assert panorama.shape == (HEIGHT, WIDTH, 3) and panorama.std() > 1
+
+
+@pytest.mark.usefixtures("files")
 def test_saved_prompt_replaces_the_text_encoders(server: Server) -> None:
     """With the prompt saved once, perception gives the same picture and needs no text encoder."""
     written = server.run(small(read(API["save_prompt"])))
@@ -130,19 +166,19 @@ def test_saved_prompt_replaces_the_text_encoders(server: Server) -> None:
 
 
 @pytest.mark.usefixtures("files")
-def test_missing_adapters_are_told_once_at_the_folder(server: Server) -> None:
+def test_missing_adapters_are_reported_once_at_the_folder(server: Server) -> None:
     """Before anything runs: the folders there are, or every file that is missing in the one that was chosen."""
     graph = small(read(API["rgb_to_albedo"]))
     graph["adapters"]["inputs"]["folder"] = "Elsewhere"
-    assert told(server, graph) == [("folder", "Elsewhere: no such folder below models/loras; folders with OmniX"[:60])]
+    assert reported(server, graph) == [("folder", "Elsewhere: no such folder in models/loras; folders with OmniX"[:60])]
     tiny.save(tiny.adapter(), server.base / "models" / "loras" / "Part" / "rgb_to_depth" / "rgb.safetensors")
     graph["adapters"]["inputs"]["folder"] = "Part"
-    assert told(server, graph) == [("folder", "Part: rgb, albedo: expected a file for each stream of rgb_to")]
+    assert reported(server, graph) == [("folder", "Part: rgb, albedo: expected a file for each stream of rgb_to")]
     graph["panorama"]["inputs"]["image"] = "gone.png"
-    assert [name for name, _ in told(server, graph, "panorama")] == ["image"]
+    assert [name for name, _ in reported(server, graph, "panorama")] == ["image"]
 
 
-def told(server: Server, graph: Graph, node: str = "adapters") -> list[tuple[str, str]]:
+def reported(server: Server, graph: Graph, node: str = "adapters") -> list[tuple[str, str]]:
     """Return (input, start of the sentence) of every error that the host reports for a node."""
     request = urllib.request.Request(
         f"{server.url}/prompt", json.dumps({"prompt": graph}).encode(), {"Content-Type": "application/json"}

@@ -77,7 +77,7 @@ def demo(root: Path, cache: Path, *options: str) -> subprocess.CompletedProcess[
     return done
 
 
-def test_the_demo_tells_its_own_options_before_any_set_up(root: Path, tmp_path: Path) -> None:
+def test_the_demo_reports_its_own_options_before_any_set_up(root: Path, tmp_path: Path) -> None:
     done = demo(root, tmp_path / "cache", "--help")
     assert done.returncode == 0
     assert all(option in done.stdout for option in ("--panorama", "--adapters", "--steps", "--output"))
@@ -97,12 +97,14 @@ def test_the_demo_tells_its_own_options_before_any_set_up(root: Path, tmp_path: 
         (["--panorma", "x"], "unrecognized arguments: --panorma x"),
     ],
 )
-def test_a_wrong_option_of_the_demo_is_told_at_once(root: Path, tmp_path: Path, options: list[str], said: str) -> None:
+def test_a_wrong_option_of_the_demo_is_reported_at_once(
+    root: Path, tmp_path: Path, options: list[str], said: str
+) -> None:
     done = demo(root, tmp_path / "cache", *options)
     assert done.returncode != 0 and said in done.stderr
 
 
-def test_a_wrong_panorama_is_told_before_the_host_is_loaded(root: Path, tmp_path: Path) -> None:
+def test_a_wrong_panorama_is_reported_before_the_host_is_loaded(root: Path, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.png"
     Image.new("RGB", (64, 48)).save(wrong)
     weights = [f"--{name}={__file__}" for name in ("flux", "vae", "clip-l", "t5")]

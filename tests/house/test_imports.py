@@ -17,6 +17,7 @@ _NODES = {"comfy_api", "folder_paths"}
 KNOW_THE_HOST = {
     "omnix/patch.py": {"comfy"},
     "omnix/memory.py": {"comfy"},
+    "omnix/seamless.py": {"comfy"},
     "training/host.py": {"comfy", "folder_paths"},
     # Whether the host was started with --disable-metadata.
     "graph/pictures.py": {*_NODES, "comfy"},
@@ -28,7 +29,7 @@ SHIPPED: dict[str, set[str]] = {
     "converters.fusing": {"converters.lora", "converters.files"},
     "converters": {"converters.fusing", "converters.lora", "converters.files"},
     "omnix": {"converters", "converters.fusing"},
-    "mapfiles": set(),
+    "mapfiles": {"converters.files"},
     "evaluation": {"mapfiles"},
     "omnix.scene": {"omnix"},
     "training": {
@@ -47,6 +48,7 @@ SHIPPED: dict[str, set[str]] = {
 _PACK = {*SHIPPED}
 UNSHIPPED: dict[str, set[str]] = {
     "lab.host": _PACK,
+    "lab.blender": set(),
     "lab.rooms": {"mapfiles", "lab.host"},
     "lab.workflows": {*_PACK, "lab.host"},
     "lab.micro": {*_PACK, "lab.host", "lab.rooms"},

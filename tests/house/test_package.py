@@ -47,8 +47,8 @@ def test_the_wheel_holds_the_command_lines_alone(built: Path) -> None:
 def test_the_sdist_holds_the_command_lines_and_what_builds_it(built: Path) -> None:
     with tarfile.open(built / f"{NAME}.tar.gz") as sdist:
         names = {member.name.removeprefix(f"{NAME}/") for member in sdist.getmembers() if member.isfile()}
-    told = {"README.md", "LICENSE", "MANIFEST.in", "pyproject.toml", "setup.cfg", "PKG-INFO"}
-    assert {name for name in names if ".egg-info/" not in name} == packaged() | told
+    reported = {"README.md", "LICENSE", "MANIFEST.in", "pyproject.toml", "setup.cfg", "PKG-INFO"}
+    assert {name for name in names if ".egg-info/" not in name} == packaged() | reported
 
 
 def test_twine_finds_nothing(built: Path) -> None:

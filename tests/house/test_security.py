@@ -18,8 +18,8 @@ import torch
 from comfyui_omnix import nodes
 from comfyui_omnix.converters import AdapterError
 from comfyui_omnix.lab.host import tiny
-from comfyui_omnix.omnix.adapter import read_layers
 from comfyui_omnix.omnix.conditioning import load_conditioning, save_conditioning
+from comfyui_omnix.omnix.low_rank import read_layers
 from safetensors.torch import save_file
 
 CODE_FROM_DATA = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "code", "runpy", "ctypes"}
@@ -41,7 +41,7 @@ COMMAND_LINES = {
     "evaluation/__main__.py": ["importlib.import_module"],
     "training/__init__.py": ["importlib.import_module", "import_module"],
     "training/__main__.py": ["importlib.import_module"],
-    "training/place.py": ["importlib.import_module"],
+    "training/run.py": ["importlib.import_module"],
     # weights_only=True; pickle is imported for the name of its error.
     "evaluation/perceptual.py": ["pickle", "torch.load"],
     # Threads, no processes.
@@ -306,5 +306,5 @@ def test_conditioning_of_another_kind_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     for metadata in (None, {"omnix_conditioning": "{}"}, {"omnix_conditioning": "[1]"}, {"omnix_conditioning": "["}):
         save_file({"a": torch.zeros(1)}, path, metadata=metadata)
-        with pytest.raises(AdapterError, match="expected what Save OmniX Conditioning writes"):
+        with pytest.raises(AdapterError, match="expected a file from Save OmniX Conditioning"):
             load_conditioning(path)

@@ -24,6 +24,8 @@ FORMS = {
     "all_maps": "OmniX 09 - Panorama to all maps",
     "panorama_to_scene": "OmniX 10 - Panorama to 3D scene",
     "photo_to_scene": "OmniX 11 - Photo to 3D scene",
+    "whole_scene": "OmniX 12 - Panorama to whole 3D scene",
+    "any_model": "OmniX 13 - Any model to panorama to maps",
     "save_prompt": "OmniX extra - Save the prompt once",
 }
 # Nodes of the graphs that the oldest hosts lack -> the first version that has them.

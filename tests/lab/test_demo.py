@@ -44,7 +44,7 @@ def test_each_step_of_the_sampler_is_heard(server: Server) -> None:
     assert steps == sorted({*steps}) and steps[-1] == (3, 3) and {total for _, total in steps} == {3}
 
 
-def test_paths_are_told_from_where_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_shown_relative_to_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert short(tmp_path / "demo-output" / "a.png") == Path("demo-output", "a.png")
     assert short(tmp_path.parent / "a.png") == tmp_path.parent / "a.png"

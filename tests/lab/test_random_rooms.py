@@ -140,10 +140,10 @@ def test_the_tree_finds_what_trying_every_shape_finds(seed: int, stages: list[St
     hits = raycast.nearest(scene, np.zeros((3, 1), np.float32), directions)
     tried = np.stack([shape.reach(np.zeros_like(directions), directions) for shape in scene.shapes])
     assert np.allclose(hits.distance, np.minimum(tried[:-1].min(axis=0), tried[-1]), atol=1e-4)
-    told = np.stack(
+    reported = np.stack(
         [scene.shapes[number].normal(hits.point[:, [k]])[:, 0] for k, number in enumerate(hits.shape)], axis=1
     )
-    assert np.allclose(raycast.normals(scene, hits.shape, hits.point), told, atol=1e-4)
+    assert np.allclose(raycast.normals(scene, hits.shape, hits.point), reported, atol=1e-4)
 
 
 def test_maps_do_not_depend_on_the_quality(stages: list[Stage], rendered: list[room.Room]) -> None:

@@ -32,7 +32,7 @@ def manifest(folder: Path) -> list[dict]:
 
 
 def sums(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.jsonl")
+    files = sorted(folder.glob("*/*"))
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
@@ -52,8 +52,8 @@ def test_the_maps_on_the_disk_are_those_of_the_room(made: Path) -> None:
     for kind in layout.KINDS:
         read = layout.read(layout.find(made, kind, "000002"), kind)
         if kind == "semantic":
-            told = np.array([COLOURS[label] for label in truth.labels], dtype=np.uint8)[truth.semantic]
-            assert np.array_equal(read, told)
+            reported = np.array([COLOURS[label] for label in truth.labels], dtype=np.uint8)[truth.semantic]
+            assert np.array_equal(read, reported)
         else:
             tolerance = {"depth": 0, "normal": 1e-4}.get(kind, 0.5 / 255 + 1e-6)
             off = np.abs(read - getattr(truth, {"depth": "distance"}.get(kind, kind)))
@@ -70,11 +70,22 @@ def outside(truth: room.Room) -> np.ndarray[Any, Any]:
 
 def test_the_manifest_knows_every_file(made: Path) -> None:
     recipe, *records = manifest(made)
-    assert recipe == {"recipe": {"seed": 70, "width": 64, "height": 32, "fast": True}}
+    assert recipe == {
+        "recipe": {
+            "renderer": "lab.rooms 1",
+            "seed": 70,
+            "width": 64,
+            "height": 32,
+            "fast": True,
+            "captions": False,
+        }
+    }
     assert sorted(record["seed"] for record in records) == [70, 71, 72]
     assert all(record["split"] == split_of(record["seed"]) for record in records)
     known = {name: digest for record in records for name, digest in record["sha256"].items()}
     assert known == sums(made)
+    assert json.loads((made / "classes.json").read_text()) == {name: list(rgb) for name, rgb in COLOURS.items()}
+    assert "3 rendered rooms" in (made / "README.md").read_text()
 
 
 def test_it_goes_on_where_it_was_stopped(root: Path, made: Path, tmp_path: Path) -> None:
@@ -127,7 +138,7 @@ def test_a_place_that_is_no_folder_is_one_sentence(root: Path, tmp_path: Path) -
         ((), "--count"),
     ],
 )
-def test_wrong_options_are_told(root: Path, tmp_path: Path, options: tuple[str, ...], sentence: str) -> None:
+def test_wrong_options_are_reported(root: Path, tmp_path: Path, options: tuple[str, ...], sentence: str) -> None:
     done = rooms(root, tmp_path / "rooms", *options)
     assert done.returncode == 2 and sentence in done.stderr
     assert not (tmp_path / "rooms").exists()

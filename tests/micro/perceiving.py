@@ -123,7 +123,7 @@ class Micro:
         return decode_panorama(self.vae.decode, model.model.latent_format.process_out(latent), wrap).cpu()
 
 
-def compared(task: str, picture: Tensor, truth: Rooms) -> list[Scores]:
+def scored(task: str, picture: Tensor, truth: Rooms) -> list[Scores]:
     """Compare a task's decoded pictures with the true maps."""
     judged = JUDGED[task]
     pairs = zip(judged.read(picture).numpy(), truth.truth, strict=True)
@@ -133,11 +133,11 @@ def compared(task: str, picture: Tensor, truth: Rooms) -> list[Scores]:
 def error(task: str, picture: Tensor, truth: Rooms) -> float:
     """Return the mean error of all rooms, less is better; a depth is aligned by its median."""
     judged = JUDGED[task]
-    figures = (found.figures[judged.figure][0] for found in compared(task, picture, truth))
+    figures = (found.figures[judged.figure][0] for found in scored(task, picture, truth))
     return float(np.mean([judged.error(figure) for figure in figures]))
 
 
 def seam(task: str, picture: Tensor, truth: Rooms) -> float:
     """Return the difference of the first and last column over that of other neighbours, all rooms together."""
-    found = [each.seam for each in compared(task, picture, truth)]
+    found = [each.seam for each in scored(task, picture, truth)]
     return float(np.mean([at for at, _ in found]) / np.mean([beside for _, beside in found]))

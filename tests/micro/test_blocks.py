@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_omnix.lab.micro.blocks import BLOCK, CHANNELS, FIRST, Blocks, fitted
-from comfyui_omnix.training.muon import Muon, orthogonal
+from comfyui_omnix.training.optimizers import Muon, orthogonal
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_no_sixteen_axes_keep_more(images: torch.Tensor, blocks: Blocks) -> None
     assert lost == pytest.approx((strengths[CHANNELS:] ** 2).sum(), rel=1e-3)
 
 
-def test_coefficients_have_the_told_deviations(images: torch.Tensor, blocks: Blocks) -> None:
+def test_coefficients_have_the_given_deviations(images: torch.Tensor, blocks: Blocks) -> None:
     rows = cut(images)
     strengths = np.linalg.svd(rows - rows.mean(0), compute_uv=False)[:CHANNELS]
     wanted = FIRST * np.sqrt(strengths / strengths[0])

@@ -103,7 +103,7 @@ def test_the_watcher_counts_no_scale(tmp_path: Path) -> None:
     assert second["relative"] == pytest.approx(0.2 * 16 / 192, rel=1e-4)
 
 
-def test_what_cannot_be_made_is_told_before_anything_is(tmp_path: Path) -> None:
+def test_what_cannot_be_made_is_reported_before_anything_is(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--stages depth: .* stages are vae, base, rgb_to_depth"):
         making.chosen(("depth",))
     with pytest.raises(ValueError, match=r"no base .* --stages base"):
@@ -142,7 +142,7 @@ def test_weights_without_saves_are_gone_on_with(made: Path, tmp_path: Path) -> N
     assert run["config"]["learning_rate"] == 1e-3
 
 
-def test_what_cannot_be_gone_on_with_is_told(made: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_resumed_is_reported(made: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is a base already"):
         making.begin(made / "weights", made)
     with pytest.raises(ValueError, match="expected weights as `make` leaves them"):

@@ -11,14 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import comfy.sample
 import comfy.sd
 import pytest
 import torch
 from comfyui_omnix.converters import convert, split
 from comfyui_omnix.lab.host import tiny
+from comfyui_omnix.lab.micro.base import GUIDANCE
 from comfyui_omnix.lab.micro.recipe import HEIGHT
 from comfyui_omnix.omnix import patch
+from comfyui_omnix.omnix.panorama import decode_panorama
 from comfyui_omnix.omnix.schedule import flow_shift
+from comfyui_omnix.omnix.seamless import close_seam
 from perceiving import JUDGED, Micro, Rooms, error, rooms, seam
 from rig import Case
 from safetensors.torch import load_file
@@ -128,6 +132,24 @@ def test_it_perceives_with_everything_in_its_place_alone(
     worse = error(TASK, micro.picture(model, case), truth)
     right = error(TASK, perceived[TASK], truth)
     assert measured(f"micro depth, {spoilt.__name__}: times the error", worse / right) >= 2
+
+
+def test_seamless_panorama_closes_the_seam_of_the_base(micro: Micro, measured: Callable[[str, float], float]) -> None:
+    """Without adapters and conditions the base paints rooms and maps; 1 is a seam like any other place."""
+    text = [[micro.text, {"pooled_output": micro.pooled, "guidance": GUIDANCE}]]
+    noise = torch.randn(8, 16, HEIGHT // 8, HEIGHT // 4, generator=torch.Generator().manual_seed(5))
+    settings = (20, 1.0, "euler", "simple", text, text, torch.zeros_like(noise))
+
+    def across(model: Any, wrap: int) -> float:
+        with torch.inference_mode():
+            latent = comfy.sample.sample(model, noise, *settings, disable_pbar=True, seed=0)
+            picture = decode_panorama(micro.vae.decode, latent, wrap)
+        neighbours = (picture[:, :, 1:] - picture[:, :, :-1]).abs().mean()
+        return float((picture[:, :, 0] - picture[:, :, -1]).abs().mean() / neighbours)
+
+    plain = measured("micro base, seam of the host", across(micro.model, 0))
+    closed = measured("micro base, seam with Seamless Panorama", across(close_seam(micro.model, 8, patch.warn), 2))
+    assert closed < 1.5 and plain >= 2 * closed
 
 
 def test_the_columns_past_the_seam_close_it(

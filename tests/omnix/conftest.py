@@ -7,7 +7,8 @@ import pytest
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Double the tests that load a model, but for those that say why not."""
-    loads = "load_flux" in vars(metafunc.module) and {"case", "tmp_path"} & set(metafunc.fixturenames)
+    known, asked = vars(metafunc.module), set(metafunc.fixturenames)
+    loads = ("load_flux" in known and {"case", "tmp_path"} & asked) or ("load_base" in known and "kind" in asked)
     if loads and not metafunc.definition.get_closest_marker("ordinary"):
         dynamic = pytest.param("dynamic", marks=pytest.mark.since("0.30.0"))  # the first host that the stubs fit
         metafunc.parametrize("manager", ["ordinary", dynamic], indirect=True, scope="module")

@@ -75,5 +75,7 @@ def test_an_unknown_colour_map_is_answered_with_the_known_ones() -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_no_number_has_no_colour(value: float) -> None:
     for name in colour.COLOURS:
-        with pytest.raises(ValueError, match="no finite numbers, which have no colour; repair the map first"):
+        with pytest.raises(
+            ValueError, match="contains NaN or infinite values, which have no colour; correct the map first"
+        ):
             one(value, name)

@@ -212,7 +212,7 @@ def euler(model: Model, case: Case, steps: int, **changes: Any) -> Tensor:
 
 @pytest.mark.parametrize("seam", [0, 6])
 @pytest.mark.parametrize("ratio", [0.5, 1.5, 2.0])
-def test_a_sampler_that_resizes_is_told_so(model: Model, case: Case, seam: int, ratio: float) -> None:
+def test_a_sampler_that_resizes_is_reported(model: Model, case: Case, seam: int, ratio: float) -> None:
     sampler = SamplerLCMUpscale.execute(ratio, 1, "bilinear").result[0]
     with pytest.raises(ValueError, match=r"resizes the panorama of 128x64 while .* Choose another sampler") as caught:
         custom(patched(model, case, seam=seam), case, sampler, 3)
@@ -241,7 +241,7 @@ def test_where_nobody_samples_x_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("without", "told"),
+    ("without", "reported"),
     [
         ({"negative"}, "The negative lacks the conditions of rgb_to_depth .* on it too"),
         ({"middle"}, "The cond2 lacks the conditions of rgb_to_depth .* on it too"),
@@ -250,11 +250,11 @@ def test_where_nobody_samples_x_is_left_alone() -> None:
     ],
 )
 @pytest.mark.parametrize("style", ["regular", "nested"])
-def test_dual_cfg_guider(model: Model, case: Case, without: set[str], told: str, style: str) -> None:
+def test_dual_cfg_guider(model: Model, case: Case, without: set[str], reported: str, style: str) -> None:
     ours, names = patched(model, case), ("positive", "middle", "negative")
     conds = [conditioning(model, case, () if name in without else None) for name in names]
     guider = DualCFGGuider.execute(ours, *conds, 2.0, 3.0, style).result[0]
-    with pytest.raises(ValueError, match=told) as caught:
+    with pytest.raises(ValueError, match=reported) as caught:
         custom(ours, case, comfy.samplers.sampler_object("euler"), guider=guider)
     assert "cfg" not in str(caught.value)
     whole = DualCFGGuider.execute(ours, *[conditioning(model, case)] * 3, 2.0, 3.0, style).result[0]
@@ -265,18 +265,18 @@ def test_dual_cfg_guider(model: Model, case: Case, without: set[str], told: str,
 
 
 @pytest.mark.parametrize(
-    ("without", "told"),
+    ("without", "reported"),
     [
         ({"negative"}, "The negative lacks the conditions"),
         ({"empty"}, "The empty_conditioning lacks the conditions"),
         ({"positive"}, "needs 1 reference latent .* got 0"),
     ],
 )
-def test_perp_neg_guider(model: Model, case: Case, without: set[str], told: str) -> None:
+def test_perp_neg_guider(model: Model, case: Case, without: set[str], reported: str) -> None:
     ours, names = patched(model, case), ("positive", "negative", "empty")
     conds = [conditioning(model, case, () if name in without else None) for name in names]
     guider = PerpNegGuider.execute(ours, *conds, 2.0, 1.0).result[0]
-    with pytest.raises(ValueError, match=told) as caught:
+    with pytest.raises(ValueError, match=reported) as caught:
         custom(ours, case, comfy.samplers.sampler_object("euler"), guider=guider)
     assert "cfg" not in str(caught.value)
     other = Case(**{**vars(case), "text": case.text.flip(1)})
@@ -330,7 +330,7 @@ def test_a_tile_of_another_shape(model: Model, case: Case, size: tuple[int, int]
 def test_a_tile_with_whole_references(model: Model, case: Case) -> None:
     shifted = patch.with_flow_shift(model, flow_shift(4, 8, 6))
     small = Case(**{**vars(tile(case, 4, 8)), "conditions": case.conditions})
-    with pytest.raises(ValueError, match=r"latent rgb is 128x64, the sampled latent is 64x32; .* into tiles"):
+    with pytest.raises(ValueError, match=r"latent rgb is 128x64, but the sampled latent is 64x32; .* into tiles"):
         ksample(patch.attach(shifted, case.loaded(), 1.0, 1.0, 6), small, 1)
 
 

@@ -53,8 +53,8 @@ def test_a_scene_leaves_it_open_and_says_so(value: float) -> None:
     made, zero = scene(with_window(value)), scene(with_window(0.0))
     assert abs(made.geometry.positions).max() < 6
     assert (made.geometry.positions == zero.geometry.positions).all()
-    told = f"Depth: 160 pixels hold values that are not distances ({value:g}); they are left open."
-    assert told in made.report and "not distances" not in zero.report
+    reported = f"Depth: 160 pixels have values that are not distances ({value:g}); they are left open."
+    assert reported in made.report and "not distances" not in zero.report
 
 
 def test_moge_geometry_leaves_it_out() -> None:

@@ -16,8 +16,8 @@ import pytest
 import torch
 from comfyui_omnix.lab.host import tiny
 from comfyui_omnix.omnix import patch
+from comfyui_omnix.omnix.low_rank import LowRank
 from comfyui_omnix.omnix.schedule import ENTRIES, flow_shift, sigmas
-from comfyui_omnix.omnix.streams import LowRank
 from measure import relative_error
 from oracle import sample
 from rig import Case, Model, conditioning, forward, ksample, load_flux, make_case, patched
@@ -114,15 +114,17 @@ def test_nothing_of_the_sampling_is_within_the_hosts_reach(model: Model) -> None
 
 
 @pytest.mark.parametrize("entries", [10_000, ENTRIES])
-def test_a_foreign_table_is_told(model: Model, case: Case, entries: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_foreign_table_is_reported(model: Model, case: Case, entries: int, caplog: pytest.LogCaptureFixture) -> None:
     """Also where the shift is right: the host's own table, and one of our length that is another panorama's."""
     right = flow_shift(*case.noise.shape[-2:], 6)
     base = core_shift(model, right)
     if entries == ENTRIES:
         base.get_model_object("model_sampling").register_buffer("sigmas", sigmas(1.0))
     ksample(patch.attach(base, case.loaded(), 1.0, 1.0, 6), case, 1)
-    (told,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert told.startswith(f"OmniX: The shift {right:.4f} is right, but the model's table of noise levels is not that")
+    (reported,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert reported.startswith(
+        f"OmniX: The shift {right:.4f} is right, but the model's table of noise levels is not that"
+    )
 
 
 # --- copies to the device ---------------------------------------------------------------------------------------------

@@ -171,7 +171,7 @@ def test_adapter_file_cut_while_it_is_read(tmp_path: Path, monkeypatch: pytest.M
         return adapter
 
     monkeypatch.setitem(patch.load_task.__globals__, "open_adapter", cut)
-    with pytest.raises(AdapterError, match="it changed while it was read, so get it again"):
+    with pytest.raises(AdapterError, match="the file changed while it was read, so download it again"):
         own.loaded()
 
 
@@ -245,7 +245,7 @@ def test_disk_full(saved: list[list[Any]], tmp_path: Path, monkeypatch: pytest.M
 def test_saved_file_is_never_replaced(saved: list[list[Any]], tmp_path: Path) -> None:
     path = tmp_path / "saved.safetensors"
     path.write_bytes(b"somebody's")
-    with pytest.raises(AdapterError, match="expected no file there yet"):
+    with pytest.raises(AdapterError, match="expected no file of that name"):
         save_conditioning(saved, path)
     assert path.read_bytes() == b"somebody's"
     assert list(tmp_path.iterdir()) == [path]

@@ -182,9 +182,9 @@ def test_a_crop_is_turned_with_its_pose(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (facts((256, 128), (64, 32)) | {"ProjectionType": "cylindrical"}, "the projection is cylindrical, expected"),
-        ({"ProjectionType": "fisheye"}, "the projection is fisheye, expected equirectangular"),
-        (facts((256, 128), (64, 48)), "describes a picture of 64x48, got 64x32; it was cut after"),
+        (facts((256, 128), (64, 32)) | {"ProjectionType": "cylindrical"}, "the projection cylindrical, expected"),
+        ({"ProjectionType": "fisheye"}, "the projection fisheye, expected equirectangular"),
+        (facts((256, 128), (64, 48)), "describes a picture of 64x48, but this one is 64x32, so it was cropped"),
         (facts((48, 24), (64, 32)), "contradicts itself: 64x32 at 0, 0 does not fit into 48x24"),
         (facts((256, 128), (64, 32), (0, 110)), "contradicts itself"),
         (facts((256, 128), (64, 32), (0, -40)), "contradicts itself"),
@@ -195,10 +195,10 @@ def test_a_crop_is_turned_with_its_pose(tmp_path: Path) -> None:
 )
 def test_what_gpano_can_not_mean_is_refused(tmp_path: Path, given: dict[str, Any], says: str) -> None:
     path = put(tmp_path / "p.jpg", noise(32, 64), attributes(given))
-    with pytest.raises(ValueError, match=r"^p\.jpg: GPano") as told:
+    with pytest.raises(ValueError, match=r"^p\.jpg: (the GPano data|GPano:)") as caught:
         loaded(path)
-    assert says in str(told.value) and "choose another fit than by GPano" in str(told.value)
-    if "ProjectionType" in given and "expected a number" not in str(told.value):
+    assert says in str(caught.value) and "choose another fit than by GPano" in str(caught.value)
+    if "ProjectionType" in given and "expected a number" not in str(caught.value):
         assert loaded(path, how="as it is")[0].shape == (32, 64, 3), "the advice works"
 
 
@@ -226,7 +226,8 @@ def test_pad_lays_a_strip_on_grey(tmp_path: Path) -> None:
     assert words == "128x32 in the file, padded: 180 x 45 degrees of 360 x 180, 256x128 here"
     assert np.array_equal(unseen[64] == 0, (np.arange(256) >= 64) & (np.arange(256) < 192))
     with pytest.raises(
-        ValueError, match="at 120 degrees high would be 480 degrees wide; set vertical_fov to 90 or less"
+        ValueError,
+        match="are 120 degrees high, they are 480 degrees wide, more than 360; set vertical_fov to 90 or less",
     ):
         loaded(tmp_path / "p.png", how="pad", field=120)
     assert loaded(put(tmp_path / "holiday.png", noise(95, 200)), how="pad")[0].shape == (96, 192, 3)
@@ -253,8 +254,8 @@ def test_transparent_pixels_are_unseen_in_a_crop(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("height", "width", "says"),
     [
-        (1024, 6144, "cube map strip; convert it"),
-        (6144, 1024, "cube map strip; convert it"),
+        (1024, 6144, "cube map strip: convert it"),
+        (6144, 1024, "cube map strip: convert it"),
         (3000, 4000, "if it is a cube map cross, convert it"),
         (4000, 3000, "if it is a cube map cross, convert it"),
         (2000, 3000, "if it is a cube map of 3x2 faces"),
@@ -262,14 +263,14 @@ def test_transparent_pixels_are_unseen_in_a_crop(tmp_path: Path) -> None:
         (2000, 8000, "choose one half if it is a side-by-side stereo panorama"),
         (2990, 6000, "resize the picture to 6000x3000"),
         (1900, 4000, "choose fit pad (grey at the poles) or crop, or resize the picture to 4000x2000"),
-        (1500, 6000 - 300, "choose fit pad if it is a phone's panorama"),
-        (1080, 1920, "make a panorama of this photo with Place Image on Panorama; if it shows a part"),
+        (1500, 6000 - 300, "if it is a phone's panorama, set fit to pad"),
+        (1080, 1920, "make a panorama of this photo with Place Image on Panorama; if it shows part"),
     ],
 )
 def test_each_layout_has_its_own_advice(height: int, width: int, says: str) -> None:
-    with pytest.raises(ValueError, match="expected a panorama, twice as wide as high, got") as told:
+    with pytest.raises(ValueError, match="expected a panorama, twice as wide as high, got") as caught:
         fit.as_it_is("p.jpg", height, width)
-    assert says in str(told.value)
+    assert says in str(caught.value)
     sentences = [shape.advice for shape in layouts.SHAPES]
     assert all(says in layouts.advice(height, width) or says not in sentence for sentence in sentences)
 
@@ -283,7 +284,7 @@ def circles(other: bool) -> Any:
     return np.repeat((np.concatenate([view * inside for view in pair], 1) * 255).astype(np.uint8)[..., None], 3, -1)
 
 
-@pytest.mark.parametrize(("other", "says"), [(True, "dual fisheye camera"), (False, "one side .VR180.")])
+@pytest.mark.parametrize(("other", "says"), [(True, "dual fisheye camera"), (False, "the same side .VR180.")])
 def test_circles_are_no_panorama(tmp_path: Path, other: bool, says: str) -> None:
     path = put(tmp_path / "p.jpg", circles(other))
     with pytest.raises(ValueError, match=rf"p\.jpg: expected a panorama, got .*{says}"):
@@ -331,9 +332,9 @@ def test_headers_carry_gpano(tmp_path: Path) -> None:
 def test_a_decoded_picture_is_fitted_as_a_file_is(tmp_path: Path, how: str, size: tuple[int, int]) -> None:
     pixels = noise(*size)
     shown, words = picture.fit_image(torch.from_numpy(pixels / np.float32(255)), 96, how)
-    colours, unseen, told = loaded(put(tmp_path / "p.png", pixels), 96, how)
+    colours, unseen, caught = loaded(put(tmp_path / "p.png", pixels), 96, how)
     assert np.abs(shown.colours.numpy() - colours).max() < 1e-6 and np.array_equal(1 - shown.opacity.numpy(), unseen)
-    assert words == told.replace("in the file", "given")
+    assert words == caught.replace("in the file", "given")
 
 
 def test_a_file_is_resized_as_a_whole_picture_would_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ def test_normalised_attention_guidance_meets_its_own_negative(
     assert relative_error(ksample(guided, case, 2, cfg=cfg, negative=conditioning(model, other)), want) > 1e-3
 
 
-def test_regions_are_told_by_masks(model: Model, case: Case, other: Case) -> None:
+def test_regions_are_given_by_masks(model: Model, case: Case, other: Case) -> None:
     """Conditioning (Set Mask): one text on the left, another on the right; the seam belongs to the left."""
     left = torch.zeros(1, 64, 128)
     left[..., :64] = 1

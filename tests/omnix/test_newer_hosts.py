@@ -12,7 +12,7 @@ import torch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 from comfyui_omnix.lab.host import tiny
-from comfyui_omnix.omnix import patch
+from comfyui_omnix.omnix import blame
 from comfyui_omnix.omnix.blame import blaming
 from comfyui_omnix.omnix.fused import CALLED, called
 from comfyui_omnix.omnix.watch import Step, wanted_of
@@ -60,7 +60,7 @@ def expected(case: Case) -> Tensor:
 @pytest.fixture(autouse=True)
 def _of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """What stands here counts as the host's: no pack is to blame for it."""
-    monkeypatch.setattr(patch, "_OWN", (*patch._OWN, __name__, newer.__module__))
+    monkeypatch.setattr(blame, "_OWN", (*blame._OWN, __name__, newer.__module__))
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_a_quantised_layer_computes_as_it_is_set(model: Model) -> None:
 # --- told -------------------------------------------------------------------------------------------------------------
 
 
-def told(model: Model, case: Case, message: str) -> None:
+def reported(model: Model, case: Case, message: str) -> None:
     """A run ends with one sentence or two, on one line, and leaves nothing on the model."""
     ours = patched(model, case)
     before = left(ours)
@@ -175,7 +175,7 @@ def test_a_kernel_that_nothing_keeps_from_the_weights(case: Case, run: Run) -> N
     """On int8 weights the host's own function passes a layer over, as it is in this host."""
     layer = "img_attn.proj" if run is by_a_kernel_always else "img_mlp.2"
     message = rf"not added to double_blocks\.0\.{layer}, so .*fused kernels do\. Load FLUX\.1-dev in bf16 or fp8"
-    told(newer(int8(case), run), case, message)
+    reported(newer(int8(case), run), case, message)
 
 
 UNKNOWN = {
@@ -195,7 +195,7 @@ def test_a_call_that_nobody_knows(model: Model, case: Case, call: str) -> None:
         return plainly(layer, x, act, residual, scale) if act else residual + scale * UNKNOWN[call](layer, x)
 
     theirs = newer(mixed(model, Strange), run)
-    told(theirs, case, rf"the call layer\({call}\) of double_blocks\.0\.img_attn\.proj, so its adapter can't be")
+    reported(theirs, case, rf"the call layer\({call}\) of double_blocks\.0\.img_attn\.proj, so its adapter can't be")
 
 
 def past_the_modules(model: Model) -> Model:
@@ -217,7 +217,7 @@ def past_the_modules(model: Model) -> Model:
 def test_blocks_that_are_run_past_their_modules(model: Model, case: Case, expected: Tensor) -> None:
     assert relative_error(ksample(patched(past_the_modules(newer(model)), case), case, 2), expected) <= EXACT
     theirs = past_the_modules(newer(model, by_a_kernel_always))
-    told(theirs, case, r"not added to double_blocks\.0\.img_attn\.proj, ")
+    reported(theirs, case, r"not added to double_blocks\.0\.img_attn\.proj, ")
 
 
 @pytest.mark.parametrize("added", [[], ["double_blocks.0.img_mlp.0"]])
@@ -229,4 +229,4 @@ def test_a_join_past_the_modules_without_every_adapter(added: list[str]) -> None
     for layer in added:
         step.added(layer)
     with pytest.raises(ValueError, match=f"not added to double_blocks.0.img_mlp.{2 if added else 0}"):
-        step.check(blaming(lambda _block: (), ()))
+        step.check(blaming(lambda _block: ()))

@@ -113,15 +113,21 @@ def overriding(module: str, seen: list[Any]) -> Put:
 
 @BOTH
 @pytest.mark.parametrize(
-    ("module", "told"), [("comfy_extras.nodes_sparse_attention", 1), ("custom_nodes.RadialAttn", 1), ("quick", 0)]
+    ("module", "reported"), [("comfy_extras.nodes_sparse_attention", 1), ("custom_nodes.RadialAttn", 1), ("quick", 0)]
 )
-def test_a_sparse_attention_is_told_of(
-    model: Model, case: Case, expected: Tensor, module: str, told: int, first: bool, caplog: pytest.LogCaptureFixture
+def test_a_sparse_attention_is_reported(
+    model: Model,
+    case: Case,
+    expected: Tensor,
+    module: str,
+    reported: int,
+    first: bool,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     seen: list[Any] = []
     assert relative_error(ksample(both(model, case, overriding(module, seen), first), case, 2), expected) <= EXACT
     assert seen
-    assert caplog.text.count("A node puts a sparse attention on the model") == told
+    assert caplog.text.count("A node adds sparse attention to the model") == reported
 
 
 # --- Model Attention Backend ------------------------------------------------------------------------------------------

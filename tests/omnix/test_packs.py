@@ -302,9 +302,9 @@ def hooks_on(model: Model) -> int:
 @pytest.mark.parametrize("name", WRONG)
 @pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
 def test_what_cannot_be_joined_is_named(model: Model, case: Case, name: str, first: bool) -> None:
-    replace, told = WRONG[name]
+    replace, reported = WRONG[name]
     plain, hooks = forward(model, case), hooks_on(model)
-    with pytest.raises(ValueError, match=f"{told} of {HERE}") as caught:
+    with pytest.raises(ValueError, match=f"{reported} of {HERE}") as caught:
         ksample(patched(replace(model), case) if first else replace(patched(model, case)), case, 2)
     assert "\n" not in str(caught.value) and "restarts" not in str(caught.value)  # it goes with its node
     assert torch.equal(forward(load_flux(case.flux), case), plain)

@@ -42,8 +42,8 @@ def test_the_sentence_is_what_a_user_reads() -> None:
     with pytest.raises(ValueError) as caught:
         panorama.check_panorama(480, 640)
     assert str(caught.value) == (
-        "OmniX needs a panorama twice as wide as high, got 640x480; resize it to 960x480 first, "
-        "or load another picture if this is no panorama."
+        "A panorama is twice as wide as high, got 640x480; resize it to 960x480 first. "
+        "If it isn't a panorama, load another picture."
     )
 
 
@@ -208,9 +208,9 @@ def test_a_field_of_view_that_no_lens_has_is_refused(fov: float) -> None:
 
 
 def test_placement_refuses_what_is_no_picture_or_no_panorama() -> None:
-    with pytest.raises(ValueError, match="colour picture"):
+    with pytest.raises(ValueError, match="colour picture is"):
         panorama.place_on_panorama(torch.zeros(8, 8, 3), 32, 16)
-    with pytest.raises(ValueError, match="colour picture"):
+    with pytest.raises(ValueError, match="colour picture is"):
         panorama.place_on_panorama(torch.zeros(1, 8, 8, 1), 32, 16)
     with pytest.raises(ValueError, match="twice as wide as high, got 32x32"):
         panorama.place_on_panorama(picture(8, 8), 32, 32)

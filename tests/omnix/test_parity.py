@@ -1,9 +1,9 @@
-"""A graph of stock nodes and ours computes what the reference pipeline computes, number for number."""
+"""A graph of stock nodes and ours computes what the oracle computes, number for number."""
 
-import json
 from pathlib import Path
 
 import pytest
+import recorded
 import torch
 from comfyui_omnix.converters import convert
 from comfyui_omnix.lab.host import tiny
@@ -11,31 +11,20 @@ from comfyui_omnix.omnix.tasks import TASKS
 from measure import relative_error
 from oracle import sample
 from rig import Case, conditioning, ksample, load_flux, make_case, patched
-from safetensors import safe_open
-from safetensors.torch import load_file
-
-GOLDEN = Path(__file__).parents[1] / "golden"
-with safe_open(GOLDEN / "golden.safetensors", "pt") as file:
-    GOLDEN_CASES = {task: json.loads(text) for task, text in sorted(file.metadata().items())}
-GOLDEN_RUNS = [(task, steps) for task, case in GOLDEN_CASES.items() for steps in case["steps"]]
 
 
-def golden_case(task: str) -> Case:
-    """The reference pipeline's inputs for a task."""
-    tensors = load_file(GOLDEN / "golden.safetensors")
-    known = TASKS[task]
-    conditions = [tensors[f"{task}.condition_{i}"] for i in range(len(known.conditions))]
-    flux = load_file(GOLDEN / "transformer.safetensors")
-    rest = (tensors[f"{task}.noise"], tensors[f"{task}.text"], tensors[f"{task}.pooled"])
-    return Case(known, flux, [], GOLDEN / "adapters", conditions, *rest)
+def recorded_case(task: str) -> Case:
+    """The inputs of a task's recorded runs."""
+    given = recorded.inputs(task)
+    rest = (given["conditions"], given["noise"], given["prompt_embeds"], given["pooled"])
+    return Case(TASKS[task], recorded.flux(), [], recorded.ROOT / "adapters", *rest)
 
 
-@pytest.mark.parametrize(("task", "steps"), GOLDEN_RUNS)
-def test_reference_pipeline(task: str, steps: int) -> None:
-    case = golden_case(task)
+@pytest.mark.parametrize(("task", "steps"), recorded.RUNS)
+def test_recorded_results(task: str, steps: int) -> None:
+    case = recorded_case(task)
     model = patched(load_flux(case.flux), case)
-    expected = load_file(GOLDEN / "golden.safetensors")[f"{task}.result_{steps}"]
-    assert relative_error(ksample(model, case, steps), expected) <= 1e-5
+    assert relative_error(ksample(model, case, steps), recorded.result(task, steps)) <= 1e-5
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -15,7 +15,7 @@ from comfy.ldm.modules.attention import optimized_attention
 from comfyui_omnix.converters import convert
 from comfyui_omnix.lab.host import tiny
 from comfyui_omnix.omnix import patch
-from comfyui_omnix.omnix.adapter import read_layers
+from comfyui_omnix.omnix.low_rank import read_layers
 from comfyui_omnix.omnix.streams import Stream, adapted
 from measure import relative_error
 from oracle import sample

@@ -59,7 +59,7 @@ def test_the_blend_rounds_only_its_result(dtype: torch.dtype) -> None:
 def test_a_seam_wider_than_the_panorama_is_refused(columns: int) -> None:
     with pytest.raises(ValueError, match="0 to 10 columns"):
         panorama.widen(torch.zeros(1, 10), columns)
-    with pytest.raises(ValueError, match="use fewer columns"):
+    with pytest.raises(ValueError, match="change the number of columns"):
         panorama.blend_seam(torch.zeros(1, 10), columns if columns < 0 else 6)
 
 
@@ -106,5 +106,5 @@ def test_decoding_takes_latents_with_a_frame_axis() -> None:
 
 
 def test_a_vae_of_another_model_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"use the VAE of FLUX\.1"):
+    with pytest.raises(ValueError, match="use the VAE of the model that made the latent"):
         panorama.decode_panorama(lambda x: blurring_decoder(x)[:, :, :-3], torch.rand(1, 16, 4, 8))

@@ -96,5 +96,5 @@ def test_wrong_calls_are_answered() -> None:
         contact_sheet([("depth", torch.rand(1, 8, 16))])
     with pytest.raises(ValueError, match="batches of 2 and 3"):
         contact_sheet([("a", flat(COLOURS[0], batch=2)), ("b", flat(COLOURS[0], batch=3))])
-    with pytest.raises(ValueError, match="columns >= 1"):
+    with pytest.raises(ValueError, match="at least 1 column"):
         contact_sheet([("a", flat(COLOURS[0]))], columns=0)

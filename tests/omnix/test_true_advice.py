@@ -98,7 +98,7 @@ def test_with_no_seam_a_sampler_that_holds_a_latent_is_right(model: Model, case:
     "error",
     [RuntimeError("mat1 and mat2 shapes cannot be multiplied (16x3 and 4x5)"), torch.OutOfMemoryError("22 of 16 GiB")],
 )
-def test_other_errors_are_told_as_they_are(model: Model, case: Case, error: Exception) -> None:
+def test_other_errors_are_reported_as_they_are(model: Model, case: Case, error: Exception) -> None:
     def fail(*_: Any) -> Tensor:
         raise error
 
@@ -181,7 +181,7 @@ class ComfyFluxWrapper(torch.nn.Module):
     """What Nunchaku puts in the place of the transformer."""
 
 
-def test_a_foreign_transformer_is_told_by_its_own_name(model: Model, case: Case) -> None:
+def test_a_foreign_transformer_is_reported_by_its_own_name(model: Model, case: Case) -> None:
     theirs = model.clone()
     theirs.add_object_patch("diffusion_model", ComfyFluxWrapper())
     for action in (lambda m: patch.attach(m, case.loaded(), 1.0, 1.0, 6), lambda m: patch.with_flow_shift(m, 1.0)):
@@ -229,10 +229,10 @@ def windowed(ours: Model) -> Model:
 
 @pytest.mark.parametrize("cut", [tiled, windowed])
 @pytest.mark.parametrize("seam", [0, 6])
-def test_a_part_of_the_picture_is_not_told_to_be_resized(
+def test_a_part_of_the_picture_is_not_asked_to_be_resized(
     model: Model, case: Case, cut: Callable[[Model], Model], seam: int
 ) -> None:
-    match = r"was given \d+x\d+ of a picture of 128x64, and can't run on tiles or windows"
+    match = r"got only \d+x\d+ of a picture of 128x64\. It can't run on tiles or windows"
     with pytest.raises(ValueError, match=match) as caught:
         ksample(cut(patched(model, case, seam=seam)), case, 1)
     assert "resize" not in str(caught.value)
@@ -279,7 +279,7 @@ def test_perception_with_cfg_is_warned_of(
     assert ksample(patched(load_flux(case.flux), case), case, 2, cfg=cfg).isfinite().all()
     words = said()
     assert len(words) == doubtful
-    assert not doubtful or (f"cfg is {cfg:g}, but {task} perceives at cfg 1" in words[0] and "four times" in words[0])
+    assert not doubtful or (f"cfg is {cfg:g}, but {task} needs cfg 1" in words[0] and "four times" in words[0])
 
 
 @pytest.mark.parametrize(
@@ -301,12 +301,12 @@ def test_a_panorama_that_is_larger_than_omnix_perceives_is_warned_of(
     assert len(words) == doubtful
     assert (
         not doubtful
-        or "sampled at 128x64, but rgb_to_depth perceives at up to 112x56: each step has 1.3 times" in words[0]
+        or "sampled at 128x64, but rgb_to_depth is meant for up to 112x56: each step has 1.3 times" in words[0]
     )
 
 
 @pytest.mark.parametrize(
-    ("shift", "told"),
+    ("shift", "reported"),
     [
         (None, "The model has no OmniX Flow Shift: the shift is 1.1500, this panorama needs 0.4641."),
         ((8, 16, 0), "OmniX Flow Shift was set for another size or seam: the shift is"),
@@ -315,13 +315,13 @@ def test_a_panorama_that_is_larger_than_omnix_perceives_is_warned_of(
     ],
 )
 def test_a_flow_shift_for_another_size(
-    model: Model, case: Case, said: Callable[[], list[str]], shift: tuple[int, int, int] | None, told: str
+    model: Model, case: Case, said: Callable[[], list[str]], shift: tuple[int, int, int] | None, reported: str
 ) -> None:
     based = model if shift is None else patch.with_flow_shift(model, flow_shift(*shift))
     out = ksample(patch.attach(based, case.loaded(), 1.0, 1.0, 6), case, 4)
     assert out.isfinite().all()
     (warning,) = said()
-    assert warning.startswith(f"OmniX: {told}") and "seam_columns of Apply OmniX Adapters (6)" in warning
+    assert warning.startswith(f"OmniX: {reported}") and "seam_columns of Apply OmniX Adapters (6)" in warning
 
 
 @pytest.mark.parametrize(("rows", "cfg", "warnings"), [(256, 1.0, 1), (256, 3.0, 1), (512, 3.0, 0), (1024, 1.0, 1)])
@@ -334,25 +334,25 @@ def test_a_text_of_another_length(
     negative = conditioning(model, replace(case, text=torch.randn(1, 300 if cfg == 1.0 else rows, channels)))
     for number in (1, 2):
         out = ksample(patched(model, case), case, 2, positive, cfg=cfg, negative=negative)
-        told = [message for message in said() if f"has {rows} rows, and OmniX was trained with 512" in message]
-        assert out.isfinite().all() and len(told) == number * warnings
-        assert all("Replace CLIP Text Encode with OmniX Encode Prompt" in message for message in told)
+        reported = [message for message in said() if f"has {rows} rows, and OmniX was trained with 512" in message]
+        assert out.isfinite().all() and len(reported) == number * warnings
+        assert all("Replace CLIP Text Encode with OmniX Encode Prompt" in message for message in reported)
     assert not any("300 rows" in message for message in said())
 
 
-def test_a_warning_is_on_the_node_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_warning_is_sent_to_the_browser_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the host has a server that can, and a node runs; else the log is enough."""
-    shown: list[tuple[str, str]] = []
+    shown: list[tuple[object, ...]] = []
     server = types.ModuleType("server")
     monkeypatch.setitem(sys.modules, "server", server)
-    patch.tell("nobody listens")
-    server.PromptServer = types.SimpleNamespace(instance=types.SimpleNamespace())
+    patch.warn("nobody listens")
+    server.PromptServer = types.SimpleNamespace(instance=types.SimpleNamespace(client_id="tab"))
     with CurrentNodeContext("prompt", "7"):
-        patch.tell("no way to show it")
-        server.PromptServer.instance.send_progress_text = lambda text, node_id: shown.append((text, node_id))
-        patch.tell("a warning")
-    patch.tell("no node runs")
-    assert shown == [("a warning", "7")]
+        patch.warn("no way to show it")
+        server.PromptServer.instance.send_sync = lambda *sent: shown.append(sent)
+        patch.warn("a warning")
+    patch.warn("no node runs")
+    assert shown == [("omnix.warning", {"node": "7", "text": "a warning", "prompt_id": "prompt"}, "tab")]
 
 
 # --- adapters that are no numbers -------------------------------------------------------------------------------------

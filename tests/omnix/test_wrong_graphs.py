@@ -49,13 +49,13 @@ def test_wrong_number_of_reference_latents(model: Model, case: Case, count: int)
 
 def test_reference_of_another_size(model: Model, case: Case) -> None:
     small = [case.conditions[0], case.conditions[1][..., :6, :12]]
-    match = r"reference latent camray is 96x48, the sampled latent is 128x64; resize the picture before VAE Encode"
+    match = r"reference latent camray is 96x48, but the sampled latent is 128x64; resize the picture before VAE Encode"
     refused(model, case, match, positive=conditioning(model, case, small))
 
 
 def test_reference_that_is_wider_by_the_seam(model: Model, case: Case) -> None:
     wide = [torch.cat((condition, condition[..., :6]), dim=-1) for condition in case.conditions]
-    refused(model, case, "reference latent rgb is 176x64, the", positive=conditioning(model, case, wide))
+    refused(model, case, "reference latent rgb is 176x64, but the", positive=conditioning(model, case, wide))
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 8, 16), (1, 16, 1, 8, 16)])
@@ -76,9 +76,7 @@ def test_latent_of_another_vae(model: Model, case: Case, shape: tuple[int, ...])
 def test_references_of_another_batch(model: Model, case: Case) -> None:
     """Of two panoramas for one latent the second would be dropped without a word."""
     two = [condition.expand(2, -1, -1, -1) for condition in case.conditions]
-    match = (
-        "reference latents are a batch of 2, the sampled latent is one of 1; set batch_size of the empty latent to 2"
-    )
+    match = "are a batch of 2, but the sampled latent is a batch of 1; set batch_size of the empty latent to 2"
     refused(model, case, match, positive=conditioning(model, case, two))
 
 
@@ -116,7 +114,7 @@ def test_attention_mask(model: Model, case: Case) -> None:
 
 
 def test_seam_wider_than_the_panorama(model: Model, case: Case) -> None:
-    with pytest.raises(ValueError, match="seam is 64 latent columns, the latent has 16; lower seam_columns"):
+    with pytest.raises(ValueError, match="seam is 64 latent columns, but the latent has only 16; lower seam_columns"):
         ksample(patched(model, case, seam=64), case, 1)
 
 

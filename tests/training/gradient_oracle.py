@@ -24,8 +24,11 @@ def gradients(
     guidance: float,
     seam: int,
     dtype: torch.dtype,
+    weights: Tensor | None = None,
 ) -> tuple[float, list[dict[str, Tensor]]]:
     """Return the loss mean((v - (noise - x0))^2), and each stream's gradients under the adapter's own names.
+
+    `weights` [b, 1, h, w] make it sum(w e) / sum(w) over all samples, channels and cells.
 
     `latents` hold the conditions and the clean target last, [b, 16, h, w]; every sample has its own t and runs alone.
     """
@@ -33,14 +36,18 @@ def gradients(
     for model in models:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(".lora_" in name)
-    losses = []
+    losses, counts = [], []
+    weights = torch.ones(len(t), 1, *noise.shape[-2:]) if weights is None else weights
     for sample, level in enumerate(t):
         clean, wide_noise = (widened(x[sample : sample + 1].to(dtype), seam) for x in (latents[-1], noise))
         inputs = [widened(x[sample : sample + 1].to(dtype), seam) for x in latents[:-1]]
         inputs.append((1 - level) * clean + level * wide_noise)
         velocity = _joint(models, inputs, level, text, pooled, guidance)
-        losses.append(((velocity - (wide_noise - clean)) ** 2).mean())
-    loss = torch.stack(losses).mean()
+        wide = widened(weights[sample : sample + 1].to(dtype), seam)
+        errors = (velocity - (wide_noise - clean)) ** 2
+        losses.append(sum((errors[0, channel] * wide[0, 0]).sum() for channel in range(errors.shape[1])))
+        counts.append(wide.sum() * errors.shape[1])
+    loss = torch.stack(losses).sum() / torch.stack(counts).sum()
     loss.backward()
     return loss.item(), [_named(model) for model in models]
 

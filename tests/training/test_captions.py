@@ -17,11 +17,11 @@ from comfyui_omnix.lab.host import tiny, tiny_models
 from comfyui_omnix.mapfiles import layout
 from comfyui_omnix.omnix.conditioning import save_conditioning
 from comfyui_omnix.omnix.tasks import PROMPT_TAG
-from comfyui_omnix.training import data, draws
+from comfyui_omnix.training import data, latents, pictures
 from comfyui_omnix.training import run as steps
-from comfyui_omnix.training.config import Config
-from comfyui_omnix.training.errors import TrainingError
+from comfyui_omnix.training.config import Config, TrainingError
 from comfyui_omnix.training.host import HostBase
+from comfyui_omnix.training.samples import draw
 from folders import small_run
 from measure import relative_error
 
@@ -117,22 +117,23 @@ def test_prompts_of_the_256_rows_of_before_are_encoded_again(captioned: Config) 
     assert HostBase(captioned).text_identity.startswith("512 rows ")
 
 
-def encoded(config: Config) -> data.Cached:
+def encoded(config: Config) -> latents.Cached:
     """Encode the folder as a run does."""
     base = HostBase(config)
     (plan,) = steps.plans(config)
     sources = data.find(config, plan)
-    cache = data.Cache(Path(config.output) / steps.LATENTS, base, base.vae_identity)
-    return steps._encoded(config, plan, sources, sources.stems, cache, base, False)
+    cache = latents.Cache(Path(config.output) / steps.LATENTS, base, base.vae_identity)
+    pairs = [(stem, pictures.FRONT) for stem in sources.stems]
+    return latents.encoded(cache, config, plan, sources, pairs, False)
 
 
 def test_the_share_of_dropped_captions(captioned: Config) -> None:
     """Three deviations of 4000 draws at 1/4 are 0.0205."""
-    bare = [alone for number in range(2000) for alone in draws.draw(captioned, number, 4, (8, 16)).bare]
+    bare = [alone for number in range(2000) for alone in draw(captioned, number, 4, (8, 16)).bare]
     assert abs(sum(bare) / len(bare) - 0.25) < 0.0205
     for share, every in ((0.0, False), (1.0, True)):
         told = replace(captioned, caption_dropout=share)
-        assert all(draws.draw(told, number, 4, (8, 16)).bare == [every] * 2 for number in range(50))
+        assert all(draw(told, number, 4, (8, 16)).bare == [every] * 2 for number in range(50))
 
 
 def test_a_changed_caption_is_seen(captioned: Config) -> None:
@@ -159,6 +160,26 @@ def test_another_file_is_no_text_encoder(captioned: Config, kind: str, taken: st
     told = replace(captioned, **{kind: getattr(captioned, taken) if taken else ""})
     with pytest.raises(TrainingError, match=words):
         HostBase(told).prompt(PROMPT_TAG)
+
+
+@pytest.mark.parametrize("content", ["clip_l", "model", b"", b"junk" * 100, b"{}"])
+def test_another_file_is_no_vae(captioned: Config, tmp_path: Path, content: bytes | str) -> None:
+    path = tmp_path / "vae.safetensors"
+    path.write_bytes(content if isinstance(content, bytes) else Path(getattr(captioned, content)).read_bytes())
+    with pytest.raises(TrainingError, match=r"vae\.safetensors: ComfyUI can't load it as a VAE \(.*use FLUX\.1's VAE"):
+        HostBase(replace(captioned, vae=str(path))).encode(torch.zeros(1, 64, 128, 3))
+
+
+def test_a_vae_of_another_family(captioned: Config, tmp_path: Path) -> None:
+    """TAESD has latents of 4 channels."""
+    from comfy.taesd.taesd import TAESD
+
+    state = TAESD(latent_channels=4).state_dict()
+    path = tiny.save({name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "taesd.safetensors")
+    with pytest.raises(
+        TrainingError, match=r"taesd\.safetensors: expected a VAE of 16 channels .* got \[1, 4, 8, 16\]"
+    ):
+        HostBase(replace(captioned, vae=str(path))).encode(torch.zeros(1, 64, 128, 3))
 
 
 @pytest.mark.parametrize("content", [b"", b"junk" * 100, b"GGUF\x03\0\0\0" + bytes(200)])

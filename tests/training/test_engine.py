@@ -13,8 +13,8 @@ import torch
 from comfyui_omnix.lab.host import tiny
 from comfyui_omnix.omnix.tasks import Task
 from comfyui_omnix.training import engine, saving
+from comfyui_omnix.training.config import TrainingError
 from comfyui_omnix.training.engine import train
-from comfyui_omnix.training.errors import TrainingError
 from comfyui_omnix.training.host import LoadedBase
 from comfyui_omnix.training.record import read
 from comfyui_omnix.training.samples import Latents

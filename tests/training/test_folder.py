@@ -22,13 +22,13 @@ from comfyui_omnix.mapfiles import layout
 from comfyui_omnix.mapfiles.errors import MapError
 from comfyui_omnix.omnix.adapter import known_tasks, task_files
 from comfyui_omnix.omnix.tasks import Task
-from comfyui_omnix.training import data, saving
-from comfyui_omnix.training.config import Config, from_file, plans
-from comfyui_omnix.training.errors import TrainingError
-from comfyui_omnix.training.estimate import lines
+from comfyui_omnix.training import data, pictures, saving
+from comfyui_omnix.training.__main__ import main
+from comfyui_omnix.training.command import from_file
+from comfyui_omnix.training.config import Config, TrainingError, plans
 from comfyui_omnix.training.host import HostBase
 from comfyui_omnix.training.record import read
-from comfyui_omnix.training.run import run
+from comfyui_omnix.training.run import lines, order, run
 from folders import small_run, write_rooms
 from made_up import SMALL
 from PIL import Image
@@ -58,12 +58,12 @@ def trained(shop: Shop) -> Path:
 def test_a_run_leaves_saves_sheets_curves_and_latents(shop: Shop, trained: Path) -> None:
     output = trained.parent
     assert [path.name for path in saving.saves(output)] == ["step-000002", "step-000004"]
-    for step in (2, 4):
+    for step in (0, 2, 4):
         with Image.open(output / "samples" / f"step-{step:06d}.png") as sheet:
             assert sheet.width > 3 * 300
     assert [row["step"] for row in read(output / "loss.csv")] == [1, 2, 3, 4]
     figures = read(output / "figures.csv")
-    assert [row["step"] for row in figures] == [2, 4] and {"shading psnr", "shading ssim"} <= set(figures[0])
+    assert [row["step"] for row in figures] == [0, 2, 4] and {"shading psnr", "shading ssim"} <= set(figures[0])
     assert all("<polyline" in (output / name).read_text() for name in ("loss.svg", "figures.svg"))
     assert len(list((output / "latents").iterdir())) == 2 * 4 + 1
 
@@ -121,7 +121,9 @@ def test_trained_files_load_in_diffusers(trained: Path) -> None:
     assert torch.allclose(want, 2.0 * up @ down[:4])  # alpha / rank = 8 / 4
 
 
-def test_python_m_training_in_a_clone(shop: Shop, comfyui: Path, tmp_path: Path) -> None:
+def test_python_m_training_in_a_clone(
+    shop: Shop, comfyui: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The command as people call it, with a TOML file; flags win; --dry-run writes nothing."""
     _, config = shop
     lines = {name: getattr(config, name) for name in ("data", "target", "size", "rank", "model", "vae", "conditioning")}
@@ -135,8 +137,8 @@ def test_python_m_training_in_a_clone(shop: Shop, comfyui: Path, tmp_path: Path)
     done = subprocess.run([*command, "--device", "cpu"], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "done after step 1" in done.stdout and (tmp_path / "out" / "step-000001" / saving.STATE).is_file()
-    again = subprocess.run([*command, "--device", "cpu"], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert again.returncode == 1 and again.stderr.strip().endswith("or use another --output.")
+    assert main([*command[3:], "--device", "cpu"]) == 1  # once more, without waiting for another Python
+    assert capsys.readouterr().err.strip().endswith("or use another --output.")
 
 
 def test_no_comfyui(shop: Shop, tmp_path: Path) -> None:
@@ -169,9 +171,9 @@ def test_several_targets_several_conditions_and_channels(shop: Shop) -> None:
     assert first.task == Task("rgb_camray_to_depth", ("rgb", "camray", "depth"))
     assert second.task.streams == ("rgb", "camray", "two")
     sources = data.find(given, second)
-    packed = data.picture(given, second.streams[2], sources.files["0001", "two"])
+    packed = pictures.picture(given, second.streams[2], sources.files["0001", "two"])
     assert torch.equal(packed[..., 0], packed[..., 1]) and not packed[..., 2].any()
-    rays = data.picture(given, second.streams[1], sources.files["0001", "camray"])
+    rays = pictures.picture(given, second.streams[1], sources.files["0001", "camray"])
     assert rays.shape == (64, 128, 3) and abs(float(rays[32, 64, 0]) - 1) < 0.01
 
 
@@ -197,7 +199,7 @@ def test_directions_turn_only_with_their_rays(
     told = {"data": str(rooms), "output": str(tmp_path / "out"), "steps": 1, "held_out": 0}
     given = replace(config, conditions=conditions, target=(target,), **told)
     (plan,) = plans(given)
-    assert any("roll            on" in line for line in lines(given, plan, 4, 0, None)) == turned
+    assert any("roll            on" in line for line in lines(given, order(given, plan), None)) == turned
     (result,) = run(given, show=False)
     assert rolled(result.folder) == turned
 
@@ -213,9 +215,9 @@ def test_depth_is_relative_to_the_farthest(shop: Shop) -> None:
     given = replace(config, target=("depth",))
     (plan,) = plans(given)
     files = data.find(given, plan).files["0001", "depth"]
-    shown, metres = data.picture(given, plan.streams[1], files)[..., 0], layout.read(files[0], "depth")
+    shown, metres = pictures.picture(given, plan.streams[1], files)[..., 0], layout.read(files[0], "depth")
     assert torch.allclose(shown, torch.from_numpy(metres / metres.max()), atol=1e-6)
-    ranged = data.picture(replace(given, range=("depth=1:3",)), plan.streams[1], files)[..., 0]
+    ranged = pictures.picture(replace(given, range=("depth=1:3",)), plan.streams[1], files)[..., 0]
     assert torch.allclose(ranged, torch.from_numpy(((metres - 1) / 2).clip(0, 1)), atol=1e-6)
 
 
@@ -231,11 +233,11 @@ def test_sky_is_farthest_and_the_room_keeps_its_range(shop: Shop, tmp_path: Path
     given = replace(config, data=str(rooms), target=(folder,), range=(f"{folder}=max",))
     (plan,) = plans(given)
     files = data.find(given, plan).files["0000", folder]
-    shown = data.picture(given, plan.streams[1], files)[..., 0].numpy()
+    shown = pictures.picture(given, plan.streams[1], files)[..., 0].numpy()
     assert (shown[:9] == 1).all()
     np.testing.assert_allclose(shown[9:], metres[9:] / metres[9:].max(), atol=1e-6)
     if folder == "depth":
-        ranged = data.picture(replace(given, range=("depth=1:3",)), plan.streams[1], files)[..., 0].numpy()
+        ranged = pictures.picture(replace(given, range=("depth=1:3",)), plan.streams[1], files)[..., 0].numpy()
         np.testing.assert_allclose(
             ranged, np.concatenate([np.ones((9, 128)), (metres[9:] - 1) / 2]).clip(0, 1), atol=1e-6
         )
@@ -295,6 +297,8 @@ def test_bad_folders(shop: Shop, tmp_path: Path, name: str) -> None:
         ({"held_out": 4}, "leaves nothing to train on"),
         ({"range": ("shading=3:1",)}, "expected FOLDER=LOW:HIGH"),
         ({"range": ("shadnig=0:1",)}, "--range shadnig=0:1: no stream reads a folder of this name"),
+        ({"range": ("shading=0:1", "shading=0:2")}, "shading has two ranges"),
+        ({"keep": -1}, "keep is -1; it must be 0 or more"),
         ({"model": ""}, "--model is missing"),
         ({"model": "gone.safetensors"}, "no such file, nor below ComfyUI's models/diffusion_models"),
         ({"conditioning": ""}, "--clip-l is missing"),
@@ -317,6 +321,23 @@ def test_yaml_reads_a_number_without_a_point_as_one(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("learning_rate: 1e-4 or so\n")
     with pytest.raises(TrainingError, match="learning_rate is '1e-4 or so'; it must be a number"):
         from_file(tmp_path / "run.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("run.yaml", "rank: 8\nsteps: 1\nrank: 16\n", "rank is set twice"),
+        ("run.toml", "rank = 8\nrank = 16\n", r"run\.toml: .*correct the file"),
+        ("run.toml", "[loss]\nmask = 'seen'\n", "there is no field loss; the fields are data"),
+        ("run.yaml", "loss:\n  mask: seen\n", "there is no field loss; the fields are data"),
+        ("run.yaml", "range: [depth=0:3]\nranks: 8\n", "there is no field ranks"),
+        ("run.yaml", "range:\n  depth: '0:3'\n", "range is {'depth': '0:3'}; it must be a list of words"),
+    ],
+)
+def test_a_file_with_names_that_are_unknown_or_set_twice(tmp_path: Path, name: str, text: str, words: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(TrainingError, match=words):
+        from_file(tmp_path / name)
 
 
 def test_every_path_may_begin_with_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,8 @@ import folder_paths
 import pytest
 from comfyui_omnix.lab.host import gguf_files, tiny
 from comfyui_omnix.training import host, saving
-from comfyui_omnix.training.config import Config
+from comfyui_omnix.training.config import Config, TrainingError
 from comfyui_omnix.training.engine import train
-from comfyui_omnix.training.errors import TrainingError
 from comfyui_omnix.training.host import LoadedBase, load_model
 from made_up import SMALL, TASK, config, latents
 from measure import relative_error

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from comfyui_omnix.training import command
-from comfyui_omnix.training.config import Config, check, from_file, plans, with_flags
+from comfyui_omnix.training.command import from_file, with_flags
+from comfyui_omnix.training.config import Config, check, plans
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "training" / "README.md").read_text("utf-8")

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 from comfyui_omnix.training import adapters as own
-from comfyui_omnix.training.flow import Prompt, recording
-from comfyui_omnix.training.sampling import sample
+from comfyui_omnix.training.flow import Prompt, recording, sample
 from measure import relative_error
 from rig import ksample, load_flux, make_case, patched
 

@@ -1,4 +1,4 @@
-/** Fetches, decodes and uploads pictures, and keeps the few that were looked at last on the graphics card. */
+/** Fetches, decodes and uploads pictures, and keeps the last few on the graphics card. */
 
 // A 4096x2048 picture with its coarser levels takes 45 MB there.
 const KEPT = 4;
@@ -11,7 +11,7 @@ export class Pictures {
     this.loaded = new Map();
   }
 
-  /** Return the picture if it is at hand, else undefined. */
+  /** Return the picture if it is loaded, else undefined. */
   peek(file) {
     const key = keyOf(file);
     const picture = this.loaded.get(key);
@@ -41,7 +41,7 @@ export class Pictures {
     return picture;
   }
 
-  /** Drop everything; `alive` tells whether the context that holds the textures still exists. */
+  /** Drop everything; `alive`: whether the context with the textures still exists. */
   clear(alive = true) {
     if (alive) this.loaded.forEach((picture) => this.renderer.release(picture));
     this.loaded.clear();
@@ -50,7 +50,7 @@ export class Pictures {
 
 const keyOf = ({ type, subfolder, filename }) => `${type}/${subfolder}/${filename}`;
 
-/** Decode off the main thread, with the bytes as they were written: maps are data, not colours to be managed. */
+/** Decode outside the main thread without colour management, because maps are data. */
 async function decoded(blob, widest) {
   const asWritten = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
   const bitmap = await createImageBitmap(blob, asWritten);

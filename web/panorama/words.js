@@ -1,4 +1,4 @@
-/** What the viewer says. English is the key, so that a sentence without a translation is still a sentence. */
+/** The texts of the viewer. English is the key, so that a text without a translation appears in English. */
 
 const CHINESE = {
   "Reset": "复位",
@@ -34,7 +34,7 @@ const CHINESE = {
   "The browser refuses to copy here (it needs https or localhost); use Save.":
     "浏览器不允许在此处复制（需要 https 或 localhost），请使用“保存”。",
   "This browser offers no WebGL2, so the panorama cannot be shown.": "此浏览器不支持 WebGL2，无法显示全景图。",
-  "The graphics card was taken away; waiting for it.": "显卡暂时不可用，正在等待恢复。",
+  "The browser lost the graphics card; waiting for it.": "显卡暂时不可用，正在等待恢复。",
   "image": "图像",
   "depth": "深度",
   "normal": "法线",
@@ -44,7 +44,7 @@ const CHINESE = {
   "semantic": "语义",
 };
 
-/** Return the function that says an English sentence, its blanks {0}, {1}, .. filled, in the frontend's language. */
+/** Return a function that translates an English text and fills in {0}, {1}, .. */
 export function speaker(locale) {
   const known = locale === "zh" ? CHINESE : {};
   return (english, ...values) => (known[english] ?? english).replace(/\{(\d)\}/g, (_, i) => values[i]);
