@@ -1,9 +1,9 @@
-"""What stands behind: at each cut the farther surface goes on under the nearer one, along its own plane.
+"""Invent the hidden background: at each cut the farther surface continues under the nearer one, along its own plane.
 
-Nobody saw it, so it is invented. The plane beside a cut is carried under the nearer surface, as far as a viewer who
-steps aside would see; where several come, the nearest that is still behind what was seen counts, as in a room whose
-walls and floor meet. Where a plane reaches the surface that was seen, it ends: there the floor comes out from under the
-table.
+The camera did not see this part. The plane next to a cut continues under the nearer surface, as far as a viewer who
+steps aside would see. If several planes meet, the nearest one that is still behind the visible surface is used, as in a
+room whose walls and floor meet. A plane ends where it reaches the visible surface: there the floor comes out from under
+the table.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ BORDER = (2, 3, 4)
 class Behind(NamedTuple):
     """A surface without cuts, and which of its pixels [M, N] are invented; the rest is its rim.
 
-    border: the pixels of the farther surfaces beside the cuts, whose colours go on behind. drawn: the invented pixels
-    that a second panorama shows.
+    border: the pixels of the farther surfaces next to the cuts, whose colours continue behind. drawn: the invented
+    pixels that a second panorama shows.
     """
 
     surface: Surface
@@ -49,9 +49,10 @@ class Behind(NamedTuple):
 
 
 def behind(surface: Surface, second: Array | None = None) -> Behind | None:
-    """Return what stands behind the cuts of a surface, or None if there is nothing to invent.
+    """Return the surface behind the cuts of a surface, or None if there is nothing to invent.
 
-    second: inverse distances [M, N] of a second panorama, which replace carried planes where they lie behind; 0 = none.
+    second: inverse distances [M, N] of a second panorama, which replace the continued planes where they lie behind;
+    0 = none.
     """
     step = max(1, len(surface.inverse) // ROWS)
     carried = _carried(reduced(surface, step), surface.inverse.shape, step)
@@ -71,7 +72,7 @@ def behind(surface: Surface, second: Array | None = None) -> Behind | None:
 
 
 def _border(surface: Surface) -> Flags:
-    """Tell which pixels [M, N] of farther surfaces lie a few pixels beside a cut."""
+    """Return the pixels [M, N] of farther surfaces that are a few pixels away from a cut."""
     found = np.zeros_like(surface.valid)
     for cut, way in sides(surface.right, np.pad(surface.down, ((0, 1), (0, 0)))):
         seed = cut & surface.valid & (moved(surface.inverse, way) < surface.inverse)

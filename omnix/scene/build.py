@@ -25,12 +25,12 @@ from .shape import Layer, Options, Shape, layer_behind, shape_of
 from .surface import at_size
 
 SEEN, BACKGROUND, INVENTED = "Panorama", "background", "invented"
-"""What was seen (node and material), and what nobody saw: its node, and its material."""
+"""The name of the visible part (node and material), the node of the invented part, and its material."""
 
 USUAL = Options()
 
 COVERED = 0.03
-"""Where the point straight down is off the floor by this share, a tripod stands there, or a table."""
+"""If the point straight down is off the floor by more than this share, a tripod or a table covers the floor."""
 
 LIGHT = 100.0
 """Candela of the point light: about what a room of a few metres needs."""
@@ -60,7 +60,7 @@ def build_scene(
     """Return the scene of a panorama.
 
     distance [H, W] along the ray, relative or in metres, 0 where there is none; maps as in `material.textures_of`.
-    second: what stands behind, as another panorama shows it. named: what each pixel shows, for the objects' names.
+    second: the surface behind, as another panorama shows it. named: the contents, for the objects' names.
     Raises ValueError, one sentence, if it is not a panorama or has no depth.
     """
     check_depth(distance, maps)

@@ -1,4 +1,4 @@
-"""What a scene says of itself, in plain lines."""
+"""The report of a scene, in plain lines."""
 
 from __future__ import annotations
 
@@ -75,10 +75,10 @@ def _on_background(layer: Layer | None, options: Options) -> list[str]:
     if not options.background or not options.cut:
         return []
     if layer is None:
-        return ["Background: nothing is invented; no surface goes on behind another."]
+        return ["Background: nothing is invented; no surface continues behind another."]
     return [
         f"Background: invented behind {layer.share:.2%} of the solid angle ({len(layer.mesh.faces):,} triangles more, "
-        'node "background", material "invented"); nobody saw what is there.'
+        'node "background", material "invented"); the camera did not see this part.'
     ]
 
 

@@ -1,4 +1,4 @@
-"""What is known of the surface at each pixel, on the lattice that the mesh is built on.
+"""The surface at each pixel, on the lattice that the mesh is built on.
 
 Distances are kept as their inverse: along a great circle the inverse distance of a plane is a sine, so between
 neighbours it is a straight line, however far the plane runs, and means and slopes of it are those of the plane.
@@ -100,7 +100,7 @@ def slopes(inverse: Array) -> tuple[Array, Array]:
 
 
 def over_poles(values: Array, rows: int) -> Array:
-    """Return values [M, N] with rows more above and below: a meridian goes on over the pole, half a turn away."""
+    """Return values [M, N] with more rows above and below: a meridian continues over the pole, half a turn away."""
     rows = min(rows, values.shape[0])
     turned = np.roll(values, values.shape[1] // 2, axis=1)
     return np.concatenate([turned[:rows][::-1], values, turned[-rows:][::-1]])
