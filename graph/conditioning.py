@@ -117,7 +117,7 @@ class OmniXSaveConditioning(io.ComfyNode):
                     "models/conditioning.",
                 ),
             ],
-            outputs=[],
+            outputs=[io.String.Output(display_name="file", tooltip="The saved file, below the output folder.")],
         )
 
     @classmethod
@@ -130,7 +130,8 @@ class OmniXSaveConditioning(io.ComfyNode):
         with own_number(numbered) as stem:
             path = stem.with_name(f"{stem.name}.safetensors")
             save_conditioning(conditioning, path)
-        return io.NodeOutput(ui={"text": [str(Path(subfolder, path.name))]})
+        file = str(Path(subfolder, path.name))
+        return io.NodeOutput(file, ui={"text": [file]})
 
 
 class OmniXLoadConditioning(io.ComfyNode):

@@ -118,8 +118,8 @@ class OmniXBackgroundLayer(io.ComfyNode):
                     options=[STOP, LEAVE_OUT],
                     default=STOP,
                     optional=True,
-                    tooltip="What happens if the two depths do not fit: stop with a message, or make the scene without "
-                    "this layer. The report says so.",
+                    tooltip="Choose what to do if the two depths do not fit: stop with a message, or make the scene "
+                    "without this layer. The report says so.",
                 ),
             ],
             outputs=[
@@ -149,8 +149,8 @@ class OmniXMoveViewpoint(io.ComfyNode):
             node_id="OmniXMoveViewpoint",
             display_name="Move Viewpoint",
             category="OmniX/maps",
-            description="Render a 3D scene as a panorama from another place. What nobody has seen is grey: a condition "
-            "for image_to_pano, which fills it.",
+            description="Render a 3D scene as a panorama from another place. Parts that nobody has seen are grey, so "
+            "image_to_pano can fill them.",
             search_aliases=["omnix", "novel view", "walk", "render", "camera", "equirectangular", "360"],
             inputs=[
                 io.File3DGLB.Input("model_3d", tooltip="The GLB of Panorama to 3D Scene."),
@@ -173,7 +173,7 @@ class OmniXMoveViewpoint(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(display_name="panorama", tooltip="The view; encode it as reference latent."),
-                io.Mask.Output(display_name="unseen", tooltip="1 where nobody has seen what is there."),
+                io.Mask.Output(display_name="unseen", tooltip="1 where nobody has seen the surface."),
                 io.Mask.Output(
                     display_name="depth", tooltip="Distance along the ray in the scene's unit; 0 where unseen is 1."
                 ),

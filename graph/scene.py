@@ -23,7 +23,9 @@ TEXTURES = {
     "metallic": "0 dielectric, 1 metal; 0 without it.",
     "occlusion": "Ambient occlusion; 1 without it.",
 }
-NAMING = "The decoded target of rgb_to_semantic: it tells the room from objects, and names those whose colour is known."
+NAMING = (
+    "The decoded target of rgb_to_semantic: it separates the room from objects, and names those whose colour is known."
+)
 SHARE = {"min": 0.0, "max": 1.0, "step": 0.001, "advanced": True}
 OPTIONS: tuple[tuple[str, Any, dict[str, Any], str], ...] = (
     (
@@ -67,7 +69,7 @@ class OmniXScene(io.ComfyNode):
             node_id="OmniXScene",
             display_name="Panorama to 3D Scene",
             category="OmniX/maps",
-            description="Turn a panorama and its depth into a closed, textured mesh as GLB, which Blender, three.js "
+            description="Turn a panorama and its depth into a textured mesh as GLB, which Blender, three.js "
             "and Unreal open: cut where surfaces end, reduced, with the materials that are given.",
             search_aliases=["omnix", "mesh", "glb", "gltf", "3D", "scene", "360", "export"],
             hidden=[*HIDDEN],

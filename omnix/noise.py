@@ -33,7 +33,7 @@ _CONSTANTS = frozenset(
         *(Tensor.new_empty, Tensor.new_full, Tensor.new_tensor),
     )
 )
-"""Functions that take a tensor's size and not its values."""
+"""Functions that use a tensor's size but not its values."""
 _FROM_OUTSIDE = frozenset((torch.tensor, torch.as_tensor))
 _TO_OUTSIDE = frozenset((Tensor.numpy, Tensor.__array__, Tensor.tolist))
 
@@ -53,7 +53,7 @@ class PeriodicNoise(TorchFunctionMode):
         self.size, self.columns = (height, width + columns), columns
         self._kinds: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._left = False
-        """Whether the picture has left torch: what numpy brings from now on may be the picture again."""
+        """Whether the picture has left torch: tensors from numpy may contain the picture from then on."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
@@ -78,7 +78,7 @@ class PeriodicNoise(TorchFunctionMode):
         return outcome
 
     def _made(self, func: Callable[..., Any], inputs: Sequence[Kind]) -> Kind:
-        """Return what went into the result of a function, by what went into its inputs."""
+        """Return the contents of a function's result, given those of its inputs."""
         if func in _DRAWS:
             return "noise"
         if func in _CONSTANTS:
@@ -88,7 +88,7 @@ class PeriodicNoise(TorchFunctionMode):
         return "noise" if "noise" in inputs or func in _FROM_OUTSIDE else "constant"
 
     def _kind(self, tensor: Tensor) -> Kind:
-        """Return what went into a tensor; one too small for the picture (a level of noise, a mean) counts as none."""
+        """Return the contents of a tensor; a tensor too small for the picture (a noise level, a mean) is a constant."""
         known: Kind | None = self._kinds.get(tensor)
         if known != "noise" and tensor.numel() < self.size[0] * self.size[1]:
             return "constant"
@@ -103,8 +103,8 @@ class PeriodicNoise(TorchFunctionMode):
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
-        """Leave torch as it is while FLUX runs: it draws no noise, and is not to pay for this."""
-        if _get_current_function_mode() is not self:  # another thread, or somebody's own mode inside
+        """Leave torch unchanged while FLUX runs: FLUX draws no noise and should not become slower."""
+        if _get_current_function_mode() is not self:  # another thread, or another mode inside
             yield
             return
         self.__exit__(None, None, None)

@@ -67,7 +67,7 @@ def nearest(image: Tensor, colours: Sequence[Colour], tolerance: float = TOLERAN
 
 
 class Named(NamedTuple):
-    """What each pixel of one panorama shows: the number of its name [H, W], -1 = unknown; and whether it is the room.
+    """The contents of one panorama: the number of each pixel's name [H, W], -1 = unknown, and whether it is the room.
 
     The room is the classes that are certain (`EVIDENCE`); the other names are as good as their colours.
     """

@@ -18,7 +18,7 @@ from torch import Tensor
 from .sampling import STAGE, Stage, blended, closed
 
 LEFT = "omnix_left"
-"""The attribute of a latent that keeps what the run left that made it."""
+"""The attribute of a latent that stores the rest of the run that made it."""
 
 
 class Left(NamedTuple):
@@ -54,7 +54,7 @@ def sample_in_stages(seam: int, as_result: Callable[[Tensor], Tensor]) -> Callab
 
 
 def going_on(latent: Tensor, sigmas: Tensor, seam: int) -> Tensor | None:
-    """Return what the run before left, wider by the seam, if it left this latent, unchanged, at this noise level."""
+    """Return the rest of the previous run, wider by the seam, if it made exactly this latent at this noise level."""
     left: Left | None = getattr(latent, LEFT, None)
     if left is None or not math.isclose(left.sigma, float(sigmas[0]), rel_tol=1e-6):
         return None
@@ -67,7 +67,7 @@ def going_on(latent: Tensor, sigmas: Tensor, seam: int) -> Tensor | None:
 class BetweenSteps:
     """The model as a sampler sees it, which blends the seam of the sampler's x before a noise mask makes a copy of it.
 
-    Samplers read and set the model's attributes: they are the model's own.
+    Samplers read and set the model's attributes, so these are passed to the model itself.
     """
 
     def __init__(self, model: Any) -> None:
@@ -86,7 +86,7 @@ class BetweenSteps:
 
 
 def blending(sampler: Any) -> Any:
-    """Return a sampler that gives its function `BetweenSteps`; a pack's own that has no function, as it is."""
+    """Return a sampler that passes `BetweenSteps` to its function; samplers without a function stay unchanged."""
     function = getattr(sampler, "sampler_function", None)
     if function is None:
         return sampler

@@ -71,14 +71,14 @@ def text_is_shared(streams: Sequence[Stream]) -> bool:
 
 
 def _unheard(_layer: str) -> None:
-    """Hear of a layer that was adapted, and let it be."""
+    """Do nothing when a layer was adapted."""
 
 
 @contextmanager
 def adapted(
     model: nn.Module, streams: Sequence[Stream], added: Callable[[str], None] = _unheard, stacked: int | None = None
 ) -> Iterator[None]:
-    """Add every stream's deltas to its rows of the stacked batch while the context lasts; `added` hears of each layer.
+    """Add every stream's deltas to its rows of the stacked batch during the context; `added` is called for each layer.
 
     `model` is a FLUX in ComfyUI's layout; a hook sees whatever forward a layer has at that time, be it quantised,
     offloaded or wrapped by another LoRA. All hooks are removed on the way out, also by an exception. Of the model's
@@ -100,12 +100,12 @@ def adapted(
 
 
 def last_layer(model: nn.Module) -> str:
-    """Name the last layer of the last block; what it gives to other streams than the target is never read."""
+    """Name the last layer of the last block; its results for streams other than the target are never used."""
     return f"single_blocks.{len(list(model.get_submodule('single_blocks').children())) - 1}.linear2"
 
 
 def text_layers(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield the layers that see text rows alone: those of the double blocks."""
+    """Yield the layers that see only text rows: those of the double blocks."""
     for block in model.get_submodule("double_blocks").children():
         for name in ("txt_attn.qkv", "txt_attn.proj", "txt_mlp"):
             yield block.get_submodule(name)
@@ -220,7 +220,7 @@ def attend_jointly(
 ) -> Tensor:
     """Attend with the streams folded into the sequence: [(b s), heads, n, d] -> [(b s), n, c].
 
-    The first `shared` rows of all streams' queries are equal, and asked once; in the `last` block the target's alone.
+    The first `shared` rows of all streams' queries are equal and computed once; in the `last` block only the target's.
     """
     q, k, v = map(_taken, (q, k, v))
     queries = fold_shared(q, streams, shared) if shared else of_target(q, streams) if last else fold(q, streams)
@@ -231,7 +231,7 @@ def attend_jointly(
 
 
 def _taken(tensor: Any) -> Tensor:
-    """Take a tensor out of the container in which newer hosts carry it to the attention."""
+    """Take a tensor out of the container in which newer hosts pass it to the attention."""
     return tensor if isinstance(tensor, Tensor) else tensor.take()
 
 

@@ -46,7 +46,7 @@ def files(schemas: Sequence[Any]) -> Iterator[tuple[str, str]]:
 
 
 def text(form: dict[str, Any]) -> str:
-    """Return a form as it is written."""
+    """Return a form as JSON text."""
     return json.dumps(form, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -72,7 +72,7 @@ def fixed_options(each: Any) -> list[str]:
 
 
 def with_tables(page: str, schema: Any) -> str:
-    """Return a page of help with its sections Inputs and Outputs written anew."""
+    """Return a help page with its sections Inputs and Outputs rewritten."""
     inputs = [_input_row(each) for each in schema.inputs]
     outputs = [[f"`{each.display_name}`", each.tooltip] for each in schema.outputs]
     sections = {
@@ -102,8 +102,8 @@ def _with_sections(page: str, sections: dict[str, str]) -> str:
 
 NODES_PAGE = """# Nodes and blueprints
 
-Written by `python lab/pages/descriptions.py` from the nodes' own words. Each name leads to the node's page of help,
-which ComfyUI also shows: select the node and click **ⓘ** above it.
+`python lab/pages/descriptions.py` writes this page from the nodes' own descriptions. Each name links to the node's help
+page. ComfyUI shows the same page: select the node and click **ⓘ** above it.
 """
 
 
@@ -122,8 +122,8 @@ def nodes_page(schemas: Sequence[Any]) -> str:
 
 
 BLUEPRINTS = """\
-Each is a whole task in one node, made of the nodes above and ComfyUI's own; find it by its name in the list of
-nodes (double click on the canvas), and open it with a click on the arrow in its corner.
+A blueprint is a whole task in one node, made of the nodes above and ComfyUI's own nodes. Find it by its name in the
+list of nodes (double click on the canvas). To open it, click the arrow in its corner.
 
 """
 

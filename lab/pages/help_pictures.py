@@ -1,4 +1,4 @@
-"""Draw the pictures of the pages of help:  python lab/pages/help_pictures.py [--screens] [--thumbnails]
+"""Draw the pictures of the help pages:  python lab/pages/help_pictures.py [--screens] [--thumbnails]
 
 Maps are the sample's room with its true maps, sent through the nodes' own functions; below some stands what the micro
 model perceived of another room, beside the truth. With --screens the nodes themselves are photographed too, in the
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "web" / "docs"
 WIDTH, HEIGHT = 800, 400
 QUALITY = 80
-# The window looks far out; what is beyond this share of all distances counts as far.
+# The window shows the far outside; distances beyond this percentile count as far.
 FAR = 0.97
 # OmniX's distances seldom reach 1.
 DARKER = 0.7
@@ -57,7 +57,7 @@ def contact_sheet_of(parts: Mapping[str, Tensor]) -> Tensor:
 
 
 def perceived() -> Mapping[str, Mapping[str, Tensor]]:
-    """Return, by node, what the micro model perceives of a room that nobody trained on, what is true, and the error."""
+    """Return, by node, the micro model's prediction for a room it was not trained on, the truth, and the error."""
     from ..demo import micro, scene
     from ..micro import evaluating, graphs
 
@@ -188,7 +188,7 @@ def normals_of(room: Room) -> Tensor:
 
 
 def legend(room: Any) -> Tensor:
-    """Return the legend of a room that is drawn in the colours that OmniX Semantic knows, [1, H, W, 3]."""
+    """Return the legend of a room drawn in the colours that OmniX Semantic knows, [1, H, W, 3]."""
     from ...mapfiles.nyu40 import CLASSES
     from ...omnix import semantics
     from ..rooms.labels import COLOURS

@@ -16,8 +16,10 @@ from .notes import (
     prompt_notes,
     scene_notes,
 )
-from .parts import ROOM, models, saved, text
-from .shelf import ALL_MAPS, ANY_MODEL, FLUX, PICTURE_PROMPT, SCENE
+from .parts import ROOM, models, text
+from .perceivers import ALL_MAPS
+from .scenes import SCENE, WHOLE
+from .shelf import ANY_MODEL, FLUX, PICTURE_PROMPT
 
 __all__ = ["GRAPHS", "PICTURE_PROMPT"]
 Inputs = dict[str, Value | Link]
@@ -29,11 +31,16 @@ MODELS = Node("models", FLUX)
 def looking(image: Link, maps: Mapping[str, Link]) -> tuple[Group, Group]:
     """Look around in a panorama and its maps, and see the captured view beside."""
     viewer = Node("viewer", "OmniXPanoramaViewer", {"image": image, **maps})
-    kept: Inputs = {"images": Link("viewer"), "filename_prefix": "OmniX/view"}
-    return Group("", 2, (viewer,)), Group("", 3, (Node("view", "PreviewImage", {"images": kept["images"]}, VIEW),))
+    return Group("", 2, (viewer,)), Group("", 3, (previewed("view", Link("viewer"), "The captured view"),))
 
 
-VIEW = "The captured view"
+def previewed(name: str, image: Link, title: str) -> Node:
+    """Show a picture, and save it nowhere."""
+    return Node(name, "PreviewImage", {"images": image}, title)
+
+
+ASKED = (("panorama", "image"), ("panorama", "fit"), ("maps", "height"), ("maps", "steps"))
+"""What the app mode asks of a person who has a panorama."""
 
 
 def perception(slug: str, name: str, what: str, box: str, maps: tuple[str, ...]) -> Graph:
@@ -50,8 +57,8 @@ def perception(slug: str, name: str, what: str, box: str, maps: tuple[str, ...])
             Group("", 2, (*viewer.nodes, saver)),
             view,
         ),
-        perception_notes(slug, what),
-        App((("panorama", "image"), ("maps", "height"), ("maps", "steps"), ("maps", "seed")), ("save",)),
+        perception_notes(slug, what, f"Panorama to {box}"),
+        App(ASKED, ("save",)),
     )
 
 
@@ -59,13 +66,13 @@ def image_to_pano() -> Graph:
     """Complete the user's picture to a panorama."""
     picture = Node("picture", "LoadImage", {"image": "example.png"}, "Your picture")
     own: Inputs = {"image": Link("picture"), **LOADED}
-    shown = ("prompt", "fov_x", "yaw", "pitch", "width", "height", "steps", "seed")
+    shown = ("prompt", "fov_x", "yaw", "pitch", "steps", "seed")
     return generation("image_to_pano", "OmniX 01 - Image to panorama", (picture,), own, (("picture", "image"),), shown)
 
 
 def text_to_pano() -> Graph:
     """Paint a square picture with FLUX alone and complete it to a panorama."""
-    shown = ("prompt", "width", "height", "steps", "seed")
+    shown = ("prompt", "steps", "seed")
     return generation("text_to_pano", "OmniX 02 - Text to panorama", (), dict(LOADED), (), shown)
 
 
@@ -78,7 +85,8 @@ def generation(
     shown: tuple[str, ...],
 ) -> Graph:
     """Make a panorama with the box of that name."""
-    box = Node("made", f"{name.partition(' - ')[2]} (OmniX)", inputs)
+    title = name.partition(" - ")[2]
+    box = Node("made", f"{title} (OmniX)", inputs)
     viewer, view = looking(Link("made"), {})
     saver = Node("save", "OmniXSavePanorama", {"panorama": Link("made"), "filename_prefix": "OmniX/generated"})
     return Graph(
@@ -90,7 +98,7 @@ def generation(
             Group("", 2, (*viewer.nodes, saver)),
             view,
         ),
-        generation_notes(slug),
+        generation_notes(slug, title),
         App((*asked, *(("made", field) for field in shown)), ("save",)),
     )
 
@@ -107,14 +115,11 @@ def all_maps() -> Graph:
         (
             Group("", 0, (PANORAMA, MODELS)),
             Group("", 1, (box,)),
-            Group("", 2, (*viewer.nodes, saver, saved("sheet", Link("maps", "sheet")))),
+            Group("", 2, (*viewer.nodes, saver)),
             view,
         ),
-        maps_notes(),
-        App(
-            (("panorama", "image"), ("maps", "height"), ("maps", "steps"), ("maps", "seed")),
-            ("save", "save_sheet"),
-        ),
+        maps_notes("Panorama to all maps"),
+        App(ASKED, ("save",)),
     )
 
 
@@ -124,8 +129,9 @@ def any_model() -> Graph:
     made = Node("made", ANY_MODEL, {name: Link("checkpoint", name.upper()) for name in ("model", "clip", "vae")})
     maps = Node("maps", ALL_MAPS, {"panorama": Link("made"), **LOADED})
     found = {each: Link("maps", each) for each in MAPS}
-    viewer = Node("viewer", "OmniXPanoramaViewer", {"image": Link("made"), **found})
-    saver = Node("save", "OmniXSavePanorama", {"panorama": Link("made"), **found, "filename_prefix": "OmniX/room"})
+    fitted = Link("maps", "panorama")
+    viewer = Node("viewer", "OmniXPanoramaViewer", {"image": fitted, **found})
+    saver = Node("save", "OmniXSavePanorama", {"panorama": fitted, **found, "filename_prefix": "OmniX/room"})
     shown = ("prompt", "lora_name", "width", "height", "steps", "cfg", "seed")
     return Graph(
         "any_model",
@@ -144,7 +150,7 @@ def any_model() -> Graph:
 
 def panorama_to_scene() -> Graph:
     """Turn a panorama into a 3D scene."""
-    shown = (("panorama", "image"), ("scene", "height"))
+    shown = (("panorama", "image"), ("panorama", "fit"), ("scene", "height"))
     before = (Group("", 0, (PANORAMA, MODELS)),)
     return scene("panorama_to_scene", "OmniX 10 - Panorama to 3D scene", before, shown)
 
@@ -156,12 +162,27 @@ def photo_to_scene() -> Graph:
     shown = (("picture", "image"), ("panorama", "prompt"), ("panorama", "fov_x"))
     # Three wires go from the models to the scene, above the box that makes the panorama.
     before = (Group("", 0, (MODELS, picture)), Group("", 1, (box,), lower=180))
-    return scene("photo_to_scene", "OmniX 11 - Photo to 3D scene", before, shown)
+    made = previewed("made", Link("panorama"), "The panorama")
+    return scene("photo_to_scene", "OmniX 11 - Photo to 3D scene", before, shown, made)
 
 
-def scene(slug: str, name: str, before: tuple[Group, ...], shown: tuple[tuple[str, str], ...]) -> Graph:
+def whole_scene() -> Graph:
+    """Turn a panorama into a 3D scene with what OmniX draws behind things."""
+    shown = (("panorama", "image"), ("panorama", "fit"), ("scene", "prompt"), ("scene", "height"))
+    before = (Group("", 0, (PANORAMA, MODELS)),)
+    made = scene("whole_scene", "OmniX 12 - Panorama to whole 3D scene", before, shown, kind=WHOLE)
+    views = tuple(
+        previewed(f"{name}_view", Link("scene", name), title)
+        for name, title in (("masked", "The masked foreground"), ("filled", "The filled panorama"))
+    )
+    return replace(made, groups=(*made.groups, Group("", len(made.groups), views)))
+
+
+def scene(
+    slug: str, name: str, before: tuple[Group, ...], shown: tuple[tuple[str, str], ...], *more: Node, kind: str = SCENE
+) -> Graph:
     """Make a scene of the node `panorama`, show it and save it, and the panorama beside it as light for it."""
-    box = Node("scene", SCENE, {"panorama": Link("panorama"), **LOADED})
+    box = Node("scene", kind, {"panorama": Link("panorama"), **LOADED})
     preview = Node("preview", "Preview3D", {"model_file": Link("scene", "model_3d")})
     report = Node("report", "PreviewAny", {"source": Link("scene", "report")}, "What was made")
     saver = Node("save", "SaveGLB", {"mesh": Link("scene", "model_3d"), "filename_prefix": "OmniX/scene"})
@@ -173,11 +194,11 @@ def scene(slug: str, name: str, before: tuple[Group, ...], shown: tuple[tuple[st
         name,
         (
             *before,
-            Group("", len(before), (box, light)),
+            Group("", len(before), (box, light, *more)),
             Group("", len(before) + 1, (preview, saver, report)),
         ),
-        scene_notes(slug),
-        App((*shown, ("scene", "camera_height"), ("scene", "steps"), ("scene", "seed")), ("save",)),
+        scene_notes(slug, kind.removesuffix(" (OmniX)")),
+        App((*shown, ("scene", "camera_height"), ("scene", "steps")), ("save",)),
     )
 
 
@@ -192,6 +213,7 @@ def save_prompt() -> Graph:
             Group("", 0, (Node("clip", "DualCLIPLoader", models().nodes[1].inputs),)),
             Group("", 1, (replace(encoded, inputs={**encoded.inputs, "clip": Link("clip")}),)),
             Group("", 2, (Node("save", "OmniXSaveConditioning", written),)),
+            Group("", 3, (Node("name", "PreviewAny", {"source": Link("save")}, "Saved as"),)),
         ),
         prompt_notes(),
     )
@@ -221,6 +243,7 @@ GRAPHS = (
     all_maps(),
     panorama_to_scene(),
     photo_to_scene(),
+    whole_scene(),
     any_model(),
     save_prompt(),
 )

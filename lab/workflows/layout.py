@@ -1,7 +1,9 @@
-"""Where nodes stand in the browser: groups in columns from left to right, nodes one below the other. Pixels."""
+"""The positions of nodes in the browser, in pixels: groups in columns from left to right, nodes below one another."""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,21 +18,22 @@ COLUMN_GAP, GROUP_GAP = 70, 60
 # Between columns of single boxes, wide enough for wires that go far up or down, and how much lower the second stands:
 # the wire from the first to the third passes above it.
 WIRES, BELOW_WIRES = 90, 60
-NOTE_WIDTH, NOTE_LINE, NOTE_LETTERS = 480, 16, 72
+# web/notes.css makes the letters of our notes 16 pixels high.
+NOTE_WIDTH, NOTE_LINE, NOTE_LETTERS, CODE_LETTERS, PARAGRAPH, CODE_RIM = 600, 26, 70, 56, 6, 20
 COLOURS = ("#3f789e", "#8a5f2f", "#3f6e4a", "#6d4a8a", "#88414a")
 # Nodes that show something: (width, height added to what slots and fields need).
 SHOWING = {
     "GetImageSize": (WIDTH, 60),
     "LoadImage": (WIDTH, 260),
-    "OmniXLoadPanorama": (WIDTH, 220),
-    "OmniXSavePanorama": (VIEWER, 60),
+    "OmniXLoadPanorama": (WIDTH, 280),
+    "OmniXSavePanorama": (VIEWER, 280),
     "SaveImage": (WIDTH, 200),
     "SaveImageAdvanced": (WIDTH, 200),
     "PreviewImage": (WIDTH, 200),
     "Preview3D": (VIEWER, 420),
     "PreviewAny": (VIEWER, 180),
     "SaveGLB": (WIDTH, 260),
-    "OmniXPanoramaViewer": (VIEWER, 350),
+    "OmniXPanoramaViewer": (VIEWER, 310),
 }
 
 
@@ -97,7 +100,18 @@ def note_boxes(notes: Sequence[Note]) -> Iterator[tuple[Note, Placed]]:
     """Yield the notes with their places, left of the graph, one below the other."""
     top = 0
     for note in notes:
-        lines = sum(1 + len(line) // NOTE_LETTERS for line in note.text.splitlines())
-        height = 10 + NOTE_LINE * lines
+        height = 20 + note_height(note.text)
         yield note, Placed((-NOTE_WIDTH - COLUMN_GAP, top), (NOTE_WIDTH, height))
         top += height + GROUP_GAP
+
+
+def note_height(text: str) -> int:
+    """Return how high a text is on the screen: addresses are not seen, lines of code hold fewer letters."""
+    height, code = 0, False
+    for line in re.sub(r"\]\([^)]*\)", "]", text).splitlines():
+        if line.startswith("```"):
+            code, height = not code, height + CODE_RIM // 2
+        else:
+            letters = CODE_LETTERS if code else NOTE_LETTERS
+            height += NOTE_LINE * math.ceil(len(line) / letters) + (0 if code else PARAGRAPH)
+    return height

@@ -1,8 +1,13 @@
-"""What the graphs tell people: which files, where to put them, what to change."""
+"""What the graphs tell people: which files, where to put them, what to change.
+
+Nodes are **bold** and named as on the canvas; fields, inputs and outputs are *italic*; a test compares both with the
+graph. web/notes.css enlarges every note that links to this project, so each does.
+"""
 
 from __future__ import annotations
 
 from ...converters import STREAMS
+from ...mapfiles.nyu40 import CLASSES
 from .graph import Note
 
 HUB = "https://huggingface.co"
@@ -11,135 +16,196 @@ AE = f"{HUB}/Comfy-Org/Lumina_Image_2.0_Repackaged/resolve/main/split_files/vae/
 TEXT = f"{HUB}/comfyanonymous/flux_text_encoders/resolve/main"
 ENCODERS = f"""[clip_l.safetensors]({TEXT}/clip_l.safetensors) and \
 [t5xxl_fp16.safetensors]({TEXT}/t5xxl_fp16.safetensors)"""
+DOCS = "https://github.com/omnix-panorama/omnix-panorama/blob/main/docs"
 FILES = f"""## Files
 
-**FLUX.1-dev** (licence: see [black-forest-labs/FLUX.1-dev]({HUB}/black-forest-labs/FLUX.1-dev))
-- `models/diffusion_models/` [flux1-dev.safetensors]({HUB}/Comfy-Org/flux1-dev/resolve/main/flux1-dev.safetensors)
-- `models/vae/` [ae.safetensors]({AE})
-- `models/text_encoders/` {ENCODERS}
-
-**OmniX adapters** from [KevinHuang/OmniX]({ADAPTERS}), as they are, in their folders below `models/loras/OmniX/`:
+- `models/diffusion_models`: [flux1-dev.safetensors]({HUB}/Comfy-Org/flux1-dev/resolve/main/flux1-dev.safetensors) \
+([licence]({HUB}/black-forest-labs/FLUX.1-dev))
+- `models/vae`: [ae.safetensors]({AE})
+- `models/text_encoders`: {ENCODERS}
+- `models/loras/OmniX`: the adapters from [KevinHuang/OmniX]({ADAPTERS}). Run this line in the folder `ComfyUI`:
 ```
-{{tree}}
+{{command}}
 ```
-One line for this graph's files, in ComfyUI's folder, in cmd, PowerShell or bash (Windows portable: in its inner \
-folder `ComfyUI`, with `..\\python_embeded\\python.exe` for `python`):
-
-`{{command}}`
-
-Then press **R** and choose the folder *OmniX* in **Load OmniX Adapters**.
+The same line for Windows portable, in its inner folder `ComfyUI`:
+```
+{{portable}}
+```
+Then press **R**. [Step by step]({DOCS}/adapters.md)
 """
 # One line that every shell passes on as it is: within double quotes it has none of their signs.
 COMMAND = """python -c "from huggingface_hub import snapshot_download as get; \
 get('KevinHuang/OmniX', allow_patterns=[{patterns}], local_dir='models/loras/OmniX')\""""
+PORTABLE = "..\\python_embeded\\python.exe"
+COLOURS = {
+    "floor": "light green",
+    "wall": "light blue",
+    "ceiling": "blue violet",
+    "curtain": "khaki",
+    "door": "red",
+    "window": "lilac",
+}
+"""How people call the colours of the semantic map that are known."""
+
+
+def legend() -> str:
+    """Name the colours of the semantic map, as words and as people type them into a program."""
+    known = dict(CLASSES)
+    return ", ".join(f"{name} {colour} (`#{bytes(known[name]).hex()}`)" for name, colour in COLOURS.items())
+
+
+PERCEPTION = tuple(task for task in STREAMS if task.startswith("rgb_to_"))
 HINTS = {
     "rgb_to_depth": "Depth is the relative distance along each ray. The EXR file holds it in 32-bit floats; the PNG is "
     "a coloured view for people.",
-    "rgb_to_normal": "Normals are in world space: front +X, up +Y, left +Z. Choose DirectX in **OmniX Normal** for "
-    "tools that want green turned round.",
+    "rgb_to_normal": "Normals are in world space: front +X, up +Y, left +Z. For tools that want green turned round, "
+    "choose DirectX in **OmniX Normal**, inside the box.",
     "rgb_camray_to_normal": "Camera rays are a second condition stream: they tell the model where each pixel looks. "
-    "The order of the two reference latents matters: first the panorama, then the rays. Normals are in world space: "
-    "front +X, up +Y, left +Z.",
+    "Normals are in world space: front +X, up +Y, left +Z.",
     "rgb_to_albedo": "Albedo is the surface's colour without light and shadow.",
     "rgb_to_pbr": "Roughness: 0 smooth, 1 rough. Metallic: 0 dielectric, 1 metal. Both are data, not sRGB.",
-    "rgb_to_semantic": "Each colour means a kind of object, as in OmniX's training.",
+    "rgb_to_semantic": f"Each colour is a class: {legend()}. OmniX's authors publish no names for the other colours. "
+    "The node OmniX Semantic makes a mask of each class that is named here.",
 }
-SETTINGS = """Steps 28, CFG 1, euler, simple, guidance 3.5 are what OmniX was published with. Short of memory? Lower \
-*height* in **Load Panorama** to 512, or choose `fp8_e4m3fn` as *weight_dtype*: the adapters are not merged, so they \
-lose nothing. Double-click a blue box to see what is inside.
-"""
-ONCE = """## Without T5
+ONCE = "*OmniX extra - Save the prompt once*"
 
-Press **R**. Then open a box such as *Panorama to depth* and replace **OmniX Encode Prompt** with **Load OmniX \
-Conditioning**: connect its output to the first *Condition stream*. T5 is never loaded again.
-"""
+
+def box(title: str) -> str:
+    """Say what a box is and how to open it, with what is on the screen."""
+    return (
+        f"**{title}** is a box (a subgraph) with all the nodes of the task. To look inside, click *Enter subgraph* at "
+        "its foot, or the icon at the right of its title."
+    )
+
+
+def memory(title: str) -> str:
+    """Say what to change where memory is short."""
+    return (
+        f"Short of memory? Lower *height* of **{title}** to 512, or choose `fp8_e4m3fn` as *weight_dtype* of "
+        "**FLUX.1-dev**."
+    )
 
 
 def files(tasks: tuple[str, ...]) -> str:
     """Say which files the tasks need and how to get them."""
-    rows = [f"{t}/{s}/pytorch_lora_weights.safetensors" for t in tasks for s in STREAMS[t]]
-    return FILES.format(tree="\n".join(rows), command=command(tasks))
+    line = command(tasks)
+    return FILES.format(command=line, portable=line.replace("python", PORTABLE, 1))
 
 
 def command(tasks: tuple[str, ...]) -> str:
     """Return the line that downloads the adapters of the tasks, run in ComfyUI's folder with its Python."""
-    return COMMAND.format(patterns=", ".join(f"'{task}/*'" for task in tasks))
+    patterns = ["rgb_to_*"] if {*tasks} == {*PERCEPTION} else [f"{task}/*" for task in tasks]
+    return COMMAND.format(patterns=", ".join(f"'{pattern}'" for pattern in patterns))
 
 
-def perception_notes(task: str, what: str) -> tuple[Note, ...]:
-    """Describe a graph of one perception task."""
+def _notes(start: str, tasks: tuple[str, ...]) -> tuple[Note, ...]:
+    return Note("Start here", f"{start}\n[Help]({DOCS}/troubleshooting.md)\n"), Note("Model links", files(tasks))
+
+
+OWN = "Press **Run**: the sample is loaded. Or choose a panorama of your own, twice as wide as high, in **Load \
+Panorama**."
+
+
+def perception_notes(task: str, what: str, title: str) -> tuple[Note, ...]:
+    """Describe a graph of one perception task, whose box has this title."""
     start = f"""## {what.capitalize()} of a panorama
 
-1. Run: the sample is loaded. Or choose a panorama of your own, twice as wide as high.
+1. {OWN}
 2. Look around in **Panorama Viewer (360)**: drag to turn, wheel to zoom. *Capture* keeps a view for the next run.
-3. The map is saved to `output/OmniX`.
+3. **Save Panorama and Maps** writes to `output/OmniX`.
 
 {HINTS[task]}
 
-{SETTINGS}"""
-    return Note("Start here", start), Note("Model links", files((task,)))
+{box(title)}
+
+{memory(title)}
+"""
+    return _notes(start, (task,))
 
 
-def maps_notes() -> tuple[Note, ...]:
+def maps_notes(title: str) -> tuple[Note, ...]:
     """Describe the graph of all maps."""
     start = f"""## All maps of a panorama
 
-1. Run: the sample is loaded. Or choose a panorama of your own, twice as wide as high.
+1. {OWN}
 2. Look around in **Panorama Viewer (360)** and switch between the maps: they share one camera.
-3. All maps are saved to `output/OmniX` under one number, and a sheet of them.
+3. **Save Panorama and Maps** writes all maps to `output/OmniX` under one number.
 
-Don't need a map? Remove its wires: what nothing takes is not made.
+Don't need a map? Remove its wires: a map without wires is not made. A labelled sheet of all maps: connect the output \
+*sheet* to a Save Image.
 
-{SETTINGS}"""
-    tasks = tuple(task for task in STREAMS if task.startswith("rgb_to_"))
-    return Note("Start here", start), Note("Model links", files(tasks))
+{box(title)}
+
+{memory(title)}
+"""
+    return _notes(start, PERCEPTION)
 
 
 FIRST = {
-    "image_to_pano": "Load a picture and say in *prompt* what the whole panorama shows. The picture's field of view is "
-    "*fov_x*: 90 degrees suit a wide lens, 50 a normal one; *yaw* and *pitch* move it.",
+    "image_to_pano": "Load a picture in **Your picture** and say in *prompt* what the whole panorama shows. *fov_x* is "
+    "the picture's field of view: 90 degrees suit a wide lens, 50 a normal one; *yaw* and *pitch* move it.",
     "text_to_pano": "Say in *prompt* what the panorama shows. FLUX alone paints a square picture of it first.",
 }
 
 
-def generation_notes(slug: str) -> tuple[Note, ...]:
+def generation_notes(slug: str, title: str) -> tuple[Note, ...]:
     """Describe a graph that makes a panorama."""
     start = f"""## A panorama of 360 degrees
 
 1. {FIRST[slug]}
-2. Run. OmniX fills in the rest; left and right edges meet.
-3. Look around in **Panorama Viewer (360)**. The panorama is saved to `output/OmniX`.
+2. Press **Run**. OmniX fills in the rest; left and right edges meet.
+3. Look around in **Panorama Viewer (360)**. **Save Panorama and Maps** writes to `output/OmniX`.
 
-OmniX generates at 1024x512. Steps 28, CFG 1, euler, simple, guidance 3.5 are what it was published with. Double-click \
-a blue box to see what is inside.
+OmniX was made for panoramas of 1024x512.
+
+{box(title)}
+
+Short of memory? Choose `fp8_e4m3fn` as *weight_dtype* of **FLUX.1-dev**.
 """
-    return Note("Start here", start), Note("Model links", files(("image_to_pano",)))
+    return _notes(start, ("image_to_pano",))
 
 
 SCENE_FIRST = {
-    "panorama_to_scene": "Run: the sample is loaded. Or choose a panorama of your own, twice as wide as high.",
-    "photo_to_scene": "Load a photo and say in *prompt* what the whole panorama shows; *fov_x* is the photo's field of "
-    "view. OmniX completes it first.",
+    "panorama_to_scene": ("A 3D scene of a panorama", OWN),
+    "photo_to_scene": (
+        "A 3D scene of a photo",
+        "Load a photo in **Your photo** and say in *prompt* what the whole panorama shows; *fov_x* is the photo's "
+        "field of view. Press **Run**: OmniX completes the photo to a panorama first, see **The panorama**.",
+    ),
+    "whole_scene": (
+        "A 3D scene of a panorama, with what is behind things",
+        f"{OWN} *prompt* of **Panorama to whole 3D scene** describes the room without its furniture.",
+    ),
 }
+WHOLE = """
+**How it works**: *Mask Foreground* paints grey what stands in front. OmniX draws what is behind it, and its maps \
+become the node `background` of the GLB; each thing in front is a node of its own, `object.001` and so on. OmniX was \
+trained to fill round a photo, and never saw masks like these: look at **The filled panorama**. If it draws new \
+furniture, change the seed or *prompt*. If its depth does not fit, the report says so, and geometry alone makes the \
+background.
+"""
 SCENE_TASKS = ("rgb_to_depth", "rgb_to_normal", "rgb_to_albedo", "rgb_to_pbr")
 
 
-def scene_notes(slug: str) -> tuple[Note, ...]:
+def scene_notes(slug: str, title: str) -> tuple[Note, ...]:
     """Describe a graph that makes a 3D scene."""
-    start = f"""## A 3D scene of a panorama
+    heading, first = SCENE_FIRST[slug]
+    start = f"""## {heading}
 
-1. {SCENE_FIRST[slug]}
-2. Set *camera_height*, the metres from the lens to the floor: OmniX depth has no unit, so this sets the size.
-3. Run. **Save 3D Model** writes `output/OmniX/scene_00001_.glb`, which Blender, three.js and Unreal open; the viewer \
-is at the origin. **What was made** reports what was cut and which defaults were used.
-4. The panorama is saved next to it as EXR, for the light of the world around the scene.
+1. {first}
+2. *camera_height* is the metres from the lens to the floor. It sets the size: OmniX depth has no unit.
+3. To get inside the scene, turn the wheel forward over **Preview 3D & Animation**; then drag to look around.
+4. **Save 3D Model** writes `output/OmniX/scene_00001_.glb` for Blender, three.js and Unreal. **What was made** says \
+what was cut. **Save the panorama as light (EXR)** is for the light around the scene.
 
-*unlit* shows the panorama itself, without lights. Run once with *OmniX extra - Save the prompt once*, and T5 is never \
-loaded again.
+{WHOLE if slug == "whole_scene" else ""}
+{box(title)}
 
-{SETTINGS}"""
-    before = ("image_to_pano",) if slug == "photo_to_scene" else ()
-    return Note("Start here", start), Note("Model links", files((*before, *SCENE_TASKS)))
+{memory(title)} To load T5 only once, run the workflow {ONCE}.
+"""
+    before = () if slug == "panorama_to_scene" else ("image_to_pano",)
+    after = ("rgb_to_semantic",) if slug == "whole_scene" else ()
+    return _notes(start, (*before, *SCENE_TASKS, *after))
 
 
 YOUR_MODEL, YOUR_LORA = "your_model.safetensors", "your_360_lora.safetensors"
@@ -149,28 +215,30 @@ def any_model_notes() -> tuple[Note, ...]:
     """Describe the graph that paints a panorama with any model, and turns it into all maps."""
     start = f"""## A panorama of any model, and its maps
 
-1. Choose your checkpoint instead of `{YOUR_MODEL}`. If your model comes in parts (as Qwen-Image, Z-Image, Krea 2), \
-replace **Load Checkpoint** with **Load Diffusion Model**, **Load CLIP** and **Load VAE**.
-2. Choose a LoRA for 360-degree panoramas as *lora_name* instead of `{YOUR_LORA}`, and begin *prompt* with its trigger \
-words. `docs/models.md` in this pack's folder lists LoRAs and where they are.
-3. Set *steps* and *cfg* as your model wants them, and a width twice the height. Run: the edges meet.
-4. OmniX makes all maps of the panorama, with FLUX.1-dev. They are saved to `output/OmniX` beside it.
+1. Choose your checkpoint instead of `{YOUR_MODEL}` in **Your model**. If your model comes in parts (Qwen-Image, Z-Image, Krea 2, FLUX.2), \
+replace it with the nodes Load Diffusion Model, Load CLIP and Load VAE.
+2. In **Text to panorama with any model**, choose a LoRA for 360-degree panoramas as *lora_name* instead of `{YOUR_LORA}`, and begin *prompt* \
+with its trigger words. [Here is a list]({DOCS}/models.md). No LoRA? Set *lora_strength* to 0.
+3. Set *steps* and *cfg* there as your model wants them, and a width twice the height.
+4. Press **Run**. **Save Panorama and Maps** writes the panorama and its maps to `output/OmniX`.
 
-No LoRA? Set *lora_strength* to 0. Short of memory? Lower *height*: OmniX perceives at up to 1440x720. Double-click a \
-blue box to see what is inside.
+{memory("Panorama to all maps")}
 """
-    tasks = tuple(task for task in STREAMS if task.startswith("rgb_to_"))
-    return Note("Start here", start), Note("Model links", files(tasks))
+    return _notes(start, PERCEPTION)
 
 
 def prompt_notes() -> tuple[Note, ...]:
     """Describe the graph that saves the encoded prompt."""
     start = f"""## Encode the prompt once
 
-All perception graphs use the same prompt, the bare tag. Run this once: it writes \
-`output/conditioning/OmniX_00001_.safetensors`, guidance 3.5 included.
+All perception tasks use the same prompt. Encode it once, and T5 (9.8 GB) is never loaded again.
 
-{ONCE}
-Text encoders go to `models/text_encoders/`: {ENCODERS}.
+1. Press **Run**. **Saved as** shows the file, such as `conditioning/OmniX_00001_.safetensors`.
+2. Press **R**, so that ComfyUI lists the file.
+3. In a workflow such as 3 or 9, delete the box, such as *Panorama to depth*. Double-click the canvas, search for \
+*with saved prompt*, and put *Panorama to depth with saved prompt (OmniX)* in its place. Its field *saved_prompt* \
+is the file. It needs no wire from *clip*, and without one T5 stays on the disk.
+
+Text encoders go to `models/text_encoders`: {ENCODERS}. [Help]({DOCS}/troubleshooting.md)
 """
     return (Note("Start here", start),)

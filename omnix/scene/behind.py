@@ -38,8 +38,8 @@ BORDER = (2, 3, 4)
 class Behind(NamedTuple):
     """A surface without cuts, and which of its pixels [M, N] are invented; the rest is its rim.
 
-    border: the pixels of the farther surfaces next to the cuts, whose colours continue behind. drawn: the invented pixels
-    that a second panorama shows.
+    border: the pixels of the farther surfaces next to the cuts, whose colours continue behind. drawn: the invented
+    pixels that a second panorama shows.
     """
 
     surface: Surface
@@ -51,7 +51,8 @@ class Behind(NamedTuple):
 def behind(surface: Surface, second: Array | None = None) -> Behind | None:
     """Return the surface behind the cuts of a surface, or None if there is nothing to invent.
 
-    second: inverse distances [M, N] of a second panorama, which replace the continued planes where they are behind; 0 = none.
+    second: inverse distances [M, N] of a second panorama, which replace the continued planes where they lie behind;
+    0 = none.
     """
     step = max(1, len(surface.inverse) // ROWS)
     carried = _carried(reduced(surface, step), surface.inverse.shape, step)

@@ -60,7 +60,7 @@ def build_scene(
     """Return the scene of a panorama.
 
     distance [H, W] along the ray, relative or in metres, 0 where there is none; maps as in `material.textures_of`.
-    second: what stands behind, as another panorama shows it. named: what each pixel shows, for the objects' names.
+    second: the surface behind, as another panorama shows it. named: the contents, for the objects' names.
     Raises ValueError, one sentence, if it is not a panorama or has no depth.
     """
     check_depth(distance, maps)

@@ -1,4 +1,4 @@
-"""What stands in front: the parts of a scene that hide something, and not the room itself.
+"""The things in front: the parts of a scene that hide something, without the room itself.
 
 The room is its structure: floor, ceiling and walls. A plane is the room's if hardly anything of the scene lies beyond
 it; a wall that others reach past is one too, where it goes up to the ceiling. What is left falls into parts that hang
@@ -35,7 +35,7 @@ NEARER, LEAST, MOST = 0.15, 2e-4, 0.2
 def in_front(surface: Surface, known: Flags | None = None) -> NDArray[np.int32]:
     """Return the number of the part that each pixel [M, N] belongs to, the largest first; 0 for the room.
 
-    known: pixels that belong to the room for certain, as a semantic map tells.
+    known: pixels that belong to the room for certain, by a semantic map.
     """
     room = structure(surface) if known is None else structure(surface) | known
     free = surface.valid & ~room
@@ -53,7 +53,7 @@ def in_front(surface: Surface, known: Flags | None = None) -> NDArray[np.int32]:
 
 
 def structure(surface: Surface) -> Flags:
-    """Tell which pixels [M, N] belong to the room itself, by their planes."""
+    """Return the pixels [M, N] that belong to the room itself, by their planes."""
     step = max(1, len(surface.inverse) // ROWS)
     w, valid, _, down = reduced(surface, step)
     planes = fitted(w, valid, 2 * noise_of(w, valid).slack())
@@ -78,7 +78,7 @@ def _beyond(planes: Array, w: Array, valid: Flags) -> Array:
 
 
 def _level_end(flat: Flags, height: Array, down: Flags) -> Flags:
-    """Tell which level pixels [M, N] are the ceiling: high enough, or without a cut from the pole of row 0 on."""
+    """Return the level pixels [M, N] that are the ceiling: high enough, or without a cut from the pole of row 0 on."""
     start = np.zeros_like(flat)
     start[0] = flat[0]
     seen = height[spread(height.shape, POINTS)]
@@ -87,7 +87,7 @@ def _level_end(flat: Flags, height: Array, down: Flags) -> Flags:
 
 
 def _along(start: Flags, way: Flags, down: Flags) -> Flags:
-    """Tell which pixels of a way [M, N] hang together with a start above them in their columns."""
+    """Return the pixels of a way [M, N] that hang together with a start above them in their columns."""
     found = start.copy()
     for row in range(1, len(found)):
         found[row] |= found[row - 1] & way[row] & ~down[row - 1]

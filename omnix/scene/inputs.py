@@ -30,7 +30,7 @@ def each_scene(
     """Yield a scene for each panorama of a batch.
 
     images: "image" and maps, [B, H, W, >=3] in [0, 1]; depth [B, H, W], or the host's MOGE_GEOMETRY, one of them.
-    seconds: what stands behind each panorama. colours: the names in the image "semantic", which is no texture.
+    seconds: the second layer of each panorama. colours: the names in the image "semantic", which isn't a texture.
     ValueError for what does not go together.
     """
     distance = distances(depth, geometry)

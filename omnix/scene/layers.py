@@ -1,4 +1,4 @@
-"""What a graph hands over and gets back about the layers of a scene: what stands in front, and what is behind it."""
+"""The layers of a scene as a graph knows them: a mask of the things in front, and a second panorama behind them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def masked(
 
 
 def front_of(distance: Array, maps: Mapping[str, Array], named: Named | None, tolerance: float) -> Flags:
-    """Tell which pixels [H, W] of a panorama stand in front of its room."""
+    """Return the pixels [H, W] of a panorama that stand in front of its room."""
     check_depth(distance, maps)
     found, maps = framed(distance, maps)
     normals = to_gltf(maps["normal"]) if "normal" in maps else None

@@ -54,7 +54,7 @@ def read_glb(data: bytes) -> Model:
 def _chunks(data: bytes) -> tuple[dict[str, Any], bytes]:
     magic, _, _, length, kind = struct.unpack_from("<4sIII4s", data)
     if magic != MAGIC or kind != JSON_CHUNK:
-        raise ValueError("it is no GLB")
+        raise ValueError("it is not a GLB file")
     return json.loads(data[20 : 20 + length]), data[28 + length :]
 
 

@@ -1,4 +1,4 @@
-"""Every shipped workflow can be read at first sight: measured on the screen that opens, in both renderers."""
+"""Every shipped workflow can be read at first sight and after a run: measured on the screen, in both renderers."""
 
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -8,13 +8,15 @@ import pytest
 import test_workflow_runs as runs
 from comfyui_omnix.lab.host.browser import Workbench
 from graph_files import UI, by_host, read
+from test_browser_pages import SHRINK, SIZES
 
 pytestmark = [pytest.mark.server, pytest.mark.since("0.20.1")]  # older frontends have other bars over the graph
 
 files = runs.files
 browser, stocked, stocked_bench = benches.browser, benches.stocked, benches.stocked_bench
 SCREEN = {"width": 1920, "height": 1080}
-ZOOM = 0.6
+ZOOM, LETTERS = 0.6, 11
+"""The least zoom of a workflow as it opens, and the least height of the letters of its notes in pixels."""
 
 # What is on the screen, in its pixels: the whole of every node, what lies over its title, text of notes that is cut
 # off, and the nodes that a wire runs behind. A wire's own nodes hold its ends, a little within their rims.
@@ -34,7 +36,7 @@ MEASURED = """async () => {
     const cutOff = (node) => {
         const root = drawn(node) ?? node.widgets[0].element;
         const words = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
-        const cut = [];
+        const cut = [], letters = [];
         while (words.nextNode()) {
             const text = words.currentNode;
             if (!text.data.trim()) continue;
@@ -45,8 +47,10 @@ MEASURED = """async () => {
                 if (getComputedStyle(each).overflow !== "visible") frames.push(each.getBoundingClientRect());
             const shown = [...range.getClientRects()].every((part) => frames.every((one) => inside(part, one)));
             if (!shown) cut.push(text.data);
+            if (text.parentElement.closest("p, li, h2, pre"))
+                letters.push(parseFloat(getComputedStyle(text.parentElement).fontSize) * canvas.ds.scale);
         }
-        return { words: root.textContent.length, cut };
+        return { words: root.textContent.length, cut, letters: Math.min(...letters) };
     };
 
     const pen = document.createElement("canvas").getContext("2d");
@@ -121,16 +125,26 @@ def measured(bench: Workbench) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", by_host(UI))
-def test_a_workflow_can_be_read_as_it_opens(bench: Workbench, name: str) -> None:
+def test_a_workflow_can_be_read_as_it_opens_and_after_a_run(bench: Workbench, name: str) -> None:
     bench.open_workflow(read(UI[name]))
     found = measured(bench)
-    boxes = [Box(**node) for node in found["nodes"]]
+    check(found)
     assert found["scale"] >= ZOOM
-    assert [box.title for box in boxes if not box.seen] == [], "nothing lies over a title"
+    assert found["notes"] and all(note["words"] > 100 for note in found["notes"])
+    assert [words for note in found["notes"] for words in note["cut"]] == []
+    assert min(note["letters"] for note in found["notes"]) >= LETTERS
+    assert found["wires"] == found["drawn"] > 0
+    bench.page.evaluate(SHRINK, SIZES)
+    bench.run()
+    bench.page.wait_for_timeout(2000)
+    check(measured(bench))
+
+
+def check(found: dict[str, Any]) -> None:
+    """Nodes are whole on the screen, nothing lies over a title, no node over another, and no wire runs behind one."""
+    boxes = [Box(**node) for node in found["nodes"]]
+    assert [box.title for box in boxes if not box.seen] == []
     assert [box.title for box in boxes if min(box.left, box.top) < 0] == []
     assert [box.title for box in boxes if box.right > SCREEN["width"] or box.bottom > SCREEN["height"]] == []
     assert [(a.title, b.title) for a, b in combinations(boxes, 2) if a.overlaps(b)] == []
-    assert found["notes"] and all(note["words"] > 100 for note in found["notes"])
-    assert [words for note in found["notes"] for words in note["cut"]] == []
-    assert found["wires"] == found["drawn"] > 0
     assert found["behind"] == []

@@ -245,7 +245,7 @@ def test_a_coloured_view_is_for_eyes_only() -> None:
 
 
 def test_the_shipped_workflows_pass() -> None:
-    for path in sorted((ROOT / "workflows" / "api").glob("*.json")):
+    for path in sorted((ROOT / "lab" / "workflows" / "api").glob("*.json")):
         prompt = json.loads(path.read_text(encoding="utf-8"))
         for unique_id, each in prompt.items():
             if each["class_type"] in CHECKED:

@@ -72,7 +72,8 @@ def test_what_was_never_measured_is_said_before_anybody_installs() -> None:
 def test_the_readme_names_every_blueprint_and_task() -> None:
     text = read("README.md")
     for path in (ROOT / "subgraphs").glob("*.json"):
-        assert f"*{path.stem}*" in text
+        assert f"*{path.stem.replace(' with saved prompt', '')}*" in text
+    assert "*with saved prompt*" in text
     assert all(f"`{task}`" in text for task in STREAMS)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -177,15 +178,47 @@ def test_nodes_say_where_they_come_from(path: Path) -> None:
 
 @pytest.mark.parametrize("slug", FORMS)
 def test_notes_name_every_file(slug: str) -> None:
-    """The notes list what has to be downloaded for the graph, and where it belongs."""
-    form, graph = read(UI[FORMS[slug]]), read(API[slug])
-    notes = "\n".join(node["widgets_values"][0] for node in form["nodes"] if node["type"] == "MarkdownNote")
+    """The notes list what has to be downloaded for the graph, and where it belongs; their command gets the adapters."""
+    graph, notes = read(API[slug]), "\n".join(notes_of(FORMS[slug]))
+    patterns = [*re.findall(r"'([\w*]+/?\*)'", notes)]
     for node in graph.values():
         wanted = [v for v in node["inputs"].values() if isinstance(v, str) and v.endswith(".safetensors")]
-        task = node["inputs"].get("task")
-        for stream in STREAMS.get(task, ()):
-            wanted += ["models/loras/OmniX/", f"{task}/{stream}/pytorch_lora_weights.safetensors"]
         assert all(name in notes for name in wanted)
+        for stream in STREAMS.get(node["inputs"].get("task"), ()):
+            file = f"{node['inputs']['task']}/{stream}/pytorch_lora_weights.safetensors"
+            assert any(fnmatch(file, pattern) for pattern in patterns) and "`models/loras/OmniX`" in notes
+    assert not patterns or notes.count("python_embeded") == 1
+
+
+def notes_of(name: str) -> list[str]:
+    return [node["widgets_values"][0] for node in read(UI[name])["nodes"] if node["type"] == "MarkdownNote"]
+
+
+# What notes name in italics that is no field: what the frontend and the viewer write on their buttons.
+BUTTONS = {"Enter subgraph", "Capture", "with saved prompt"}
+
+
+@pytest.mark.parametrize("name", UI)
+def test_notes_name_nodes_and_fields_as_they_are_on_the_canvas(name: str, describe: Any) -> None:
+    form = read(UI[name])
+    nodes = [node for node in form["nodes"] if node["type"] != "MarkdownNote"]
+    inner = [node for graph in form.get("definitions", {}).get("subgraphs", []) for node in graph["nodes"]]
+    titles = {node.get("title") or describe(node["type"])["display_name"] for node in nodes}
+    inside = {node.get("title") or describe(node["type"])["display_name"] for node in inner}
+    slots = {slot["name"] for node in nodes for slot in (*node["inputs"], *node["outputs"])}
+    boxes = {title for path in BLUEPRINTS for title in (path, path.removesuffix(" (OmniX)"))}
+    for text in notes_of(name):
+        assert "omnix-panorama/omnix-panorama" in text, "web/notes.css finds our notes by it"
+        for sentence in re.split(r"\n|(?<=\.) ", re.sub(r"(?s)```.*?```", "", text)):
+            bold = re.findall(r"\*\*([^*]+)\*\*", sentence)
+            italic = re.findall(r"(?<!\*)\*([^*]+)\*(?!\*)", re.sub(r"\*\*[^*]+\*\*", "", sentence))
+            known = titles | {"Run", "R"} | (inside if "inside the box" in sentence else set())
+            assert {*bold} <= known, sentence
+            assert {*italic} <= slots | {*UI} | BUTTONS | (boxes | {"saved_prompt"} if "extra" in name else set())
+            for field in {*italic} & slots:
+                for title in re.findall(rf"\*{re.escape(field)}\* of \*\*([^*]+)\*\*", sentence):
+                    (node,) = [n for n in nodes if (n.get("title") or "") == title]
+                    assert field in [slot["name"] for slot in node["inputs"]], f"{title} has no {field}"
 
 
 def test_server_offers_the_templates(server: Server) -> None:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from comfyui_omnix.mapfiles.nyu40 import CLASSES
 from comfyui_omnix.graph.layers import OmniXBackgroundLayer, OmniXForeground
 from comfyui_omnix.graph.scene import OmniXScene
 from comfyui_omnix.lab.rooms.degraded import SETTINGS, degraded
@@ -19,6 +18,7 @@ from comfyui_omnix.lab.rooms.lighting import FAST
 from comfyui_omnix.lab.rooms.random_room import random_room
 from comfyui_omnix.lab.rooms.room import Room, render
 from comfyui_omnix.lab.rooms.stage import STRUCTURE, emptied
+from comfyui_omnix.mapfiles.nyu40 import CLASSES
 from comfyui_omnix.omnix.scene.align import fit
 from rays import Array, cast, hall, with_box
 

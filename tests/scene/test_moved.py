@@ -148,7 +148,7 @@ def test_a_file_that_another_tool_saved_again_is_read() -> None:
     ("change", "words"),
     [
         ({"glb": b""}, "cannot read the 3D file"),
-        ({"glb": b"solid nothing" * 9}, "it is no GLB"),
+        ({"glb": b"solid nothing" * 9}, "it is not a GLB"),
         ({"cut_short": True}, "cannot read the 3D file"),
         ({"height": 32}, "twice as wide as high"),
         ({"right": 5000.0}, "Nothing of the scene is seen from there"),
