@@ -204,7 +204,8 @@ def any_model_notes() -> tuple[Note, ...]:
 1. Choose your checkpoint instead of `{YOUR_MODEL}` in **Your model**. If your model comes in parts \
 (Qwen-Image, Z-Image, Krea 2, FLUX.2), replace it with the nodes Load Diffusion Model, Load CLIP and Load VAE.
 2. Choose a LoRA for 360-degree panoramas instead of `{YOUR_LORA}` in **Your 360-degree LoRA**, and \
-begin *prompt* with its trigger words. [Here is a list]({DOCS}/models.md). No LoRA? Bypass the node; most models know the word equirectangular.
+begin *prompt* with its trigger words. [Here is a list]({DOCS}/models.md). No LoRA? \
+Bypass the node; most models know the word equirectangular.
 3. Set *steps* and *cfg* of **Text to panorama with any model** as your model wants them, and a width twice the height.
 4. Press **Run**. **Save Panorama and Maps** writes the panorama and its maps to `output/OmniX`.
 
