@@ -11,6 +11,7 @@ from comfy_api.latest import ComfyExtension, io
 from .graph.conditioning import OmniXEncodePrompt, OmniXLoadConditioning, OmniXPrompt, OmniXSaveConditioning
 from .graph.files import CONDITIONING_FOLDER, remember_posted_graphs
 from .graph.images import OmniXCameraRays, OmniXDecodePanorama, OmniXPlaceOnPanorama, OmniXRollPanorama
+from .graph.layers import OmniXBackgroundLayer, OmniXForeground, OmniXMoveViewpoint
 from .graph.loaders import OmniXConvertAdapter, OmniXLoadAdapters, OmniXLoadDiffusersFlux
 from .graph.maps import (
     OmniXDepth,
@@ -50,7 +51,10 @@ NODES: list[type[io.ComfyNode]] = [
     OmniXSemantic,
     OmniXPackORM,
     OmniXMogeGeometry,
+    OmniXForeground,
+    OmniXBackgroundLayer,
     OmniXScene,
+    OmniXMoveViewpoint,
     OmniXColourDepth,
     OmniXContactSheet,
     OmniXCompareMaps,

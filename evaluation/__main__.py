@@ -19,7 +19,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "numpy":
             raise
-        print('omnix-evaluate: figures need numpy, which is not here: pip install "numpy>=1.25,<3"', file=sys.stderr)
+        print(
+            'omnix-evaluate: figures need numpy, which is not installed: pip install "numpy>=1.25,<3"', file=sys.stderr
+        )
         return 1
     return command.main(arguments)
 

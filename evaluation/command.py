@@ -1,10 +1,11 @@
-"""Measure predicted maps of panoramas against the truth.
+"""Measure predicted maps of panoramas against ground truth.
 
-PREDICTED and TRUTH are folders with rgb/, depth/, normal/, albedo/, roughness/, metallic/ and semantic/ in which files
-of one stem belong together (0001.png, 0001.exr), single files, the tree of a public set (Structured3D, Stanford2D3D,
-Matterport3D), or a folder that Save Panorama and Maps wrote. Every map that both sides have is measured, depth under
-each alignment, with every pixel alike and by the area that it covers on the sphere, and at the seam and the poles.
-Exit status: 0 all was measured, 1 something failed or was missing (a sentence says what), 2 the call was wrong.
+PREDICTED and TRUTH are folders with rgb/, depth/, normal/, albedo/, roughness/, metallic/ and semantic/. Files with the
+same name before the ending belong together (0001.png, 0001.exr). Each side can also be a single file, a public data set
+(Structured3D, Stanford2D3D, Matterport3D), or a folder that Save Panorama and Maps wrote. The command measures every
+map that both sides have: with equal pixels, weighted by the area on the sphere, at the seam and at the poles; depth
+under each alignment.
+Exit status: 0 everything was measured, 1 something failed or was missing (a message says what), 2 wrong arguments.
 """
 
 from __future__ import annotations
@@ -57,28 +58,32 @@ def _parser() -> argparse.ArgumentParser:
         prog="omnix-evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("predicted", type=Path, metavar="PREDICTED", help="folder of predicted maps, or one file")
-    parser.add_argument("truth", type=Path, metavar="TRUTH", help="folder of true maps, or one file")
-    parser.add_argument("--map", choices=MEASURED, help="measure this map alone; say what a single file is")
+    parser.add_argument("truth", type=Path, metavar="TRUTH", help="folder of ground-truth maps, or one file")
+    parser.add_argument("--map", choices=MEASURED, help="measure only this map; also names the kind of a single file")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     form.add_argument("--markdown", action="store_true", help="print the tables in Markdown")
     parser.add_argument(
-        "--sheet", type=Path, metavar="FILE", help="also write a picture: input, prediction, truth and error"
+        "--sheet", type=Path, metavar="FILE", help="also write a picture with input, prediction, truth and error"
     )
     parser.add_argument(
-        "--max-depth", type=_positive, default=Options().max_depth, metavar="M", help="leave out truth beyond this"
+        "--max-depth",
+        type=_positive,
+        default=Options().max_depth,
+        metavar="M",
+        help="ignore pixels whose true depth is larger (default: no limit)",
     )
     parser.add_argument(
-        "--unlabelled", type=_colour, metavar="RRGGBB", help="true colour of a semantic map that is no class"
+        "--unlabelled", type=_colour, metavar="RRGGBB", help="colour in true semantic maps that means no class"
     )
     parser.add_argument(
-        "--resize", action="store_true", help="bring the larger map of a pair to the smaller one's size"
+        "--resize", action="store_true", help="resize the larger map of a pair to the size of the smaller one"
     )
     parser.add_argument(
         "--lpips",
         type=Path,
         metavar="FILE",
-        help="also measure LPIPS, with torchvision's AlexNet weights from this file",
+        help="also measure LPIPS; FILE holds torchvision's AlexNet weights",
     )
     return parser
 
@@ -86,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
 def _positive(words: str) -> float:
     number = float(words)
     if not number > 0:
-        raise argparse.ArgumentTypeError("expected a depth above 0")
+        raise argparse.ArgumentTypeError("expected a depth above 0 metres")
     return number
 
 
@@ -119,7 +124,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _bar(total: int) -> Callable[[int], None]:
-    """Return what draws a progress bar in a terminal, and nothing elsewhere."""
+    """Return a function that draws a progress bar in a terminal, and does nothing elsewhere."""
 
     def draw(done: int) -> None:
         filled = 30 * done // total
@@ -130,11 +135,14 @@ def _bar(total: int) -> Callable[[int], None]:
 
 
 def _remarks(plan: run.Plan, failed: Sequence[run.Failed], doubts: Sequence[str]) -> int:
-    """Say what is doubtful and what could not be compared; return the exit status."""
+    """Print what is doubtful and what could not be compared; return the exit status."""
     for doubt in doubts:
         print(f"omnix-evaluate: {doubt}.", file=sys.stderr)
     if plan.alone:
-        print(f"omnix-evaluate: on one side only, so not measured: {', '.join(plan.alone)}.", file=sys.stderr)
+        print(
+            f"omnix-evaluate: on one side only, so not measured: {', '.join(plan.alone)}.",
+            file=sys.stderr,
+        )
     for pair, reason in failed:
         print(f"omnix-evaluate: not measured: {pair.kind} of {pair.stem}: {reason}", file=sys.stderr)
     if plan.missing:

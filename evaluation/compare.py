@@ -20,7 +20,7 @@ AT_SEAM, ELSEWHERE = "differences at the seam", "differences elsewhere"
 
 
 class Scores(NamedTuple):
-    """What one pair gives; a figure is (unweighted, weighted), NaN where there are no pixels for it.
+    """The results of one pair. A figure is (unweighted, weighted), NaN if no pixel counts.
 
     seam is the mean difference of the prediction's last and first column, and that of all other neighbours; seam_error
     is the same of the signed error, in which edges of the truth cancel out.
@@ -101,7 +101,7 @@ def _seam(way: Kind, name: str, values: Array, counted: Array | None) -> Mapping
 
 
 def filled(prediction: Array, truth: Array, valid: Array | None) -> tuple[Array, Array]:
-    """Return both as float64 (labels as they are), with 1 where a pixel does not count, so that no NaN gets on."""
+    """Return both as float64 (labels as they are), with 1 where a pixel does not count, so that no NaN spreads."""
     if prediction.dtype.kind != "f":
         return prediction, truth
     ours, true = prediction.astype(np.float64), truth.astype(np.float64)
@@ -111,8 +111,8 @@ def filled(prediction: Array, truth: Array, valid: Array | None) -> tuple[Array,
 
 
 class Comparison(NamedTuple):
-    """The scores of one pair by alignment ("" where the kind knows none), its overlap of classes, its doubts, and of a
-    depth: the seams of a cube, and pixels where nothing is there (predicted, true)."""
+    """The scores of one pair by alignment ("" if the kind has no alignments), its overlap of classes and its doubts;
+    for a depth also the seams of a cube and the number of pixels without a surface (predicted, true)."""
 
     scores: dict[str, Scores]
     overlap: semantic.Overlap
@@ -122,8 +122,8 @@ class Comparison(NamedTuple):
 
 
 class Options(NamedTuple):
-    """What may be chosen: a depth beyond which truth is left out, the true colour (a code) that is no class, what
-    measures LPIPS, and which pixels [H, W] count in figures (alignments are fitted to all valid ones)."""
+    """The options: a depth beyond which truth is left out, the true colour (a code) of unlabelled pixels, the measure
+    of LPIPS, and the pixels [H, W] that count in figures (alignments are fitted to all valid ones)."""
 
     max_depth: float = np.inf
     unlabelled: int | None = None
@@ -133,10 +133,10 @@ class Options(NamedTuple):
 
 DEFAULTS = Options()
 
-NO_PANORAMA = "the size is not 2:1, so this is no whole panorama: weighted figures, seam and poles do not fit it"
+NO_PANORAMA = "the size is not 2:1, so this is not a whole panorama: ignore its weighted figures, seam and poles"
 NO_LABELS = (
-    f"the truth has more than {semantic.MOST_COLOURS} colours, as a label map has that was saved as JPEG or resized; "
-    "accuracy and mIoU take each colour as a class"
+    f"the truth has more than {semantic.MOST_COLOURS} colours; a label map gets these from JPEG or resizing. "
+    "Accuracy and mIoU count each colour as a class"
 )
 
 
@@ -166,7 +166,7 @@ def compare(kind: str, prediction: Array, truth: Array, options: Options = DEFAU
 
 
 def _doubts(kind: str, truth: Array) -> tuple[str, ...]:
-    """Say why the figures of a pair may not mean what they seem to, one sentence a reason."""
+    """Return the reasons why the figures of a pair may be misleading, one sentence each."""
     height, width = truth.shape[:2]
     mixed = kind == "semantic" and semantic.distinct(truth).size > semantic.MOST_COLOURS
     return (*([NO_PANORAMA] if width != 2 * height else []), *([NO_LABELS] if mixed else []))
@@ -176,11 +176,11 @@ def check_sizes(prediction: Array, truth: Array, or_else: str = "") -> None:
     """Raise MapError unless two maps have one size."""
     if prediction.shape != truth.shape:
         ours, true = (f"{values.shape[1]}x{values.shape[0]}" for values in (prediction, truth))
-        raise MapError(f"the prediction is {ours} but the truth is {true}; bring one to the other's size{or_else}.")
+        raise MapError(f"the prediction is {ours} but the truth is {true}; resize one to match the other{or_else}.")
 
 
 def fitted(name: str, prediction: Array, truth: Array) -> Align:
-    """Fit an alignment to valid depths [N]; without any, it leaves what it gets as it is."""
+    """Fit an alignment to valid depths [N]; without any, depths stay as they are."""
     return ALIGNMENTS[name].fit(prediction, truth) if prediction.size else np.asarray
 
 

@@ -1,12 +1,12 @@
-"""What is done to a predicted depth before it is compared: a relative depth has no scale, a disparity no shift either.
+"""Measures for depth only: alignments, and the seams of a cube.
 
-Each alignment is a row of the table. It is fitted to one picture's valid pixels, all alike, and is then the same
-function of every pixel. Depths are float64 and above 0; disparity is 1 / depth.
+A relative depth has no scale, and a disparity has no shift either. So a predicted depth is aligned before it is
+compared. Each alignment is a row of the table. It is fitted to the valid pixels of one picture with equal weights, and
+is then the same function of every pixel. Depths are float64 and above 0; disparity is 1 / depth.
 
-Below: seams where a model works on the six faces of a cube, as PaGeR measures them (Bozic et al., 2026).
-
-The figures are of the predicted depth alone, before any alignment. They follow the authors' repository (prs-eth/PaGeR
-99188f2, `src/metrics/seams_metrics.py`) with the thresholds of its `evaluation/seams_evaluation.py`:
+A model that works on the six faces of a cube leaves seams, which PaGeR measures (Bozic et al., 2026). These figures
+need only the predicted depth, before any alignment. They follow the authors' repository (prs-eth/PaGeR 99188f2,
+`src/metrics/seams_metrics.py`) with the thresholds of its `evaluation/seams_evaluation.py`:
 
 1. the depth is stretched from its 1st and 99th percentile to 0 and 1, and clipped;
 2. at each pair of neighbouring pixels, left and right or above and below, that lie on two faces, the step is the
@@ -31,7 +31,7 @@ Align = Callable[[Array], Array]
 
 
 class Alignment(NamedTuple):
-    """An alignment: its title, and how it is fitted to (prediction [N], truth [N])."""
+    """An alignment: its title, and the function that fits it to (prediction [N], truth [N])."""
 
     title: str
     fit: Callable[[Array, Array], Align]
@@ -62,8 +62,8 @@ def _scale_and_shift(prediction: Array, truth: Array) -> Align:
 def _disparity_scale_and_shift(prediction: Array, truth: Array) -> Align:
     """The same of the disparities, as DA360 aligns them (Jiang et al., 2025).
 
-    A disparity that ends below that of the farthest truth is set to it, as Ranftl et al. cap theirs: it would be a
-    depth beyond infinity.
+    A disparity below that of the farthest truth is raised to it, as in Ranftl et al.; otherwise the depth could lie
+    beyond infinity.
     """
     slope, offset = _line(1 / prediction, 1 / truth)
     least = 1 / truth.max()

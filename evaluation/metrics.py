@@ -1,8 +1,8 @@
 """The figures: what is measured of each kind of map, one row a figure.
 
 A pair of maps becomes pixel measures [H, W] (an error in some unit, or 1 where the prediction is good enough), and a
-figure is a mean or a median of one of them, taken once with every pixel alike and once by the cosine of latitude.
-Depth and its thresholds: Eigen et al., NeurIPS 2014. Normals: Bae and Davison, CVPR 2024. SSIM: see `ssim`.
+figure is the mean or the median of one of them, once with equal pixels and once weighted by the cosine of latitude.
+Depth and its thresholds: Eigen et al., NeurIPS 2014. Normals: Bae and Davison, CVPR 2024. SSIM: see `sphere`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Measures = Mapping[str, Array]
 
 
 class Figure(NamedTuple):
-    """A figure: its title, the measure it is the mean (or the median) of, and what is done to that at last."""
+    """A figure: its title, the measure that is averaged (mean, or median), and the function applied to the average."""
 
     title: str
     measure: str
@@ -62,21 +62,22 @@ FIGURES: dict[str, dict[str, Figure]] = {
     "albedo": _COLOURS,
     "roughness": _COLOURS,
     "metallic": _COLOURS,
-    # mIoU is that of all pictures together, so it comes from `semantic.overlap` instead.
+    # mIoU needs all pictures together, so it comes from `semantic.overlap` instead.
     "semantic": {"accuracy": Figure("accuracy", "right")},
 }
 
 
 LPIPS = tuple(kind for kind, figures in FIGURES.items() if figures is _COLOURS)
-"""The kinds whose pictures are also looked at as a whole, where the user gives the weights: see `perceptual`."""
+"""The kinds that LPIPS is measured for, if the user gives its weights: see `perceptual`."""
 
 
 class Kind(NamedTuple):
     """How a kind of map is measured; maps are [H, W] or [H, W, C], results [H, W].
 
-    valid(prediction, truth) says which pixels count; measure(prediction, truth) is done to some rows at a time, with
-    1 in pixels that don't count; whole(prediction, truth) needs the whole picture; differ(map, map) tells neighbours
-    apart; error is the measure that is told of the poles and drawn; kept are the measures that medians are taken of.
+    valid(prediction, truth) returns which pixels count. measure(prediction, truth) gets a few rows at a time, with 1 in
+    pixels that don't count. whole(prediction, truth) gets the whole picture. differ(map, map) returns how much
+    neighbours differ. error names the measure that is drawn and reported at the poles. kept names the measures whose
+    median is a figure.
     """
 
     valid: Callable[[Array, Array], Array]
@@ -88,13 +89,13 @@ class Kind(NamedTuple):
 
 
 def _finite(prediction: Array, truth: Array) -> Array:
-    """A sum is NaN where a channel is."""
+    """A sum of channels is NaN if a channel is NaN."""
     both = prediction + truth
     return np.isfinite(both if both.ndim == 2 else both.sum(axis=-1))
 
 
 def _depth(prediction: Array, truth: Array) -> Measures:
-    """AbsRel |p - t| / t; delta: max(p / t, t / p) < threshold, never of a p that alignment has put below 0."""
+    """AbsRel |p - t| / t; delta: max(p / t, t / p) < threshold, false where alignment has put p below 0."""
     error = np.abs(prediction - truth)
     close = {
         name: (prediction < threshold * truth) & (truth < threshold * prediction)
@@ -151,6 +152,6 @@ KINDS: dict[str, Kind] = {
     "albedo": _COLOUR,
     "roughness": _COLOUR,
     "metallic": _COLOUR,
-    # Labels are whole numbers, those below 0 are none.
+    # Labels are whole numbers; a number below 0 means no class.
     "semantic": Kind(lambda _prediction, truth: truth >= 0, _labels, np.not_equal, "wrong"),
 }

@@ -1,4 +1,4 @@
-"""The figures of many pairs together, as `--json` gives them.
+"""The figures of many pairs together: as `--json` prints them, and as tables for a screen or in Markdown.
 
     {"depth": {"scale_by_median": {"unweighted": {"abs_rel": ..., ...}, "weighted": {...},
                                    "seam": ..., "seam_error": ..., "poles": ...,
@@ -7,12 +7,13 @@
                                    "nothing_predicted": ..., "nothing_true": ...}, ...},
      "normal": {"unweighted": {"mean": ..., ...}, "weighted": {...}, "seam": ..., ...}, ...}
 
-A figure is the mean of the pictures' own figures, each picture counting alike; mIoU is that of all pixels together.
-What no alignment changes is the same in each: PaGeR's seams (see `cubes`), and how many pixels of either side have a
-depth that means nothing is there (see `nothing`).
-`seam` is the mean difference at the seam over that of other neighbours, both over all pictures. A picture without a
-valid pixel has no figures. None stands for what is not defined (no pixels, a prediction that is the same everywhere,
-LPIPS by latitude) and for an infinite PSNR (equal maps), since JSON has no word for either.
+A figure is the mean of the figures of all pictures with equal weights; mIoU counts the pixels of all pictures together.
+Alignment does not change PaGeR's seams (see `depth`) and the numbers of pixels without a surface (see
+`mapfiles.nothing`), so each alignment repeats them.
+`seam` is the mean difference at the seam over that of other neighbours, both over all pictures; `seam_error` is the
+same of the signed error, so edges of the room itself cancel out. A picture without a valid pixel has no figures. None
+means undefined (no pixels, a prediction that is the same everywhere, LPIPS by latitude) or an infinite PSNR (equal
+maps), since JSON can express neither.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ def summary(comparisons: Mapping[str, Sequence[Comparison]]) -> dict[str, Any]:
 def _kind(kind: str, found: Sequence[Comparison]) -> dict[str, Any]:
     parts = {name: _together([one.scores[name] for one in found]) for name in found[0].scores}
     if kind == "depth":
-        alike = _of_depth(found)
-        return {name: part | alike for name, part in parts.items()}
+        common = _of_depth(found)
+        return {name: part | common for name, part in parts.items()}
     if kind != "semantic":
         return parts[""]
     overlaps = mean_iou(one.overlap for one in found)
@@ -50,7 +51,7 @@ def _kind(kind: str, found: Sequence[Comparison]) -> dict[str, Any]:
 
 
 def _of_depth(found: Sequence[Comparison]) -> dict[str, Any]:
-    """Return what no alignment changes: the seams of a cube, and the pixels where nothing is there."""
+    """Return what no alignment changes: the seams of a cube, and the pixels without a surface."""
     predicted, true = (sum(one.nothing[side] for one in found) for side in (0, 1))
     seams = {name: _mean([one.cube[name] for one in found]) for name in found[0].cube}
     return {**seams, "nothing_predicted": predicted, "nothing_true": true}
@@ -101,7 +102,7 @@ UNITS = {
 }
 POLES = {"depth": "AbsRel", "normal": "mean degrees", "semantic": "share of wrong pixels"}
 
-SHARED = {"seam": "seam", "seam_error": "error's seam", "poles": "poles"}
+SHARED = {"seam": "seam", "seam_error": "error-seam", "poles": "poles"}
 """Figures that both weightings share -> their titles in tables."""
 
 Row = list[str]
@@ -143,7 +144,7 @@ def _parts(found: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _rows(kind: str, found: Mapping[str, Any]) -> list[Row]:
-    """Return the header and a row for each alignment and weighting; what both weightings share stands in the first."""
+    """Return the header and a row for each alignment and weighting; shared figures are in the first of both rows."""
     parts = _parts(found)
     titles = {name: title for name, title in TITLES[kind].items() if name in parts[0][1][WEIGHTS[0]]}
     rows = [[*(["alignment"] if parts[0][0] else []), "weights", *titles.values(), *SHARED.values()]]

@@ -1,4 +1,7 @@
-"""Compare all pairs of two sides, a few at a time: what is kept of a pair are its figures, so memory stays flat."""
+"""Compare all pairs of two sides, a few at a time. Only the figures of a pair are kept, so memory stays flat.
+
+With --resize the larger map of a pair gets the size of the smaller one, by the filter that its kind needs.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +26,13 @@ Size = tuple[int, int]
 
 
 def nearest(values: Array, size: Size) -> Array:
-    """Return the pixel under the centre of each new pixel: no distance and no class is made up between two."""
+    """Return the pixel under the centre of each new pixel: this invents no distance and no class between two."""
     rows, columns = (((np.arange(new) + 0.5) * old / new).astype(np.intp) for new, old in zip(size, values.shape))
     return values[rows[:, None], columns]
 
 
 def area(values: Array, size: Size) -> Array:
-    """Return the mean of what each new pixel covers."""
+    """Return the mean of the pixels that each new pixel covers."""
     return _means(_means(values.astype(np.float64), size[0]).swapaxes(0, 1), size[1]).swapaxes(0, 1).astype(np.float32)
 
 
@@ -45,12 +48,12 @@ def _means(values: Array, new: int) -> Array:
 
 
 def _of_normals(values: Array, size: Size) -> Array:
-    """Return the directions of the means; a normal that is none has no say in them."""
+    """Return the directions of the means; missing normals do not count."""
     return marked(area(np.nan_to_num(values, nan=0.0), size), "normal")
 
 
 class Filter(NamedTuple):
-    """How maps are made smaller, and how that is called in the report."""
+    """How maps are made smaller, and the name of this filter in the report."""
 
     name: str
     apply: Callable[[Array, Size], Array]
@@ -68,9 +71,9 @@ FILTERS = {
 
 
 def to_one_size(kind: str, prediction: Array, truth: Array) -> tuple[Array, Array, str]:
-    """Return both maps in the smaller size, and what was done in words ("" if nothing).
+    """Return both maps in the smaller size, and a sentence about the resizing ("" if there was none).
 
-    Maps of different shapes (2:1 and 4:3) stay as they are, for they don't show the same.
+    Maps of different shapes (2:1 and 4:3) stay as they are, because they do not show the same scene.
     """
     ours, true = prediction.shape[:2], truth.shape[:2]
     if ours == true or ours[0] * true[1] != ours[1] * true[0]:
@@ -102,7 +105,7 @@ class Missing(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What there is to compare, what is missing, and the kinds that only one side has."""
+    """The pairs to compare, the missing stems, and the kinds that only one side has."""
 
     pairs: tuple[Pair, ...]
     missing: tuple[Missing, ...]
@@ -110,7 +113,7 @@ class Plan(NamedTuple):
 
 
 def plan(predicted: Side, truth: Side) -> Plan:
-    """Pair the stems of each kind that both sides have. MapError where not a single pair is left."""
+    """Pair the stems of each kind that both sides have. MapError if there is no pair."""
     ours, true = ({kind: side.maps[kind] for kind in MEASURED if kind in side.maps} for side in (predicted, truth))
     kinds = [kind for kind in MEASURED if kind in ours and kind in true]
     alone = tuple(kind for kind in MEASURED if (kind in ours) != (kind in true))
@@ -133,7 +136,7 @@ def _missing(kind: str, ours: Mapping[str, Path], true: Mapping[str, Path]) -> l
 
 
 def sentence(gap: Missing) -> str:
-    """Say which stems are missing: how many, and the first five."""
+    """Return a sentence about missing stems: how many, and the first five."""
     plural = "s" if len(gap.stems) > 1 else ""
     return f"{gap.kind}: {len(gap.stems)} stem{plural} without a {gap.side} ({_named(gap.stems)})"
 
@@ -143,7 +146,7 @@ def _named(stems: Sequence[str]) -> str:
 
 
 def doubts(pairs: Sequence[Pair], found: Mapping[str, Sequence[Comparison]]) -> list[str]:
-    """Say once for each kind and reason which stems' figures are doubtful, and why."""
+    """Return one sentence for each kind and reason: which stems have doubtful figures, and why."""
     stems: dict[tuple[str, str], list[str]] = {}
     for kind, comparisons in found.items():
         for pair, comparison in zip((pair for pair in pairs if pair.kind == kind), comparisons):
@@ -153,7 +156,7 @@ def doubts(pairs: Sequence[Pair], found: Mapping[str, Sequence[Comparison]]) -> 
 
 
 def alike(predicted: Side, truth: Side) -> Side:
-    """Give the maps of the one predicted room the stem of the one true room, since files are named as people like."""
+    """If each side has one room, give the predicted maps the stem of the true ones: their names need not match."""
     ours, true = ({stem for files in side.maps.values() for stem in files} for side in (predicted, truth))
     if len(ours) == len(true) == 1:
         stem = next(iter(true))
@@ -164,7 +167,7 @@ def alike(predicted: Side, truth: Side) -> Side:
 
 
 class Read(NamedTuple):
-    """A prediction and its truth, semantic maps as codes, and what was done to them, in words."""
+    """A prediction and its truth, semantic maps as codes, and remarks about how they were read."""
 
     prediction: Array
     truth: Array
@@ -197,7 +200,7 @@ class Maps(NamedTuple):
 
 
 def maps(predicted: Side, truth: Side, pairs: Iterable[Pair], resize: bool = False) -> Maps:
-    """Look through the true semantic maps for their colours."""
+    """Collect the colours of the true semantic maps."""
     paths = [pair.true for pair in pairs if pair.kind == "semantic"]
     with ThreadPoolExecutor(workers()) as pool:
         found = list(pool.map(lambda path: _colours(truth, path), paths))
@@ -208,7 +211,7 @@ _NO_COLOURS = np.empty(0, dtype=np.int32)
 
 
 def _colours(side: Side, path: Path) -> Array:
-    """Return the codes of a semantic map; none of one that can't be read, which is said when its pair is compared."""
+    """Return the codes of a semantic map; no code if the file can't be read (comparing its pair reports that)."""
     try:
         return semantic.distinct(semantic.codes(side.read(path, "semantic")))
     except MissingPackage:
@@ -218,14 +221,14 @@ def _colours(side: Side, path: Path) -> Array:
 
 
 class Failed(NamedTuple):
-    """A pair that can't be judged, and why."""
+    """A pair that can't be measured, and the reason."""
 
     pair: Pair
     reason: str
 
 
 class Found(NamedTuple):
-    """Kind -> the comparison of each pair that could be judged, in order; those pairs; and the others."""
+    """Kind -> the comparison of each measured pair, in order; those pairs; and the pairs that failed."""
 
     comparisons: dict[str, list[Comparison]]
     pairs: tuple[Pair, ...]
@@ -235,7 +238,7 @@ class Found(NamedTuple):
 def evaluate(
     reading: Maps, pairs: Sequence[Pair], options: Options, done: Callable[[int], None] = lambda _count: None
 ) -> Found:
-    """Compare every pair; `done` hears how many are ready."""
+    """Compare every pair; `done` is called with the number of finished pairs."""
 
     def one(pair: Pair) -> Comparison | Failed:
         try:
@@ -245,7 +248,7 @@ def evaluate(
         except MissingPackage:
             raise
         except MapError as error:
-            # What is said of one file names it already.
+            # An error about one file already names that file.
             named = str(error).startswith((str(pair.predicted), str(pair.true)))
             return Failed(pair, str(error) if named else f"{pair.predicted}: {error}")
         return comparison._replace(doubts=(*notes, *comparison.doubts))
@@ -267,6 +270,6 @@ def evaluate(
 
 
 def workers() -> int:
-    """Return how many pairs are looked at at once: one for each processor this process may use."""
+    """Return how many pairs are compared at a time: one for each processor that this process may use."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return usable or 1

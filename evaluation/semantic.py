@@ -1,8 +1,8 @@
 """Semantic maps: colours as labels, and how much classes overlap.
 
-The classes are the colours of the truth, and a pixel is right where its colour is the truth's. But a prediction of
-more than 256 colours beside truths of fewer is no label map, it is painted (decoded by a VAE, say): each of its pixels
-is taken as the nearest colour of all truths, by Euclidean distance.
+The classes are the colours of the truth. A pixel is right if its colour is the true one. A prediction with more than
+256 colours, where the truths have fewer, was not labelled but painted (by a VAE, for example). Then each of its pixels
+counts as the nearest colour of all truths, by Euclidean distance.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MOST_COLOURS = 256
 NO_CLASS = -1
 
 Overlap = Mapping[tuple[int, int], tuple[float, float]]
-"""(predicted colour, true colour) -> the pixels that have them, (alike, by the cosine of latitude)."""
+"""(predicted colour, true colour) -> the pixels that have them, (number, number weighted by the cosine of latitude)."""
 
 
 def codes(colours: Array) -> Array:
@@ -32,13 +32,13 @@ def _colours(labels: Array) -> Array:
 
 
 def distinct(labels: Array) -> Array:
-    """Return the different labels of a map [H, W], in order; labels come in runs, which makes it quick."""
+    """Return the different labels of a map [H, W], in order; fast, because labels come in runs."""
     starts = labels[:, 1:][labels[:, 1:] != labels[:, :-1]]
     return np.unique(np.concatenate([labels[:, 0], starts]))
 
 
 def is_painted(prediction: Array, known: Array) -> bool:
-    """Tell whether a prediction of codes [H, W] has too many colours to be a label map, unlike the known ones."""
+    """Return whether a prediction of codes [H, W] has too many colours to be a label map, unlike the known ones."""
     return known.size <= MOST_COLOURS < distinct(prediction).size
 
 
@@ -51,24 +51,24 @@ def nearest(prediction: Array, known: Array) -> Array:
 
 
 def overlap(prediction: Array, truth: Array) -> Overlap:
-    """Count the pixels of each pair of labels, from two maps of codes [H, W]; those of a truth below 0 are left out."""
+    """Count the pixels of each pair of labels, from two maps of codes [H, W]; a true label below 0 does not count."""
     mine, true = distinct(prediction), distinct(truth)
     joint = np.searchsorted(mine, prediction) * true.size + np.searchsorted(true, truth)
     size = mine.size * true.size
     weights = np.repeat(sphere.weightings(truth.shape[0])[sphere.WEIGHTED], truth.shape[1])
-    alike = np.bincount(joint.ravel(), minlength=size)
+    equal = np.bincount(joint.ravel(), minlength=size)
     cosine = np.bincount(joint.ravel(), weights, size)
     return {
-        (int(mine[cell // true.size]), int(true[cell % true.size])): (float(alike[cell]), float(cosine[cell]))
-        for cell in np.nonzero(alike)[0]
+        (int(mine[cell // true.size]), int(true[cell % true.size])): (float(equal[cell]), float(cosine[cell]))
+        for cell in np.nonzero(equal)[0]
         if true[cell % true.size] != NO_CLASS
     }
 
 
 def mean_iou(overlaps: Iterable[Overlap]) -> tuple[float, float]:
-    """Return mIoU of pictures taken together, (unweighted, weighted): intersection over union, mean over true classes.
+    """Return mIoU of all pictures together, (unweighted, weighted): intersection over union, mean over true classes.
 
-    Everingham et al., IJCV 2010, as segmentation benchmarks print it. NaN without a single class.
+    Everingham et al., IJCV 2010, as segmentation benchmarks print it. NaN without any class.
     """
     total: dict[tuple[int, int], Array] = {}
     for counts in overlaps:

@@ -1,4 +1,4 @@
-"""Do normals agree with the slope of the depth of the same room? If not, their axes are read wrongly.
+"""Do normals agree with the slope of the depth of the same room? If not, their axes may be wrong.
 
 A plane n . x = p is seen at distance d in direction r where 1 / d = (n / p) . r. So nine pixels around a place, about
 two degrees apart, give n by least squares; the residual shows whether the place is a plane at all. The depth's scale
@@ -27,10 +27,10 @@ HIGHEST = 60.0
 """Degrees of latitude; beyond, neighbouring columns lie too close together."""
 PLACES = 4000
 LEAST_PLACES, LEAST_SHARE = 20, 0.1
-"""Fewer flat places than this tell nothing, as of a map of noise."""
+"""With fewer flat places there is no verdict: a map of noise has few."""
 NOISE, CONTRADICTION = 5.0, 40.0
-"""Degrees. Normals and depth of one room differ by less than the first in the mean, or by some more where both are
-predicted; above the second they are not of one room, or not in one frame."""
+"""Degrees. Normals and depth of one room differ by less than the first in the mean, or by a little more if both are
+predicted. Above the second, they are of different rooms or in different frames."""
 
 ROOMS_CHECKED = 3
 COLOURS, AXES = ("red", "green", "blue"), ("front", "up", "left")
@@ -48,7 +48,7 @@ AS_READ = ORDERS[0]
 class Verdict(NamedTuple):
     """The mean angle in degrees between normals as they are read and the slope, and the best order and its angle.
 
-    The mean, since floor and ceiling are more than half of a room: they would hide that front and left are exchanged.
+    Not the median: floor and ceiling are more than half of a room and would hide that front and left are swapped.
     """
 
     angle: float
@@ -57,12 +57,12 @@ class Verdict(NamedTuple):
 
     @property
     def has_better(self) -> bool:
-        """Tell whether the normals fit this depth with other axes, and clearly better."""
+        """Return whether the normals fit this depth with other axes, and clearly better."""
         return self.angle > NOISE and self.best_angle < min(CONTRADICTION, self.angle / 2)
 
     @property
     def contradicts(self) -> bool:
-        """Tell whether the normals are not those of this depth, with the axes as they are read."""
+        """Return whether the normals do not belong to this depth, with the axes as they are read."""
         return self.has_better or self.angle > CONTRADICTION
 
 
@@ -80,7 +80,7 @@ def verdict(normals: Array, depth: Array) -> Verdict | None:
 
 
 def sentence(found: Verdict) -> str:
-    """Say how far normals and slope are apart, and with which axes they would agree."""
+    """Return a sentence: how far normals and slope are apart, and with which axes they would agree."""
     words = f"the normals contradict the slope of the depth: the mean angle between them is {found.angle:.0f} degrees"
     if not found.has_better:
         return f"{words}; they may be of two rooms, or turned against each other"
@@ -132,24 +132,24 @@ def _rays(height: int, width: int, rows: Array, columns: Array) -> Array:
 
 
 def wrong_axes(predicted: Side, truth: Side, pairs: Sequence[Pair]) -> list[str]:
-    """Say which side's normals contradict its own depth, of the first rooms that have both.
+    """Return a sentence for each side whose normals contradict its own depth, in the first rooms that have both.
 
-    A relative depth is bent by an unknown offset, so of predictions this is said only if other axes fit.
+    A relative depth is bent by an unknown offset, so a prediction is reported only if other axes fit.
     """
     stems = [pair.stem for pair in pairs if pair.kind == "normal"]
-    said = []
+    sentences = []
     for side, name in ((predicted, "prediction"), (truth, "truth")):
         both = [stem for stem in stems if stem in side.maps.get("depth", {})][:ROOMS_CHECKED]
         for stem in both:
             found = _verdict(side, stem)
             if found and found.contradicts and (found.has_better or side is truth):
-                said.append(f"normal of {stem}, {name}: {sentence(found)}")
+                sentences.append(f"normal of {stem}, {name}: {sentence(found)}")
                 break
-    return said
+    return sentences
 
 
 def _verdict(side: Side, stem: str) -> Verdict | None:
-    """Compare normals with their depth; None where a map can't be read, which is said elsewhere, or sizes differ."""
+    """Compare normals with their depth; None if a map can't be read (reported elsewhere) or sizes differ."""
     try:
         normals, depth = (side.read(side.maps[kind][stem], kind) for kind in ("normal", "depth"))
     except MapError:

@@ -1,8 +1,8 @@
 """Means, medians and SSIM over a panorama: how much each row counts, and which rows are at a pole.
 
 Row i of H has its centre at latitude (0.5 - (i + 0.5) / H) pi. A pixel's share of the sphere is the cosine of that,
-by which Pano3D (Albanis et al., OmniCV 2021) weights its figures. All pixels of a row count alike, so what a mean
-needs of a picture are the sums of its rows.
+by which Pano3D (Albanis et al., OmniCV 2021) weights its figures. All pixels of a row have the same weight, so a
+mean needs only the sums of the rows.
 
 `similarity` is SSIM (Wang et al., TIP 2004) with scikit-image's default settings: windows of 7x7 pixels with equal
 weights, sample covariance, K1 = 0.01, K2 = 0.03, values in [0, 1]. A panorama has no left and right edge, so windows
@@ -32,7 +32,7 @@ class Rows(NamedTuple):
 
 
 def weightings(height: int) -> Array:
-    """Return [3, H]: every row alike, by the cosine of latitude, and 1 at the poles, else 0."""
+    """Return [3, H]: equal weights, the cosine of latitude, and 1 at the poles, 0 elsewhere."""
     latitude = (0.5 - (np.arange(height) + 0.5) / height) * np.pi
     polar = np.abs(latitude) >= np.radians(POLAR_LATITUDE)
     return np.stack([np.ones(height), np.cos(latitude), polar.astype(np.float64)])
@@ -50,15 +50,15 @@ def rows(values: Array, valid: Array | None) -> Rows:
 
 
 def mean(sums: Rows, weights: Array) -> Array:
-    """Return the weighted means, one for each row of weights [K, H]; NaN where there is nothing to take one of."""
+    """Return the weighted means, one for each row of weights [K, H]; NaN without any values."""
     total, number = weights @ sums.total, weights @ sums.number
     return np.divide(total, number, out=np.full_like(number, np.nan), where=number > 0)
 
 
 def median(values: Array, valid: Array, weights: Array) -> Array:
-    """Return the weighted medians of values [H, W] where valid, one for each row of weights [K, H]; NaN where none is.
+    """Return the weighted medians of values [H, W] where valid, one for each row of weights [K, H]; NaN without any.
 
-    The value at which half of the weight is reached; the mean of two values where it is reached exactly between them.
+    The median is the value at which half of the weight is reached, or the mean of two values if half lies between them.
     """
     found = valid.ravel()
     flat = values.ravel()[found]
@@ -76,7 +76,7 @@ def _middle(ascending: Array, weights: Array) -> float:
 
 
 def bands(height: int) -> list[slice]:
-    """Cut the rows of a picture into bands that a processor's cache holds, which makes sums of them much faster."""
+    """Cut the rows of a picture into bands that fit into a processor's cache, which makes sums much faster."""
     return [slice(start, min(start + 32, height)) for start in range(0, height, 32)]
 
 

@@ -1,4 +1,4 @@
-"""Maps and their errors as pictures for the eye: arrays [H, W, 3] in [0, 1]."""
+"""Maps as pictures: drawn for people, taken from a graph, and laid on a sheet; arrays [H, W, 3] in [0, 1]."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ def _of_codes(labels: Array) -> Array:
 
 
 FURTHEST_CHANNELS = 0.05
-"""Channels of one value that differ by more than this in the mean hold two different things."""
+"""If the channels differ by more than this in the mean, the picture does not hold one value."""
 
 
 def compare_images(kind: str, prediction: Array, truth: Array, alignment: str) -> tuple[Array, str]:
     """Return the drawn errors [B, H, W, 3] and the figures as text of two batches [B or 1, H, W, C] in [0, 1].
 
-    A truth of one belongs to every prediction. alignment is the one in which the error of a depth is drawn.
+    A single truth is used for every prediction. The drawn error of a depth uses this alignment.
     """
     if len(truth) not in (1, len(prediction)):
         raise MapError(f"{len(prediction)} predictions have {len(truth)} truths; connect as many, or one for all.")
@@ -88,8 +88,8 @@ def compare_images(kind: str, prediction: Array, truth: Array, alignment: str) -
         ours = [semantic.nearest(one, known) if semantic.is_painted(one, known) else one for one in ours]
     pairs = list(zip(ours, [*true] * len(ours) if len(true) == 1 else true))
     found = [compare(kind, *pair) for pair in pairs]
-    said = [*notes, *(doubt for comparison in found for doubt in comparison.doubts)]
-    doubts = dict.fromkeys(f"Careful: {doubt}." for doubt in said)
+    remarks = [*notes, *(doubt for comparison in found for doubt in comparison.doubts)]
+    doubts = dict.fromkeys(f"Careful: {doubt}." for doubt in remarks)
     words = "\n".join([report.text(summary({kind: found})), *doubts])
     drawn = np.stack([error(kind, *pair, alignment) for pair in pairs])
     return drawn.astype(np.float32), f"{words}\n{legend(kind)}"
@@ -98,13 +98,13 @@ def compare_images(kind: str, prediction: Array, truth: Array, alignment: str) -
 def as_map(picture: Array, kind: str) -> Array:
     """Return what a decoded picture [H, W, >=3] holds, as `layout.read` would, semantic maps as codes.
 
-    depth is the mean of the channels (where nothing is there: see `nothing`); normals are 2 x - 1.
+    depth is the mean of the channels (for values that mean "no surface" see `mapfiles.nothing`); normals are 2 x - 1.
     """
     colours = picture[..., :3].astype(np.float32)
     if kind == "depth":
         colours = np.where(np.isposinf(colours), np.float32(0), colours)
     if not np.isfinite(colours).all():
-        raise MapError(f"The {kind} picture holds NaN or infinity; look where it is made.")
+        raise MapError(f"The {kind} picture contains NaN or infinity. Check the node that made it.")
     if kind == "semantic":
         return semantic.codes(np.rint(np.clip(colours, 0, 1) * 255).astype(np.uint8))
     if kind == "normal":

@@ -11,6 +11,7 @@ from comfy_api.latest import Types, io
 
 from ..omnix.scene import Options, Scene
 from ..omnix.scene.inputs import each_scene
+from .layers import COLOURS, BackgroundLayer
 from .lineage import HIDDEN, check_inputs
 
 MogeGeometry = io.Custom("MOGE_GEOMETRY")
@@ -22,6 +23,9 @@ TEXTURES = {
     "metallic": "0 dielectric, 1 metal; 0 without it.",
     "occlusion": "Ambient occlusion; 1 without it.",
 }
+NAMING = (
+    "The decoded target of rgb_to_semantic: it separates the room from objects, and names those whose colour is known."
+)
 SHARE = {"min": 0.0, "max": 1.0, "step": 0.001, "advanced": True}
 OPTIONS: tuple[tuple[str, Any, dict[str, Any], str], ...] = (
     (
@@ -49,6 +53,12 @@ OPTIONS: tuple[tuple[str, Any, dict[str, Any], str], ...] = (
         {},
         "With cut: invent what is hidden behind the cuts, as a second mesh whose material is named invented.",
     ),
+    (
+        "objects",
+        io.Boolean,
+        {},
+        "With cut: make a node of its own of each thing that stands in front of the room. Nothing else changes.",
+    ),
 )
 
 
@@ -74,6 +84,12 @@ class OmniXScene(io.ComfyNode):
                     "moge_geometry", optional=True, tooltip="A panorama's MoGe geometry, without depth."
                 ),
                 *(io.Image.Input(name, optional=True, tooltip=text) for name, text in TEXTURES.items()),
+                io.Image.Input("semantic", optional=True, tooltip=NAMING),
+                BackgroundLayer.Input(
+                    "background_layer",
+                    optional=True,
+                    tooltip="From Background Layer: what OmniX draws behind what stands in front.",
+                ),
                 *_options(),
             ],
             outputs=[
@@ -86,23 +102,25 @@ class OmniXScene(io.ComfyNode):
                 io.String.Output(
                     display_name="report",
                     is_output_list=True,
-                    tooltip="What was made, what was cut, and which defaults stand.",
+                    tooltip="Report on the scene: what was made and cut, and which defaults were used.",
                 ),
             ],
         )
 
     @classmethod
-    def execute(cls, image: Any, depth: Any = None, moge_geometry: Any = None, **more: Any) -> io.NodeOutput:
-        check_inputs(cls, "depth", *TEXTURES)
-        maps = {name: more.pop(name, None) for name in TEXTURES}
+    def execute(
+        cls, image: Any, depth: Any = None, moge_geometry: Any = None, background_layer: Any = None, **more: Any
+    ) -> io.NodeOutput:
+        check_inputs(cls, "depth", "semantic", *TEXTURES)
+        maps = {name: more.pop(name, None) for name in (*TEXTURES, "semantic")}
         given = {"image": image, **{name: pixels for name, pixels in maps.items() if pixels is not None}}
-        scenes = list(each_scene(given, depth, moge_geometry, Options(**more)))
+        scenes = list(each_scene(given, depth, moge_geometry, Options(**more), background_layer, COLOURS))
         files = [Types.File3D(BytesIO(scene.glb), "glb") for scene in scenes]
         return io.NodeOutput(files, [host_mesh(scene) for scene in scenes], [scene.report for scene in scenes])
 
 
 def _options() -> list[Any]:
-    """Return the inputs that are no maps; their defaults are those of `Options`."""
+    """Return the inputs other than maps; their defaults are those of `Options`."""
     usual = Options()
     return [
         kind.Input(name, default=getattr(usual, name), optional=True, tooltip=text, **more)

@@ -1,11 +1,11 @@
-"""What can be wrong with maps on a disk, and with packages that are not there."""
+"""Errors about files of maps, and about packages that are not installed."""
 
 from __future__ import annotations
 
 import importlib
 from types import ModuleType
 
-# import name -> (what it is needed for, what pip installs); pyproject.toml's extras say the same.
+# import name -> (what needs it, what pip installs); pyproject.toml's extras list the same versions.
 PACKAGES = {
     "OpenImageIO": ("Reading maps", "OpenImageIO>=3.1,<4"),
     "PIL.Image": ("The words on a sheet", "pillow>=10.1,<14"),
@@ -24,10 +24,12 @@ class MissingPackage(MapError):
 
 
 def package(name: str) -> ModuleType:
-    """Import a package of the table above; MissingPackage says which command installs it."""
+    """Import a package of the table above; the message of MissingPackage has the command that installs it."""
     purpose, requirement = PACKAGES[name]
     try:
         return importlib.import_module(name)
     except ImportError as error:
         missing = name.partition(".")[0]
-        raise MissingPackage(f'{purpose} needs {missing}, which is not here: pip install "{requirement}"') from error
+        raise MissingPackage(
+            f'{purpose} needs {missing}, which is not installed: pip install "{requirement}"'
+        ) from error

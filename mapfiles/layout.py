@@ -1,28 +1,29 @@
-"""The folders in which maps lie: written by the rooms, read by the trainer and by `omnix-evaluate`.
+"""The folders of maps that the room renderer writes, and the trainer and `omnix-evaluate` read.
 
     rgb/0001.png  depth/0001.exr  normal/0001.png  albedo/0001.png  roughness/0001.png  metallic/0001.png
     semantic/0001.png  rgb/0001.txt
 
-Sibling folders, one a kind of map, with equal stems; any of them may be missing. One stem has one file in a folder.
+Each kind of map has a folder. Files with the same stem belong together. Any folder may be missing. A folder holds one
+file of a stem.
 
 | kind | on the disk | in memory |
 |---|---|---|
 | rgb | PNG of 8 or 16 bits, JPEG or WebP; sRGB | float32 [H, W, 3] in [0, 1] |
-| depth | EXR: any unit; PNG of 16 bits: millimetres; distance along the ray; 0 = none | float32 [H, W], NaN = none |
-| normal | PNG of 8 or 16 bits: 0.5 + 0.5 n; EXR: n; front +X, up +Y, left +Z | float32 [H, W, 3], NaN = none |
+| depth | EXR: any unit; PNG of 16 bits: mm; distance along the ray; 0 = no surface | float32 [H, W], NaN = no surface |
+| normal | PNG of 8 or 16 bits: 0.5 + 0.5 n; EXR: n; front +X, up +Y, left +Z | float32 [H, W, 3], NaN = missing |
 | albedo | PNG of 8 or 16 bits; sRGB | float32 [H, W, 3] in [0, 1] |
 | roughness, metallic | PNG of 8 or 16 bits, linear; EXR | float32 [H, W] in [0, 1] |
 | semantic | PNG of 8 bits: one colour a class | uint8 [H, W, 3] |
 
-A depth of a PNG is read in metres. Which depths mean that nothing is there: `nothing`. A normal is none if it is
-shorter than 0.02 (mid-grey), and in PNG if it is black. NaN on a disk is an error, as are transparent pixels. Of an EXR
-with several channels, `channels` chooses by their names.
-A caption is the text file beside the picture, as trainers keep it; `0001.txt` in the folder above is read as well.
+A depth in PNG is read in metres. `nothing` lists the depths that mean "no surface here". A normal is missing if it is
+shorter than 0.02 (mid-grey), or black in PNG. NaN in a file is an error, and so are transparent pixels. If an EXR has
+several channels, `pictures` chooses them by their names.
+A caption is the text file next to the picture, as other trainers keep it; `0001.txt` in the parent folder works too.
 
 How to use it: `for stem in stems(folder, "rgb", "depth")` gives the stems that all of these kinds have, in order;
-`read(find(folder, "depth", stem), "depth")` is a map; `write(place(folder, "depth", stem), "depth", values)` writes
-one, whole or not at all. `place` takes the suffix, `write` obeys it. `caption(folder, stem)` is "" without a text.
-Reading and writing need OpenImageIO (extra `evaluation`); the rest needs numpy. Errors are MapError, a sentence each.
+`read(find(folder, "depth", stem), "depth")` reads a map; `write(place(folder, "depth", stem), "depth", values)` writes
+one, completely or not at all. `place` chooses the suffix, and `write` follows it. `caption(folder, stem)` is "" without
+a text. Reading and writing need OpenImageIO (extra `evaluation`); the rest needs numpy. All errors are MapError.
 """
 
 from __future__ import annotations
@@ -61,12 +62,12 @@ KINDS = {
 
 
 def kinds(folder: Path) -> tuple[str, ...]:
-    """Return the kinds of map that a folder has, in the order of the table."""
+    """Return the kinds of map in a folder, in the order of the table."""
     return tuple(kind for kind in KINDS if (folder / kind).is_dir())
 
 
 def files(folder: Path, kind: str) -> dict[str, Path]:
-    """Return stem -> file of the maps of one kind that lie in a folder, in order; empty without the folder."""
+    """Return stem -> file of the maps of one kind in a folder, in order; empty without the folder."""
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name.startswith(".") or path.suffix.lower() not in KINDS[kind].suffixes:
@@ -84,7 +85,7 @@ def stems(folder: Path, *wanted: str) -> list[str]:
 
 
 def find(folder: Path, kind: str, stem: str) -> Path:
-    """Return the file of one map; MapError where there is none."""
+    """Return the file of one map; MapError if there is no file."""
     for suffix in KINDS[kind].suffixes:
         if (path := place(folder, kind, stem, suffix)).is_file():
             return path
@@ -92,12 +93,12 @@ def find(folder: Path, kind: str, stem: str) -> Path:
 
 
 def place(folder: Path, kind: str, stem: str, suffix: str = "") -> Path:
-    """Return where a map belongs; without a suffix, the one that its kind is written with."""
+    """Return the path of a map; the default suffix is the one that its kind is written with."""
     return folder / kind / f"{stem}{suffix or KINDS[kind].suffixes[0]}"
 
 
 def caption(folder: Path, stem: str) -> str:
-    """Return the caption of a stem, without blank ends; "" where there is none."""
+    """Return the caption of a stem, stripped; "" if there is none."""
     for path in (folder / "rgb" / f"{stem}.txt", folder / f"{stem}.txt"):
         if path.is_file():
             return path.read_text(encoding="utf-8").strip()
@@ -105,13 +106,13 @@ def caption(folder: Path, stem: str) -> str:
 
 
 def write_caption(folder: Path, stem: str, text: str) -> None:
-    """Write a caption beside the picture, whole or not at all."""
+    """Write a caption next to the picture, completely or not at all."""
     with replacing(folder / "rgb" / f"{stem}.txt") as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def read(path: Path, kind: str) -> Array:
-    """Read one map; shape, dtype and range as in the table above. MapError says what is wrong with the file."""
+    """Read one map; shape, dtype and range as in the table above. MapError describes what is wrong with the file."""
     values = stored(path, kind)
     if kind == "semantic":
         return values
@@ -134,19 +135,19 @@ def stored(path: Path, kind: str) -> Array:
 
 
 def distances(values: Array, units: float) -> Array:
-    """Return stored depths as distances, NaN where nothing is there; so many units of the file are one."""
+    """Return stored depths as distances, NaN without a surface; `units` of the file are one metre."""
     found = values if values.dtype.kind == "u" else values.astype(np.float32)
     return np.where(nothing_there(found), np.float32(np.nan), found / np.float32(units))
 
 
 def directions(values: Array, middle: float) -> Array:
-    """Return normals that are stored as middle (1 + n), as unit vectors; NaN where one is none (mid-grey, black)."""
+    """Return normals that are stored as middle (1 + n), as unit vectors; NaN for missing ones (mid-grey, black)."""
     vectors = values.astype(np.float32) / np.float32(middle) - 1
     return marked(np.where(values.any(axis=-1, keepdims=True), vectors, np.float32(0)), "normal")
 
 
 def marked(values: Array, kind: str) -> Array:
-    """Put NaN where a depth or a normal is none; bring the other normals to unit length."""
+    """Set missing depths and normals to NaN; bring the other normals to unit length."""
     if kind == "depth":
         return distances(values, 1.0)
     if kind == "normal":
@@ -157,7 +158,7 @@ def marked(values: Array, kind: str) -> Array:
 
 
 def _check_type(path: Path, kind: str, dtype: np.dtype[Any]) -> None:
-    """Refuse what a kind of map is never stored as."""
+    """Raise MapError for a number type that this kind of map is never stored as."""
     if path.suffix.lower() == ".exr":
         allowed = ("float16", "float32")
     elif kind == "depth":
@@ -188,9 +189,9 @@ def _channels(path: Path, kind: str, found: Array) -> Array:
 
 
 def write(path: Path, kind: str, values: Array, bits: int = 0) -> None:
-    """Write one map (as `read` returns it) to a file, whole or not at all; folders are made.
+    """Write one map (as `read` returns it) to a file, completely or not at all; creates folders.
 
-    The suffix chooses the format. bits is 8 or 16 for PNG; 0 takes 16 for depth and normals, 8 for the others.
+    The suffix chooses the format. bits is 8 or 16 for PNG; 0 means 16 for depth and normals, 8 for the others.
     """
     if path.suffix.lower() not in KINDS[kind].suffixes[:2] or path.suffix.lower().startswith(".j"):
         raise MapError(f"{path}: {kind} is written as {' or '.join(KINDS[kind].suffixes[:2])}.")
@@ -206,7 +207,7 @@ def _check_shape(path: Path, kind: str, values: Array) -> None:
 
 
 def _stored(path: Path, kind: str, values: Array, bits: int) -> Array:
-    """Return what stands in the file: float32 for EXR, else uint8 or uint16."""
+    """Return the numbers for the file: float32 for EXR, else uint8 or uint16."""
     if kind == "semantic":
         if values.dtype != np.uint8:
             raise MapError(f"{path}: expected semantic as uint8, got {values.dtype}.")
@@ -226,7 +227,7 @@ def _stored(path: Path, kind: str, values: Array, bits: int) -> Array:
 
 
 def _millimetres(path: Path, metres: Array) -> Array:
-    """Round to millimetres; a depth that 16 bits can't hold, or that would become 0 = none, is an error."""
+    """Round to millimetres; MapError for a depth that does not fit into 16 bits, or would become 0 (no surface)."""
     rounded = np.rint(metres * MILLIMETRES)
     if (rounded > 65535).any() or ((metres != 0) & (rounded < 1)).any():
         raise MapError(f"{path}: depths outside 0.001 to 65.535 m don't fit into a PNG; write .exr instead.")

@@ -1,4 +1,4 @@
-"""Values of a depth that mean "there is nothing here": sky, an open window, a hole in a scan. They are not distances.
+"""Values of a depth that mean "no surface here": sky, an open window, a hole in a scan. They are not distances.
 
 | value | where it comes from |
 |---|---|
@@ -7,10 +7,10 @@
 | exactly 65504 in EXR, exactly 65535 in PNG | the largest number of 16 bits: the distance did not fit |
 | the far plane: see below | renderers whose camera has a clip end |
 
-`layout.read` makes the first three NaN. The far plane is a guess from the whole map: the largest depth, if at least 2
-pixels and 0.1 % of the map have exactly this value, and it is more than twice every other depth and more than 1 (a
-relative depth ends at 1, and what lies there is a surface). The guess is made for ground truth and for training data
-(`without_far_plane`) and is reported; a prediction is never excused by it. `omnix/distance.py` keeps the same rule.
+`layout.read` sets the first three to NaN. The far plane is a guess from the whole map: the largest depth, if at least 2
+pixels and 0.1 % of the map have exactly this value, and it is more than twice every other depth and more than 1 (the
+largest relative depth is 1, and that is a surface). The guess is made for ground truth and for training data
+(`without_far_plane`), never for a prediction, and it is reported. `omnix/distance.py` follows the same rule.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ ENDLESS = 1e9
 LARGEST = {"float": 65504, "integer": 65535}
 """The largest number that a file of 16 bits can hold: half floats, unsigned integers."""
 FAR_PLANE = (
-    "many pixels of the truth share its largest depth, and it is more than twice every other depth: taken as the far "
-    "plane of a renderer and left out"
+    "many pixels of the truth share its largest depth, and it is more than twice every other depth: these pixels were "
+    "ignored as the far plane of a renderer"
 )
 LEAST_SHARE, LEAST_PIXELS = 0.001, 2
 TIMES_FARTHER = 2.0

@@ -1,33 +1,30 @@
-"""Pictures as they are on the disk: EXR and PNG of 8 or 16 bits in any number of channels, written whole or not at all.
+"""Picture files: EXR and PNG of 8 or 16 bits in any number of channels, written completely or not at all.
 
-OpenImageIO (extra `evaluation`) does both. Pillow cuts PNG of 16 bits in three channels to 8 bits, OpenCV's wheels have
-no EXR, and imageio reads EXR with what else is installed.
+OpenImageIO (extra `evaluation`) reads and writes both. Pillow reduces PNG of 16 bits in three channels to 8 bits,
+OpenCV's wheels lack EXR, and imageio needs another package for EXR.
 
-Which channels of an EXR hold a map is chosen by their names, as renderers write them:
-
-A name is a layer and a channel: `Depth.Z`, `ViewLayer.Combined.R`, or `Z` alone. For a map of one value:
+The names of an EXR's channels, as renderers write them, decide which of them hold a map. A name is a layer and a
+channel: `Depth.Z`, `ViewLayer.Combined.R`, or `Z` alone. For a map of one value:
 
 1. the channels of a layer that is named after the map (`Depth.V`, `Roughness.X`), or a channel of its name (`depth`);
-   for a depth also Z, unless X and Y stand beside it, which is a vector;
+   for a depth also Z, unless X and Y are next to it, because that is a vector;
 2. else the only channel of the file, by any name;
 3. else R, G and B, if the file has nothing else (they must be equal).
 
 For a map of three values: X, Y, Z or R, G, B of the layer that is named after the map, else of the only such layer.
-The alpha of the same layer comes along where colours were not asked for by name. Everything else is an error that
-lists the channels.
+Unless the layer was found by its name, its alpha is returned too. Everything else is an error that lists the channels.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..converters.files.write import replacing as replacing
 from .errors import MapError, package
 
 Array = NDArray[Any]
@@ -48,7 +45,7 @@ Layers = dict[str, dict[str, int]]
 
 
 def pixels(path: Path, kind: str) -> Array:
-    """Read a file as it is, [H, W, C]; of an EXR the channels that hold a kind of map."""
+    """Read the stored numbers of a file, [H, W, C]; of an EXR only the channels that hold a kind of map."""
     oiio = package("OpenImageIO")
     _check_end(path)
     hints = oiio.ImageSpec()
@@ -92,7 +89,7 @@ def _names(spec: Any, parts: int) -> Iterator[tuple[int, str]]:
 
 
 def _check_end(path: Path) -> None:
-    """Refuse a PNG that was cut off, which libpng would complain of on stderr by itself."""
+    """Raise MapError for a PNG that was cut off; libpng would print its own message to stderr."""
     try:
         with open(path, "rb") as file:
             start = file.read(4)
@@ -105,7 +102,7 @@ def _check_end(path: Path) -> None:
 
 
 def chosen(path: object, kind: str, names: Sequence[str]) -> list[int]:
-    """Return the numbers of the channels that hold a kind of map, in order.  MapError where the names do not tell."""
+    """Return the numbers of the channels that hold a kind of map, in order.  MapError if the names do not decide it."""
     layers = _layers(names)
     words = WORDS.get(kind, (kind.lower(),))
     found = [] if kind in ("normal", "rgb") else _named_value(kind, words, layers)
@@ -152,7 +149,7 @@ def _triple(channels: dict[str, int]) -> list[int]:
 
 
 def _only(kind: str, layers: Layers) -> list[list[int]]:
-    """Return what the file holds if that is one value or one triple; its alpha comes along to be checked."""
+    """Return the channels of a file with one value or one triple, and its alpha, which is checked later."""
     values = [(layer, name) for layer, channels in layers.items() for name in channels if name not in ALPHA]
     if len(values) == 1:
         (layer, name) = values[0]
@@ -174,25 +171,14 @@ def save(path: Path, values: Array) -> None:
     spec = oiio.ImageSpec(values.shape[1], values.shape[0], channels, values.dtype.name.replace("float32", "float"))
     if path.suffix.lower() == ".exr":
         spec["compression"] = "zip"
-        spec["DateTime"] = "1970:01:01 00:00:00"  # else the library puts the time: equal maps are equal bytes
+        spec["DateTime"] = (
+            "1970:01:01 00:00:00"  # else the library writes the time, and equal maps would not be equal bytes
+        )
     with replacing(path) as temporary:
-        target = oiio.ImageOutput.create(str(temporary))
+        target = oiio.ImageOutput.create(str(path))
         if target is None or not target.open(str(temporary), spec):
             raise MapError(f"{path}: can't be written ({oiio.geterror() if target is None else target.geterror()}).")
-        # Two axes would be taken for a row of pixels.
+        # OpenImageIO would treat two axes as one row of pixels.
         written = target.write_image(np.ascontiguousarray(values if values.ndim == 3 else values[..., None]))
         if not target.close() or not written:
             raise MapError(f"{path}: can't be written ({target.geterror()}).")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside a file, with its suffix, and put it in the file's place if nothing went wrong."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()

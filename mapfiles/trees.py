@@ -1,4 +1,4 @@
-"""Where the maps of one side lie: the plain layout, one folder of maps, one file, or the tree of a public set.
+"""Find the maps of one side: the plain layout, one folder of maps, one file, or a public data set.
 
 | set | depth on its disk | other maps | stem |
 |---|---|---|---|
@@ -14,14 +14,14 @@ Axes of the normals of each set. Each row needs a source that reads or writes no
 |---|---|---|
 | Structured3D | front, up, left; 128 (1 + n) | [1], [2], [3] |
 | Stanford2D3D | not read: axes of the building, which the picture does not show | README of 2D-3D-S, "Normal" |
-| Matterport3D, stitched | there are none | UniFuse's Matterport3D/stitch.m writes colour and depth |
+| Matterport3D, stitched | no normals | UniFuse's Matterport3D/stitch.m writes colour and depth |
 | Save Panorama and Maps | front, up, left; 0.5 + 0.5 n, in EXR too | OmniX Normal, which is connected to it |
 
 [1] The author in issue 61 of bertjiazheng/Structured3D: R is the look-at, G is up, B follows in a left-handed system.
 [2] OmniX's src/systems/builder.py, get_equi_raymap_numpy: "Structured3D: Front +X, Up +Y, Left +Z".
 [3] PaGeR's dataloaders/Structured3D_dataloader.py reads right, up, back as -B, G, -R.
 
-`slope` checks normals of any set against the depth of the same room. Structured3D's `semantic.png` is either one
+`evaluation.slope` checks the normals of any set against the depth. Structured3D's `semantic.png` is either one
 channel of NYUv2's class numbers, as its page documents, or colours; black is no class.
 """
 
@@ -42,13 +42,13 @@ from .pictures import Array, pixels
 Read = Callable[[Path, str], Array]
 
 MEASURED = tuple(kind for kind in layout.KINDS if kind != "rgb")
-"""The kinds of map that have figures; rgb is shown beside them."""
+"""The kinds of map that have figures; rgb is only shown."""
 
 
 class Side(NamedTuple):
-    """One side of a comparison: kind -> stem -> file, how a file is read, and the colour that is no class.
+    """One side of a comparison: kind -> stem -> file, the function that reads a file, and the colour of no class.
 
-    A kind without files is a folder that is empty: all of its stems are missing.
+    A kind without files is an empty folder: all of its stems are missing.
     """
 
     maps: Mapping[str, Mapping[str, Path]]
@@ -57,7 +57,7 @@ class Side(NamedTuple):
 
 
 class Tree(NamedTuple):
-    """The tree of a public set: kind -> pattern of its files, their stems, how to read one, the colour of no class."""
+    """A public data set: kind -> pattern of its files, their stems, the reader of a file, the colour of no class."""
 
     name: str
     patterns: Mapping[str, str]
@@ -92,7 +92,7 @@ def _of_type(path: Path, kind: str, dtype: type[np.generic]) -> Array:
 
 
 def _depth_by(units: float) -> Read:
-    """Return a reader of depth in PNG: so many units are a metre."""
+    """Return a reader of depth in PNG: `units` are one metre."""
 
     def read(path: Path, kind: str) -> Array:
         return (
@@ -150,17 +150,17 @@ TREES = (
     ),
 )
 SAVED = re.compile(rf"(.+_[0-9]{{5,}})_(panorama|{'|'.join(MEASURED)})(_16bit\.png|_float\.exr|\.png)")
-"""A file of Save Panorama and Maps: its stem, what it shows, and how it is written; depth_view is for people."""
+"""A file of Save Panorama and Maps: its stem, its map, and its format; depth_view is only for viewing."""
 SAVED_AS = {
     "depth": ("_float.exr", "_16bit.png"),
     "normal": ("_float.exr", "_16bit.png", ".png"),
     "semantic": (".png",),
 }
-"""The files that are read of a kind, the best first."""
+"""Kind -> the formats that are read, the best first."""
 
 
 def side(path: Path, kind: str | None) -> Side:
-    """Find the maps of a folder or a file; kind narrows them, and says what a file or a folder of files holds."""
+    """Find the maps of a folder or a file; kind limits them, and names the kind of a single file or folder of files."""
     if not path.exists():
         raise MapError(f"{path}: there is no such file or folder.")
     found = _one_file(path, kind) if path.is_file() else _folder(path, kind)
@@ -168,7 +168,7 @@ def side(path: Path, kind: str | None) -> Side:
         found = found._replace(maps={name: files for name, files in found.maps.items() if name in (kind, "rgb")})
     if not any(found.maps.get(name) for name in MEASURED):
         wanted = kind or ", ".join(MEASURED)
-        raise MapError(f"{path}: no maps found; expected files in folders named {wanted}, or the tree of a known set.")
+        raise MapError(f"{path}: no maps found; expected files in folders named {wanted}, or a public data set.")
     return found
 
 
@@ -179,7 +179,7 @@ def _one_file(path: Path, kind: str | None) -> Side:
         name for name in MEASURED if name in path.stem.lower()
     ]
     if kind is None and len(named) != 1:
-        raise MapError(f"{path}: is this {', '.join(MEASURED[:-1])} or {MEASURED[-1]}? Say it with --map.")
+        raise MapError(f"{path}: is this {', '.join(MEASURED[:-1])} or {MEASURED[-1]}? Name it with --map.")
     return Side({kind or named[0]: {path.stem: path}}, layout.read)
 
 

@@ -1,4 +1,4 @@
-"""What is on a panorama where no picture reaches."""
+"""The background of a panorama where no picture covers it."""
 
 from __future__ import annotations
 

@@ -3,8 +3,7 @@
 Hooks that are added and removed would force a new compilation each time. So each block gets a twin: a copy that shares
 the block's weights and whose adapted layers contain their deltas. Factors and strengths, which change between runs, are
 tensors of the twin, so one graph serves all blocks of a kind, all adapters of the same ranks and all strengths. During
-a step the twins replace the blocks. If a block is called with arguments that its graph does not know, it runs
-uncompiled.
+a step the twins replace the blocks. A block that is called with arguments that its graph lacks runs uncompiled.
 """
 
 from __future__ import annotations
@@ -225,8 +224,7 @@ class Graphs:
     ) -> Iterator[None]:
         """Run graphs instead of the blocks during one call of FLUX, if the user's graph compiles and it is possible.
 
-        `replaced` names another pack's function that replaced part of a block, if there is one: a graph would not call
-        it.
+        `replaced` names another pack's function that replaced part of a block, if any: a graph would not call it.
         """
         blocks = list(blocks_of(flux))
 

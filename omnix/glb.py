@@ -72,6 +72,7 @@ class _File:
 
     document: dict[str, Any]
     binary: bytearray = field(default_factory=bytearray)
+    materials: dict[tuple[str, Material], int] = field(default_factory=dict)
 
     def add(self, kind: str, entry: Any) -> int:
         """Append an entry to one of the document's lists and return its index."""
@@ -98,6 +99,13 @@ class _File:
             entry |= {"min": values.min(axis=0).tolist(), "max": values.max(axis=0).tolist()}
         return self.add("accessors", entry)
 
+    def material(self, part: Part) -> int:
+        """Append a part's material, once for all parts that share it, and return its number."""
+        key = part.surface, part.material
+        if key not in self.materials:
+            self.materials[key] = self.add("materials", _material(self, part))
+        return self.materials[key]
+
     def texture(self, picture: Picture, name: str) -> dict[str, int]:
         """Append a picture and return the reference to its texture."""
         image = {"name": name, "bufferView": self.view(picture.data), "mimeType": picture.kind}
@@ -120,7 +128,7 @@ def write_glb(parts: Sequence[Part], light: float = 0.0) -> bytes:
 
 def _node(file: _File, part: Part) -> dict[str, Any]:
     primitive = {"attributes": _attributes(file, part.geometry), "indices": _indices(file, part.geometry)}
-    primitive["material"] = file.add("materials", _material(file, part))
+    primitive["material"] = file.material(part)
     return {"name": part.name, "mesh": file.add("meshes", {"name": part.name, "primitives": [primitive]})}
 
 

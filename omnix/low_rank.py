@@ -1,4 +1,4 @@
-"""One stream's adapter: the low-rank deltas of its layers, and how they are read from a file, original or converted."""
+"""One stream's adapter: the low-rank deltas of its layers, and reading them from an original or converted file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..converters.fusing.arithmetic import DTYPES
 
 
 class Rows(NamedTuple):
-    """Where one block of a block-diagonal up factor lies: `size` rows of the layer from `start`, and its scale."""
+    """The place of one block in a block-diagonal up factor: `size` rows of the layer from `start`, and its scale."""
 
     start: int
     size: int
@@ -44,7 +44,7 @@ class LowRank(nn.Module):
         return tuple(self.get_parameter(f"up_{number}") for number in range(len(self.rows)))
 
     def copied(self) -> LowRank:
-        """Return a module of its own; tensors on the CPU are shared."""
+        """Return a separate module; tensors on the CPU are shared."""
         return LowRank(self.down.detach().cpu(), [up.detach().cpu() for up in self.ups], self.rows)
 
     def add_to(self, output: Tensor, x: Tensor, strength: float) -> None:

@@ -1,7 +1,7 @@
-"""What ComfyUI keeps in memory for OmniX: adapters, FLUX.1 of a Diffusers snapshot, and the table of noise levels.
+"""Objects that ComfyUI keeps in memory for OmniX: adapters, FLUX.1 from a Diffusers snapshot, the noise level table.
 
-ComfyUI moves models between memories as it likes, and makes copies of them for further cards. Each of these is made so
-that it may: `cached_patcher_init` says how a model is made anew, and the table is out of reach.
+ComfyUI moves models between memories at any time, and copies them for other cards. All these objects support that:
+ComfyUI uses `cached_patcher_init` to create a model again, and the table is kept where it can't be moved.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .streams import Stream
 from .tasks import Task
 
 KEY = "omnix"
-"""Under which the host keeps what OmniX puts on a model."""
+"""The key under which the host stores OmniX's objects on a model."""
 
 
 class LoadedAdapters(NamedTuple):
@@ -39,7 +39,7 @@ class LoadedAdapters(NamedTuple):
 
 
 def load_adapters(files: Sequence[Path], task: Task) -> LoadedAdapters:
-    """Read a task's adapters and hand them to the host's memory management."""
+    """Read a task's adapters and pass them to the host's memory management."""
     adapters = load_task(files, task)
     return LoadedAdapters(adapters, managed(adapters, comfy.model_management.get_torch_device()))
 
@@ -53,12 +53,12 @@ def managed(adapters: TaskAdapters, device: torch.device, disable_dynamic: bool 
 
 
 def copied(adapters: TaskAdapters, device: torch.device, disable_dynamic: bool = False) -> Patcher:
-    """Return a patcher of the same adapters on modules of their own, which may be on another card."""
+    """Return a patcher of the same adapters with their own modules, which may be on another card."""
     return managed(adapters.copied(), device, disable_dynamic)
 
 
 def for_each_card(strengths: Sequence[float]) -> Callable[[nn.Module], tuple[list[Stream], Graphs]]:
-    """Return what makes the streams and the graphs of one card's copy of the adapters, once for each copy."""
+    """Return a function that makes the streams and graphs of one card's copy of the adapters, once per copy."""
     made: WeakKeyDictionary[nn.Module, tuple[list[Stream], Graphs]] = WeakKeyDictionary()
 
     def on_card(weights: nn.Module) -> tuple[list[Stream], Graphs]:
@@ -75,10 +75,10 @@ def load_diffusers_flux(files: Sequence[str], disable_dynamic: bool = False) -> 
     state: dict[str, Tensor] = {}
     for file in files:
         state.update(comfy.utils.load_torch_file(file))
-    # Hosts that know no dynamic patcher do not know the word.
+    # Hosts without a dynamic patcher don't accept this argument.
     model = comfy.sd.load_diffusion_model_state_dict(state, **({"disable_dynamic": True} if disable_dynamic else {}))
     if model is None:
-        raise ValueError(f"{files[0]}: ComfyUI can't tell what model this is; is it FLUX.1-dev's transformer folder?")
+        raise ValueError(f"{files[0]}: ComfyUI doesn't recognise this model; choose the snapshot of FLUX.1-dev.")
     model.cached_patcher_init = (load_diffusers_flux, (tuple(files),))
     return model
 
@@ -106,7 +106,7 @@ class PanoramaSampling(comfy.model_sampling.ModelSamplingFlux, comfy.model_sampl
             super().register_buffer(name, tensor, persistent)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        """Leave the names of the model's state as they are."""
+        """Leave the names in the model's state unchanged."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[f"{prefix}sigmas"] = self._table
 
@@ -132,6 +132,6 @@ def prepare_widened(adapters: TaskAdapters, seam: int) -> Callable[..., Any]:
 
 
 def as_result(latent: Tensor) -> Tensor:
-    """Return a latent where the host moves results to, and in its dtype: the host then hands on that very tensor."""
+    """Return a latent on the host's device for results and in its dtype, so that the host returns this same tensor."""
     dtype = getattr(comfy.model_management, "intermediate_dtype", lambda: latent.dtype)()
     return latent.to(device=comfy.model_management.intermediate_device(), dtype=dtype)

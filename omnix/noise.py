@@ -1,6 +1,6 @@
-"""Let every noise that a sampler draws go on past the seam: what is appended equals what it was copied from.
+"""Continue all noise that a sampler draws past the seam: the appended columns get the noise of the first columns.
 
-The appended columns stand for the first ones. If a stochastic sampler gave them noise of their own, blending the two
+The appended columns are copies of the first ones. If a stochastic sampler gave them different noise, blending the two
 would leave the seam with less deviation than the rest of the picture, and so with less detail.
 
 White noise is drawn in the picture's size. Other noise (pyramids, Perlin, filtered) is computed from draws of any size,
@@ -33,12 +33,12 @@ _CONSTANTS = frozenset(
         *(Tensor.new_empty, Tensor.new_full, Tensor.new_tensor),
     )
 )
-"""Functions that take a tensor's size and not its values."""
+"""Functions that use a tensor's size but not its values."""
 _FROM_OUTSIDE = frozenset((torch.tensor, torch.as_tensor))
 _TO_OUTSIDE = frozenset((Tensor.numpy, Tensor.__array__, Tensor.tolist))
 
 Kind = Literal["noise", "constant", "picture"]
-"""What went into a tensor: draws, neither draws nor the picture, or the picture."""
+"""The contents of a tensor: drawn noise, neither noise nor the picture, or the picture."""
 
 
 class PeriodicNoise(TorchFunctionMode):
@@ -53,12 +53,12 @@ class PeriodicNoise(TorchFunctionMode):
         self.size, self.columns = (height, width + columns), columns
         self._kinds: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._left = False
-        """Whether the picture has left torch: what numpy brings from now on may be the picture again."""
+        """Whether the picture has left torch: tensors from numpy may contain the picture from then on."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        """Run one function of torch; noise that it draws, or adds to the picture, goes on past the seam."""
+        """Run one function of torch; noise that it draws, or adds to the picture, continues past the seam."""
         given: Mapping[str, Any] = kwargs or {}
         inputs: list[tuple[Tensor, Kind]] = [
             (tensor, self._kind(tensor)) for tensor in _tensors((args, tuple(given.values())))
@@ -78,7 +78,7 @@ class PeriodicNoise(TorchFunctionMode):
         return outcome
 
     def _made(self, func: Callable[..., Any], inputs: Sequence[Kind]) -> Kind:
-        """Return what went into the result of a function, by what went into its inputs."""
+        """Return the contents of a function's result, given those of its inputs."""
         if func in _DRAWS:
             return "noise"
         if func in _CONSTANTS:
@@ -88,7 +88,7 @@ class PeriodicNoise(TorchFunctionMode):
         return "noise" if "noise" in inputs or func in _FROM_OUTSIDE else "constant"
 
     def _kind(self, tensor: Tensor) -> Kind:
-        """Return what went into a tensor; one too small for the picture (a level of noise, a mean) counts as none."""
+        """Return the contents of a tensor; a tensor too small for the picture (a noise level, a mean) is a constant."""
         known: Kind | None = self._kinds.get(tensor)
         if known != "noise" and tensor.numel() < self.size[0] * self.size[1]:
             return "constant"
@@ -103,8 +103,8 @@ class PeriodicNoise(TorchFunctionMode):
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
-        """Leave torch as it is while FLUX runs: it draws no noise, and is not to pay for this."""
-        if _get_current_function_mode() is not self:  # another thread, or somebody's own mode inside
+        """Leave torch unchanged while FLUX runs: FLUX draws no noise and should not become slower."""
+        if _get_current_function_mode() is not self:  # another thread, or another mode inside
             yield
             return
         self.__exit__(None, None, None)
@@ -124,7 +124,7 @@ def _tensors(given: Sequence[Any]) -> Iterator[Tensor]:
 
 
 def _is_foreign(tensor: Tensor) -> bool:
-    """Tell whether a tensor's memory is not torch's own but, say, numpy's: torch.from_numpy is not heard of here."""
+    """Return whether a tensor's memory is not torch's own but numpy's, say: torch.from_numpy can't be observed here."""
     try:
         return not tensor.untyped_storage().resizable()
     except NotImplementedError:  # wrapped by a transform of torch.func, or sparse

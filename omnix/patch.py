@@ -6,10 +6,6 @@ touched and there is nothing to undo. The adapters ride along as an additional m
 and offloads them.
 
 - DIFFUSION_MODEL stacks the reference latents and x into streams and returns the target's prediction.
-- SAMPLER_SAMPLE widens noise, latent and masks by the seam columns, blends and crops the result; watches FLUX.
-- PREDICT_NOISE blends the seam between steps, in place in the sampler's own x. Under a noise mask the host hands over a
-  copy, so that x is blended before it is masked (`stages.BetweenSteps`).
-- OUTER_SAMPLE puts that into the sampler, and hands on the columns past the seam where noise is left for another run.
 - PREPARE_SAMPLING adds to the memory estimate the seam columns and references that run once a sequence.
 """
 
@@ -68,9 +64,9 @@ from .watch import OVERRIDE, Block, Step, current, guarded, unwrapped, wanted_of
 
 PATCHES = "patches"
 OWN_CONDS = frozenset(("ref_latents",))
-"""What each stream widens itself."""
+"""Conditions that each stream widens itself."""
 WARNING = "omnix.warning"
-"""The event for the browser that started the run: the node that runs, "box:node" inside of a box, and a sentence."""
+"""The event for the browser that started the run: the node that runs ("box:node" inside a box), and a message."""
 
 
 def attach(
@@ -78,7 +74,7 @@ def attach(
 ) -> Patcher:
     """Return a clone of `model` that runs the task's streams; `seam` is in latent columns, 0 switches it off.
 
-    Adapters attached before are replaced. Raises ValueError if the model is not FLUX.1, or of another size, or if a
+    Earlier adapters are replaced. Raises ValueError if the model is not FLUX.1, or of another size, or if a
     strength is no finite number (the host's limits let NaN pass), or the seam an odd one.
     """
     check_seam(seam)
@@ -132,7 +128,7 @@ def flux_of(model: Patcher) -> Flux:
 
 
 def _is_first(flux: Flux) -> bool:
-    """Tell FLUX.1 from later models of the same class: they have no pooled text vector or share their modulation."""
+    """Return whether this is FLUX.1; later models of its class lack the pooled vector or share their modulation."""
     return flux.vector_in is not None and not getattr(flux.params, "global_modulation", False)
 
 
@@ -197,13 +193,14 @@ def check_call(task: Task, call: Call, seam: int) -> None:
 
 def stacked(call: Call, given: Sequence[Tensor | None], streams: int, seam: int) -> list[Any]:
     """Return FLUX's inputs for all streams: the conditions and x, one above the other, and the rest once for each."""
-    whole = [*(as_stream(latent, call.x, seam) for latent in call.latents), call.x]
+    latents = (comfy.utils.repeat_to_batch_size(latent, call.x.shape[0]) for latent in call.latents)
+    whole = [*(widen(latent.to(call.x), seam) for latent in latents), call.x]
     rest = [part if part is None else stack(part, streams) for part in given]
     return [rearrange(whole, "s b c h w -> (b s) c h w"), *rest]
 
 
 def joining_step(call: Call, streams: Sequence[Stream]) -> Step:
-    """Return what joins the streams in one call of FLUX and keeps account of it."""
+    """Return the object that joins the streams in one call of FLUX and records it."""
     rows, shared = call.context.shape[1], text_is_shared(streams)
     join = partial(joint_attention, streams=len(streams), text_rows=rows, shared_text=shared)
     return Step(call.options.get(OVERRIDE), join, wanted_of(layers_of(streams)))
@@ -237,11 +234,6 @@ def running(call: Call, step: Step, on_card: Any, weights: nn.Module, sequences:
         yield
 
 
-def as_stream(latent: Tensor, x: Tensor, seam: int) -> Tensor:
-    """Return a condition latent [1 or b, c, h, W] as one stream's input beside `x` [b, c, h, W + seam]."""
-    return widen(comfy.utils.repeat_to_batch_size(latent, x.shape[0]).to(x), seam)
-
-
 @contextmanager
 def overseen(seam: int, task: Task, guider: Any, run: Run) -> Iterator[None]:
     """While a run lasts, raise ValueError if FLUX runs without the streams; warn of what makes the result worse."""
@@ -261,7 +253,7 @@ def overseen(seam: int, task: Task, guider: Any, run: Run) -> Iterator[None]:
 
 
 def _doubts(seam: int, task: Task, guider: Any, run: Run) -> Iterator[str]:
-    """Yield what would make the result worse; "" for what is right."""
+    """Yield warnings about the result; "" for everything that is right."""
     yield doubt_of_cfg(task, getattr(guider, "cfg", 1.0))
     yield doubt_of_size(task, run.height)
     sampling = guider.inner_model.model_sampling
@@ -276,7 +268,7 @@ def _card(patcher: Patcher) -> tuple[Flux, nn.Module | None]:
 
 
 def _places(flux: Any, options: Mapping[str, Any], block: Block | None = None) -> Iterator[Place]:
-    """Yield what other packs replace, the likeliest first."""
+    """Yield the functions that other packs replace, the most likely first."""
     if block is not None:
         yield method(unwrapped(block.module), "forward", f"{block.kind.capitalize()}StreamBlock.forward")
     yield from (method(flux, name, f"Flux.{name}") for name in ("forward_orig", "_forward", "forward"))

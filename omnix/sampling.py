@@ -1,4 +1,4 @@
-"""Sample a panorama: widen what goes in by the seam, close it in what comes out, and keep an eye on what is between.
+"""Sample a panorama: widen the inputs by the seam, close the seam in the result, and check each call in between.
 
 These wrap the host's sampling but know no more of it than the arguments that they pass on.
 """
@@ -19,7 +19,7 @@ from .noise import PeriodicNoise
 from .panorama import blend_seam, blend_seam_, crop, widen
 
 RUN, STAGE = "omnix", "omnix_stage"
-"""Where a run's own options of the host keep what is known of the run, and of the runs before and after it."""
+"""Keys in the host's options for one run: the run itself, and its connection to the runs before and after it."""
 
 
 @dataclass
@@ -30,25 +30,25 @@ class Run:
     width: int
     noise: PeriodicNoise
     x: Tensor | None = None
-    """What the sampler asks FLUX about now."""
+    """The conditionings that the sampler currently evaluates."""
     cards: Mapping[nn.Module, nn.Module | None] = field(default_factory=dict)
     """The models that run, one on each card, and the adapters there; they are watched as long as the run lasts."""
     calls: int = 0
     """Of FLUX."""
     blocks: int = 0
-    """That ran with the streams joined."""
+    """The number of blocks that ran with the streams joined."""
     suspect: str | None = None
-    """Who stands in the way, looked up when FLUX had run without one of its blocks."""
+    """The function that prevents the join, if FLUX ran without one of its blocks."""
     names: Mapping[Any, str] = field(default_factory=dict)
-    """What the guider calls each conditioning, by the id that the host gives to it."""
+    """The guider's name of each conditioning, by the id that the host gives to it."""
     cfg: float | None = None
-    """None where the negative is asked for whatever cfg is set to."""
+    """None if the negative is evaluated at any cfg."""
     blended: bool = False
-    """Whether the seam of the x in the question that comes next to the model is blended already."""
+    """Whether the seam is already blended in the x of the next call of the model."""
     compile: Mapping[str, Any] | None = None
-    """What the user's compile node gave to torch.compile, as long as nothing stands in the way."""
+    """The arguments of the user's compile node for torch.compile; None if the model can't be compiled."""
     warned: set[str] = field(default_factory=set)
-    """What the user was warned of."""
+    """The warnings that the user has already seen."""
 
     @property
     def seam(self) -> int:
@@ -56,7 +56,7 @@ class Run:
         return self.noise.columns
 
     def asked(self, options: Mapping[str, Any]) -> frozenset[str | None]:
-        """Return what the guider calls the conditionings of one call; None is one that another node asks for."""
+        """Return the guider's names of the conditionings in one call; None is a conditioning of another node."""
         return frozenset(map(self.names.get, options.get("uuids") or ()))
 
     def called(self) -> None:
@@ -64,14 +64,14 @@ class Run:
         self.calls += 1
 
     def warn_once(self, notes: Iterable[str | None], warn: Callable[[str], None]) -> None:
-        """Warn of what is not exact in a call, of each thing at the first call that has it."""
+        """Warn of everything that is not exact in a call; each warning appears once."""
         for note in notes:
             if note and note not in self.warned:
                 self.warned.add(note)
                 warn(note)
 
     def ran(self, blocks: int, suspect: Callable[[], str | None]) -> None:
-        """Count the blocks of one call; of one without any, find out at once who may be the reason."""
+        """Count the blocks of one call; for a call without any, find the possible cause at once."""
         self.blocks += blocks
         if not blocks and self.suspect is None:
             self.suspect = suspect()
@@ -79,34 +79,34 @@ class Run:
 
 @dataclass
 class Stage:
-    """One of several runs that make a picture together (SplitSigmas, KSampler Advanced): what is handed on.
+    """One of several runs that make a picture together (SplitSigmas, KSampler Advanced), and what the next run gets.
 
     The first sigmas may leave noise. The columns past the seam belong to what they leave, as much as the others.
     """
 
     given: Tensor | None = None
-    """The latent with its columns past the seam, as the run before left it."""
+    """The latent with its columns past the seam, from the previous run."""
     left: Tensor | None = None
-    """The same, as this run leaves it."""
+    """The same, for the next run."""
 
 
 def run_of(options: Mapping[str, Any]) -> Run | None:
-    """Return the run that the host's transformer options belong to; None if nobody samples."""
+    """Return the run that the host's transformer options belong to; None outside of sampling."""
     run = options.get(RUN)
     return run if isinstance(run, Run) else None
 
 
 Around = Callable[[Any, Run], AbstractContextManager[None]]
-"""What lasts as long as one run, given the host's guider."""
+"""Makes a context for the length of one run, given the host's guider."""
 
 
 def alone(_guider: Any, _run: Run) -> AbstractContextManager[None]:
-    """Let nothing last as long as a run."""
+    """Return an empty context."""
     return nullcontext()
 
 
 Check = Callable[[Any, Tensor], None]
-"""What raises ValueError before a run, given the host's guider and the noise."""
+"""Raises ValueError before a run that can't work, given the host's guider and the noise."""
 
 
 def sample_widened(
@@ -154,7 +154,7 @@ def options_of(extra_args: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def with_run(extra_args: Mapping[str, Any], run: Run) -> dict[str, Any]:
-    """Return a sampler's extra arguments whose model options know the run."""
+    """Return a sampler's extra arguments, with the run in their model options."""
     options = extra_args.get("model_options", {})
     transformer_options = {**options_of(extra_args), RUN: run}
     return {**extra_args, "model_options": {**options, "transformer_options": transformer_options}}
@@ -178,7 +178,7 @@ def of_one_width(run: Run, seam: int) -> Iterator[None]:
 
 
 def _two_widths(message: str, run: Run, seam: int) -> bool:
-    """Tell whether a message names both widths, in latent columns, pixels, tokens or tokens of the whole picture."""
+    """Return whether a message names both widths, in latent columns, pixels, tokens or tokens of the whole picture."""
     numbers = {int(number) for number in re.findall(r"\d+", message)}
     own, wide = run.width, run.width + seam
     pixels = ((own * each, wide * each) for each in (1, 8, 16, 32))
@@ -204,7 +204,7 @@ def with_wide_conds(conds: Conds, size: tuple[int, int], seam: int, by_the_model
 
 
 def wide_given(given: Any, size: tuple[int, int], seam: int) -> Any:
-    """Return what the host gives to the model (one of its CONDs) with pictures of a size [h, W] widened."""
+    """Return one of the host's inputs for the model (CONDs); pictures of size [h, W] are widened."""
     value = getattr(given, "cond", None)
     before = value if isinstance(value, list) else [value]
     after = [widen(each, seam) if is_picture(each) and each.shape[-2:] == size else each for each in before]
@@ -214,7 +214,7 @@ def wide_given(given: Any, size: tuple[int, int], seam: int) -> Any:
 
 
 def is_picture(value: object) -> TypeGuard[Tensor]:
-    """Tell whether a model's condition can be a picture [b, c, h, w], or a video; texts have fewer axes."""
+    """Return whether a model's condition can be a picture [b, c, h, w] or a video; texts have fewer axes."""
     return isinstance(value, Tensor) and value.ndim >= 4
 
 
@@ -224,7 +224,7 @@ def closed(x: Tensor, seam: int) -> Tensor:
 
 
 def closing(callback: Callable[..., None] | None, run: Run) -> Callable[..., None] | None:
-    """Return a sampler callback that is shown pictures as they come out: as wide as the result, the seam closed."""
+    """Return a sampler callback that gets pictures like the result: of its width, with the seam closed."""
     if callback is None:
         return None
 
@@ -236,7 +236,7 @@ def closing(callback: Callable[..., None] | None, run: Run) -> Callable[..., Non
 
 
 def between_steps(x: Tensor, run: Run) -> Tensor:
-    """Return the sampler's x, with which it asks the model, with its seam blended, in place where that is possible.
+    """Return the sampler's x for the model with its seam blended, in place if possible.
 
     Before the first step this changes nothing, for there the columns are equal.
     """
@@ -251,7 +251,7 @@ def between_steps(x: Tensor, run: Run) -> Tensor:
 
 @contextmanager
 def blended(x: Tensor, extra_args: Mapping[str, Any]) -> Iterator[Tensor]:
-    """Blend the seam of a sampler's x for one question to the model, which `predict_between_steps` then leaves alone.
+    """Blend the seam of a sampler's x for one call of the model; `predict_between_steps` then skips it.
 
     `extra_args` are what the sampler gives to the model besides.
     """
@@ -263,11 +263,11 @@ def blended(x: Tensor, extra_args: Mapping[str, Any]) -> Iterator[Tensor]:
     try:
         yield x
     finally:
-        run.blended = False  # a cache may have answered in the model's place
+        run.blended = False  # a cache may have replaced the model's call
 
 
 def predict_between_steps(executor: Any, x: Tensor, timestep: Tensor, *given: Any, **named: Any) -> Any:
-    """Blend the seam before the model is asked, unless that was done: the PREDICT_NOISE wrapper.
+    """The PREDICT_NOISE wrapper: blend the seam before the model is called, unless it is already blended.
 
     The host calls it with x, timestep, model_options and seed.
     """

@@ -1,4 +1,4 @@
-"""The seam of a panorama, closed while any model of the host samples it: one mechanism for every node that does so.
+"""Close the seam of a panorama while any model of the host samples it; all nodes with a seam use this.
 
 `attach_seam` adds it to a MODEL, in wrappers that live and die with a clone: Apply OmniX Adapters adds its streams,
 Seamless Panorama (`close_seam`) only checks. Positions simply continue: a model sees a picture that is wider by the
@@ -39,9 +39,9 @@ REPLACED = (
     "Apply OmniX Adapters closes the seam with its own seam_columns, and replaces the seam of Seamless Panorama before "
     "it. Remove Seamless Panorama."
 )
-"""What is said where both nodes meet: there is one seam."""
+"""The message if a model has both nodes: there can be only one seam."""
 _OF_OTHER_SIZES = frozenset(("ref_latents", "context_latents", "encoder_hidden_states_llama3", "siglip_feats"))
-"""What models accept in sizes of their own: pictures to look at, and texts."""
+"""Conditions whose size differs from the latent's: reference pictures, and texts."""
 _HINTS = ("image", "render_video")
 """Where the host's ControlNets that are patches of the model keep their picture."""
 
@@ -56,7 +56,7 @@ def attach_seam(
 ) -> Patcher:
     """Return a clone of `model` that samples `seam` latent columns twice, with the wrappers `own` beside the seam's.
 
-    What was attached before is replaced. `check` raises ValueError before a run, `around` lasts as long as one, and
+    An earlier seam is replaced. `check` raises ValueError before a run, `around` lasts as long as one, and
     `by_the_model` names conditions that a wrapper of `own` widens.
     """
     patched = without_seam(model)
@@ -72,7 +72,7 @@ def attach_seam(
 
 
 def without_seam(model: Patcher) -> Patcher:
-    """Return a clone of `model` without the seam and what was attached with it."""
+    """Return a clone of `model` without the seam and everything attached with it."""
     plain = model.clone()
     for kind in list(plain.wrappers):
         plain.remove_wrappers_with_key(kind, KEY)
@@ -80,14 +80,14 @@ def without_seam(model: Patcher) -> Patcher:
 
 
 def has_seam(model: Patcher) -> bool:
-    """Tell whether a node has attached a seam."""
+    """Return whether a node has attached a seam."""
     return bool(model.wrappers.get(WrappersMP.SAMPLER_SAMPLE, {}).get(KEY))
 
 
 def close_seam(model: Patcher, seam: int, warn: Callable[[str], None]) -> Patcher:
-    """Return a clone of `model`, of any kind, that samples panoramas whose edges meet; 0 columns: the model as it is.
+    """Return a clone of `model`, of any kind, that samples panoramas whose edges meet; 0 columns: the model unchanged.
 
-    A model with OmniX's adapters has a seam already, which stays. `warn` gets what the user may not expect. Raises
+    A model with OmniX's adapters has a seam already, which stays. `warn` gets the warnings. Raises
     ValueError if the model can't be sampled with a seam.
     """
     if model.get_additional_models_with_key(KEY):
@@ -110,7 +110,7 @@ def close_seam(model: Patcher, seam: int, warn: Callable[[str], None]) -> Patche
 
 
 def columns_at_once(model: Patcher) -> int:
-    """Return how many latent columns a model sees as one: a patch, or what a U-Net makes one column of."""
+    """Return how many latent columns a model treats as one: a patch, or one column at a U-Net's lowest level."""
     network: Any = unwrapped(model.get_model_object("diffusion_model"))
     if levels := getattr(network, "channel_mult", None):
         return 2 ** (len(levels) - 1)
@@ -120,7 +120,7 @@ def columns_at_once(model: Patcher) -> int:
 
 
 def check_run(seam: int) -> Check:
-    """Return what raises ValueError before a run that can't be sampled with a seam."""
+    """Return a check that raises ValueError before a run that can't be sampled with a seam."""
 
     def check(guider: Any, noise: Tensor) -> None:
         patcher, conds = guider.model_patcher, guider.conds
@@ -134,7 +134,7 @@ def check_run(seam: int) -> Check:
 
 
 def check_latent(noise: Tensor, seam: int, patch: int, model: nn.Module) -> None:
-    """Raise ValueError unless a latent is a picture's or a video's, of a width that goes with the seam."""
+    """Raise ValueError unless a latent is a picture or a video with a width that fits the seam."""
     if noise.ndim not in (4, 5):
         raise ValueError(
             f"Seamless Panorama samples pictures [batch, channels, height, width] and videos, got {list(noise.shape)}; "
@@ -159,7 +159,7 @@ def check_latent(noise: Tensor, seam: int, patch: int, model: nn.Module) -> None
 
 
 def check_cond(cond: Mapping[str, Any], size: tuple[int, int]) -> None:
-    """Raise ValueError for what is on a conditioning and can't be continued past the seam of a picture [h, W]."""
+    """Raise ValueError for parts of a conditioning that can't be continued past the seam of a picture [h, W]."""
     given = cond.get("model_conds", {})
     if cond.get("control") is not None:
         raise ValueError(_NO_CONTROL)
@@ -170,7 +170,7 @@ def check_cond(cond: Mapping[str, Any], size: tuple[int, int]) -> None:
             "conditioning."
         )
     for name in (name for name in given if name not in _OF_OTHER_SIZES):
-        value = given[name].cond
+        value = getattr(given[name], "cond", None)
         for each in value if isinstance(value, list) else [value]:
             if is_picture(each) and tuple(each.shape[-2:]) != size:
                 raise ValueError(

@@ -8,11 +8,13 @@ have other colours than in that table. So only the six classes below are named, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from einops import rearrange
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .maps import check_image
@@ -52,12 +54,34 @@ def classes(image: Tensor, colours: Mapping[str, Colour], tolerance: float = TOL
 
     A pixel belongs to the class with the nearest colour, if that is within the tolerance (in 8-bit levels).
     """
+    found = nearest(image, [colours[name] for name in EVIDENCE], tolerance)
+    return {name: (found == number).float() for name, number in zip(NAMES, (*range(len(EVIDENCE)), -1))}
+
+
+def nearest(image: Tensor, colours: Sequence[Colour], tolerance: float = TOLERANCE) -> Tensor:
+    """Return the number [B, H, W] of the nearest colour of each pixel of image [B, H, W, >=3]; -1 beyond tolerance."""
     check_image(image, 3, "semantics")
     levels = image[..., :3].detach().float().cpu() * 255
-    distances = torch.stack([(levels - levels.new_tensor(colours[name])).norm(dim=-1) for name in EVIDENCE])
-    least, number = distances.min(dim=0)
-    found = torch.where(least <= tolerance, number, len(EVIDENCE))
-    return {name: (found == index).float() for index, name in enumerate(NAMES)}
+    least, number = torch.stack([(levels - levels.new_tensor(colour)).norm(dim=-1) for colour in colours]).min(dim=0)
+    return torch.where(least <= tolerance, number, -1)
+
+
+class Named(NamedTuple):
+    """The contents of one panorama: the number of each pixel's name [H, W], -1 = unknown, and whether it is the room.
+
+    The room is the classes that are certain (`EVIDENCE`); the other names are as good as their colours.
+    """
+
+    numbers: NDArray[np.integer]
+    names: tuple[str, ...]
+    room: NDArray[np.bool_]
+
+
+def named(image: Tensor, colours: Mapping[str, Colour]) -> list[Named]:
+    """Return what each panorama of image [B, H, W, >=3] shows, by the nearest colour of a table."""
+    numbers = nearest(image, [*colours.values()]).numpy()
+    room = nearest(image, [colours[name] for name in EVIDENCE]).numpy() >= 0
+    return [Named(*each) for each in zip(numbers, [tuple(colours)] * len(numbers), room)]
 
 
 def legend(image: Tensor, masks: Mapping[str, Tensor], colours: Mapping[str, Colour]) -> Tensor:

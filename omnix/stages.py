@@ -1,7 +1,7 @@
-"""Blend between steps whatever the sampler does, and go on exactly where sampling is cut in two.
+"""Blend between the steps of any sampler, and continue exactly if sampling is split into two runs.
 
-What the host's OUTER_SAMPLE wrapper sees: the sampler before it runs, the latent as it comes from another node, and the
-one that goes to the next.
+This uses the host's OUTER_SAMPLE wrapper. It gets the sampler before it runs, the latent that comes from another node,
+and the latent that goes to the next node.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from torch import Tensor
 from .sampling import STAGE, Stage, blended, closed
 
 LEFT = "omnix_left"
-"""The attribute of a latent that keeps what the run left that made it."""
+"""The attribute of a latent that stores the rest of the run that made it."""
 
 
 class Left(NamedTuple):
-    """What a run left that ended before the last noise level: its latent with the columns past the seam."""
+    """The rest of a run that ended before the last noise level: its latent with the columns past the seam."""
 
     wide: Tensor
     sigma: float
 
 
 def sample_in_stages(seam: int, as_result: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-    """Return the OUTER_SAMPLE wrapper: blend in the sampler, and go on where another run has left noise.
+    """Return the OUTER_SAMPLE wrapper: blend in the sampler, and continue if another run has left noise.
 
-    What is left is cropped to the panorama's size for everybody else; the columns past the seam, as they were, go along
-    with the latent, and are used if the next run begins with that latent at that noise level. `as_result` puts a latent
-    where the host puts results, which are then handed on as they are.
+    The result is cropped to the panorama's size for all other nodes. The columns past the seam are kept with the latent
+    and used if the next run starts with that latent at that noise level. `as_result` puts a latent where the host puts
+    results, so that the host returns it unchanged.
     """
 
     def sample(
@@ -54,7 +54,7 @@ def sample_in_stages(seam: int, as_result: Callable[[Tensor], Tensor]) -> Callab
 
 
 def going_on(latent: Tensor, sigmas: Tensor, seam: int) -> Tensor | None:
-    """Return what the run before left, wider by the seam, if it left this latent, unchanged, at this noise level."""
+    """Return the rest of the previous run, wider by the seam, if it made exactly this latent at this noise level."""
     left: Left | None = getattr(latent, LEFT, None)
     if left is None or not math.isclose(left.sigma, float(sigmas[0]), rel_tol=1e-6):
         return None
@@ -67,7 +67,7 @@ def going_on(latent: Tensor, sigmas: Tensor, seam: int) -> Tensor | None:
 class BetweenSteps:
     """The model as a sampler sees it, which blends the seam of the sampler's x before a noise mask makes a copy of it.
 
-    Samplers read and set the model's attributes: they are the model's own.
+    Samplers read and set the model's attributes, so these are passed to the model itself.
     """
 
     def __init__(self, model: Any) -> None:
@@ -86,7 +86,7 @@ class BetweenSteps:
 
 
 def blending(sampler: Any) -> Any:
-    """Return a sampler that gives its function `BetweenSteps`; a pack's own that has no function, as it is."""
+    """Return a sampler that passes `BetweenSteps` to its function; samplers without a function stay unchanged."""
     function = getattr(sampler, "sampler_function", None)
     if function is None:
         return sampler

@@ -29,7 +29,7 @@ from .low_rank import LowRank
 Attention = Callable[..., Tensor]
 Deltas = Mapping[str, LowRank]
 
-# What runs before or beside the image rows of the double blocks: an adapter here tells the streams' text rows apart.
+# Layers outside the image rows of the double blocks: with an adapter here, the text rows of the streams differ.
 _TEXT_LAYERS = ("txt_in", "time_in", "vector_in", "guidance_in", ".txt_")
 
 
@@ -66,19 +66,19 @@ def by_stream(patches: Mapping[str, Sequence[Any]], streams: int) -> dict[str, S
 
 
 def text_is_shared(streams: Sequence[Stream]) -> bool:
-    """Tell whether the text rows of all streams are equal throughout the double blocks."""
+    """Return whether the text rows of all streams are equal throughout the double blocks."""
     return not any(part in layer for layer in layers_of(streams) for part in _TEXT_LAYERS)
 
 
 def _unheard(_layer: str) -> None:
-    """Hear of a layer that was adapted, and let it be."""
+    """Do nothing when a layer was adapted."""
 
 
 @contextmanager
 def adapted(
     model: nn.Module, streams: Sequence[Stream], added: Callable[[str], None] = _unheard, stacked: int | None = None
 ) -> Iterator[None]:
-    """Add every stream's deltas to its rows of the stacked batch while the context lasts; `added` hears of each layer.
+    """Add every stream's deltas to its rows of the stacked batch during the context; `added` is called for each layer.
 
     `model` is a FLUX in ComfyUI's layout; a hook sees whatever forward a layer has at that time, be it quantised,
     offloaded or wrapped by another LoRA. All hooks are removed on the way out, also by an exception. Of the model's
@@ -100,12 +100,12 @@ def adapted(
 
 
 def last_layer(model: nn.Module) -> str:
-    """Name the last layer of the last block; what it gives to other streams than the target is never read."""
+    """Name the last layer of the last block; its results for streams other than the target are never used."""
     return f"single_blocks.{len(list(model.get_submodule('single_blocks').children())) - 1}.linear2"
 
 
 def text_layers(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield the layers that see text rows alone: those of the double blocks."""
+    """Yield the layers that see only text rows: those of the double blocks."""
     for block in model.get_submodule("double_blocks").children():
         for name in ("txt_attn.qkv", "txt_attn.proj", "txt_mlp"):
             yield block.get_submodule(name)
@@ -172,9 +172,9 @@ class _Differentiable(torch.autograd.Function):
 def _run_on_part(
     hooks: ExitStack, layer: nn.Module, part: Callable[[Tensor], Tensor], whole: Callable[[Tensor], Tensor]
 ) -> None:
-    """Let a layer see only `part` of the stack, and give on the `whole` that its result stands for.
+    """Let a layer see only `part` of the stack, and expand its result to the `whole`.
 
-    What is not called as layer(x) sees the whole stack: what else it is given may be of all streams, too.
+    A layer that is not called as layer(x) sees the whole stack, because its other arguments may be for all streams.
     """
 
     def take(_layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -220,7 +220,7 @@ def attend_jointly(
 ) -> Tensor:
     """Attend with the streams folded into the sequence: [(b s), heads, n, d] -> [(b s), n, c].
 
-    The first `shared` rows of all streams' queries are equal, and asked once; in the `last` block the target's alone.
+    The first `shared` rows of all streams' queries are equal and computed once; in the `last` block only the target's.
     """
     q, k, v = map(_taken, (q, k, v))
     queries = fold_shared(q, streams, shared) if shared else of_target(q, streams) if last else fold(q, streams)
@@ -231,7 +231,7 @@ def attend_jointly(
 
 
 def _taken(tensor: Any) -> Tensor:
-    """Take a tensor out of the container in which newer hosts carry it to the attention."""
+    """Take a tensor out of the container in which newer hosts pass it to the attention."""
     return tensor if isinstance(tensor, Tensor) else tensor.take()
 
 

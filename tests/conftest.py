@@ -45,7 +45,7 @@ def pytest_configure() -> None:
 
 # Files that take more than about ten seconds of a core: `dev.py test --fast` leaves them out.
 SLOW = {
-    *("test_captions", "test_engine", "test_folder", "test_lasting", "test_overfit", "test_split"),  # training
+    *("test_captions", "test_engine", "test_folder", "test_lasting", "test_overfit", "test_parts_of_data"),  # training
     *("test_ten_minutes", "test_views"),
     *("test_making", "test_perceives"),  # the micro model
     *("test_compiled", "test_oracle_golden", "test_true_advice", "test_wrong_graphs"),  # the runtime

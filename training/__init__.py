@@ -1,6 +1,6 @@
-"""Train the adapters of a new task: a folder of panoramas and of a map becomes what Load OmniX Adapters loads.
+"""Train the adapters of a new task: from a folder of panoramas and maps to files for Load OmniX Adapters.
 
-`run(config)` does what the command line does; `train(...)` is the engine alone, for latents that are there already.
+`run(config)` does what the command line does; `train(...)` is only the engine, for latents that are encoded already.
 Nothing is imported before it is used, so that `python -m training` can first load the pack that this folder is part of.
 """
 

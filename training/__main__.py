@@ -1,7 +1,7 @@
 """The command line: `python -m training` in a clone, and `omnix-train` where the pack is installed.
 
-In a clone this folder is a package of its own, and its neighbours are out of reach. So the pack is loaded from the
-folder above, as ComfyUI loads it, and the command runs in there.
+In a clone this folder is a package of its own and can't import the folders beside it. So the pack is loaded from the
+folder above, as ComfyUI loads it, and the command runs inside the pack.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _pack() -> str:
             PACK, root / "__init__.py", submodule_search_locations=[str(root)]
         )
         if spec is None or spec.loader is None:
-            raise ImportError(f"{root / '__init__.py'} can't be loaded; is this the whole pack?")
+            raise ImportError(f"{root / '__init__.py'} can't be loaded; download the whole pack again.")
         pack = importlib.util.module_from_spec(spec)
         sys.modules[PACK] = pack
         spec.loader.exec_module(pack)

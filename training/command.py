@@ -122,6 +122,10 @@ def _read_yaml(path: Path, text: str) -> Any:
             "write the file as TOML."
         ) from error
     try:
+        tree = yaml.compose(text, yaml.SafeLoader)
+        names = [key.value for key, _value in tree.value] if isinstance(tree, yaml.MappingNode) else []
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise TrainingError(f"{path}: {twice[0]} is set twice; keep one line.")  # YAML would use the last one
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise _unreadable(path, error) from error

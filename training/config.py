@@ -134,7 +134,7 @@ class Config:
 
 
 def precision_on(config: Config, device: str) -> str:
-    """Return the precision of a run on a kind of device: few CPUs compute in bfloat16, the others are slow at it."""
+    """Return the precision of a run on a kind of device: most CPUs are slow in bfloat16."""
     return config.precision if config.precision != "auto" else "float32" if device == "cpu" else "bfloat16"
 
 
@@ -173,7 +173,7 @@ def _plan(name: str, conditions: Sequence[Stream], target: Stream) -> Plan:
     for word in (task, *names):
         if not is_plain(word):
             raise TrainingError(
-                f"{word!r} can't be a folder's name on every system; choose another for the task or stream."
+                f"{word!r} is not a valid folder name on every system; choose another name for the task or stream."
             )
     if len(set(names)) < len(names):
         raise TrainingError(
@@ -214,7 +214,7 @@ def size_of(config: Config) -> tuple[int, int]:
     return int(height), int(width)
 
 
-# field -> what its value must be, and the test of it
+# field -> its allowed values in words, and their test
 _LIMITS: tuple[tuple[str, str, Any], ...] = (
     *(
         (name, "at least 1", lambda value: value >= 1)

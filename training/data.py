@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..mapfiles import layout
-from .config import Config, Plan, TrainingError, size_of
+from .config import Config, Plan, TrainingError, note, size_of
 from .pictures import PIXELS_PER_LATENT, View, rows
 from .samples import RAYS, may_roll
 
@@ -19,7 +19,7 @@ PARTS = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing"),
 }
-"""The parts of a data set's own split, and how sets call them."""
+"""The parts of a data set's own split, and their names in data sets."""
 
 
 class Sources(NamedTuple):
@@ -74,7 +74,7 @@ def _is_rays(root: Path, folder: str) -> bool:
 
 
 def maps(plan: Plan) -> tuple[str, ...]:
-    """Return the folders of a task: what its streams show, whatever they are called."""
+    """Return the folders of a task's streams, whatever the streams are called."""
     return tuple(folder for stream in plan.streams for folder in stream.folders)
 
 
@@ -111,10 +111,9 @@ def parts(root: Path) -> dict[str, str]:
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):  # whoever writes the manifest may be interrupted
-                break
-            raise TrainingError(f"{path}: line {number} is not JSON; correct it, or use --no-split.") from error
+        except json.JSONDecodeError:  # a program that was interrupted leaves half a line, and writes it again
+            note(f"{path}: line {number} is not JSON and is ignored.")
+            continue
         if isinstance(record, dict) and {"stem", "split"} <= record.keys():
             found[str(record["stem"])] = _part(path, str(record["split"]))
     return found

@@ -44,7 +44,7 @@ Sampled = Callable[[int, Tensor], None]
 
 
 class Watching(NamedTuple):
-    """Held-out samples, what gets their sampled latents, and the steps from the best figures to the worst."""
+    """Held-out samples, the function that gets what is sampled of them, and the steps in order of their figures."""
 
     held_out: Samples | None = None
     sampled: Sampled | None = None
@@ -82,7 +82,7 @@ def train(
 
 
 class _Run:
-    """One run while it lasts."""
+    """The state of a run, and its loop."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class _Run:
         self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=reduced)
 
     def state(self) -> State:
-        """Return what a save is made of."""
+        """Return the contents of a save."""
         return State(self.step, self.adapters, self.averages, self.optimizer)
 
     def restore(self) -> None:

@@ -60,7 +60,7 @@ def predict(
 
 
 def loss_of(velocity: Tensor, clean: Tensor, noise: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Return the mean of (v - (noise - x0))^2 in float32, over the seam columns too: they are sampled as the others.
+    """Return the mean of (v - (noise - x0))^2 in float32, over the seam columns too, as in sampling.
 
     `weights` [b or 1, 1, h, w] make it a weighted mean over the batch; cells of weight 0 are not learned.
     """
@@ -110,7 +110,7 @@ Block = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
 
 
 def _checkpointed(flux: nn.Module) -> Mapping[tuple[str, int], Block]:
-    """Return the host's block replacements that keep a block's input alone and run it again for its gradient."""
+    """Return the host's block replacements that keep only a block's input and run the block again for its gradient."""
     kinds = (("double_block", ("img", "txt")), ("single_block", ("img",)))
     return {
         (kind, index): _run_twice(block, states)

@@ -167,7 +167,7 @@ class HostBase(LoadedBase):
         return path
 
     def release(self) -> None:
-        """Take the VAE and the text encoders out of memory."""
+        """Remove the VAE and the text encoders from memory."""
         self._vae = self._clip = None
         if not self._loaded:
             comfy.model_management.unload_all_models()
@@ -213,7 +213,7 @@ def located(name: str, kind: str) -> Path:
 
 
 def load_model(path: Path, config: Config) -> Any:
-    """Load a FLUX.1 as the host's own loaders do.  Raises TrainingError for another model."""
+    """Load a FLUX.1 as the host's own loaders do.  Raises TrainingError for other models."""
     if path.suffix == ".gguf":
         return _load_gguf(path)
     wanted = config.weight_dtype
@@ -288,5 +288,5 @@ def _gguf_pack(path: Path) -> Any:
 
 
 def _one_line(error: Exception) -> str:
-    """Return an error's words on one line, no longer than a sentence may be."""
+    """Return an error's words on one line, at most 200 characters."""
     return " ".join(str(error).split())[:200]

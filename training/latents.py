@@ -31,7 +31,7 @@ READING = 2
 
 
 class Cache:
-    """Latents and prompts on the disk, by the checksum of what they were made from."""
+    """Latents and prompts on the disk, by the checksum of their sources."""
 
     def __init__(self, folder: Path, pictures: Pictures, encoder: str) -> None:
         self.folder, self.pictures, self.encoder = folder, pictures, encoder
@@ -69,7 +69,7 @@ class Cache:
         return self.sums[path]
 
     def prompt(self, words: str, encoders: str) -> Path:
-        """Return the file of a prompt's embedding, which is made if it is not there."""
+        """Return the file of a prompt's embedding, which is made if it is missing."""
         path = self._path("prompt", words, encoders)
         if _is_whole(path):
             return path
@@ -77,7 +77,7 @@ class Cache:
         return self._write(path, {"text": text, "pooled": pooled})
 
     def _encoded(self, image: Tensor) -> Tensor:
-        """Encode a picture that goes on past both edges: latents are rolled, so none may know where its edge was."""
+        """Encode a picture that continues past both edges, so that a rolled latent does not show where its edge was."""
         beyond = WRAP_COLUMNS * PIXELS_PER_LATENT
         wide = torch.cat([image[:, -beyond:], image, image[:, :beyond]], dim=1)
         return self.pictures.encode(rearrange(wide, "h w c -> 1 h w c"))[0, :, :, WRAP_COLUMNS:-WRAP_COLUMNS]

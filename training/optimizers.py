@@ -40,7 +40,7 @@ class Muon(torch.optim.Optimizer):
                     matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-size)
 
     def _direction(self, matrix: Tensor) -> Tensor:
-        """Let the momentum follow the gradient; return where Nesterov's step goes."""
+        """Update the momentum from the gradient; return the direction of Nesterov's step."""
         gradient = torch.zeros_like(matrix) if matrix.grad is None else matrix.grad
         momentum = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
         momentum.lerp_(gradient, 1 - MOMENTUM)

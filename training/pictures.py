@@ -106,12 +106,12 @@ def in_cells(view: View) -> View:
 
 
 def _in_cells(weight: Tensor, cells: tuple[int, int]) -> Tensor:
-    """Return the smallest weight of the pixels of each latent cell: a cell with a hole in it would teach the hole."""
+    """Return the smallest weight of the pixels of each latent cell: a cell with a hole must not be learned."""
     return -adaptive_max_pool2d(-weight[None], cells)[0]
 
 
 def turned(values: Tensor, view: View, folder: str) -> Tensor:
-    """Return a map [h, w, c] as a view shows it; directions turn along and are mirrored too.
+    """Return a map [h, w, c] as a view shows it; directions are turned and mirrored with it.
 
     Turned by an angle a to the right, a direction (x, y, z) becomes (x cos a + z sin a, y, z cos a - x sin a); axes
     front +X, up +Y, left +Z.
@@ -139,7 +139,7 @@ def _packed(maps: Sequence[Tensor], stream: Stream, files: Sequence[Path]) -> Te
 
 
 def rows(path: Path) -> int:
-    """Return the height of a picture from its header; 0 for a file that can't be read, which reading reports."""
+    """Return the height of a picture from its header; 0 for a file that can't be read: reading it reports the error."""
     oiio = package("OpenImageIO")
     source = oiio.ImageInput.open(str(path))
     if source is None:
@@ -184,7 +184,7 @@ def _mask(path: Path) -> Tensor:
 
 
 def _endless(depth: Tensor, nowhere: Array) -> Tensor:
-    """Return a depth that is infinite where it means that nothing is there: see `mapfiles.nothing`."""
+    """Return a depth that is infinite where the file has no distance: see `mapfiles.nothing`."""
     known = np.where(nowhere[..., : depth.shape[-1]], np.float32(np.nan), depth.numpy())
     return torch.from_numpy(np.nan_to_num(without_far_plane(known)[0], nan=np.inf, posinf=np.inf))
 

@@ -1,4 +1,4 @@
-"""What a run shows: curves (a CSV that grows line by line, and an SVG), and sheets and figures of held-out pictures."""
+"""The reports of a run: curves (a growing CSV, and an SVG), and sheets and figures of held-out pictures."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from einops import repeat
 from PIL import Image
 from torch import Tensor
 
@@ -24,13 +25,13 @@ from ..omnix.panorama import decode_panorama
 from ..omnix.sheet import contact_sheet
 from .config import Config, Plan, Stream, note
 from .data import Sources
-from .pictures import picture
+from .pictures import PIXELS_PER_LATENT, picture, seen
 from .samples import Pictures
 
 
 @contextmanager
 def reported(what: str) -> Iterator[None]:
-    """Report an error in what a run only shows: it must not end a run of several hours."""
+    """Report an error in a curve or sheet: it must not end a run of several hours."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 (every kind is reported)
@@ -38,7 +39,7 @@ def reported(what: str) -> Iterator[None]:
 
 
 def board(output: Path, step: int) -> Any:
-    """Return a writer for TensorBoard that replaces what comes after a step; None if tensorboard is not installed."""
+    """Return a writer for TensorBoard that replaces older points after a step; None if tensorboard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter  # not a requirement: it may be missing
     except ImportError:
@@ -76,8 +77,10 @@ class Curve:
         except OSError as error:
             if len(self.waiting) == 1:
                 note(f"{self.path}: can't be written ({error}); its rows wait for the next step.")
-        for name, value in values.items() if self.board else ():
-            self.board.add_scalar(f"{self.path.stem}/{name}", value, step)
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(f"{self.path.stem}/{name}", value, step)
+            self.board.flush()
 
     def _line(self, row: Mapping[str, float]) -> list[str]:
         return [f"{row.get(name, math.nan):.8g}" for name in self.columns]
@@ -85,18 +88,17 @@ class Curve:
 
 def read(path: Path) -> list[dict[str, float]]:
     """Read a curve's rows. Lines that are not whole rows, as a crash may leave them, are omitted."""
-    text = path.read_bytes().decode("utf-8", "replace").replace("\0", "") if path.is_file() else ""
+    text = path.read_bytes().decode("utf-8-sig", "replace").replace("\0", "") if path.is_file() else ""
     whole = text[: text.rfind("\n") + 1]  # the last line may be cut within a number
-    rows = [_numbers(row) for row in csv.DictReader(io.StringIO(whole, newline=""))]
+    names, *lines = [line.split(",") for line in whole.splitlines()] or [[]]
+    rows = [_numbers(names, fields) for fields in lines]
     return [row for row in rows if math.isfinite(row.get("step", math.nan))]
 
 
-def _numbers(row: Mapping[Any, Any]) -> dict[str, float]:
-    """Return the numbers of a row; {} if it has too few or too many fields, or other text."""
+def _numbers(names: Sequence[str], fields: Sequence[str]) -> dict[str, float]:
+    """Return a row's numbers by name; {} for too few or too many fields, or other text."""
     try:
-        return (
-            {} if None in row or None in row.values() else {name: float(value or "nan") for name, value in row.items()}
-        )
+        return dict(zip(names, (float(field or "nan") for field in fields), strict=True))
     except ValueError:
         return {}
 
@@ -177,7 +179,7 @@ LOWER = {"abs_rel", "mean"}
 """Main figures of which a lower value is better."""
 FIGURES = "figures.csv"
 OTHER = "albedo"
-"""The kind as which a map that `evaluation` does not know is measured: colours in [0, 1]."""
+"""Maps that `evaluation` does not know are measured as this kind: colours in [0, 1]."""
 TILE = 384
 
 
@@ -223,12 +225,15 @@ class Watch:
         write_bytes(self.output / "samples" / f"step-{step:06d}.png", data.getvalue(), force=True)
 
     def measure(self, images: Sequence[Tensor]) -> dict[str, float]:
-        """Return the mean of every figure over the held-out pictures, under `map alignment figure`."""
+        """Return the mean of every figure over what is learned of held-out pictures, as `map alignment figure`."""
         target, sums = self.plan.streams[-1], dict[str, list[float]]()
         for stem, image in zip(self.stems, images):
-            for channel, path in enumerate(self.sources.files[stem, target.name]):
+            files = self.sources.files[stem, target.name]
+            weight = seen(self.config, target, files, self.sources.masks.get(stem)).weight
+            learned = repeat(weight > 0, "h w -> (h p) (w q)", p=PIXELS_PER_LATENT, q=PIXELS_PER_LATENT).numpy()
+            for channel, path in enumerate(files):
                 part = image if len(target.folders) == 1 else image[..., channel : channel + 1]
-                for name, value in _figures(path, self.config, part):
+                for name, value in _figures(path, self.config, part, learned):
                     sums.setdefault(name, []).append(value)
         return {name: float(np.mean(values)) for name, values in sums.items()}
 
@@ -256,21 +261,23 @@ def _name(folder: str, alignment: str, figure: str) -> str:
     return " ".join(part for part in (folder, alignment, figure) if part)
 
 
-def _figures(path: Path, config: Config, image: Tensor) -> Iterator[tuple[str, float]]:
-    """Yield the figures of one map; equal maps, whose PSNR is infinite, count as 100 dB."""
+def _figures(path: Path, config: Config, image: Tensor, learned: Array) -> Iterator[tuple[str, float]]:
+    """Yield the figures of one map where it is learned; equal maps, whose PSNR is infinite, count as 100 dB."""
     folder = path.parent.name
     kind = folder if folder in layout.KINDS and folder != "rgb" else OTHER
     prediction, truth = _pair(kind, folder, path, config, image)
+    unknown = semantic.NO_CLASS if kind == "semantic" else np.nan
+    truth = np.where(learned if truth.ndim == 2 else learned[..., None], truth, unknown)
     for alignment, scores in compare(kind, prediction, truth).scores.items():
         for figure, (value, _weighted) in scores.figures.items():
             yield _name(folder, alignment, figure), 100.0 if math.isinf(value) else value
 
 
 def _pair(kind: str, folder: str, path: Path, config: Config, image: Tensor) -> tuple[Array, Array]:
-    """Return (prediction, truth) as `evaluation` wants a kind, at the size of the run."""
+    """Return (prediction, truth) as `evaluation` expects a kind, at the size of the run."""
     colours = image.numpy()
     if kind == OTHER or folder not in layout.KINDS:
-        truth = picture(config, _alone(folder), [path]).numpy()
+        truth = picture(config, Stream(folder, (folder,)), [path]).numpy()
         return colours if colours.shape[-1] == 3 else np.repeat(colours, 3, axis=-1), truth
     truth = _at_size(layout.read(path, kind), *colours.shape[:2])
     if kind == "semantic":
@@ -284,12 +291,8 @@ def _pair(kind: str, folder: str, path: Path, config: Config, image: Tensor) -> 
     return colours.mean(axis=-1), truth
 
 
-def _alone(folder: str) -> Stream:
-    return Stream(folder, (folder,))
-
-
 def _at_size(values: Array, height: int, width: int) -> Array:
-    """Take the nearest pixel: a mean of distances, normals or classes would be none."""
+    """Take the nearest pixel: a mean of distances, normals or classes would be a wrong one."""
     rows = ((np.arange(height) + 0.5) * values.shape[0] / height).astype(int)
     columns = ((np.arange(width) + 0.5) * values.shape[1] / width).astype(int)
     return values[rows][:, columns]

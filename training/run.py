@@ -30,7 +30,7 @@ LATENTS = "latents"
 
 
 def run(config: Config, *, base: Any = None, go_on: bool = False, show: bool = True) -> tuple[Result, ...]:
-    """Train every target of a configuration, one after the other; return what each came to.
+    """Train every target of a configuration, one after the other; return their results.
 
     `base` is a FLUX.1 with its VAE and text encoders (`Base` and `Pictures`); None loads the configuration's through
     ComfyUI. `go_on` continues from the newest saves. Raises TrainingError, AdapterError, MapError, OSError.
@@ -57,7 +57,7 @@ def run(config: Config, *, base: Any = None, go_on: bool = False, show: bool = T
 
 
 class Order(NamedTuple):
-    """What a run trains one task on: its pictures, their split, and the views of each that is trained on."""
+    """The data of one task: its pictures, their split, and the views of each trained picture."""
 
     plan: Plan
     sources: data.Sources
@@ -68,11 +68,13 @@ class Order(NamedTuple):
 def order(config: Config, plan: Plan) -> Order:
     """Look up the data of a task.  Raises TrainingError."""
     sources = data.find(config, plan)
+    if sources.parts and (others := [stem for stem in sources.stems if stem not in sources.parts]):
+        note(f"{len(others)} pictures, such as {others[0]}, have no part in {data.MANIFEST}; they are trained on.")
     return Order(plan, sources, data.split(sources, config.held_out), data.views(config, plan))
 
 
 def _encoded(cache: Cache, config: Config, one: Order, show: bool) -> tuple[Cached, Cached | None]:
-    """Encode what is not in the cache yet, to train on and to hold out."""
+    """Encode the pictures that are not in the cache yet, to train on and to hold out."""
     trained = [(stem, view) for stem in one.split.trained for view in one.views]
     held_out = [(stem, FRONT) for stem in one.split.held_out]
     return (
@@ -85,7 +87,7 @@ def host_base(config: Config) -> Any:
     """Return the configuration's base model through ComfyUI."""
     use_host(config.comfyui, config.device == "cpu")
     try:
-        from .host import HostBase  # knows the host, which can be imported only now
+        from .host import HostBase  # imports the host, which use_host makes possible
     except RuntimeError as error:  # the host looks for a GPU while it is imported
         reason = str(error).splitlines()[0]
         raise TrainingError(f"ComfyUI found no GPU ({reason}). Check the GPU driver, or use --device cpu.") from error
@@ -93,7 +95,7 @@ def host_base(config: Config) -> Any:
 
 
 def folder_of(config: Config, plan: Plan) -> Path:
-    """Return where a task's saves go: into the output, below it in a folder of its own if there are several."""
+    """Return where a task's saves go: into the output, or into a folder for each task if there are several."""
     output = Path(config.output)
     return output if len(config.target) == 1 else output / plan.task.name
 
@@ -103,7 +105,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def use_host(named: str, cpu: bool) -> None:
-    """Make ComfyUI importable: the one that runs already, the named folder, COMFYUI_PATH, or the one above the pack.
+    """Make ComfyUI importable: the running one, the named folder, COMFYUI_PATH, or the one above the pack.
 
     Raises TrainingError if there is none.
     """
@@ -151,7 +153,7 @@ def dry_run(config: Config) -> Iterator[str]:
 
 
 def examined(config: Config, one: Order) -> tuple[float, list[str]]:
-    """Read every picture of a task as training does; return the share that is left out, and what is wrong."""
+    """Read every picture of a task as training does; return the share that is left out, and the errors."""
     errors: dict[str, None] = {}
     weights: list[float] = []
     for stem in tqdm([*one.split.trained, *one.split.held_out], desc="reading pictures", disable=None):

@@ -31,7 +31,7 @@ def may_roll(maps: Iterable[str]) -> bool:
 
 
 class Batch(NamedTuple):
-    """Some samples: every stream's latent [b, 16, h, w] after shift and scale, the target last, and their prompts."""
+    """Some samples: all streams' latents [b, 16, h, w] after shift and scale, the target last, and their prompts."""
 
     latents: tuple[Tensor, ...]
     text: Tensor
@@ -177,7 +177,7 @@ def _permutation(seed: int, epoch: int, count: int) -> Tensor:
 
 
 def _generator(seed: int, kind: int, number: int) -> torch.Generator:
-    """Return a generator of its own for a seed, a kind and a number (mixed as in SplitMix64, so that none collide)."""
+    """Return a separate generator for a seed, a kind and a number (mixed as in SplitMix64, so that none collide)."""
     state = 0
     for part in (seed, kind, number):
         state = (state + part + 0x9E3779B97F4A7C15) % 2**64
@@ -188,5 +188,5 @@ def _generator(seed: int, kind: int, number: int) -> torch.Generator:
 
 
 def fixed_noise(seed: int, number: int, size: tuple[int, int]) -> Tensor:
-    """Return the noise [1, 16, h, w] from which held-out picture `number` is always sampled."""
+    """Return the noise [1, 16, h, w] from which held-out picture `number` is sampled every time."""
     return torch.randn(1, 16, *size, generator=_generator(seed, _SAMPLE, number))

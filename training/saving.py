@@ -118,7 +118,7 @@ def _factors(adapters: Sequence[AdapterWeights]) -> Iterator[tuple[str, Tensor]]
 
 
 def _kept(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    """Return a tree of dictionaries and lists for JSON, its tensors moved into `tensors` and named in their places."""
+    """Return a tree of dictionaries and lists for JSON, with its tensors moved into `tensors` and replaced by names."""
     if isinstance(tree, Tensor):
         tensors[path] = tree
         return {"tensor": path}
@@ -137,13 +137,13 @@ def _restored(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def resume(folder: Path, state: State, task: Task, config: Config, identity: str) -> tuple[int, int]:
-    """Fill a fresh state with a save's; return the steps done, and the step at which its schedule ends.
+    """Fill a new state from a save; return the steps done, and the step at which its schedule ends.
 
     Raises TrainingError if the save is of another run: other streams, data, or a field that changes what is learned.
     """
     path = folder / STATE
     if not path.is_file():
-        raise TrainingError(f"{folder}: expected {STATE} in the newest save, got none; train into another --output.")
+        raise TrainingError(f"{folder}: expected {STATE} in the newest save, got none; use another --output.")
     try:
         with safetensors.safe_open(path, "pt") as file:
             saved = json.loads((file.metadata() or {})[RUN_KEY])
@@ -188,7 +188,7 @@ _NAMES = {dtype: name for name, dtype in (DTYPES | INTEGERS).items()}
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], force: bool = False) -> None:
-    """Write a file.  Raises AdapterError if it exists and not `force`, OSError if the disk does not take it."""
+    """Write a file.  Raises AdapterError if it exists and not `force`, OSError if the disk refuses it."""
     entries = {name: Entry(_NAMES[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()}
     ordered = {name: entries[name] for name in in_canonical_order(entries)}
     header, offsets, size = header_bytes(metadata, ordered)

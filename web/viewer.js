@@ -73,13 +73,13 @@ function attach(node) {
     setValue: () => {},
   });
   panel.serialize = false;
-  // The side panel of older frontends draws every widget once more, and leaves it as wide as itself.
+  // The side panel of older frontends draws every widget a second time, and leaves it at the panel's width.
   Object.defineProperty(panel, "width", { get: () => undefined, set: () => {} });
   node.setSize([Math.max(node.size[0], SIZE[0]), Math.max(node.size[1], SIZE[1])]);
   viewers.set(node, entry);
 }
 
-/** Take the JSON field off the node; it is still saved with the workflow and sent with the graph. */
+/** Hide the JSON field of the node; it is still saved with the workflow and sent with the graph. */
 function hide(widget) {
   widget.hidden = true;
   widget.options.hidden = true;
@@ -103,7 +103,7 @@ function show(node, entry, maps) {
   remember(mapsKey(node), maps);
 }
 
-/** Return the name under which the frontend files a node's outputs: "id", or "subgraph:id". */
+/** Return the key under which the frontend stores a node's outputs: "id", or "subgraph:id". */
 const locator = ({ id, graph }) => (graph && graph !== graph.rootGraph ? `${graph.id}:${id}` : String(id));
 
 app.registerExtension({

@@ -59,6 +59,20 @@ def write_bytes(path: Path, data: bytes, force: bool) -> None:
     write_file(path, len(data), [(0, data)], force, durable=True)
 
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name for a library that writes by name; if nothing goes wrong, it becomes the file's.
+
+    The folder is made. Raises OSError (with the path) if the disk does not take the file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _errors_of(path), _temporary(path.parent) as temporary:
+        if sys.platform == "win32":
+            temporary.close()  # no library writes to an open file there
+        yield temporary.path
+        temporary.path.replace(path)
+
+
 def check_writable(folder: Path) -> None:
     """Raise OSError if no file can be created in a folder; the folder is created if necessary."""
     place = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))

@@ -1,4 +1,4 @@
-"""Understand one adapter: which blocks lie where in ComfyUI's fused layers, and where their bytes are.
+"""Understand one adapter: the places of its blocks in ComfyUI's fused layers, and the places of their bytes.
 
 Everything else is computed from this plan: the converted file, its inverse, and what the runtime multiplies by. Only
 the header is read, and of the data the alphas alone.
@@ -89,7 +89,7 @@ def _is_down(name: names.Name, entry: Entry) -> bool:
 
 
 def number_keys(found: Recognised) -> list[str]:
-    """List the tensors that are numbers beside factors: alphas, text encoders' too, and scales of the factors."""
+    """List the tensors that are single numbers: alphas, also those of text encoders, and scales of the factors."""
     roles = (names.ALPHA, names.DOWN_SCALE, names.UP_SCALE)
     return [key for key, name in found.names.items() if name and name.role in roles]
 
@@ -119,12 +119,12 @@ _SCALARS = {
     **{"F64": "<d", "F32": "<f", "F16": "<e", "I64": "<q", "I32": "<i", "I16": "<h", "I8": "<b"},
     **{"U64": "<Q", "U32": "<I", "U16": "<H", "U8": "<B"},
 }
-# Formats that are the upper bytes of a wider one, and how many bytes of it they lack.
+# Formats that are the upper bytes of a wider format, and the number of bytes that they lack.
 _UPPER = {"BF16": ("<f", 2), "F8_E5M2": ("<e", 1)}
 
 
 def _number(data: bytes, dtype: str) -> float:
-    """Return the number that a tensor of one element holds."""
+    """Return the number in a tensor with one element."""
     if dtype in _UPPER:
         form, lacking = _UPPER[dtype]
         return float(struct.unpack(form, bytes(lacking) + data)[0])

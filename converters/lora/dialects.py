@@ -18,13 +18,13 @@ MERGED, BYPASSED = "merged", "merged and bypassed"
 
 
 class Dialect(NamedTuple):
-    """A way to name the layers: what it is called, how the names begin, and how the host loads them as they are."""
+    """A way to name the layers: its name, the prefix of its names, and how the host loads such files unchanged."""
 
     name: str
     prefix: str
     find: Callable[[str], Place | None]
     comfy: bool
-    """It names ComfyUI's layers, not Diffusers'."""
+    """Whether it uses the names of ComfyUI's layers instead of Diffusers'."""
     loads: str = ""
 
 
@@ -131,7 +131,7 @@ def layer_of(stem: str) -> str:
 
 
 def bare(key: str) -> str:
-    """Return a key without any dialect's prefix, to look for the layer that it lies in."""
+    """Return a key without any dialect's prefix, to find its layer."""
     key = names.without_prefix(key)
     return next((key[len(prefix) :] for prefix in _UNDERSCORED if key.startswith(prefix)), key)
 

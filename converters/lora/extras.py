@@ -24,11 +24,11 @@ from .scales import Scaling
 
 IMG_IN = "img_in"
 CHANNELS = 64
-"""Columns of FLUX.1's img_in: 16 latent channels in patches of 2 x 2. Wider ones take a control image, too."""
+"""Columns of FLUX.1's img_in: 16 latent channels in patches of 2 x 2. A wider img_in also gets a control image."""
 
 
 def target_of(layer: str, role: str) -> str:
-    """Return the name under which the host's loaders take what a layer has besides its factors."""
+    """Return the name under which the host's loaders read another tensor of a layer."""
     return f"{layer}.{role}" if layer.startswith(TEXT) else names.fused_extra(layer, role)
 
 
@@ -40,7 +40,7 @@ def slab_of(key: str, entry: Entry) -> Slab:
 
 
 def whole(key: str, entry: Entry) -> Kept:
-    """Keep a tensor as it is."""
+    """Keep a tensor unchanged."""
     return Kept(entry.dtype, entry.shape, (KeptPiece(key, entry.shape, 0, (slab_of(key, entry),)),))
 
 
@@ -84,7 +84,7 @@ def _text_alpha(
 
 
 class Found(NamedTuple):
-    """The tensors of a file besides its factors that the host's loaders can be given, and those that nobody knows."""
+    """Other tensors of a file: those that the host's loaders can apply, and unknown ones."""
 
     named: Mapping[str, Name]
     rest: tuple[str, ...]
@@ -97,7 +97,7 @@ def find_extras(keys: tuple[str, ...]) -> Found:
 
 
 def _is_known(name: Name) -> bool:
-    """Differences and values must be of whole layers, as ComfyUI has them; biases may be of Diffusers' parts."""
+    """Differences and values must be for ComfyUI's whole layers; biases may be for Diffusers' parts."""
     if name.module.startswith(TEXT):
         return name.role in (names.DIFF, names.DIFF_B, names.NORM, SET)
     if name.role in (SET, names.NORM):
@@ -117,7 +117,7 @@ def flux_extras(
     geometry: Geometry,
     scaling: Scaling,
 ) -> dict[str, Kept]:
-    """Keep biases, norms, differences and shapes of FLUX.1's layers.  Raises AdapterError for what fits none."""
+    """Keep biases, norms, differences and shapes of FLUX.1's layers.  Raises AdapterError for other tensors."""
     kept: dict[str, Kept] = {}
     for key, name in found.items():
         where = place(name.module)
@@ -169,18 +169,18 @@ def _bias(
 def _joined(
     path: Path, key: str, before: Kept | None, piece: KeptPiece, rows: int, entries: Mapping[str, Entry]
 ) -> Kept:
-    """Put a part's bias beside those of the other parts."""
+    """Add a part's bias to those of the other parts."""
     pieces = (*(before.pieces if before else ()), piece)
     if len({one.row for one in pieces}) < len(pieces) or any(one.shape == (rows,) for one in pieces[1:]):
         raise AdapterError(f"{path}: {key}: expected a layer's bias once, got {pieces[0].key} too; remove one of them.")
     kinds = {entries[one.key].dtype for one in pieces}
-    # A scaled bias is small beside its factors: it is never folded into few bits.
+    # A scaled bias is small compared with its factors, so it is never written in a narrow dtype.
     wide = len(kinds) > 1 or (any(one.scale != 1.0 for one in pieces) and not kinds & {"F64", "F32", "BF16"})
     return Kept("F32" if wide else kinds.pop(), (rows,), pieces)
 
 
 def _reshaped(layers: Mapping[str, FusedLayer], kept: Mapping[str, Kept]) -> dict[str, Kept]:
-    """Tell the host the shape of a wider img_in, which it would else leave as it is and skip."""
+    """Tell the host the shape of a wider img_in, which the host would otherwise ignore."""
     key, layer = names.fused_extra(IMG_IN, RESHAPE), layers.get(IMG_IN)
     if layer is None or key in kept or layer.columns <= CHANNELS:
         return {}

@@ -1,4 +1,4 @@
-"""Files that are not converted: how their keys look, what they are, and what to do with them."""
+"""Formats that can't be converted: how to recognise their keys, their names, and what to do with them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _NO_LORA = tuple(
         (r"hra_u|boft_|waveft_|fourierft_|c3a_kernel|shira_", "a PEFT adapter of another kind"),
     )
 )
-# Numbers beside a factor, as bitsandbytes, GPTQ, quanto and torchao keep them; scaled float8 alone is plain arithmetic.
+# Extra tensors of a factor from bitsandbytes, GPTQ, quanto and torchao; only scaled float8 is plain arithmetic.
 _QUANTISED = Format(
     re.compile(
         r".*[._]lora(?:_A|_B|[._]down|[._]up)\.(?:.*\.)?(?:SCB|absmax|nested_absmax|quant_map|nested_quant_map"
@@ -65,7 +65,7 @@ _QUANTISED = Format(
     "a quantised LoRA, whose factors have scales of their own",
     "save it in bfloat16 or float16 with the program that quantised it",
 )
-# Layers of other models beside such as are named like FLUX.1's; the first row that fits names a file.
+# Layers of other models that also have layers named like FLUX.1's; the first row that fits names the file.
 _DESCENDANTS = (
     _other(
         r".*(attn[._]to_qkv_mlp_proj|single_transformer_blocks[._]\d+[._]attn[._]to_out[._](?!0[._])"
@@ -148,7 +148,7 @@ def architecture(geometry: Geometry, blocks: architectures.Blocks) -> tuple[Form
 
 
 # Entries of a header that name the base model, and the models whose LoRAs may look like FLUX.1's. Those of FLUX.1
-# itself, FLUX.1-Krea-dev too, are no news.
+# itself, FLUX.1-Krea-dev too, need no note.
 _BASE = re.compile(
     r"(?:.*[._])?(?:architecture|base_?model(?:_.*)?|model_?(?:name|type|version|spec)|sd_model_name)", re.I
 )
@@ -180,7 +180,7 @@ def named_by(metadata: Mapping[str, str]) -> str | None:
 def by_header(
     name: str, foreign: Format | None, geometry: Geometry | None, blocks: architectures.Blocks, has_mlp: bool
 ) -> Format | None:
-    """Call a file what its header calls it, unless its layers prove that they are FLUX.1's."""
+    """Name a file as its header does, unless its layers are clearly FLUX.1's."""
     if foreign is not None and foreign.advice != _OTHER:
         return foreign
     double, single = (max(blocks.get(kind, ()), default=-1) + 1 for kind in (DOUBLE, SINGLE))

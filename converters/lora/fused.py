@@ -29,7 +29,7 @@ def converted_plan(
     found: Recognised,
     alphas: Mapping[str, Alpha],
 ) -> AdapterFile:
-    """Plan a converted adapter: by the blocks in its metadata, one dense block for a layer that they leave out.
+    """Plan a converted adapter: by the blocks in its metadata; a layer without blocks there is one dense block.
 
     Raises AdapterError for blocks that do not fit the tensors.
     """

@@ -1,4 +1,4 @@
-"""Where the layers of a Diffusers FLUX.1 lie in ComfyUI's fused layers: the one table, from which all else is computed.
+"""The places of a Diffusers FLUX.1's layers in ComfyUI's fused layers: one table from which the rest is computed.
 
 Sizes are in units of the hidden size H and the MLP's width M (3072 and 12288 in FLUX.1-dev), so that models of any size
 share the table. A fused layer is a list of parts in row order. A part that covers its layer alone may have a size that
@@ -17,7 +17,7 @@ MLP = 4
 
 
 class Geometry(NamedTuple):
-    """The sizes of a model: hidden size, width of the MLP, and how many double and single blocks are adapted."""
+    """The sizes of a model: hidden size, width of the MLP, and the numbers of adapted double and single blocks."""
 
     hidden: int
     mlp: int
@@ -26,7 +26,7 @@ class Geometry(NamedTuple):
 
 
 class Size(NamedTuple):
-    """A number of rows or columns: so many hidden sizes H and so many widths M of the MLP."""
+    """A number of rows or columns, as multiples of the hidden size H and the MLP width M."""
 
     hidden: int
     mlp: int = 0
@@ -49,7 +49,7 @@ class Part(NamedTuple):
 
 
 class Fused(NamedTuple):
-    """One ComfyUI layer: its name, the Diffusers block its parts lie in, its parts and its width."""
+    """One ComfyUI layer: its name, the Diffusers block with its parts, the parts and its width."""
 
     name: str
     block: str
@@ -173,7 +173,7 @@ _DOTTED, _UNDERSCORED = (re.compile(rf"{_BLOCKS}{dot}(0|[1-9][0-9]{{0,4}}){dot}(
 
 
 def place(module: str) -> Place | None:
-    """Find a layer in the table, by Diffusers' or ComfyUI's name; None if it is not there."""
+    """Find a layer in the table, by Diffusers' or ComfyUI's name; None if the table lacks it."""
     return _found(module, _DOTTED, _places())
 
 
@@ -195,7 +195,7 @@ def _underscored() -> dict[tuple[str, str], Place]:
 
 
 def fused_place(layer: str) -> tuple[Fused, int | None] | None:
-    """Find a ComfyUI layer in the table, with its block number; None if it is not there."""
+    """Find a ComfyUI layer in the table, with its block number; None if the table lacks it."""
     found = place(layer)
     return (found.fused, found.number) if found is not None and found.module == found.layer else None
 
@@ -217,7 +217,7 @@ def _norms(dot: str = ".") -> dict[tuple[str, str], str]:
 
 
 def owner(name: str) -> str | None:
-    """Return the layer of FLUX.1 that a tensor lies in or below, by its name without prefixes; None if in none.
+    """Return the layer of FLUX.1 that contains a tensor, by its name without prefixes; None if there is none.
 
     Also what Diffusers fuses itself, and the norms: no tensor of theirs can be left out of a LoRA unseen.
     """

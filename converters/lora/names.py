@@ -1,4 +1,4 @@
-"""How LoRA files spell their tensors: wrappers and prefixes before a layer's name, suffixes behind it.
+"""The names of tensors in LoRA files: wrappers and prefixes before a layer's name, suffixes after it.
 
 `dialects` decides which layer a name means.
 """
@@ -55,7 +55,7 @@ _MARKS = (
     ".reshape_weight",
     ".w_norm",
 )
-# torch.compile's and FSDP's stand anywhere in a name, the others before it, in any order and nesting.
+# torch.compile's and FSDP's marks can be anywhere in a name, the others before it, in any order and nesting.
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 _PREFIXES = ("base_model.model.", "model.", "transformer.", "diffusion_model.", "module.", "unet.")
 _DEEPEST = 16
@@ -97,7 +97,7 @@ def unwrapped(key: str) -> str:
 
 
 def without_prefix(module: str) -> str:
-    """Strip the prefixes that trainers put before a layer's name, in whatever order they stand."""
+    """Strip the prefixes that trainers put before a layer's name, in any order."""
     module = unwrapped(module)
     for _ in range(_DEEPEST):
         prefix = next((prefix for prefix in _PREFIXES if module.startswith(prefix)), None)
@@ -113,7 +113,7 @@ def original_keys(module: str) -> tuple[str, str]:
 
 
 def alpha_key(module: str) -> str:
-    """Return the alpha's name of a Diffusers layer, beside `original_keys`."""
+    """Return the alpha's name of a Diffusers layer, to go with `original_keys`."""
     return f"transformer.{module}.alpha"
 
 
@@ -124,17 +124,17 @@ def alpha_beside(down: str, module: str) -> str:
 
 
 def fused_alpha(layer: str) -> str:
-    """Return the name of the alpha that the host's LoRA loaders take beside `fused_keys`."""
+    """Return the name of the alpha that the host's LoRA loaders read with `fused_keys`."""
     return f"diffusion_model.{layer}.alpha"
 
 
 def fused_keys(layer: str) -> tuple[str, str]:
-    """Return the down and up names of a ComfyUI layer that the host's LoRA loaders take."""
+    """Return the down and up names of a ComfyUI layer that the host's LoRA loaders read."""
     return f"diffusion_model.{layer}.lora_A.weight", f"diffusion_model.{layer}.lora_B.weight"
 
 
 def fused_extra(layer: str, role: str) -> str:
-    """Return the name under which the host's loaders take what a ComfyUI layer has besides its factors."""
+    """Return the name under which the host's loaders read another tensor of a ComfyUI layer."""
     return f"diffusion_model.{layer}.{DIFF_B if role == BIAS else role}"
 
 
@@ -186,7 +186,7 @@ def _factors(path: object, module: str, roles: Mapping[str, str]) -> tuple[str, 
 
 
 def dora(path: object, key: str) -> AdapterError:
-    """Return the error of a DoRA file."""
+    """Return the error for a DoRA file."""
     return AdapterError(
         f"{path}: {key}: expected plain LoRA, got DoRA, which can't be fused into a LoRA; merge it into the model."
     )

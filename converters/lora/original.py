@@ -109,7 +109,7 @@ _TEXT_ALONE = "it adapts only text encoders, which FLUX.1 shares with other mode
 
 
 def _refuse_transposed(path: Path, entries: Mapping[str, Entry], pairs: names.Pairs) -> None:
-    """Raise AdapterError where most factors lie on their side: a rank is never larger than a layer's width."""
+    """Raise AdapterError if most factors are transposed: a rank is never larger than a layer's width."""
     for number, want in ((0, "down [r, columns]"), (1, "up [rows, r]")):
         keys = [keys[number] for keys in pairs.factors.values() if len(entries[keys[number]].shape) == 2]
         tall = [key for key in keys if entries[key].shape[number] > entries[key].shape[1 - number]]
@@ -122,7 +122,7 @@ def _refuse_transposed(path: Path, entries: Mapping[str, Entry], pairs: names.Pa
 
 
 def _refuse_foreign(path: Path, entries: Mapping[str, Entry], found: Recognised) -> None:
-    """Raise AdapterError for a file of another architecture, or with nothing of FLUX.1 in it."""
+    """Raise AdapterError for a file of another architecture, or without any layer of FLUX.1."""
     if found.foreign is not None:
         raise AdapterError(f"{path}: expected a FLUX.1 LoRA, got {found.foreign.name}; {found.foreign.advice}.")
     if not found.places and not any(name and name.module.startswith(T5) for name in found.names.values()):
@@ -134,7 +134,7 @@ def _refuse_foreign(path: Path, entries: Mapping[str, Entry], found: Recognised)
 
 
 def _refuse_mutilation(path: Path, unused: tuple[str, ...]) -> None:
-    """Raise AdapterError for a tensor that acts on a layer of FLUX.1: without it the LoRA is another one."""
+    """Raise AdapterError for a tensor that acts on a layer of FLUX.1: leaving it out would change the LoRA."""
     for key in unused:
         layer = owner(bare(key))
         if layer is not None:
@@ -218,7 +218,7 @@ def _in_order(up: Slab, part: Part) -> tuple[Slab, ...]:
 
 
 def _fused_layer(path: Path, layer: str, blocks: list[Block], geometry: Geometry) -> FusedLayer:
-    """Put a layer's blocks in row order.  Raises AdapterError for rows that two of them adapt, under two names."""
+    """Put a layer's blocks in row order.  Raises AdapterError if two of them adapt the same rows under two names."""
     ordered = sorted(blocks, key=lambda block: block.row)
     for block, other in zip(ordered[1:], ordered):
         if block.row < other.row + other.rows:

@@ -14,7 +14,7 @@ BLOCKS_KEY = "omnix_blocks"
 TASK_KEY = "omnix_task"
 STREAM_KEY = "omnix_stream"
 HEADER_ALPHA_KEY = "omnix_header_alpha"
-"""Metadata: whether a plain alpha of the source's header was applied or ignored, where that was asked."""
+"""Metadata: whether a plain alpha of the source's header was applied or ignored, if the user chose that."""
 
 
 class Block(NamedTuple):
@@ -57,7 +57,7 @@ class Alpha(NamedTuple):
 
 
 class KeptPiece(NamedTuple):
-    """A tensor of the source that is kept, whole: from which row of the result it stands, and what multiplies it."""
+    """A kept tensor of the source: its first row in the result, and its multiplier."""
 
     key: str
     shape: tuple[int, ...]
@@ -67,7 +67,7 @@ class KeptPiece(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """A tensor of the result beside the fused pairs: pieces of the source, or the bytes of a new one."""
+    """A tensor of the result other than the fused pairs: pieces of the source, or the bytes of a new tensor."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -76,7 +76,7 @@ class Kept(NamedTuple):
 
 
 class AdapterFile(NamedTuple):
-    """One adapter: its layers by ComfyUI name, the model's sizes, and what the file says of itself."""
+    """One adapter: its layers by ComfyUI name, the model's sizes, and the file's metadata."""
 
     path: Path
     fused: bool
@@ -86,7 +86,7 @@ class AdapterFile(NamedTuple):
     geometry: Geometry
     layers: Mapping[str, FusedLayer]
     unused: tuple[str, ...] = ()
-    """Tensors that belong to no layer of FLUX.1."""
+    """Tensors that don't belong to a layer of FLUX.1."""
     alphas: Mapping[str, Alpha] = MappingProxyType({})
     """The alpha tensors by Diffusers layer."""
     scaling: str = ""
@@ -98,7 +98,7 @@ class AdapterFile(NamedTuple):
     factor_scales: Mapping[str, tuple[Alpha, ...]] = MappingProxyType({})
     """The multipliers of scaled factors by layer; they are already part of the block's scale."""
     ones: Mapping[str, tuple[int, ...]] = MappingProxyType({})
-    """How many axes of length 1 a layer's down and up factor have behind their two, as of a convolution."""
+    """The number of extra axes of length 1 of a layer's down and up factor, as in a convolution."""
     question: str = ""
     """A question for the user before conversion: whether to use an alpha that loaders treat differently."""
 

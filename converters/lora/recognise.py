@@ -54,7 +54,7 @@ def recognised(entries: Mapping[str, Entry], metadata: Mapping[str, str] = Mappi
 
 
 def as_matrices(entries: Mapping[str, Entry], names: Mapping[str, Name | None]) -> dict[str, Entry]:
-    """Return the entries, those of factors without the axes of length 1 that a convolution of 1 x 1 has behind two."""
+    """Return the entries; factors lose the extra axes of length 1 of a 1 x 1 convolution."""
     return {
         key: entry._replace(shape=entry.shape[:2])
         if len(entry.shape) > 2 and set(entry.shape[2:]) == {1} and (name := names.get(key)) and name.role in (DOWN, UP)

@@ -1,7 +1,7 @@
 """The record of the source in a converted file, from which splitting restores exactly the same tensors.
 
 It is JSON under `omnix_source`: for every layer of the source, the names of its tensors, their dtypes, its scale and
-its alpha tensor. The value that most layers share is stored once, under "*". `kept` lists the other tensors of the source,
+its alpha tensor. The value that most layers share is stored once, under "*". `kept` lists the source's other tensors,
 by their names in the result.
 """
 
@@ -27,11 +27,11 @@ from .scales import FLAT, PEFT_HEADER
 
 SOURCE_KEY = "omnix_source"
 EXACT_KEY = "omnix_exact"
-"""Metadata: "1" if the source's tensors can be had back bit for bit, "0" if rounding lost some."""
+"""Metadata: "1" if the source's tensors can be restored bit for bit, "0" if rounding lost some."""
 
 
 class SourceLayer(NamedTuple):
-    """How the source spelled one layer: its names, its dtypes (None: as they are now), its alpha tensor.
+    """The source's form of one layer: its names, its dtypes (None: unchanged), its alpha tensor.
 
     `scale` is what multiplied its up factor, `lift` what multiplied its down factor.
     """
@@ -44,11 +44,11 @@ class SourceLayer(NamedTuple):
     lift: float = 1.0
     factor_scales: tuple[tuple[str, str, tuple[int, ...], bytes], ...] = ()
     ones: tuple[int, int] = (0, 0)
-    """How many axes of length 1 its down and up factor have behind their two."""
+    """The number of extra axes of length 1 of its down and up factor."""
 
 
 class SourceTensor(NamedTuple):
-    """A kept tensor of the source: from which row of the result's it stands, its dtype, what multiplied it."""
+    """A kept tensor of the source: its first row in the result, its dtype, its multiplier."""
 
     key: str
     shape: tuple[int, ...]
@@ -59,19 +59,19 @@ class SourceTensor(NamedTuple):
 
 
 class Record(NamedTuple):
-    """The spelling of a source by its layers; layers that are not in it are spelled as OmniX publishes them."""
+    """The names of a source by its layers; other layers have the names that OmniX publishes."""
 
     layers: Mapping[str, SourceLayer]
     kept: Mapping[str, tuple[SourceTensor, ...]] = MappingProxyType({})
     exact: bool = True
 
     def of(self, part: str) -> SourceLayer:
-        """Return how the source spelled a layer."""
+        """Return the source's form of a layer."""
         return self.layers.get(part) or SourceLayer(*names.original_keys(part))
 
 
 def write_record(adapter: AdapterFile, scales: Mapping[str, float], lifts: Mapping[str, float]) -> str:
-    """Describe an original adapter's tensors as JSON; by part, what multiplies its up factor and its down factor."""
+    """Describe an original adapter's tensors as JSON; with the multipliers of each part's up and down factor."""
     blocks = {block.part: block for fused in adapter.layers.values() for block in fused.blocks}
     alphas = {part: _alpha_of(adapter, part, block) for part, block in blocks.items()}
     factor_scales = {part: adapter.factor_scales.get(part, ()) for part in blocks}
@@ -120,7 +120,7 @@ def _short(key: str, part: str) -> str:
 
 
 def _shared(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Say once what most layers share."""
+    """Store the value that most layers share only once."""
     written = {part: json.dumps(value) for part, value in table.items()}
     counted = Counter(written.values())
     common = max(counted, key=counted.__getitem__, default="null")  # text encoders alone have no layers
@@ -128,7 +128,7 @@ def _shared(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_record(path: Path, metadata: Mapping[str, str], parts: list[str]) -> Record:
-    """Read what `write_record` wrote; of an inexact file only the names.  Raises AdapterError for a damaged one."""
+    """Read the record of `write_record`; for an inexact file only the names.  Raises AdapterError for a damaged one."""
     if SOURCE_KEY not in metadata:
         return Record({})
     exact = metadata.get(EXACT_KEY) == "1"

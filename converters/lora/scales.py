@@ -1,4 +1,4 @@
-"""How strongly a LoRA pair acts: scale = alpha / r, or alpha / sqrt(r) with rank-stabilised LoRA, else 1.
+"""The strength of a LoRA pair: scale = alpha / r, or alpha / sqrt(r) with rank-stabilised LoRA, else 1.
 
 alpha comes from the `{layer}.alpha` tensor, from the JSON that Diffusers keeps in the safetensors header under
 `lora_adapter_metadata`, or from PEFT's adapter_config.json beside the file, if that is this file's. Where two of them
@@ -26,7 +26,7 @@ FLAT_KEYS = ("lora_alpha", "network_alpha", "alpha")
 NEIGHBOUR = "adapter_config.json"
 _NEIGHBOUR_OF = "adapter_model"
 _LONGEST = 4_000_000
-"""Longest configuration beside a file that is read, in bytes."""
+"""The largest configuration next to a file that is read, in bytes."""
 # Diffusers flattens the configuration of each component: "transformer.lora_alpha".
 _COMPONENTS = ("transformer", "text_encoder", "text_encoder_2")
 
@@ -66,7 +66,7 @@ class Scaling(NamedTuple):
         return self.claims[0].source if self.claims else FLAT if self.flat and self.applies_flat else ""
 
     def scale(self, module: str, rank: int) -> float:
-        """Return the scale of a layer; 1 where nothing is said, and for rank 0.  Raises AdapterError if two differ."""
+        """Return the scale of a layer; 1 if none is given, and for rank 0.  Raises AdapterError if two differ."""
         if rank == 0:
             return 1.0
         stated = self._stated(module, rank)
@@ -135,7 +135,7 @@ def states_scale(key: str, value: str) -> bool:
 
 
 _AGREE = 2**-8
-"""How far two scales may be apart that mean the same: alphas are kept in bfloat16, too."""
+"""Two scales are equal within this relative tolerance, because alphas are also stored in bfloat16."""
 
 
 def _matches(pattern: str, module: str) -> bool:
@@ -147,7 +147,7 @@ def _matches(pattern: str, module: str) -> bool:
 
 @lru_cache(maxsize=1 << 13)
 def _compiled(pattern: str) -> re.Pattern[str] | None:
-    """Compile a key as PEFT does, which takes it for a regular expression; None for one that can only be a name."""
+    """Compile a key as a regular expression, as PEFT does; None if it can only be a name."""
     try:
         return re.compile(rf"(?:.*\.)?(?:{pattern})")
     except (re.error, RecursionError, OverflowError):
@@ -160,7 +160,7 @@ _LETTER = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
 
 
 def _are_quick(patterns: Iterable[str]) -> bool:
-    """Tell whether regular expressions from a file surely match all layers of FLUX.1 within 2 s."""
+    """Return whether regular expressions from a file certainly match all layers of FLUX.1 within 2 s."""
     patterns = tuple(patterns)
     if sum(map(len, patterns)) > _LONGEST_TABLE:
         return False
@@ -189,7 +189,7 @@ class Adapted(NamedTuple):
 
 
 def read_scaling(path: Path, metadata: Mapping[str, str], alphas: Mapping[str, float], adapted: Adapted) -> Scaling:
-    """Collect what an adapter file, its header and its neighbour say about alpha.  Raises AdapterError."""
+    """Collect the alphas in an adapter file, its header and the configuration next to it.  Raises AdapterError."""
     scaling = header_scaling(path, metadata, alphas, adapted)
     neighbour = path.parent / NEIGHBOUR
     named = path.stem == _NEIGHBOUR_OF
@@ -223,7 +223,7 @@ def header_scaling(
     adapted: Adapted,
     component: str = "transformer",
 ) -> Scaling:
-    """Collect what the metadata of a file or state dict says about the alphas of a component.  Raises AdapterError."""
+    """Collect the alphas of a component in the metadata of a file or state dict.  Raises AdapterError."""
     flat = flat_claim(metadata) if component == "transformer" else None
     if PEFT_HEADER not in metadata:
         return Scaling(path, alphas, flat=flat)

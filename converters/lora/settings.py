@@ -14,7 +14,7 @@ from ..errors import AdapterError
 from .names import dora
 
 _OFF = (None, False, 0, "", [], {})
-# They tell who trained what and how, or are read by `scales`.
+# They describe the training, or are read by `scales`.
 _NEUTRAL = frozenset(
     {
         *("task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "peft_version"),
@@ -42,13 +42,13 @@ _PLAIN = {
     "peft_type": _Plain(("LORA", None), _MERGE),
     "bias": _Plain(("none", None), "train it with bias none, or merge it into the model"),
     "fan_in_fan_out": _Plain(_OFF, "the factors are transposed, so save them with fan_in_fan_out false"),
-    # eva and orthogonal choose the factors' first values alone; the others change the base model's weights too.
+    # eva and orthogonal only choose the initial factors; the others also change the base model's weights.
     "init_lora_weights": _Plain((True, False, None, "gaussian", "eva", "orthogonal", "default"), _CONVERT),
 }
 
 
 def check_settings(path: Path | str, key: str, config: Mapping[str, Any], entries: Iterable[str]) -> None:
-    """Raise AdapterError for a setting with which the factors, of which `entries` are the names, are no plain LoRA."""
+    """Raise AdapterError for a setting that makes the factors (`entries`) something else than plain LoRA."""
     for name, value in config.items():
         if name == "use_dora" and value not in _OFF:
             raise dora(path, key)

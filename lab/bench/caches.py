@@ -44,11 +44,12 @@ def main() -> None:
     options = parser.parse_args()
     runpy.run_path(str(ROOT / "lab" / "host" / "pack.py"))["enter"]("lab/bench/caches.py", cpu=True)
     from comfyui_omnix.lab.host.server import Server
-    from comfyui_omnix.lab.micro import evaluating, graphs
+    from comfyui_omnix.lab.micro import graphs, judged
+    from comfyui_omnix.lab.micro.recipe import JUDGED_SEED
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        stems = evaluating.prepare(folder / "rendered", folder / "rooms", options.rooms)
+        stems = judged.write(folder / "rooms", [judged.own_room(JUDGED_SEED + n) for n in range(options.rooms)])
         graphs.install(folder / "base" / "models", graphs.WEIGHTS)
         with Server(Path(os.environ["COMFYUI_PATH"]), folder / "base") as server:
             plain = measured(server, folder / "rooms", stems, options.steps, {})

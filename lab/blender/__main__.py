@@ -2,8 +2,8 @@
 
     python -m lab.blender ORDERS.json
 
-It runs in a Python that has `bpy`, without ComfyUI, torch or the pack; `lab/rooms/foreign.py` starts it. ORDERS.json is
-a list of {"seed", "family", "height", "labels", "file"}. Each place becomes FILE.picture.exr, the radiance, and
+It runs in a Python that has `bpy`, without ComfyUI, torch or the pack; `lab/rooms/by_blender.py` starts it. ORDERS.json
+is a list of {"seed", "family", "height", "labels", "file"}. Each place becomes FILE.picture.exr, the radiance, and
 FILE.maps.exr: the distance along the ray, the normal in Blender's axes, the albedo (linear), and `data`, which is
 roughness, metallic, and the index of the label plus 1 (0 where a ray meets nothing).
 """

@@ -47,8 +47,8 @@ def make_tree(folder: Path) -> None:
 def cli(*arguments: str | Path) -> None:
     """Run the command line as a person would, from the clone.  Raises SystemExit if it fails."""
     paths = [one.resolve() if isinstance(one, Path) else one for one in arguments]
-    summary = [short(one) if isinstance(one, Path) and Path.cwd() == ROOT else one for one in paths]
-    if subprocess.call([sys.executable, "-m", "converters", *map(str, summary)], cwd=ROOT):
+    shown = [short(one) if isinstance(one, Path) and Path.cwd() == ROOT else one for one in paths]
+    if subprocess.call([sys.executable, "-m", "converters", *map(str, shown)], cwd=ROOT):
         sys.exit("demo: the conversion failed; see the message above.")
 
 
@@ -67,8 +67,8 @@ def load_all(folder: Path) -> None:
                 patched = load(model, None, state, 1.0, 0.0)[0]
             layers = len(patched.patches) if name == "merged" else bypassed_layers(patched)
             seconds = time.perf_counter() - started
-            summary = f"{layers} of {len(state) // 2} layers, {warnings.count} warnings, {seconds:.2f} s"
-            print(f"{short(path)}: {name}: {summary}")
+            counts = f"{layers} of {len(state) // 2} layers, {warnings.count} warnings, {seconds:.2f} s"
+            print(f"{short(path)}: {name}: {counts}")
 
 
 def full_flux() -> Any:

@@ -1,4 +1,4 @@
-"""The main job, end to end: convert adapters of full size, prove them in a real ComfyUI, and perceive a panorama in it.
+"""The whole pipeline: convert adapters of full size, load them in a real ComfyUI, and perceive a panorama in it.
 
     python dev.py demo                       no downloads: full-size adapters of made-up numbers, and the micro model
     python dev.py demo --flux F --vae V --clip-l C --t5 T --adapters A --panorama P      perceive with real files
@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def checked(arguments: Sequence[str]) -> argparse.Namespace:
-    """Read the options.  Ends the program with one sentence where one cannot be right; needs no package."""
+    """Read the options.  Exits with one sentence if an option is wrong; needs no package."""
     options = parser().parse_args(arguments)
     absent = [option(name) for name in WEIGHTS if getattr(options, name) is None]
     if 0 < len(absent) < len(WEIGHTS):
@@ -68,7 +68,7 @@ def checked(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def check_panorama(path: Path) -> None:
-    """End the program with one sentence if the file is no picture twice as wide as high; the host isn't loaded yet."""
+    """Exit with one sentence if the file is not a picture twice as wide as high; the host is not loaded yet."""
     from PIL import Image
 
     try:
@@ -82,12 +82,12 @@ def check_panorama(path: Path) -> None:
 
 
 def check_micro(options: argparse.Namespace) -> None:
-    """End the program with one sentence for what the micro model can't do."""
+    """Exit with one sentence for options that the micro model can't follow."""
     for name in ("panorama", "height"):
         if getattr(options, name) is not None:
             sys.exit(
-                f"demo: {option(name)}: without real weights there is the micro model, which knows rendered rooms of "
-                f"128x64 alone; leave it out, or name {', '.join(map(option, WEIGHTS))} as well."
+                f"demo: {option(name)}: without real weights the demo uses the micro model, which knows only "
+                f"rendered rooms of 128x64; leave it out, or name {', '.join(map(option, WEIGHTS))} as well."
             )
 
 
@@ -97,7 +97,7 @@ def option(name: str) -> str:
 
 
 def kind(path: Path) -> str:
-    """Say what stands at a path."""
+    """Describe a path: folder, file or missing."""
     return "this is a folder" if path.is_dir() else "this is a file" if path.exists() else "it does not exist"
 
 
@@ -113,7 +113,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--adapters", type=Path, help="folder of OmniX adapters, original or converted")
     made.add_argument("--panorama", type=Path, help="a panorama of your own, twice as wide as high")
     made.add_argument("--height", type=int, help="height in pixels to work at, with real weights (default 720)")
-    made.add_argument("--steps", type=int, help="sampling steps (default 4, with real weights 28)")
+    made.add_argument("--steps", type=int, help="sampling steps (default 2, with real weights 28)")
     made.add_argument(
         "--output", type=Path, default=ROOT / "demo-output", help="where the results go (default demo-output)"
     )

@@ -1,4 +1,4 @@
-"""The demo with real weights: perceive a panorama in a real ComfyUI server, and lay the maps beside it."""
+"""The demo with real weights: perceive a panorama in a real ComfyUI server, and put the maps on a sheet with it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HEIGHT, STEPS = 720, 28
 
 @dataclass(frozen=True)
 class Setting:
-    """What the graphs are pointed at."""
+    """The files and sizes that the graphs use."""
 
     names: ModelNames
     width: int
@@ -94,7 +94,7 @@ def linked_models(base: Path, options: argparse.Namespace) -> ModelNames:
 
 
 def link(source: Path, target: Path) -> None:
-    """Make `target` stand for `source`."""
+    """Make `target` a link to `source`, or a copy of it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         target.symlink_to(source)
@@ -146,7 +146,7 @@ def changes(setting: Setting, image: str) -> dict[str, dict[str, Any]]:
 def save_output(
     server: Server, file: dict[str, str], task: str, output: Path, pictures: list[tuple[str, torch.Tensor]]
 ) -> None:
-    """Fetch a file the server made, keep it beside the input, and note a picture for the sheet."""
+    """Fetch a file the server made, save it next to the input, and add a picture to the sheet."""
     data = server.fetch(file)
     path = output / f"{task}_{file['filename']}"
     path.write_bytes(data)

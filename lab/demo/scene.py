@@ -15,7 +15,7 @@ from .files import save_picture, short
 SIZE = 960, 600
 TEXTURES = ("normal", "albedo", "roughness", "metallic")
 VIEW = np.array([-0.4, 0.62, 0.73])
-"""Where the camera stands, in multiples of the room's largest half: above a corner, looking down."""
+"""The camera's position in multiples of half the room's largest size: above a corner, looking down."""
 
 
 def show(perceived: Path, truth: Path, rgb: Array, output: Path) -> list[Array]:
@@ -32,7 +32,7 @@ def show(perceived: Path, truth: Path, rgb: Array, output: Path) -> list[Array]:
 
 
 def scene_of(folder: Path, rgb: Array) -> Scene:
-    """Build the scene of the one room in a folder of maps; where a depth is none, there is no surface."""
+    """Build the scene of the one room in a folder of maps; pixels without a depth have no surface."""
     kinds = layout.kinds(folder)
     (stem,) = layout.stems(folder, "depth")
     found = {kind: layout.read(layout.find(folder, kind, stem), kind) for kind in kinds}

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Response
 
 from .server import PACK, Graph, Server
 
-# WebGL2 is drawn by the processor, so that the tests see the same pixels on every machine.
+# The processor renders WebGL2, so that the tests see the same pixels on every machine.
 OPTIONS = (
     *("--no-sandbox", "--disable-gpu-sandbox", "--no-first-run"),
     *("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
@@ -28,7 +28,7 @@ SETTINGS = {
     "Comfy.RightSidePanel.IsOpen": False,
     "Comfy.OnboardingCoachmarks.Seen": ["appMode"],
 }
-# Until the frontend has set itself up it blocks the page with a mask.
+# A mask blocks the page until the frontend has started.
 READY = """() => window.app?.extensionManager?.workflow?.activeWorkflow && document.querySelector("#graph-canvas")
     && !document.querySelector(".p-blockui-mask")"""
 MARKED = """() => {
@@ -48,15 +48,15 @@ ALONE = """(type) => {
     app.canvas.selectNode(node);
     return node.id;
 }"""
-# A node's own bounds are known only once it was drawn; 40 is the height of its title.
+# A node's bounds are known only after it was drawn; 40 is the height of its title.
 LOOK_AT = """(id) => {
     const { pos, size } = window.app.graph.getNodeById(id);
     window.app.canvas.ds.fitToBounds([pos[0], pos[1] - 40, size[0], size[1] + 40]);
     window.app.canvas.setDirty(true, true);
 }"""
 
-# The frontend asks for a page of help in the language of its settings first, and takes the plain one if there is none;
-# older ones ask the registry for every pack of a workflow, which no test may reach.
+# The frontend first asks for a help page in its own language, and uses the default page if there is none. Older
+# frontends ask the registry for every pack of a workflow, which tests must not reach.
 TRIED = re.compile(r"/docs/\w+/en\.md|//api\.comfy\.org/nodes")
 
 Pixels = NDArray[np.float64]
@@ -77,7 +77,7 @@ def chromium() -> Iterator[Browser]:
 
 
 class Workbench:
-    """One page of the frontend; `nodes2` chooses the renderer, `complaints` collects every error of ours."""
+    """One page of the frontend; `nodes2` chooses the renderer, `complaints` collects all errors of this pack."""
 
     def __init__(self, browser: Browser, server: Server, nodes2: bool) -> None:
         self.server = server
@@ -117,7 +117,7 @@ class Workbench:
         self.page.context.close()
 
     def set(self, setting: str, value: object) -> None:
-        """Change a setting of the frontend, as its dialog does."""
+        """Change a setting of the frontend, like its settings dialog."""
         self.page.evaluate("([id, value]) => window.app.extensionManager.setting.set(id, value)", [setting, value])
         self.settle()
 
@@ -130,15 +130,15 @@ class Workbench:
         self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def load(self, graph: Graph) -> None:
-        """Open a graph in API format (its nodes' names are numbers) as a workflow in a tab of its own."""
+        """Open a graph in API format (its nodes' names are numbers) as a workflow in a new tab."""
         self.page.evaluate("graph => window.app.loadApiJson(graph, 'posted.json')", graph)
-        # Written out and opened once, as a person's would be: only that gives the graph an identity of its own.
+        # Saved and opened like a user's workflow, because only that gives the graph its own id.
         self.open_workflow(self.page.evaluate("() => window.app.graph.serialize()"))
         self.page.evaluate(LOOK_AT, 3)
         self.settle()
 
     def open_workflow(self, workflow: Mapping[str, Any]) -> None:
-        """Open a workflow in the UI's format in a tab of its own."""
+        """Open a workflow in the UI's format in a new tab."""
         self.page.evaluate("workflow => window.app.loadGraphData(workflow, true, true, null)", workflow)
 
     def run(self, timeout: float = 120.0) -> dict[str, Any]:
@@ -153,12 +153,12 @@ class Workbench:
         return dict(self.server.wait(answer["prompt_id"], timeout).outputs)
 
     def picture(self, locator: Locator) -> Pixels:
-        """Return what an element looks like on the screen, [h, w, 3] in [0, 1]."""
+        """Return a picture of an element on the screen, [h, w, 3] in [0, 1]."""
         self.settle()
         return pixels(locator.screenshot())
 
     def open_template(self, name: str) -> None:
-        """Open a workflow of ours from the template browser."""
+        """Open one of this pack's workflows from the template browser."""
         self.page.evaluate("() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
         self.page.get_by_role("button", name=PACK, exact=True).click()
         self.page.get_by_test_id(f"template-workflow-{name}").click()
@@ -167,13 +167,13 @@ class Workbench:
         self.settle()
 
     def troubles(self) -> list[str]:
-        """Tell what the frontend marks: missing nodes, models or pictures, nodes and inputs in red, errors of ours."""
+        """Return what the frontend marks: missing nodes, models or pictures, red nodes and inputs, our errors."""
         overlay = self.page.get_by_test_id("error-overlay")
         messages = overlay.all_inner_texts()
         return [*messages, *self.page.evaluate(MARKED), *self.complaints]
 
     def help_page(self, node_type: str) -> str:
-        """Put a node into an empty graph, open its help as a person would and return the text of the page."""
+        """Put a node into an empty graph, open its help as a user does and return the text of the page."""
         self.page.evaluate(LOOK_AT, self.page.evaluate(ALONE, node_type))
         self.page.get_by_test_id("info-button").click()
         shown = self.page.locator(".node-help-content")

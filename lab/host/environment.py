@@ -36,11 +36,11 @@ class Host(NamedTuple):
 
 
 class SetupError(Exception):
-    """Something this machine lacks, in one sentence that says what to do."""
+    """This machine lacks something. The message says what to do."""
 
 
 def set_up(version: str) -> Host:
-    """Return the host and its environment, made or repaired where they are missing."""
+    """Return the host and its environment; both are created or repaired if necessary."""
     if sys.version_info < (3, 10):  # noqa: UP036 (this file is what tells so)
         raise SetupError(f"Python 3.10 or newer is needed, this is {platform.python_version()}; run a newer one.")
     cache = cache_folder()
@@ -202,7 +202,7 @@ def made_venv(
 
 
 def ensure(target: Path, ready: Callable[[], bool], build: Callable[[], None]) -> None:
-    """Build a folder afresh unless it is ready; only who has to build waits for another who does."""
+    """Build a folder from scratch unless it is ready; a process waits for another only if both must build it."""
     if not ready():
         with locked(target.with_name(f"{target.name}.lock")):
             if not ready():
@@ -221,24 +221,24 @@ def create_venv(target: Path) -> None:
 
 
 def interpreter(target: Path) -> Path:
-    """Return where a virtual environment keeps its interpreter."""
+    """Return the interpreter of a virtual environment."""
     return target / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 
 
 def site_packages(target: Path) -> Path:
-    """Return where a virtual environment keeps its packages."""
+    """Return the package folder of a virtual environment."""
     if sys.platform == "win32":
         return target / "Lib" / "site-packages"
     return target / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
 
 
 def script(python: Path, name: str) -> Path:
-    """Return a console script beside an interpreter."""
+    """Return a console script next to an interpreter."""
     return python.parent / (f"{name}.exe" if sys.platform == "win32" else name)
 
 
 def works(python: Path, module: str) -> bool:
-    """Tell whether an interpreter starts and still sees a module (an upgrade or a clean-up may have broken it)."""
+    """Return whether an interpreter starts and finds a module (an upgrade or a clean-up may have broken it)."""
     probe = f"import importlib.util, sys; sys.exit(importlib.util.find_spec('{module}') is None)"
     with contextlib.suppress(OSError):
         return subprocess.call([str(python), "-c", probe]) == 0
@@ -247,7 +247,7 @@ def works(python: Path, module: str) -> bool:
 
 @contextlib.contextmanager
 def fresh(target: Path) -> Iterator[None]:
-    """Empty a folder, let it be filled, and stamp it complete only if that succeeded."""
+    """Empty a folder, let the caller fill it, and mark it as complete only if that succeeded."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     yield
@@ -278,12 +278,12 @@ def found_chromium() -> Path | None:
 
 
 def run(command: list[str]) -> None:
-    """Run a set-up step; its output goes to stderr, so that the last line of stdout stays ours."""
+    """Run a set-up step; its output goes to stderr, so that the last line of stdout is our own."""
     code = subprocess.call(command, stdout=sys.stderr, stdin=subprocess.DEVNULL)
     if code:
         raise SetupError(f"`{' '.join(command)}` failed with status {code}; see its output above, then run again.")
 
 
 def say(message: str) -> None:
-    """Tell on stderr what takes long."""
+    """Print on stderr what takes long."""
     print(f"dev.py: {message}", file=sys.stderr, flush=True)

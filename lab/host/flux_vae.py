@@ -1,4 +1,4 @@
-"""FLUX.1's VAE in Diffusers' layout, of its own shape and with weights that are made up from each tensor's name."""
+"""FLUX.1's VAE in Diffusers' layout, with its real shape and random weights that depend on each tensor's name."""
 
 import zlib
 

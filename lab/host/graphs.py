@@ -1,4 +1,4 @@
-"""The shipped graphs, pointed at the files that are there."""
+"""The shipped graphs, changed to use the files that exist here."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 from .pack import ROOT
 
 Graph = dict[str, dict[str, Any]]
-API = ROOT / "workflows" / "api"
+API = ROOT / "lab" / "workflows" / "api"
+"""The shipped workflows in the form that clients post."""
 
 
 def graph_of(task: str) -> Graph:
-    """Return the shipped graph that runs this task alone.  Raises LookupError if there is none."""
+    """Return the shipped graph that runs only this task.  Raises LookupError if there is none."""
     for path in sorted(API.glob("*.json")):
         graph = json.loads(path.read_text(encoding="utf-8"))
         tasks = {node["inputs"]["task"] for node in of_type(graph, "OmniXLoadAdapters").values()}
@@ -29,7 +30,7 @@ def of_type(graph: Mapping[str, Mapping[str, Any]], kind: str) -> dict[str, dict
 
 
 def pointed(graph: Graph, changes: Mapping[str, Mapping[str, object]]) -> Graph:
-    """Return the graph with other inputs: `changes` maps a node type to inputs; what a node lacks is left out."""
+    """Return the graph with other inputs: `changes` maps a node type to inputs; a node ignores what it lacks."""
     changed = copy.deepcopy(graph)
     for node in changed.values():
         wanted = changes.get(node["class_type"], {})

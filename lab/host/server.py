@@ -1,4 +1,4 @@
-"""Start a real ComfyUI server in a folder of its own, post graphs to it and fetch what they made.
+"""Start a real ComfyUI server in its own folder, post graphs to it and fetch their results.
 
 Only the standard library and HTTP are used, as any client would. Nothing is downloaded: the server runs without API
 nodes, with a database in memory, and sees the packs it is given and no others.
@@ -49,7 +49,7 @@ class Interrupted(GraphError):
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished graph reported: `outputs` maps node id -> {"images": [...], ...} as in ComfyUI's history."""
+    """The report of a finished graph: `outputs` maps node id -> {"images": [...], ...} as in ComfyUI's history."""
 
     prompt_id: str
     outputs: Mapping[str, Mapping[str, Any]]
@@ -180,7 +180,7 @@ class Server:
         self._post("/free", {"unload_models": True, "free_memory": True})
 
     def node_info(self, node_type: str) -> dict[str, Any]:
-        """Return what the server tells the frontend about a node type; empty if it has none of that name."""
+        """Return the server's description of a node type for the frontend; empty if the type does not exist."""
         return self._get(f"/object_info/{urllib.parse.quote(node_type)}").get(node_type, {})
 
     def upload(self, source: Path, name: str | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Made-up FLUX.1 weights and OmniX adapters of any size: the shapes and names are real, the numbers are random.
+"""FLUX.1 weights and OmniX adapters of any size with random numbers; the shapes and names are real.
 
 Everything is deterministic by seed and in Diffusers layout. Weights are drawn so that activations keep their size from
 layer to layer, and adapters so that they change the result about as much as the weights themselves do: a test that

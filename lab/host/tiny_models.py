@@ -1,4 +1,4 @@
-"""A models folder of a few megabytes that stock graphs run on: tiny FLUX.1, VAE, CLIP-L and T5, all made up.
+"""A models folder of a few megabytes for stock graphs: tiny FLUX.1, VAE, CLIP-L and T5 with random weights.
 
 UNETLoader and VAELoader take their files as they are. The host fixes the sizes of its text encoders, so
 DualCLIPLoader needs the pack `doubles/tiny_text_encoders` beside ours. Nothing here imports ComfyUI.
@@ -23,7 +23,7 @@ SCALE, SHIFT = 0.3611, 0.1159
 CLIP_VOCABULARY, CLIP_POSITIONS = 49408, 77
 T5_VOCABULARY, T5_BUCKETS = 32128, 32
 
-# TAESD's two networks: (index, what stands there); the rest of the indices are activations and upsamplings.
+# TAESD's two networks: (index, layer); the other indices are activations and upsamplings.
 ENCODER = (
     *((0, "first"), (1, "block")),
     *((2, "down"), (3, "block"), (4, "block"), (5, "block")),
@@ -60,7 +60,7 @@ def write_models(
 
 
 def vae(seed: int = 0, noise: float = 0.15) -> dict[str, Tensor]:
-    """Make a TAESD-shaped VAE of 16 channels that VAELoader takes: 8 pixels a latent.
+    """Make a TAESD-shaped VAE of 16 channels that VAELoader accepts: 8 pixels per latent cell.
 
     Its structure carries the local mean colour through, [3] -> [16] -> [3], so pictures stay recognisable at an eighth
     of their resolution; random weights of deviation noise / sqrt(fan in) on top make every tap and channel matter.
@@ -92,7 +92,7 @@ def _convolution(
 
 
 def _layers(kind: str, ends: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Make what stands at one index: an end of the network, a change of resolution, or a residual block."""
+    """Make the layer at one index: an end of the network, a change of resolution, or a residual block."""
     if kind in ends:
         return ends[kind]
     if kind == "block":

@@ -1,9 +1,12 @@
 """Make the micro model, and measure it on rooms that it was not trained on.
 
     python -m lab.micro make [--stages vae base rgb_to_depth ...] [--steps N] [--begin lab/micro/weights]
-    python -m lab.micro evaluate
+    python -m lab.micro evaluate [--rooms N] [--seed S] [--steps N] [--threads N]
 
-`make` goes on where it was stopped; its rooms, saves and curves are in --folder. See README.md beside this file.
+`make` continues where it was stopped; its rooms, saves and curves are in --folder. `evaluate` prints the model's
+figures next to baselines: the mean of each row, a ridge regression on colour and row, and the empty room's own depth
+and normals.
+See README.md in this folder.
 """
 
 from __future__ import annotations
@@ -18,46 +21,73 @@ import torch
 
 from ..host.pack import enter
 
+CORES = os.cpu_count() or 1
+
 
 def main() -> int:
     """Run the command; return the exit status."""
     options = _parser().parse_args()
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # the server that evaluates starts with this environment
+    torch.set_num_threads(options.threads)
     enter("lab.micro", cpu=options.cpu or not torch.cuda.is_available())
     from comfyui_omnix.lab.host.environment import cache_folder
-    from comfyui_omnix.lab.micro import evaluating, making
-
-    folder = options.folder or cache_folder() / "micro"
 
     try:
-        if options.command == "evaluate":
-            return evaluating.evaluate(folder, folder / "weights")
-        stages = making.chosen(options.stages or making.STAGES, options.steps, options.learning_rate)
-        if options.begin:
-            making.begin(options.begin, folder)
-        making.make(folder, stages, options.threads, options.rooms or making.ROOMS)
+        (_make if options.command == "make" else _evaluate)(options, options.folder or cache_folder() / "micro")
     except (ValueError, OSError, subprocess.CalledProcessError) as error:
         print(f"micro: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("micro: stopped; the same command goes on from the last save.", file=sys.stderr)
+        print("micro: stopped; the same command continues from the last save.", file=sys.stderr)
         return 130
     return 0
+
+
+def _make(options: argparse.Namespace, folder: Path) -> None:
+    from comfyui_omnix.lab.micro import making
+
+    stages = making.chosen(options.stages or making.STAGES, options.steps, options.learning_rate)
+    if options.begin:
+        making.begin(options.begin, folder)
+    making.make(folder, stages, options.threads, options.rooms or making.ROOMS)
+
+
+def _evaluate(options: argparse.Namespace, folder: Path) -> None:
+    from comfyui_omnix.lab.micro import evaluating, graphs
+
+    own = folder / "weights"
+    weights = options.weights or (own if graphs.tasks(own) else graphs.WEIGHTS)
+    chosen = {name: value for name in ("rooms", "seed", "steps") if (value := getattr(options, name)) is not None}
+    evaluating.evaluate(folder, evaluating.Choice(weights, **chosen))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m lab.micro", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("command", choices=("make", "evaluate"))
-    parser.add_argument("--folder", type=Path, help="rooms, saves and curves (in the cache folder of dev.py)")
-    parser.add_argument("--stages", nargs="+", help="train these alone (all of the table in recipe.py, in its order)")
-    parser.add_argument("--steps", type=int, help="end these stages at this step instead of the table's")
-    parser.add_argument("--learning-rate", type=float, help="the highest (the table's; with --begin less loses less)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads (one a core)")
-    parser.add_argument("--begin", type=Path, help="go on from these weights, whose saves are gone; not for the base")
-    parser.add_argument("--rooms", type=int, help="rooms to render where there are none yet (9000)")
-    parser.add_argument("--cpu", action="store_true", help="leave a GPU alone")
+    commands = parser.add_subparsers(dest="command", required=True)
+    make = commands.add_parser("make", help="render rooms and train")
+    make.add_argument("--stages", nargs="+", help="train only these (default: all of recipe.py, in its order)")
+    make.add_argument("--steps", type=_number, help="end these stages at this training step instead of the table's")
+    make.add_argument("--learning-rate", type=float, help="the highest learning rate (default: the table's)")
+    make.add_argument("--begin", type=Path, help="continue from these weights if the saves are lost; not for the base")
+    make.add_argument("--rooms", type=_number, help="rooms to render if there are none yet (default 9000)")
+    evaluate = commands.add_parser("evaluate", help="measure the model on rooms that it was not trained on")
+    evaluate.add_argument("--weights", type=Path, help="default: those in --folder, else the shipped ones")
+    evaluate.add_argument("--rooms", type=_number, help="our own rooms; a quarter as many foreign ones (default 64)")
+    evaluate.add_argument("--seed", type=int, help="seed of the first room (default 1000000)")
+    evaluate.add_argument("--steps", type=_number, help="sampling steps (default: the workflows' for this model)")
+    for command in (make, evaluate):
+        command.add_argument("--folder", type=Path, help="rooms, saves, results (default: in dev.py's cache folder)")
+        command.add_argument("--threads", type=_number, default=CORES, help="threads (default: one for each core)")
+        command.add_argument("--cpu", action="store_true", help="do not use a GPU")
     return parser
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number, 1 or more, got {text}")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ WATCHED, WATCHED_CURVE = 16, "watched.csv"
 
 
 def config(task: Task, stage: Stage, init: str = "") -> Config:
-    """Return what the trainer is told."""
+    """Return the trainer's configuration."""
     return Config(
         conditions=task.conditions,
         target=(task.target,),
@@ -46,7 +46,7 @@ def config(task: Task, stage: Stage, init: str = "") -> Config:
         decay=True,
         weight_decay=0.0,
         ema=0.995,
-        # Where the target is nearly noise, only the condition tells what it is: that is what shall be learned.
+        # If the target is nearly noise, only the condition shows what it is. That is the part to learn.
         time_mean=1.0,
         time_deviation=1.3,
         size=f"{2 * HEIGHT}x{HEIGHT}",
@@ -95,10 +95,10 @@ def train(name: str, stage: Stage, data: Data, folder: Path) -> Result:
 
 
 def begun_from(task: Task, output: Path, first: Path) -> str:
-    """Return the adapters that a task begins with: those of the first task, if it has any; what sees a room is in them.
+    """Return the initial adapters of a task: those of the first task, if there are any, because they already see rooms.
 
-    They are kept in `output`, as the trainer's --init takes them, and stay what they were when the run began. A task
-    that has its own in `BEGUN` begins with those.
+    They are copied to `output` for the trainer's --init, and do not change during the run. If a task has its own in
+    `BEGUN`, it begins with those.
     """
     if (begun := output.parent / BEGUN / ADAPTERS / task.name).is_dir():
         return str(begun)

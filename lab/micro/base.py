@@ -1,4 +1,4 @@
-"""The base: a FLUX.1 that is trained from nothing as a generator of single pictures, rooms and maps alike, no pairs."""
+"""The base: a FLUX.1 that is trained from nothing to generate single pictures: rooms or maps, never pairs."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The latent of the micro model: each 8x8 block's coefficients on the axes along which such blocks differ most.
 
 A Karhunen-Loeve transform of all pictures that are trained on: 192 numbers of a block become 16. It is linear and
-needs no training. The first axis varies most, the others less (by the root of what they have beside it), so that what
-matters less is drowned in noise sooner.
+needs no training. The first axis varies most and the others less, by the root of their variance, so that noise
+hides the less important ones first.
 """
 
 from __future__ import annotations

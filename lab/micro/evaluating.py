@@ -1,18 +1,18 @@
-"""Figures on rooms that nobody trained on: the shipped graphs in a real ComfyUI server, judged by `evaluation`."""
+"""Figures on rooms that were not trained on: the shipped graphs in a real ComfyUI server, judged by `evaluation`."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from ...evaluation.__main__ import main as evaluate_maps
 from ...evaluation.compare import Scores, compare
 from ...evaluation.views import SHOWN_ALIGNMENT
 from ...mapfiles import layout
@@ -20,40 +20,89 @@ from ...mapfiles.pictures import Array
 from ...omnix.panorama import place_on_panorama
 from ..host.graphs import of_type
 from ..host.server import Server
-from ..rooms.dataset import maps as room_maps
-from ..rooms.lighting import Quality
-from ..rooms.random_room import random_room
-from ..rooms.room import render
-from . import graphs, guesses, pictures
-from .recipe import HEIGHT, JUDGED, JUDGED_SEED, ROOMS_HEIGHT, VIEW
+from ..rooms.foreign import FAMILIES
+from . import graphs, pictures
+from .baselines import baselines
+from .judged import MADE, JudgedRoom, other_room, own_room, write
+from .recipe import HEIGHT, JUDGED, JUDGED_SEED, PICTURES, VIEW
+from .tables import table
 
-MADE = ("depth", "normal", "albedo", "roughness", "metallic")
 ENDINGS = {"rgb": "panorama.png", "depth": "depth_float.exr"}
-UNLEARNED, BY_CLASS, VIEWS = "unlearned", "by_class", "views"
+VIEWS = "views"
 GENERATED = "image_to_pano"
+FOREIGN_SHARE = 4
+"""One foreign room of each family for so many of our own."""
+OTHER_SEEDS = 500_000
+"""From the judged rooms' seeds to those of the rooms that baselines are fitted to."""
 
 
-def evaluate(folder: Path, weights: Path, count: int = JUDGED, steps: int = graphs.STEPS) -> int:
-    """Perceive the judged rooms, print their figures and those of guesses beside them; return the status."""
-    if not graphs.tasks(weights):
+class Choice(NamedTuple):
+    """What to judge: the weights, how many rooms, the seed of the first one, and the sampling steps."""
+
+    weights: Path
+    rooms: int = JUDGED
+    seed: int = JUDGED_SEED
+    steps: int = graphs.STEPS
+
+
+class RoomSet(NamedTuple):
+    """Rooms of one kind: a name, the room of a seed, and their number."""
+
+    name: str
+    room: Callable[[int], JudgedRoom]
+    number: int
+
+
+def evaluate(folder: Path, choice: Choice) -> None:
+    """Print the figures of what is perceived and of baselines, for our own rooms and for foreign ones."""
+    if not graphs.tasks(choice.weights):
         raise ValueError(
-            f"{weights}: expected a base, a VAE and adapters, got no task's; run `python -m lab.micro make`."
+            f"{choice.weights}: expected a base, a VAE and adapters, but no task has adapters; run "
+            "`python -m lab.micro make`."
         )
-    truth, ours = folder / "judged_small", folder / "perceived"
-    for made in (truth, ours, folder / UNLEARNED, folder / BY_CLASS):
-        shutil.rmtree(made, ignore_errors=True)
-    stems = prepare(folder / "judged", truth, count)
-    perceive(truth, ours, stems, weights, steps)
-    guesses.without_looking(truth, folder / UNLEARNED, stems, maps_in(ours))
-    guesses.by_class(folder / "judged", folder / BY_CLASS, stems)
-    status = 0
-    for name in (UNLEARNED, BY_CLASS, ours.name):
-        print(f"\n{name}: {len(stems)} rooms, seeds from {JUDGED_SEED}", flush=True)
-        status |= evaluate_maps([str(folder / name), str(truth)])
-    if GENERATED in graphs.tasks(weights):
-        seen, rest = completed(ours, truth, stems)
-        print(f"\nimage to panorama: PSNR {seen:.1f} dB where the picture was, {rest:.1f} dB elsewhere")
-    return status
+    print(
+        f"{choice.weights}: seeds from {choice.seed}, {choice.steps} steps; baselines fitted to {choice.rooms} others"
+    )
+    for rooms in room_sets(choice.rooms):
+        print(f"\n### {rooms.name}: {rooms.number} rooms\n", flush=True)
+        print(judge(folder / "judged" / rooms.name.replace(" ", "_"), rooms, choice), flush=True)
+
+
+def room_sets(count: int) -> tuple[RoomSet, ...]:
+    """Return our own rooms, and a share of foreign ones of each family."""
+    few = max(1, count // FOREIGN_SHARE)
+    foreign = (
+        RoomSet(f"foreign {family}", lambda seed, family=family: other_room(seed, family), few) for family in FAMILIES
+    )
+    return RoomSet("own", own_room, count), *foreign
+
+
+def judge(folder: Path, rooms: RoomSet, choice: Choice) -> str:
+    """Perceive rooms and return their table; pictures, true maps and perceived maps stay in the folder."""
+    judged = [rooms.room(choice.seed + number) for number in range(rooms.number)]
+    others = [rooms.room(choice.seed + OTHER_SEEDS + number) for number in range(choice.rooms)]
+    shutil.rmtree(folder, ignore_errors=True)
+    truth, ours = folder / "true", folder / "perceived"
+    stems = write(truth, judged)
+    perceive(truth, ours, stems, choice.weights, choice.steps, tasks_of(choice.weights, judged[0].maps))
+    predicted = {
+        title: {kind: [predict(room) for room in judged] for kind, predict in kinds.items()}
+        for title, kinds in baselines(judged, others).items()
+    }
+    perceived_maps = {
+        kind: [layout.read(layout.find(ours, kind, stem), kind) for stem in stems] for kind in maps_in(ours)
+    }
+    words = table({**predicted, "perceived": perceived_maps}, judged)
+    if not (ours / "rgb").is_dir():
+        return words
+    seen, rest = completed(ours, truth, stems)
+    return f"{words}\n\nimage to panorama: PSNR {seen:.1f} dB where the picture was, {rest:.1f} dB elsewhere"
+
+
+def tasks_of(weights: Path, kinds: Collection[str]) -> list[str]:
+    """Return the tasks that rooms with these maps can judge."""
+    known = {f"rgb_to_{stream}": folders for stream, folders in PICTURES.items()} | {GENERATED: MADE}
+    return [task for task in graphs.tasks(weights) if {*known[task]} <= {*kinds}]
 
 
 def completed(ours: Path, truth: Path, stems: Sequence[str]) -> tuple[float, float]:
@@ -65,30 +114,15 @@ def completed(ours: Path, truth: Path, stems: Sequence[str]) -> tuple[float, flo
     return float(seen), float(rest)
 
 
-def prepare(rendered: Path, target: Path, count: int) -> list[str]:
-    """Render the judged rooms that are missing and write them at the model's size; return their stems."""
-    pictures.render(rendered, JUDGED_SEED, count)
-    stems = layout.stems(rendered, "rgb", *MADE)[:count]
-    for stem in stems:
-        for kind in ("rgb", *MADE):
-            values = layout.read(layout.find(rendered, kind, stem), kind)
-            layout.write(layout.place(target, kind, stem), kind, pictures.halved(values))
-    return stems
-
-
-def judged_room(seed: int, quality: Quality) -> dict[str, Array]:
-    """Return a room and its true maps at the model's size, in memory."""
-    made = room_maps(render(2 * ROOMS_HEIGHT, ROOMS_HEIGHT, stage=random_room(seed), quality=quality))
-    return {kind: layout.marked(pictures.halved(made[kind]), kind) for kind in ("rgb", *MADE)}
-
-
-def perceive(truth: Path, target: Path, stems: Sequence[str], weights: Path, steps: int) -> None:
-    """Run every task's graph on every room in a server of its own; keep the maps in the layout of `evaluation`."""
+def perceive(
+    truth: Path, target: Path, stems: Sequence[str], weights: Path, steps: int, tasks: Sequence[str] | None = None
+) -> None:
+    """Run the graphs of tasks (all, unless some are named) on every room in a server of its own; keep their maps."""
     with tempfile.TemporaryDirectory(prefix="omnix-micro-") as folder:
         graphs.install(Path(folder) / "models", weights)
         with Server(Path(os.environ["COMFYUI_PATH"]), Path(folder), cpu=not torch.cuda.is_available()) as server:
             for stem in tqdm(stems, "rooms", disable=None):
-                for task in graphs.tasks(weights):
+                for task in graphs.tasks(weights) if tasks is None else tasks:
                     image = server.upload(given(task, truth, stem), f"{task}_{stem}.png")
                     perceived(server, graphs.micro_graph(task, image, steps), target, stem)
 
@@ -104,7 +138,7 @@ def given(task: str, truth: Path, stem: str) -> Path:
 
 
 def perceived(server: Server, graph: graphs.Graph, target: Path, stem: str) -> dict[str, Path]:
-    """Run a graph, keep what it saved in the layout of `evaluation`; return the files by kind.
+    """Run a graph, keep what it saved in the layout of `mapfiles`; return the files by kind.
 
     Depth is kept as EXR, for its exact values.
     """

@@ -1,4 +1,4 @@
-"""What the stages are trained on: the transform, and every picture's latent, kept beside the saves."""
+"""The training data of the stages: the transform, and the latent of every picture, stored next to the saves."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def chosen(names: Collection[str], steps: int | None = None, learning_rate: floa
 
 
 def make(folder: Path, stages: Mapping[str, Stage], threads: int, rooms: int = ROOMS) -> None:
-    """Make what is missing of these stages, one after another.  Raises ValueError where one has no base to stand on."""
+    """Train the unfinished ones of these stages in turn.  Raises ValueError for a stage that lacks a base."""
     check(folder, stages)
     torch.set_num_threads(threads)
     if not (folder / PICTURES_KEPT).is_file():
@@ -61,10 +61,10 @@ def make(folder: Path, stages: Mapping[str, Stage], threads: int, rooms: int = R
 
 
 def begin(weights: Path, folder: Path) -> None:
-    """Lay out `weights`, whose saves are gone, so that their decoder and adapters are trained further in `folder`.
+    """Prepare `folder` so that the decoder and adapters of `weights`, whose saves are lost, are trained further there.
 
-    Where that is done, nothing is: the same command goes on. Raises ValueError where `folder` has another base, or
-    `weights` has none.
+    If `folder` is prepared already, nothing changes: the same command continues. Raises ValueError if `folder` has
+    another base, or `weights` has none.
     """
     if missing := [name for name in (BASE, VAE) if not (weights / name).is_file()]:
         raise ValueError(f"{weights / missing[0]}: expected weights as `make` leaves them, got no such file.")
@@ -80,13 +80,13 @@ def begin(weights: Path, folder: Path) -> None:
 
 
 def check(folder: Path, stages: Collection[str]) -> None:
-    """Raise ValueError, before anything is made, for a stage that has no base to stand on."""
+    """Raise ValueError, before anything is made, for a stage that lacks a base."""
     if "base" not in stages and any(name in TASKS for name in stages) and not (folder / BASE).is_file():
         raise ValueError(f"{folder / BASE}: there is no base to train adapters on; make it first with --stages base.")
     if "base" in stages and (folder / BASE).is_file() and not (folder / base.SAVED).is_file():
         raise ValueError(
-            f"{folder / BASE}: this base came without its optimiser's state, so it can't be trained further; name "
-            "other --stages, or begin from nothing in another --folder."
+            f"{folder / BASE}: this base came without its optimiser's state, so it can't be trained further. Choose "
+            "other --stages, or start from nothing in another --folder."
         )
 
 
@@ -97,9 +97,9 @@ def write_base(average: dict[str, Tensor], folder: Path) -> None:
 
 
 def gather(folder: Path, weights: Path) -> None:
-    """Copy what was made to one folder, as `graphs.install` takes it; a task that is not trained yet is left out.
+    """Copy the results to one folder for `graphs.install`, without the tasks that are not trained yet.
 
-    The adapters are as OmniX publishes its own: a converted file's fused layers are twice as large here.
+    The adapters are in the layout that OmniX publishes: converted files would be twice as large here.
     """
     shutil.rmtree(weights, ignore_errors=True)
     weights.mkdir(parents=True)

@@ -26,7 +26,7 @@ from .recipe import HEIGHT, PICTURES, ROOMS_HEIGHT, ROOMS_SEED, VIEW
 Images = dict[str, NDArray[np.uint8]]
 """Pictures [n, H, W, 3] by stream."""
 FRONT, LEFT = 0, 2
-"""The channels of a picture of normals that tell how far they point to the front and to the left."""
+"""The channels of a picture of normals for the directions front and left."""
 
 
 class Pictures(NamedTuple):
@@ -89,7 +89,7 @@ def otherwise(pictures: Images) -> Iterator[Images]:
 
 
 def turned(pictures: Images, quarters: int) -> Images:
-    """Return pictures of rooms that stand turned to the right by quarters, and so do the directions of normals."""
+    """Return pictures of rooms that are turned to the right by quarters, directions of normals included."""
     seen = {name: np.roll(stack, quarters * stack.shape[2] // 4, 2) for name, stack in pictures.items()}
     for _ in range(quarters if "normal" in seen else 0):
         front, left = seen["normal"][..., FRONT].copy(), seen["normal"][..., LEFT].copy()

@@ -16,12 +16,14 @@ ROOMS_HEIGHT = 128
 """The rooms are rendered twice as large and reduced."""
 ROOMS_SEED, ROOMS = 0, 9000
 JUDGED_SEED, JUDGED = 1_000_000, 64
-"""The rooms that are judged; no seed of them is near one that was trained on."""
+"""The rooms that are judged; their seeds are far from those of the training rooms."""
 SEAM_COLUMNS = 2
 """Of 16 latent columns: in proportion still four times the 6 that OmniX takes of 128."""
 PROMPT_TOKENS = 1
 BEGUN = "begun"
-"""The folder beside the saves with the weights that a run began with, if it did not begin from nothing."""
+"""The folder next to the saves with the initial weights of a run, if it did not start from nothing."""
+NOT_LEARNED = ("metallic",)
+"""Kinds of map in which the shipped weights are no better than a constant."""
 VIEW = (HEIGHT, HEIGHT)
 """Width and height of the picture that image to panorama is given."""
 
@@ -54,7 +56,7 @@ STAGES = {
 }
 TASKS = tuple(STAGES)[2:]
 FIRST = TASKS[0]
-"""Trained from nothing; the others go on from its adapters."""
+"""Trained from nothing; the other tasks start from its adapters."""
 RANK = 32
 TURNED = tuple(name for name, folders in PICTURES.items() if may_roll(folders))
 """What stays true when it is turned, as in the trainer."""

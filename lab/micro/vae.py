@@ -1,8 +1,8 @@
-"""The VAE in TAESD's form, which VAELoader takes: its encoder is the block transform itself, its decoder is trained.
+"""The VAE in TAESD's form, which VAELoader reads: its encoder is the block transform itself, its decoder is trained.
 
 The encoder needs no training. Two strided convolutions put the pixels of 4x4 blocks side by side in 48 channels, which
-are never below 0 and so pass every ReLU; the third gives the transform's coefficients and, as channels of their own,
-their negatives: what two ReLUs leave of c and -c has the difference c. All residual blocks add nothing.
+are never below 0 and so pass every ReLU; the third gives the transform's coefficients and, in other channels, their
+negatives: ReLU(c) - ReLU(-c) is c. All residual blocks add nothing.
 The decoder can't be the transform's inverse, since it repeats pixels before each convolution. A narrow one is trained,
 one residual block a level, and written into TAESD's 64 channels with zeros around it.
 """
@@ -44,7 +44,7 @@ LAST = 19
 
 
 class Residual(nn.Module):
-    """TAESD's block: three convolutions beside the input."""
+    """TAESD's block: three convolutions added to the input."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Write the texts that follow from the nodes' schemas, so that nothing is typed twice:  python lab/pages/descriptions.py
+"""Write the texts that follow from the nodes' schemas:  python lab/pages/descriptions.py
 
 It writes the English locale, the list of nodes for the registry, the page docs/nodes.md, and the tables of inputs and
 outputs in the help pages; those of the Chinese help pages use the Chinese locale. COMFYUI_PATH names the host, as
@@ -46,7 +46,7 @@ def files(schemas: Sequence[Any]) -> Iterator[tuple[str, str]]:
 
 
 def text(form: dict[str, Any]) -> str:
-    """Return a form as it is written."""
+    """Return a form as JSON text."""
     return json.dumps(form, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -72,7 +72,7 @@ def fixed_options(each: Any) -> list[str]:
 
 
 def with_tables(page: str, schema: Any) -> str:
-    """Return a page of help with its sections Inputs and Outputs written anew."""
+    """Return a help page with its sections Inputs and Outputs rewritten."""
     inputs = [_input_row(each) for each in schema.inputs]
     outputs = [[f"`{each.display_name}`", each.tooltip] for each in schema.outputs]
     sections = {
@@ -102,8 +102,8 @@ def _with_sections(page: str, sections: dict[str, str]) -> str:
 
 NODES_PAGE = """# Nodes and blueprints
 
-Written by `python lab/pages/descriptions.py` from the nodes' own words. Each name leads to the node's page of help,
-which ComfyUI also shows: select the node and click **ⓘ** above it.
+`python lab/pages/descriptions.py` writes this page from the nodes' own descriptions. Each name links to the node's help
+page. ComfyUI shows the same page: select the node and click **ⓘ** above it.
 """
 
 
@@ -122,8 +122,8 @@ def nodes_page(schemas: Sequence[Any]) -> str:
 
 
 BLUEPRINTS = """\
-Each is a whole task in one node, made of the nodes above and ComfyUI's own; find it by its name in the list of
-nodes (double click on the canvas), and open it with a click on the arrow in its corner.
+A blueprint is a whole task in one node, made of the nodes above and ComfyUI's own nodes. Find it by its name in the
+list of nodes (double click on the canvas). To open it, click the arrow in its corner.
 
 """
 
@@ -155,7 +155,11 @@ def _chinese_input_row(each: Any, words: dict[str, Any]) -> list[str]:
     limits = "" if low is None or high is None else f"范围：{low:g} 到 {high:g}。"
     options = [f"`{option}`（{name}）" for option, name in words.get("options", {}).items()]
     limits += f"可选：{'、'.join(options)}。" if options else ""
-    return [f"`{each.id}`（{words['name']}）" + ("，可选" if each.optional else ""), _default(each), words["tooltip"] + limits]
+    return [
+        f"`{each.id}`（{words['name']}）" + ("，可选" if each.optional else ""),
+        _default(each),
+        words["tooltip"] + limits,
+    ]
 
 
 def _limits(each: Any) -> str:

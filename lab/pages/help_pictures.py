@@ -1,4 +1,4 @@
-"""Draw the pictures of the pages of help:  python lab/pages/help_pictures.py [--screens] [--thumbnails]
+"""Draw the pictures of the help pages:  python lab/pages/help_pictures.py [--screens] [--thumbnails]
 
 Maps are the sample's room with its true maps, sent through the nodes' own functions; below some stands what the micro
 model perceived of another room, beside the truth. With --screens the nodes themselves are photographed too, in the
@@ -22,17 +22,22 @@ from PIL import Image
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..rooms.room import Room
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "web" / "docs"
 WIDTH, HEIGHT = 800, 400
 QUALITY = 80
-# The window looks far out; what is beyond this share of all distances counts as far.
+# The window shows the far outside; distances beyond this percentile count as far.
 FAR = 0.97
 # OmniX's distances seldom reach 1.
 DARKER = 0.7
 # The plan shows so many metres across, in so many pixels; what is above the camera's head is left out.
 PLAN_METRES, PLAN_PIXELS = 6.5, 400
 CEILING = 0.4
+# Pixels by which what stands in front is masked, a step aside (glTF's axes), and where the camera looks from there:
+# yaw, pitch and field in degrees.
+GROWN, ASIDE, LOOKS = 6, (0.6, 0.0, 0.0), (-110.0, -15.0, 80.0)
 MATERIAL = {"panorama": "rgb", "true roughness": "roughness", "true metallic": "metallic"}
 PERCEIVED = {"OmniXDepth": "depth", "OmniXNormal": "normal", "OmniXMaterial": "roughness", "OmniXCompareMaps": "depth"}
 """Node -> the map that the micro model's is shown of."""
@@ -52,7 +57,7 @@ def contact_sheet_of(parts: Mapping[str, Tensor]) -> Tensor:
 
 
 def perceived() -> Mapping[str, Mapping[str, Tensor]]:
-    """Return, by node, what the micro model perceives of a room that nobody trained on, what is true, and the error."""
+    """Return, by node, the micro model's prediction for a room it was not trained on, the truth, and the error."""
     from ..demo import micro, scene
     from ..micro import evaluating, graphs
 
@@ -102,9 +107,10 @@ def of_the_sample() -> dict[str, dict[str, Tensor]]:
     """Return the pictures, [1, H, W, C] by label, that each node makes of the sample's room and its true maps."""
     from ...omnix import maps, panorama
     from ..rooms.room import render
+    from ..rooms.stage import emptied, showroom
     from .thumbnails import layers, scene_of
 
-    room = render(WIDTH, HEIGHT)
+    room, empty = render(WIDTH, HEIGHT), render(WIDTH, HEIGHT, stage=emptied(showroom()))
     shown = {name: picture[None] for name, picture in layers(room).items()}
     distance = torch.from_numpy(room.distance)[None]
     photo = panorama.perspective_view(shown["rgb"], 480, 360, 80.0, 20.0, -5.0)
@@ -127,6 +133,7 @@ def of_the_sample() -> dict[str, dict[str, Tensor]]:
         },
         "OmniXMogeGeometry": {"panorama": shown["rgb"], "its points, from above": plan(distance, shown["rgb"])},
         "OmniXScene": {"panorama": shown["rgb"], "the scene, from outside": scene_of(room)[None]},
+        **layered(room, empty),
         "OmniXColourDepth": colourings((distance / distance.quantile(FAR)).clamp(0, 1)),
         "OmniXContactSheet": {
             "panorama": shown["rgb"],
@@ -143,8 +150,45 @@ def turned(rgb: Tensor) -> dict[str, Tensor]:
     return {"image": rgb, "panorama": rolled, "seam": rearrange(seam, "b h w -> b h w 1")}
 
 
+def layered(room: Room, empty: Room) -> dict[str, dict[str, Tensor]]:
+    """Return what the nodes for layers make of a room, and of the same one without its furniture, by their maps."""
+    from ...omnix.scene import Options
+    from ...omnix.scene.layers import layers_behind, masked
+    from ...omnix.scene.moved import view_from
+    from ...omnix.scene.reading import read_glb
+    from .inside import seen_from
+
+    image, rgb = torch.from_numpy(room.rgb)[None], torch.from_numpy(empty.rgb)[None]
+    first, second = (torch.from_numpy(each.distance)[None] for each in (room, empty))
+    grey = masked({"image": image, "normal": normals_of(room)}, first, None, {}, GROWN, Options().tolerance)
+    layers = layers_behind({"image": rgb}, second, first, grey.mask, leave_out=False)
+    scenes = [*(build_of(room, given) for given in (None, layers[0]))]
+    views = [torch.from_numpy(seen_from(each, ASIDE, *LOOKS, (WIDTH, HEIGHT)))[None].float() for each in scenes]
+    moved = view_from(read_glb(scenes[0].glb), ASIDE, HEIGHT, None, invented=False)
+    return {
+        "OmniXForeground": {"image": image, "panorama": grey.panorama},
+        "OmniXBackgroundLayer": {
+            **{"first panorama": image, "filled panorama (here: rendered)": rgb},
+            **{"by geometry alone": views[0], "with the background layer": views[1]},
+        },
+        "OmniXMoveViewpoint": {"image": image, "0.6 m to the right": moved.panorama[None]},
+    }
+
+
+def build_of(room: Room, second: Any) -> Any:
+    """Return the unlit scene of a rendered room, in metres, with a second layer behind it, if there is one."""
+    from ...omnix.scene import Options, build_scene
+
+    return build_scene(room.distance, {"image": room.rgb, "normal": room.normal}, Options(camera_height=0), second)
+
+
+def normals_of(room: Room) -> Tensor:
+    """Return the normals of a rendered room as an image [1, H, W, 3]."""
+    return torch.from_numpy(room.normal)[None] * 0.5 + 0.5
+
+
 def legend(room: Any) -> Tensor:
-    """Return the legend of a room that is drawn in the colours that OmniX Semantic knows, [1, H, W, 3]."""
+    """Return the legend of a room drawn in the colours that OmniX Semantic knows, [1, H, W, 3]."""
     from ...mapfiles.nyu40 import CLASSES
     from ...omnix import semantics
     from ..rooms.labels import COLOURS

@@ -1,4 +1,4 @@
-"""Photograph nodes in ComfyUI's own frontend, for the pages of help of those that make no picture themselves."""
+"""Take screenshots of nodes in ComfyUI's own frontend, for the help pages of nodes that make no picture."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..host.tiny_models import DOUBLES, ModelNames, write_models
 from ..rooms.room import render
 from .help_pictures import QUALITY
 
-# The names under which the workflows look for what people download.
+# The file names of the downloads that the workflows use.
 DOWNLOADED = ModelNames("flux1-dev.safetensors", "ae.safetensors", "clip_l.safetensors", "t5xxl_fp16.safetensors")
 DEPTH = "OmniX 03 - Panorama to depth"
 IN_WORKFLOWS = {
@@ -43,7 +43,7 @@ ALONE = (
     "OmniXOlderGraph",
 )
 SHOWN = ("depth", "normal", "albedo", "roughness", "metallic")
-# Pixels of the surroundings that are shown round a node.
+# The margin around a node, in pixels.
 MARGIN = 45
 HIGHEST = 460
 # Go inside the box that holds a node of this type.
@@ -130,7 +130,7 @@ def viewer(bench: Any) -> None:
 
 
 def shoot(bench: Any, node: str, folder: Path) -> None:
-    """Save what is seen of a node and round it."""
+    """Save a screenshot of a node with its margin."""
     seen = bench.page.evaluate(CENTRE, [node, HIGHEST])
     bench.settle()
     bench.page.wait_for_timeout(700)

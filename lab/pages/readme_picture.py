@@ -34,7 +34,7 @@ def read(path: Path) -> Array:
 
 
 def without_caption(values: Array, covered: Array) -> Array:
-    """Continue a map under its caption from the pixel beside it, so that no letter becomes a surface."""
+    """Fill a map under its caption from the pixel next to it, so that no letter becomes a surface."""
     rows, columns = np.nonzero(covered)
     filled = values.copy()
     filled[rows, columns] = values[rows, min(columns.max() + 2, values.shape[1] - 1)]

@@ -1,4 +1,4 @@
-"""Write the sample that ships with the pack, a rendered room with its true maps:  python lab/pages/sample.py
+"""Write the sample that ships with the pack, a rendered room with its ground-truth maps:  python lab/pages/sample.py
 
 It is what Load Panorama offers to somebody who has no panorama at hand, and the truth to hold OmniX's maps against.
 COMFYUI_PATH names the host.
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 HEIGHT = 512
-# What is farther, in metres, is all beyond the window; it is written as 1.
+# Points farther than this, in metres, are all behind the window; they are written as 1.
 FARTHEST = 10.0
 
 

@@ -1,4 +1,4 @@
-"""Draw the pictures that the template browser shows: the demo's room and its true maps, what a graph is for.
+"""Draw the thumbnails for the template browser from the demo's room and its ground-truth maps.
 
 They show what goes in and what a perfect answer is; no model is run.
 """
@@ -17,15 +17,16 @@ from torch import Tensor
 from ...omnix.colour import colour_view
 from ...omnix.panorama import camera_rays, perspective_view, place_on_panorama
 from ...omnix.scene import Options, build_scene
+from ...omnix.scene.layers import masked
 from ..rooms.meshes import FROM_OUTSIDE, draw
 from ..rooms.room import Room, render
 from ..workflows.catalog import PICTURE_PROMPT
 
 WIDTH, HEIGHT, FINER = 400, 200, 2
-BORDER, MARGIN = 2, 12
+BORDER, MARGIN, GROWN = 2, 12, 6
 QUALITY = 82
 PALETTE_SEED = 5
-# The window looks far out; what is beyond this share of all distances gets the last colour.
+# The window shows the far outside; distances beyond this percentile get the last colour.
 FAR = 0.97
 
 
@@ -46,7 +47,7 @@ def layers(room: Room) -> dict[str, Tensor]:
 
 
 def sides(*pictures: Tensor) -> Tensor:
-    """Show pictures of one size as slanting strips beside each other, from left to right."""
+    """Show pictures of one size as slanted strips next to each other, from left to right."""
     height, width = pictures[0].shape[:2]
     slant = torch.linspace(0.12, -0.12, height)[:, None]
     across = (torch.linspace(0, 1, width)[None] + slant / len(pictures)) * len(pictures)
@@ -78,7 +79,7 @@ def image_of(picture: Tensor) -> Image.Image:
 
 
 def placed(room: Tensor) -> Tensor:
-    """Return what image_to_pano gets: the view to the front on grey."""
+    """Return the input of image_to_pano: the front view on grey."""
     side = room.shape[0]
     view = perspective_view(room[None], side, side)
     return place_on_panorama(view, room.shape[1], room.shape[0])[0][0]
@@ -96,11 +97,17 @@ def captioned(picture: Tensor, words: str) -> Tensor:
 
 
 def scene_of(room: Room) -> Tensor:
-    """Show the room as a scene, from outside: what faces inwards can be seen through."""
+    """Show the room as a scene from outside; surfaces that face inwards are transparent from there."""
     made = build_scene(room.distance, {"image": room.rgb}, Options(triangles=40_000)).geometry
     size = room.rgb.shape[1], room.rgb.shape[0]
     drawn = draw(made.positions, made.uv, made.faces, room.rgb, FROM_OUTSIDE, size, finer=1)
     return torch.from_numpy(drawn).float()
+
+
+def front_of(room: Room) -> Tensor:
+    """Show the room with what stands in front in grey."""
+    given = {"image": torch.from_numpy(room.rgb)[None]}
+    return masked(given, torch.from_numpy(room.distance)[None], None, {}, GROWN, Options().tolerance).panorama[0]
 
 
 def beside(picture: Tensor, small: Tensor) -> Tensor:
@@ -128,6 +135,7 @@ def thumbnails(room: Room) -> Mapping[str, Tensor]:
         "all_maps": tiles([shown[name] for name in maps]),
         "panorama_to_scene": beside(scene, shown["rgb"]),
         "photo_to_scene": beside(scene, grey),
+        "whole_scene": beside(scene, front_of(room)),
         "any_model": sides(*(shown[name] for name in ("rgb", "depth", "normal", "albedo"))),
         "save_prompt": captioned(shown["rgb"] * 0.25 + 0.1, "[EQUIRECTANGULAR], encoded once"),
     }

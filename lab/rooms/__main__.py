@@ -1,10 +1,10 @@
-"""Make rooms with their true maps, for training and for judging.
+"""Render rooms with their true maps, for training and for evaluation.
 
     python -m lab.rooms DESTINATION --count N [--size WxH] [--seed S] [--fast] [--blender] [--captions]
 
 DESTINATION/rgb/000001.png, depth/000001.exr, normal/, albedo/, roughness/, metallic/, semantic/ (see
 mapfiles/layout.py) and manifest.jsonl: first the recipe, then for each room its stem, seed, part ("train",
-"validation" or "test", by the seed) and the SHA-256 of its files. The same command goes on where it was stopped.
+"validation" or "test", by the seed) and the SHA-256 of its files. The same command continues a stopped run.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def main() -> int:
         )
         made = make(order, options.jobs, load_pack)
     except BrokenProcessPool:
-        print("rooms: a worker was ended from outside (out of memory?); try again with fewer --jobs.", file=sys.stderr)
+        print("rooms: a worker process was killed (out of memory?). Try again with fewer --jobs.", file=sys.stderr)
         return 1
     except (MapError, OSError, RuntimeError, SetupError) as error:
         print(f"rooms: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("rooms: stopped; the same command goes on from here.", file=sys.stderr)
+        print("rooms: stopped; the same command continues from here.", file=sys.stderr)
         return 130
     print(f"{options.destination}: {made} rooms made, {options.count} in all; see {MANIFEST}")
     return 0
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m lab.rooms", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("destination", type=Path, help="the folder to fill")
-    parser.add_argument("--count", type=_at_least(1), required=True, help="how many rooms there shall be")
+    parser.add_argument("--count", type=_at_least(1), required=True, help="number of rooms")
     parser.add_argument("--size", type=_size, default=(1024, 512), help="pixels, width twice the height (1024x512)")
     parser.add_argument(
         "--seed", type=_at_least(0), default=0, help="seed of the first room (0); the next has the next"

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from ...mapfiles import layout
 from ...mapfiles.errors import MapError
-from .foreign import BLENDER, foreign_room
+from .by_blender import BLENDER, blender_room
 from .labels import COLOURS
 from .lighting import FAST, PICTURE
 from .random_room import random_room
@@ -68,7 +68,7 @@ class Order:
     height: int
     fast: bool
     blender: Path | None = None
-    """The interpreter with `bpy` that renders foreign rooms; None for rooms of our own renderer."""
+    """The interpreter with `bpy` that renders the rooms; None for rooms of our own renderer."""
     captions: bool = False
 
     @property
@@ -139,7 +139,7 @@ def make_one(order: Order, number: int) -> Record:
 
 def _rendered(order: Order, seed: int) -> Room:
     if order.blender:
-        return foreign_room(order.blender, seed, order.height)
+        return blender_room(order.blender, seed, order.height)
     quality = FAST if order.fast else PICTURE
     return render(2 * order.height, order.height, stage=random_room(seed), quality=quality)
 

@@ -1,85 +1,171 @@
-"""Rooms of another renderer: `lab/blender`, started as a program, and what it rendered as a `Room`.
+"""Rooms by other code and with other looks: what a model that was trained on the rooms beside this file has never seen.
 
-Their shapes, textures, lights and colours have nothing in common with those of `random_room`, so they show what a model
-makes of pictures that are not like the ones it was trained on.
+Nothing is shared with that renderer. A room is a box that is turned against the camera, with balls and turned boxes in
+it; two point lamps with hard shadows light matt surfaces. Same axes and rays: see `room`.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
-import tempfile
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .labels import COLOURS
-from .room import Room, encode
-from .shapes import Array
+Array = NDArray[Any]
 
-ROOT = Path(__file__).resolve().parents[2]
-BLENDER = "lab.blender 1, Blender 5.0.1"
-"""The renderer and the version of what a seed draws."""
-FAMILIES = ("pale", "colourful", "outdoors")
-"""The families of `lab/blender/places.py`; rooms take turns."""
-LABELS = tuple(COLOURS)
-EXPOSURE = 0.5
-"""The mean of the radiance in a picture, before its highlights are rolled off."""
+FAMILIES = {"pale": (0.05, 0.25), "colourful": (0.6, 1.0)}
+"""Name -> least and greatest saturation of its colours."""
+MEAN_BRIGHTNESS = 0.32
+AMBIENT = 0.25
 
 
-def family_of(seed: int) -> str:
-    """Return the family of a seed."""
-    return FAMILIES[seed % len(FAMILIES)]
+class Thing(NamedTuple):
+    """A ball (half is its radius) or a box turned about the vertical; `inside` is the room itself.
 
-
-def foreign_room(python: Path, seed: int, height: int) -> Room:
-    """Return the room of a seed, 2 * height x height pixels, rendered by a Python that has `bpy`.
-
-    The same seed gives the same maps. Raises RuntimeError with the renderer's last line if it fails.
+    colours are two linear ones for each surface, [1, 2, 3]; of the room for floor, walls and ceiling, [3, 2, 3].
     """
-    with tempfile.TemporaryDirectory(prefix="omnix-blender-") as folder:
-        file, listed = Path(folder) / "room", Path(folder) / "orders.json"
-        order = {"seed": seed, "family": family_of(seed), "height": height, "labels": LABELS, "file": str(file)}
-        listed.write_text(json.dumps([order]), encoding="utf-8")
-        done = subprocess.run([python, "-m", "lab.blender", listed], cwd=ROOT, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"Blender failed: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
-        return room_of(file)
+
+    centre: Array
+    half: Array
+    yaw: float
+    colours: Array
+    cells: float
+    is_ball: bool = False
+    inside: bool = False
 
 
-def room_of(file: Path) -> Room:
-    """Return a place that `lab/blender` has rendered."""
-    picture, maps = (_passes(Path(f"{file}.{ending}.exr")) for ending in ("picture", "maps"))
-    data, hit = maps["data"], maps["data"][..., 2] > 0
-    forward, left, up = np.moveaxis(maps["Normal"], -1, 0)
-    return Room(
-        rgb=encode(_rolled_off(picture["Combined"])),
-        distance=np.where(hit, maps["Depth"][..., 0], np.float32(20.0)),
-        normal=np.where(hit[..., None], np.stack([forward, up, left], axis=-1), np.array([0, -1, 0], dtype=np.float32)),
-        albedo=encode(np.clip(np.where(hit[..., None], maps["albedo"], 0), 0, 1)),
-        roughness=np.where(hit, data[..., 0], np.float32(1)),
-        metallic=np.where(hit, data[..., 1], np.float32(0)),
-        semantic=np.where(hit, np.rint(data[..., 2]) - 1, LABELS.index("outside")).astype(np.int32),
-        labels=LABELS,
-    )
+class Hit(NamedTuple):
+    """The nearest thing along each of N rays: its number, the distance, and the normal [N, 3]."""
+
+    thing: Array
+    distance: Array
+    normal: Array
 
 
-def _rolled_off(radiance: Array) -> Array:
-    """Return radiance in [0, 1]: metered, then 1 - exp(-x), an older film than `room.py` has."""
-    mean = float(np.minimum(radiance, 4).mean())
-    return (1 - np.exp(-radiance * np.float32(EXPOSURE / max(mean, 1e-3)))).astype(np.float32)
+class ForeignRoom(NamedTuple):
+    """Picture, depth, normal and albedo as `mapfiles.layout` holds them in memory; where things stand in the room, bool
+    [H, W]; and depth and normal of the same room without them."""
+
+    maps: dict[str, Array]
+    furniture: Array
+    empty: dict[str, Array]
 
 
-def _passes(path: Path) -> dict[str, Array]:
-    """Return a file's passes [H, W, 1 or 3] by name, alpha left out."""
-    import OpenImageIO as oiio
+def foreign_room(seed: int, height: int, family: str) -> ForeignRoom:
+    """Return the room of a seed in a family of colours."""
+    random = np.random.default_rng([seed, sorted(FAMILIES).index(family)])
+    things, rays = _things(random, FAMILIES[family]), _rays(height)
+    shape = (height, 2 * height)
+    hit, empty = (_nearest(some, np.zeros_like(rays), rays) for some in (things, things[:1]))
+    points = rays * hit.distance[:, None]
+    albedo = np.choose(hit.thing[:, None], [_painted(thing, points) for thing in things])
+    lit = [_lit(things, lamp, points, hit.normal) for lamp in _lamps(random, things[0])]
+    radiance = albedo * (AMBIENT + np.sum(lit, axis=0))[:, None]
+    picture = _encoded(radiance * MEAN_BRIGHTNESS / radiance.mean())
+    maps = {"rgb": picture.reshape(*shape, 3), **_geometry(hit, shape), "albedo": _encoded(albedo).reshape(*shape, 3)}
+    return ForeignRoom(maps, (hit.thing > 0).reshape(shape), _geometry(empty, shape))
 
-    opened: Any = oiio.ImageInput.open(str(path))
-    found: dict[str, Array] = {}
-    while opened.seek_subimage(len(found), 0):
-        spec = opened.spec()
-        name = spec.channelnames[0].split(".")[-2]
-        found[name] = opened.read_image(len(found), 0, 0, spec.nchannels, oiio.FLOAT)[..., :3]
-    opened.close()
-    return found
+
+def _geometry(hit: Hit, shape: tuple[int, int]) -> dict[str, Array]:
+    return {
+        "depth": hit.distance.astype(np.float32).reshape(shape),
+        "normal": hit.normal.astype(np.float32).reshape(*shape, 3),
+    }
+
+
+def _rays(height: int) -> Array:
+    latitude = (0.5 - (np.arange(height) + 0.5) / height) * np.pi
+    longitude = (0.5 - (np.arange(2 * height) + 0.5) / (2 * height)) * 2 * np.pi
+    up, around = np.meshgrid(latitude, longitude, indexing="ij")
+    return np.stack([np.cos(up) * np.cos(around), np.sin(up), np.cos(up) * np.sin(around)], axis=-1).reshape(-1, 3)
+
+
+def _things(random: np.random.Generator, saturation: tuple[float, float]) -> list[Thing]:
+    """Draw the room and 6 to 12 things on its floor, none of them around the camera."""
+    half = random.uniform((1.8, 1.2, 1.8), (4.0, 1.7, 4.0))
+    centre = random.uniform(-0.5, 0.5, 3) * half * (1, 0.25, 1)
+    yaw = random.uniform(0, np.pi)
+    paint = np.concatenate([_colours(random, saturation) for _ in range(3)])
+    made = [Thing(centre, half, yaw, paint, random.uniform(0.4, 1.5), inside=True)]
+    for _ in range(random.integers(6, 13)):
+        size = random.uniform(0.2, 0.8, 3)
+        size = np.full(3, size[0]) if (is_ball := random.random() < 0.4) else size
+        across = random.uniform(-1, 1, 2) * (half[[0, 2]] - size[[0, 2]].max())
+        place = centre + _turned(np.array([across[0], size[1] - half[1], across[1]]), yaw)
+        if np.hypot(place[0], place[2]) > 0.3 + 1.5 * size.max():
+            paint, own_yaw = _colours(random, saturation), random.uniform(0, np.pi)
+            made.append(Thing(place, size, own_yaw, paint, random.uniform(0.1, 0.4), is_ball))
+    return made
+
+
+def _colours(random: np.random.Generator, saturation: tuple[float, float]) -> Array:
+    """Draw the two linear colours of a checked surface [1, 2, 3]; half of the surfaces have one colour alone."""
+    hue = random.uniform(0, 1, (2, 1)) + np.array([0, 1 / 3, 2 / 3])
+    bright = random.uniform(0.35, 0.85, (2, 1))
+    pure = np.clip(np.abs(6 * (hue % 1) - 3) - 1, 0, 1)
+    found = bright * (1 + random.uniform(*saturation, (2, 1)) * (pure - 1))
+    return found[None] if random.random() < 0.5 else found[None, [0, 0]]
+
+
+def _turned(vectors: Array, yaw: float) -> Array:
+    """Turn vectors [.., 3] to the left about the vertical."""
+    c, s = np.cos(yaw), np.sin(yaw)
+    return vectors @ np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
+
+
+def _nearest(things: list[Thing], origins: Array, rays: Array) -> Hit:
+    found = [_met(thing, origins, rays) for thing in things]
+    distance = np.stack([t for t, _ in found])
+    thing = distance.argmin(axis=0)
+    normal = np.choose(thing[:, None], [normal for _, normal in found])
+    return Hit(thing, distance.min(axis=0), normal)
+
+
+def _met(thing: Thing, origins: Array, rays: Array) -> tuple[Array, Array]:
+    """Return the distance to a thing along each ray, infinite where it is missed, and the normal there."""
+    start, way = _turned(origins - thing.centre, -thing.yaw), _turned(rays, -thing.yaw)
+    if thing.is_ball:
+        along = np.einsum("na,na->n", start, way)
+        rest = along**2 - np.einsum("na,na->n", start, start) + thing.half[0] ** 2
+        t = np.where(rest > 0, -along - np.sqrt(np.maximum(rest, 0)), np.inf)
+        t = np.where(t > 1e-6, t, np.inf)
+        return t, _turned((start + way * np.where(np.isfinite(t), t, 0)[:, None]) / thing.half[0], thing.yaw)
+    way = np.where(np.abs(way) < 1e-12, 1e-12, way)
+    near, far = (side * np.sign(way) * thing.half / way - start / way for side in (-1, 1))
+    if thing.inside:
+        t, axis = far.min(axis=1), far.argmin(axis=1)
+    else:
+        t, axis = near.max(axis=1), near.argmax(axis=1)
+        t = np.where((t < far.min(axis=1)) & (t > 1e-6), t, np.inf)
+    return t, _turned(-np.eye(3)[axis] * np.sign(way), thing.yaw)
+
+
+def _painted(thing: Thing, points: Array) -> Array:
+    """Return the linear albedo at points [N, 3]: checks in the thing's own axes."""
+    own = _turned(points - thing.centre, -thing.yaw)
+    cells = np.floor(own / thing.cells + 0.01).sum(axis=1).astype(int)
+    flat = np.abs(own[:, 1]) > thing.half[1] - 1e-6
+    surface = np.where(flat, 1 + np.sign(own[:, 1]), 1).astype(int) if thing.inside else 0
+    return thing.colours[surface, cells % 2]
+
+
+def _lamps(random: np.random.Generator, room: Thing) -> list[Array]:
+    """Draw two lamps below the ceiling."""
+    places = random.uniform(-0.7, 0.7, (2, 3)) * room.half
+    places[:, 1] = 0.85 * room.half[1]
+    return [room.centre + _turned(place, room.yaw) for place in places]
+
+
+def _lit(things: list[Thing], lamp: Array, points: Array, normals: Array) -> Array:
+    """Return what a lamp adds at points [N, 3]: with the cosine, the distance squared and hard shadows."""
+    towards = lamp - points
+    distance = np.linalg.norm(towards, axis=1)
+    towards = towards / distance[:, None]
+    blocked = _nearest(things, points + 1e-3 * normals, towards).distance < distance - 2e-3
+    return np.where(blocked, 0, np.maximum(np.einsum("na,na->n", normals, towards), 0) * 3 / (0.5 + distance**2))
+
+
+def _encoded(linear: Array) -> Array:
+    """Encode linear values as sRGB, clipped to [0, 1]."""
+    x = np.clip(linear, 0, 1)
+    return np.where(x <= 0.0031308, 12.92 * x, 1.055 * np.maximum(x, 1e-8) ** (1 / 2.4) - 0.055).astype(np.float32)

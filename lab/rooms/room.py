@@ -63,6 +63,13 @@ def render(width: int, height: int, seed: int = 0, stage: Stage | None = None, q
     )
 
 
+def geometry(width: int, height: int, stage: Stage) -> tuple[Array, Array]:
+    """Return the distance [H, W] and the normals [H, W, 3] of a room, without lighting it."""
+    grid = Grid(height, width, stage.yaw)
+    view = look(stage.scene, ORIGIN, grid.rays())
+    return view.hits.distance.reshape(height, width), _image(_turned(view.normal, stage.yaw), grid)
+
+
 def _turned(vectors: Array, yaw: float) -> Array:
     """Return vectors [3, N] of the room in the axes of a camera turned to the left by yaw."""
     if yaw == 0:

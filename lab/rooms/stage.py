@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .enclosure import Dome
 from .furniture import (
@@ -28,7 +28,7 @@ from .furniture import (
 )
 from .lighting import Lamp, Lights, Opening
 from .patterns import scenery
-from .raycast import Scene, group
+from .raycast import Scene, group, leaves
 from .shapes import Surface
 
 
@@ -44,6 +44,16 @@ class Stage:
     yaw: float = 0.0
     exposure: float = 0.9
     metered: bool = False
+
+
+STRUCTURE = ("floor", "ceiling", "wall", "trim", "window", "door", "curtain", "outside")
+"""The labels of a room without its furniture."""
+
+
+def emptied(stage: Stage) -> Stage:
+    """Return the same room, lit by the same lamps, without its furniture."""
+    kept = [shape for shape in leaves(stage.scene.root) if shape.surface.semantic in STRUCTURE]
+    return replace(stage, scene=Scene(group(kept), stage.scene.backdrop))
 
 
 def showroom() -> Stage:

@@ -1,4 +1,4 @@
-"""Blueprints as files: a box as the browser's node library reads it, and the definitions that a workflow carries."""
+"""Write blueprints: as files for the browser's node library, and as definitions inside a workflow."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def _leaving_from(leaving: list[Wire], number: int) -> dict[int, list[int]]:
 
 
 def _entering(blueprint: Blueprint, wiring: Wiring, label: str) -> list[int]:
-    """List the links from an input of the box; the browser shows the field that the first leads to."""
+    """List the links from an input of the box; the browser shows the field at the end of the first link."""
     return [wiring.entering(end) for end in blueprint.inputs[label]]
 
 

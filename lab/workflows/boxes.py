@@ -1,4 +1,4 @@
-"""Boxes: what a blueprint looks like from outside, in the host's own words, and a graph with all its boxes opened."""
+"""Boxes: the description of a blueprint in the host's format, and a graph with all its boxes opened."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .shelf import BLUEPRINTS
 BOXES: Mapping[str, Blueprint] = {blueprint.name: blueprint for blueprint in BLUEPRINTS}
 MODULE = "custom_nodes.omnix-panorama"
 NUMBERS = 1000
-"""How many numbers each blueprint has for its nodes, links and groups: the browser renumbers what it meets twice."""
+"""The range of numbers for each blueprint's nodes, links and groups, because the browser renumbers duplicates."""
 
 
 def with_boxes(describe: Describe) -> Describe:
@@ -34,7 +34,7 @@ def first_number(blueprint: Blueprint) -> int:
 
 
 def end_slot(blueprint: Blueprint, label: str, describe: Describe) -> Slot:
-    """Return the slot that an input of a box leads to, the first of several; what is set inside is its default."""
+    """Return the slot at the first end of a box's input; the value inside the box is its default."""
     name, field = blueprint.inputs[label][0]
     node = next(node for node in blueprint.nodes() if node.name == name)
     slot = next(slot for slot in slots(describe(node.type), node) if slot.name == field)
@@ -49,7 +49,7 @@ def output_type(blueprint: Blueprint, link: Link, describe: Describe) -> str:
 
 
 def definition(blueprint: Blueprint, describe: Describe) -> Definition:
-    """Describe a box as the host describes a node."""
+    """Describe a box in the format in which the host describes a node."""
     found = [end_slot(blueprint, label, describe) for label in blueprint.inputs]
     return {
         "input": {"required": {slot.name: [slot.type, slot.options] for slot in found}},
@@ -62,7 +62,7 @@ def definition(blueprint: Blueprint, describe: Describe) -> Definition:
 
 
 def opened(graph: Graph) -> list[Node]:
-    """List the nodes of a graph with its boxes opened; those that would do the same work twice are one.
+    """List the nodes of a graph with its boxes opened; nodes that would do the same work twice are merged.
 
     The host runs equal nodes once, too. Nodes keep their names; where several have one, their box's is put behind it.
     """
@@ -110,7 +110,7 @@ def _parts(graph: Graph) -> list[tuple[str, Node]]:
 
 
 class _Outside(Link):
-    """A link from outside of the box that its node is in."""
+    """A link that comes from outside the node's box."""
 
 
 def _link(value: Any, box: str, boxes: Mapping[str, Node], same: Mapping[tuple[str, str], tuple[str, str]]) -> Any:

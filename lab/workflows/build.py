@@ -31,13 +31,13 @@ def files(describe: Describe) -> Iterator[tuple[str, str]]:
     blueprints = import_module(".blueprints", PACKAGE)
     for graph in import_module(".catalog", PACKAGE).GRAPHS:
         yield f"workflows/{graph.name}.json", packed(blueprints.workflow_form(graph, describe))
-        yield f"workflows/api/{graph.slug}.json", text(formats.api_form(graph, describe))
+        yield f"lab/workflows/api/{graph.slug}.json", text(formats.api_form(graph, describe))
     for blueprint in import_module(".shelf", PACKAGE).BLUEPRINTS:
         yield f"subgraphs/{blueprint.name}.json", packed(blueprints.blueprint_form(blueprint, describe))
 
 
 def text(form: dict[str, Any]) -> str:
-    """Return a form as it is written."""
+    """Return a form as JSON text."""
     return json.dumps(form, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from ...omnix.maps import MAPS
 from .graph import App, Graph, Group, Link, Node, Value
 from .notes import (
-    YOUR_LORA,
     YOUR_MODEL,
     any_model_notes,
     generation_notes,
@@ -18,7 +17,8 @@ from .notes import (
     scene_notes,
 )
 from .parts import ROOM, models, text
-from .perceivers import ALL_MAPS, SCENE
+from .perceivers import ALL_MAPS
+from .scenes import SCENE, WHOLE
 from .shelf import ANY_MODEL, FLUX, PICTURE_PROMPT
 
 __all__ = ["GRAPHS", "PICTURE_PROMPT"]
@@ -126,29 +126,22 @@ def all_maps() -> Graph:
 def any_model() -> Graph:
     """Paint a panorama with any model and its LoRA, and turn it into all maps."""
     checkpoint = Node("checkpoint", "CheckpointLoaderSimple", {"ckpt_name": YOUR_MODEL}, "Your model")
-    lora = Node(
-        "lora",
-        "LoraLoaderModelOnly",
-        {"model": Link("checkpoint"), "lora_name": YOUR_LORA, "strength_model": 1.0},
-        "Your 360-degree LoRA",
-    )
-    own: Inputs = {"model": Link("lora"), **{name: Link("checkpoint", name.upper()) for name in ("clip", "vae")}}
-    made = Node("made", ANY_MODEL, own)
+    made = Node("made", ANY_MODEL, {name: Link("checkpoint", name.upper()) for name in ("model", "clip", "vae")})
     maps = Node("maps", ALL_MAPS, {"panorama": Link("made"), **LOADED})
     found = {each: Link("maps", each) for each in MAPS}
     fitted = Link("maps", "panorama")
     viewer = Node("viewer", "OmniXPanoramaViewer", {"image": fitted, **found})
     saver = Node("save", "OmniXSavePanorama", {"panorama": fitted, **found, "filename_prefix": "OmniX/room"})
-    shown = ("prompt", "width", "height", "steps", "cfg", "seed")
+    shown = ("prompt", "lora_name", "width", "height", "steps", "cfg", "seed")
     return Graph(
         "any_model",
         "OmniX 13 - Any model to panorama to maps",
         (
-            # Wires go from FLUX.1-dev to the maps, above the box that paints the panorama.
-            Group("", 0, (MODELS, checkpoint, lora)),
-            Group("", 1, (made,), lower=180),
+            # Wires go from FLUX.1-dev to the maps above the box that paints, from it to the viewer below the maps.
+            Group("", 0, (MODELS, checkpoint)),
+            Group("", 1, (made,), lower=320),
             Group("", 2, (maps,)),
-            Group("", 3, (viewer, saver)),
+            Group("", 3, (viewer, saver), lower=320),
         ),
         any_model_notes(),
         App((*(("made", field) for field in shown), ("maps", "steps")), ("save",)),
@@ -173,9 +166,23 @@ def photo_to_scene() -> Graph:
     return scene("photo_to_scene", "OmniX 11 - Photo to 3D scene", before, shown, made)
 
 
-def scene(slug: str, name: str, before: tuple[Group, ...], shown: tuple[tuple[str, str], ...], *more: Node) -> Graph:
+def whole_scene() -> Graph:
+    """Turn a panorama into a 3D scene with what OmniX draws behind things."""
+    shown = (("panorama", "image"), ("panorama", "fit"), ("scene", "prompt"), ("scene", "height"))
+    before = (Group("", 0, (PANORAMA, MODELS)),)
+    made = scene("whole_scene", "OmniX 12 - Panorama to whole 3D scene", before, shown, kind=WHOLE)
+    views = tuple(
+        previewed(f"{name}_view", Link("scene", name), title)
+        for name, title in (("masked", "The masked foreground"), ("filled", "The filled panorama"))
+    )
+    return replace(made, groups=(*made.groups, Group("", len(made.groups), views)))
+
+
+def scene(
+    slug: str, name: str, before: tuple[Group, ...], shown: tuple[tuple[str, str], ...], *more: Node, kind: str = SCENE
+) -> Graph:
     """Make a scene of the node `panorama`, show it and save it, and the panorama beside it as light for it."""
-    box = Node("scene", SCENE, {"panorama": Link("panorama"), **LOADED})
+    box = Node("scene", kind, {"panorama": Link("panorama"), **LOADED})
     preview = Node("preview", "Preview3D", {"model_file": Link("scene", "model_3d")})
     report = Node("report", "PreviewAny", {"source": Link("scene", "report")}, "What was made")
     saver = Node("save", "SaveGLB", {"mesh": Link("scene", "model_3d"), "filename_prefix": "OmniX/scene"})
@@ -190,7 +197,7 @@ def scene(slug: str, name: str, before: tuple[Group, ...], shown: tuple[tuple[st
             Group("", len(before), (box, light, *more)),
             Group("", len(before) + 1, (preview, saver, report)),
         ),
-        scene_notes(slug, "Panorama to 3D scene"),
+        scene_notes(slug, kind.removesuffix(" (OmniX)")),
         App((*shown, ("scene", "camera_height"), ("scene", "steps")), ("save",)),
     )
 
@@ -236,6 +243,7 @@ GRAPHS = (
     all_maps(),
     panorama_to_scene(),
     photo_to_scene(),
+    whole_scene(),
     any_model(),
     save_prompt(),
 )

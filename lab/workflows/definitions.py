@@ -1,4 +1,4 @@
-"""Slots and widgets of a node as the host describes them in /object_info, so that nothing of that is typed twice."""
+"""Slots and widgets of a node, read from the host's /object_info, so that they are not typed twice."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Slot:
 
     @property
     def is_widget(self) -> bool:
-        """Tell whether the frontend draws a field for it."""
+        """Return whether the frontend draws a field for it."""
         return self.type in WIDGETS and not self.options.get("forceInput", False)
 
     def followers(self, after: str) -> list[str]:
@@ -63,7 +63,7 @@ def _slots_of(name: str, described: list[Any], optional: bool, node: Node) -> It
 
 
 def value(slot: Slot, node: Node) -> Value:
-    """Return what the widget of a slot shows.  Raises KeyError if neither the graph nor the host says."""
+    """Return the value in the widget of a slot.  Raises KeyError if neither the graph nor the host gives it."""
     given = node.inputs.get(slot.name)
     if given is not None and not isinstance(given, Link):
         return given

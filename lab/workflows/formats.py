@@ -1,4 +1,4 @@
-"""Write a graph as the server takes it (API format) and as the browser opens it (UI format, schema 0.4)."""
+"""Write a graph in the server's format (API format) and in the browser's format (UI format, schema 0.4)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CORE, CORE_VERSION = "comfy-core", "0.23.0"
 FLUX_1 = "https://huggingface.co/Comfy-Org/flux1-dev/resolve/main"
 TEXT = "https://huggingface.co/comfyanonymous/flux_text_encoders/resolve/main"
 AE = "https://huggingface.co/Comfy-Org/Lumina_Image_2.0_Repackaged/resolve/main/split_files/vae/ae.safetensors"
-# What bars and menus of a screen of 1920x1080 leave for the graph, and where, in pixels; the height of a node's title.
+# The area for the graph between bars and menus on a 1920x1080 screen, in pixels; the height of a node's title.
 SCREEN, SCREEN_AT, TITLES = (1780, 890), (90, 110), 40
 # Files that the browser offers to download, by name: where from, where to.
 DOWNLOADS = {
@@ -30,7 +30,7 @@ DOWNLOADS = {
 
 
 def api_form(graph: Graph, describe: Describe) -> dict[str, dict[str, Any]]:
-    """Return the graph as /prompt takes it, with its boxes opened, keyed by our names, every input written out."""
+    """Return the graph for /prompt, with its boxes opened, keyed by our names, with the value of every input."""
     nodes = opened(graph)
     types = {node.name: node.type for node in nodes}
     return {node.name: _api_node(node, types, describe) for node in nodes}
@@ -233,7 +233,7 @@ def _view(boxes: list[Placed]) -> dict[str, Any]:
 
 
 def _app(graph: Graph, wiring: Wiring) -> dict[str, Any]:
-    """Return what the app mode of newer frontends shows, in their own words."""
+    """Return the settings for the app mode of newer frontends, in their format."""
     inputs = [[wiring.numbers[node], field] for node, field in graph.app.inputs]
     outputs = [wiring.numbers[node] for node in graph.app.outputs]
     return {"linearData": {"inputs": inputs, "outputs": outputs}} if outputs else {}

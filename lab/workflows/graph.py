@@ -1,4 +1,4 @@
-"""What a graph is, before it is written in any of ComfyUI's formats: nodes by name, in titled groups, with notes."""
+"""A graph before it is written in one of ComfyUI's formats: nodes by name, in titled groups, with notes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Note:
-    """Words for people, in Markdown, left of the graph."""
+    """A note for users, in Markdown, to the left of the graph."""
 
     title: str
     text: str
@@ -53,7 +53,7 @@ class Note:
 
 @dataclass(frozen=True)
 class App:
-    """What the app mode of newer frontends shows: inputs as (node, field), and the nodes whose pictures come out."""
+    """The contents of app mode in newer frontends: inputs as (node, field), and the nodes whose pictures are shown."""
 
     inputs: tuple[tuple[str, str], ...] = ()
     outputs: tuple[str, ...] = ()
@@ -79,7 +79,7 @@ class Graph:
 class Blueprint:
     """A graph as one box: `inputs` map labels to the (node, input) ends inside, `outputs` names to links inside.
 
-    A box stands in a graph as a node whose type is the blueprint's name.
+    In a graph, a box is a node whose type is the blueprint's name.
     """
 
     name: str

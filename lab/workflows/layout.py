@@ -1,4 +1,4 @@
-"""Where nodes stand in the browser: groups in columns from left to right, nodes one below the other. Pixels."""
+"""The positions of nodes in the browser, in pixels: groups in columns from left to right, nodes below one another."""
 
 from __future__ import annotations
 

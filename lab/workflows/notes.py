@@ -172,7 +172,18 @@ SCENE_FIRST = {
         "Load a photo in **Your photo** and say in *prompt* what the whole panorama shows; *fov_x* is the photo's "
         "field of view. Press **Run**: OmniX completes the photo to a panorama first, see **The panorama**.",
     ),
+    "whole_scene": (
+        "A 3D scene of a panorama, with what is behind things",
+        f"{OWN} *prompt* of **Panorama to whole 3D scene** describes the room without its furniture.",
+    ),
 }
+WHOLE = """
+**How it works**: *Mask Foreground* paints grey what stands in front. OmniX draws what is behind it, and its maps \
+become the node `background` of the GLB; each thing in front is a node of its own, `object.001` and so on. OmniX was \
+trained to fill round a photo, and never saw masks like these: look at **The filled panorama**. If it draws new \
+furniture, change the seed or *prompt*. If its depth does not fit, the report says so, and geometry alone makes the \
+background.
+"""
 SCENE_TASKS = ("rgb_to_depth", "rgb_to_normal", "rgb_to_albedo", "rgb_to_pbr")
 
 
@@ -187,11 +198,14 @@ def scene_notes(slug: str, title: str) -> tuple[Note, ...]:
 4. **Save 3D Model** writes `output/OmniX/scene_00001_.glb` for Blender, three.js and Unreal. **What was made** says \
 what was cut. **Save the panorama as light (EXR)** is for the light around the scene.
 
+{WHOLE if slug == "whole_scene" else ""}
 {box(title)}
 
 {memory(title)} To load T5 only once, run the workflow {ONCE}.
 """
-    return _notes(start, (*(("image_to_pano",) if slug == "photo_to_scene" else ()), *SCENE_TASKS))
+    before = () if slug == "panorama_to_scene" else ("image_to_pano",)
+    after = ("rgb_to_semantic",) if slug == "whole_scene" else ()
+    return _notes(start, (*before, *SCENE_TASKS, *after))
 
 
 YOUR_MODEL, YOUR_LORA = "your_model.safetensors", "your_360_lora.safetensors"
@@ -201,12 +215,12 @@ def any_model_notes() -> tuple[Note, ...]:
     """Describe the graph that paints a panorama with any model, and turns it into all maps."""
     start = f"""## A panorama of any model, and its maps
 
-1. Choose your checkpoint instead of `{YOUR_MODEL}` in **Your model**. If your model comes in parts \
-(Qwen-Image, Z-Image, Krea 2, FLUX.2), replace it with the nodes Load Diffusion Model, Load CLIP and Load VAE.
-2. Choose a LoRA for 360-degree panoramas instead of `{YOUR_LORA}` in **Your 360-degree LoRA**, and \
-begin *prompt* with its trigger words. [Here is a list]({DOCS}/models.md). No LoRA? \
-Bypass the node; most models know the word equirectangular.
-3. Set *steps* and *cfg* of **Text to panorama with any model** as your model wants them, and a width twice the height.
+1. Choose your checkpoint instead of `{YOUR_MODEL}` in **Your model**. If your model comes in parts (Qwen-Image, \
+Z-Image, Krea 2, FLUX.2), replace it with the nodes Load Diffusion Model, Load CLIP and Load VAE.
+2. In **Text to panorama with any model**, choose a LoRA for 360-degree panoramas as *lora_name* instead of \
+`{YOUR_LORA}`, and begin *prompt* with its trigger words. [Here is a list]({DOCS}/models.md). No LoRA? Set \
+*lora_strength* to 0.
+3. Set *steps* and *cfg* there as your model wants them, and a width twice the height.
 4. Press **Run**. **Save Panorama and Maps** writes the panorama and its maps to `output/OmniX`.
 
 {memory("Panorama to all maps")}

@@ -1,4 +1,4 @@
-"""The parts that the graphs are put together from: models, prompt, streams, maps."""
+"""The parts of the graphs: models, prompt, streams, maps."""
 
 from __future__ import annotations
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple
 
 from .graph import Blueprint, Group, Link, Node, Value
-from .parts import Reading, canvas, condition, reading, streams, text
+from .parts import canvas, condition, reading, streams, text
+from .scenes import scene
+from .several import FITTED, FITTING, Ends, encoders, several
 
-Ends = tuple[tuple[str, str], ...]
 ALL_MAPS = "Panorama to all maps (OmniX)"
 MAP_TASKS = ("rgb_to_depth", "rgb_to_normal", "rgb_to_albedo", "rgb_to_pbr", "rgb_to_semantic")
-ROWS = 720
-"""Most rows that the authors perceive at; a box brings larger panoramas down to it."""
 # What a depth gives beside the picture that the sheet shows.
 UNSHOWN = ("mask", "view")
 SAMPLING: Mapping[str, Ends] = {
@@ -21,16 +19,6 @@ SAMPLING: Mapping[str, Ends] = {
     "seed": (("sampler", "seed"),),
     "adapters_folder": (("adapters", "folder"),),
 }
-
-
-# What the box works at, and gives out beside its maps, so that they have one size.
-FITTED = Node("fitted", "OmniXFitPanorama", {"height": ROWS})
-FITTING: Mapping[str, Ends] = {name: (("fitted", name),) for name in ("height", "fit")}
-
-
-def encoders(*names: str) -> Ends:
-    """Return where the VAE goes: to the encoders of these streams, and to the decoder."""
-    return (*((f"{name}_latent", "vae") for name in names), ("decoded", "vae"))
 
 
 def perceiver(task: str, what: str, words: str, aliases: tuple[str, ...]) -> Blueprint:
@@ -69,57 +57,6 @@ def perceiver(task: str, what: str, words: str, aliases: tuple[str, ...]) -> Blu
     )
 
 
-def one_of_all(task: str) -> Reading:
-    """Run one task beside others: its nodes, named after its target, and what they give."""
-    target = task.rpartition("_to_")[2]
-    nodes, read = streams(task, "rgb_condition"), reading(target)
-    names = {node.name: f"{node.name}_{target}" for node in nodes}
-
-    def renamed(node: Node) -> Node:
-        inputs = {
-            field: Link(names.get(given.node, given.node), given.output) if isinstance(given, Link) else given
-            for field, given in node.inputs.items()
-        }
-        return replace(node, name=names.get(node.name, node.name), inputs=inputs)
-
-    outputs = {name: Link(names.get(link.node, link.node), link.output) for name, link in read.outputs.items()}
-    return Reading(tuple(renamed(node) for node in (*nodes, *read.nodes)), outputs)
-
-
-class Several(NamedTuple):
-    """Tasks in one box: their groups, the maps that they give by name, and what the box's inputs and settings set."""
-
-    groups: tuple[Group, ...]
-    found: dict[str, Link]
-    inputs: Mapping[str, Ends]
-    settings: Mapping[str, Ends]
-
-
-def several(tasks: Sequence[str]) -> Several:
-    """Run tasks beside each other on one panorama; prompt and picture are encoded once."""
-    runs = {task.rpartition("_to_")[2]: one_of_all(task) for task in tasks}
-    return Several(
-        (
-            Group("Prompt and condition stream", 0, (FITTED, text(), *condition("rgb", "fitted", "text"))),
-            canvas("fitted", "rgb_condition"),
-            *(Group(target.capitalize(), 2 + i, run.nodes) for i, (target, run) in enumerate(runs.items())),
-        ),
-        {name: link for run in runs.values() for name, link in run.outputs.items()},
-        {
-            "panorama": (("fitted", "image"),),
-            "model": (("shifted", "model"),),
-            "clip": (("text", "clip"),),
-            "vae": (("rgb_latent", "vae"), *((f"decoded_{target}", "vae") for target in runs)),
-        },
-        {
-            **FITTING,
-            "steps": tuple((f"sampler_{target}", "steps") for target in runs),
-            "seed": tuple((f"sampler_{target}", "seed") for target in runs),
-            "adapters_folder": tuple((f"adapters_{target}", "folder") for target in runs),
-        },
-    )
-
-
 def all_maps() -> Blueprint:
     """Return the box that turns a panorama into every map, and a sheet of them."""
     groups, found, inputs, settings = several(MAP_TASKS)
@@ -136,38 +73,6 @@ def all_maps() -> Blueprint:
             "panorama": Link("fitted"),
             **{name: link for name, link in found.items() if name != "view"},
             "sheet": Link("sheet"),
-        },
-    )
-
-
-SCENE = "Panorama to 3D scene (OmniX)"
-SCENE_TASKS = ("rgb_to_depth", "rgb_to_normal", "rgb_to_albedo", "rgb_to_pbr")
-SCENE_MAPS = ("normal", "albedo", "roughness", "metallic")
-
-
-def scene() -> Blueprint:
-    """Return the box that turns a panorama into its maps, and them into one mesh."""
-    groups, found, inputs, settings = several(SCENE_TASKS)
-    given: dict[str, Value | Link] = {"image": Link("fitted"), "depth": found["mask"]}
-    given |= {name: found[name] for name in SCENE_MAPS}
-    made = Node("scene", "OmniXScene", given)
-    return Blueprint(
-        SCENE,
-        "A textured 3D mesh of a 360-degree panorama as GLB, for Blender, three.js and Unreal, by way of its depth, "
-        "normals, albedo, roughness and metallic, with OmniX on FLUX.1-dev.",
-        ("360", "equirectangular", "mesh", "glb", "gltf", "3D", "world"),
-        (*groups, Group("Scene", len(groups), (made,))),
-        {
-            **inputs,
-            "camera_height": (("scene", "camera_height"),),
-            "triangles": (("scene", "triangles"),),
-            "unlit": (("scene", "unlit"),),
-            **settings,
-        },
-        {
-            **{name: Link("scene", name) for name in ("model_3d", "mesh", "report")},
-            "panorama": Link("fitted"),
-            **{name: found[name] for name in ("depth", *SCENE_MAPS)},
         },
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .graph import Blueprint, Group, Link, Node, Value
+from .notes import YOUR_LORA
 from .parts import (
     GUIDANCE,
     PANORAMA_HEIGHT,
@@ -15,7 +16,9 @@ from .parts import (
     streams,
     text,
 )
-from .perceivers import PERCEIVERS, SAMPLING, encoders, with_saved_prompt
+from .perceivers import PERCEIVERS, SAMPLING, with_saved_prompt
+from .scenes import whole_scene
+from .several import encoders
 
 FLUX, SETTINGS = "FLUX.1-dev (OmniX)", "Steps and seed (OmniX)"
 PICTURE_PROMPT = "a sunlit living room with a grey sofa, wooden floor and large windows"
@@ -102,7 +105,8 @@ def any_model() -> Blueprint:
         Node("text", "CLIPTextEncode", {"text": f"360 degree equirectangular panorama, {PICTURE_PROMPT}"}),
         Node("negative", "ConditioningZeroOut", {"conditioning": Link("text")}),
         Node("empty", "EmptySD3LatentImage", size),
-        Node("seamless", "OmniXSeamlessPanorama"),
+        Node("lora", "LoraLoaderModelOnly", {"lora_name": YOUR_LORA, "strength_model": 1.0}),
+        Node("seamless", "OmniXSeamlessPanorama", {"model": Link("lora")}),
         sampler("sampler", "seamless", "text", "negative", "empty", after="randomize"),
         Node("decoded", "OmniXDecodePanorama", {"samples": Link("sampler")}),
     )
@@ -113,9 +117,11 @@ def any_model() -> Blueprint:
         ("360", "equirectangular", "text to 360", "skybox", "HDRI", "LoRA"),
         (Group("Any model", 0, painting[:3]), Group("Its edges meet", 1, painting[3:])),
         {
-            "model": (("seamless", "model"),),
+            "model": (("lora", "model"),),
             "clip": (("text", "clip"),),
             "vae": (("decoded", "vae"),),
+            "lora_name": (("lora", "lora_name"),),
+            "lora_strength": (("lora", "strength_model"),),
             "prompt": (("text", "text"),),
             "width": (("empty", "width"),),
             "height": (("empty", "height"),),
@@ -164,5 +170,6 @@ BLUEPRINTS = (
     image_to_panorama(),
     text_to_panorama(),
     any_model(),
+    whole_scene(),
     *map(with_saved_prompt, PERCEIVERS),
 )

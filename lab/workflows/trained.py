@@ -89,7 +89,7 @@ def _words(task: Task, folder: str) -> str:
     return f"""## {task.name}
 
 1. Load a panorama that is twice as wide as high: it is the condition *{task.conditions[0]}*.
-2. **Load OmniX Adapters** takes them from `models/loras/{folder}`; press **R** after you have put them there.
+2. **Load OmniX Adapters** loads them from `models/loras/{folder}`; press **R** after you have put them there.
 3. Run. The map *{task.target}* is saved to `output/OmniX`.
 
 The condition streams are {", ".join(task.conditions)}, in this order.

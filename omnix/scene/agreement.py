@@ -26,7 +26,7 @@ IGNORED, AGREES = 60.0, 30.0
 LEAST_TURN, CLEARLY = 3.0, 0.75
 # This share of the pixels must agree, and this one of those that face up or down, and of those that face sideways.
 MOST_AGREE, EACH_AGREES = 0.5, 0.45
-# What other tools make of a normal, in glTF's axes, and what to do about it.
+# Advice for normals in another tool's convention -> the signs that bring them to glTF's axes.
 CONVENTIONS = {
     "DirectX (up is turned round): set convention to DirectX in OmniX Normal": (1, -1, 1),
     "inverted: turn its colours round": (-1, -1, -1),
@@ -74,7 +74,7 @@ def _sampled(inverse: Array, valid: Flags, normals: Array) -> tuple[Array, Array
     w, held, mapped = (a[step // 2 :: step, step // 2 :: step] for a in (inverse, valid, normals))
     planes = fitted(w, held, noise_of(w, held).slack())
     own = _unit(-planes)
-    # A plane that is seen edge-on has a normal that its depth hardly tells.
+    # The depth of a plane that is seen edge-on hardly determines its normal.
     flat = held & (_bend(own) < 0.1) & (-(own * pixel_directions(*w.shape)).sum(axis=-1) > 0.2)
     smooth = flat & (_bend(mapped) < 0.1) & ((mapped**2).sum(axis=-1) > 0.25)
     chance = np.random.default_rng(0)

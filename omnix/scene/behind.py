@@ -1,9 +1,9 @@
-"""What stands behind: at each cut the farther surface goes on under the nearer one, along its own plane.
+"""Invent the hidden background: at each cut the farther surface continues under the nearer one, along its own plane.
 
-Nobody saw it, so it is invented. The plane beside a cut is carried under the nearer surface, as far as a viewer who
-steps aside would see; where several come, the nearest that is still behind what was seen counts, as in a room whose
-walls and floor meet. Where a plane reaches the surface that was seen, it ends: there the floor comes out from under the
-table.
+The camera did not see this part. The plane next to a cut continues under the nearer surface, as far as a viewer who
+steps aside would see. If several planes meet, the nearest one that is still behind the visible surface is used, as in a
+room whose walls and floor meet. A plane ends where it reaches the visible surface: there the floor comes out from under
+the table.
 """
 
 from __future__ import annotations
@@ -38,53 +38,63 @@ BORDER = (2, 3, 4)
 class Behind(NamedTuple):
     """A surface without cuts, and which of its pixels [M, N] are invented; the rest is its rim.
 
-    border: the pixels of the farther surfaces beside the cuts, whose colours go on behind.
+    border: the pixels of the farther surfaces next to the cuts, whose colours continue behind. drawn: the invented
+    pixels that a second panorama shows.
     """
 
     surface: Surface
     invented: Flags
     border: Flags
+    drawn: Flags
 
 
-def behind(surface: Surface) -> Behind | None:
-    """Return what stands behind the cuts of a surface, or None if there is nothing to invent."""
+def behind(surface: Surface, second: Array | None = None) -> Behind | None:
+    """Return the surface behind the cuts of a surface, or None if there is nothing to invent.
+
+    second: inverse distances [M, N] of a second panorama, which replace the continued planes where they lie behind;
+    0 = none.
+    """
     step = max(1, len(surface.inverse) // ROWS)
-    carried = _carried(_reduced(surface, step), surface.inverse.shape, step)
+    carried = _carried(reduced(surface, step), surface.inverse.shape, step)
     w = surface.inverse
     found = np.maximum(dotted(carried, pixel_directions(*w.shape)), carried[..., 7] / FARTHER)
+    drawn = np.zeros_like(surface.valid)
+    if second is not None:
+        drawn = surface.valid & (second > 0) & (second < w * (1 - SAME))
+        found = np.where(drawn, second, found)
     invented = surface.valid & (found > 0) & (found < w * (1 - SAME))
     if not invented.any():
         return None
-    valid = _grown(invented, 2) & surface.valid
+    valid = grown_by(invented, 2) & surface.valid
     inverse = np.where(invented, found, np.where(valid, w * (1 - UNDER), 0.0))
     right, down = valid != np.roll(valid, -1, axis=1), valid[1:] != valid[:-1]
-    return Behind(Surface(inverse, valid, None, right, down), invented, _border(surface))
+    return Behind(Surface(inverse, valid, None, right, down), invented, _border(surface), drawn)
 
 
 def _border(surface: Surface) -> Flags:
-    """Tell which pixels [M, N] of farther surfaces lie a few pixels beside a cut."""
+    """Return the pixels [M, N] of farther surfaces that are a few pixels away from a cut."""
     found = np.zeros_like(surface.valid)
-    for cut, way in _sides(surface.right, np.pad(surface.down, ((0, 1), (0, 0)))):
-        seed = cut & surface.valid & (_moved(surface.inverse, way) < surface.inverse)
+    for cut, way in sides(surface.right, np.pad(surface.down, ((0, 1), (0, 0)))):
+        seed = cut & surface.valid & (moved(surface.inverse, way) < surface.inverse)
         for steps in BORDER:
             back = -way[0] * steps, -way[1] * steps
-            found |= _moved(seed, back) & (surface.inverse < _moved(surface.inverse, back))
+            found |= moved(seed, back) & (surface.inverse < moved(surface.inverse, back))
     return found & surface.valid
 
 
-def _sides(right: Flags, down: Flags) -> list[tuple[Flags, tuple[int, int]]]:
+def sides(right: Flags, down: Flags) -> list[tuple[Flags, tuple[int, int]]]:
     """Return the cuts [M, N] on each side of the pixels, and the way there in rows and columns."""
     above = np.pad(down[:-1], ((1, 0), (0, 0)))
     return [(right, (0, 1)), (np.roll(right, 1, axis=1), (0, -1)), (down, (1, 0)), (above, (-1, 0))]
 
 
-def _grown(flags: Flags, pixels: int) -> Flags:
+def grown_by(flags: Flags, pixels: int) -> Flags:
     """Return flags [M, N] with their neighbours; the columns are a circle."""
     padded = np.pad(flags, ((0, 0), (pixels, pixels)), mode="wrap")
     return np.asarray(binary_dilation(padded, iterations=pixels), dtype=bool)[:, pixels:-pixels]
 
 
-def _reduced(surface: Surface, step: int) -> tuple[Array, Flags, Flags, Flags]:
+def reduced(surface: Surface, step: int) -> tuple[Array, Flags, Flags, Flags]:
     """Return inverse distance, validity and cuts of every `step`-th pixel; a cut between two counts for both."""
     right = np.logical_or.reduce([np.roll(surface.right, -k, axis=1) for k in range(step)])
     down = np.pad(surface.down, ((0, step), (0, 0)))
@@ -105,7 +115,7 @@ def _carried(maps: tuple[Array, Flags, Flags, Flags], shape: tuple[int, ...], st
     for jump in (*(reach >> k for k in range(reach.bit_length())), 1):
         for way in ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1)):
             way = way[0] * jump, way[1] * jump
-            other = np.where((part == _moved(part, way))[..., None], _moved(found, way), 0.0)
+            other = np.where((part == moved(part, way))[..., None], moved(found, way), 0.0)
             found = _nearer(found, other, w, rays)
     rows, columns = (np.minimum(np.arange(n) // step, m - 1) for n, m in zip(shape, w.shape))
     return found[np.ix_(rows, columns)]
@@ -120,14 +130,14 @@ def _seeds(planes: Array, w: Array, rays: Array, valid: Flags, right: Flags, dow
     """
     found = np.zeros((*w.shape, 8), dtype=np.float32)
     aside = ASIDE / float(np.median(w[-1][valid[-1]])) if valid[-1].any() else ASIDE / float(np.median(w[valid]))
-    for cut, way in _sides(right, down):
-        plane, far, there = (_moved(a, way) for a in (planes, w, valid))
+    for cut, way in sides(right, down):
+        plane, far, there = (moved(a, way) for a in (planes, w, valid))
         proven = np.ones_like(valid)
         for steps in PROOF:
             further = way[0] * steps, way[1] * steps
-            off = dotted(plane, _moved(rays, further)) / np.maximum(_moved(w, further), 1e-9) - 1
+            off = dotted(plane, moved(rays, further)) / np.maximum(moved(w, further), 1e-9) - 1
             proven &= np.abs(off) < EXPLAINS
-        plane = np.where(proven[..., None], plane, _moved(rays, way) * far[..., None])
+        plane = np.where(proven[..., None], plane, moved(rays, way) * far[..., None])
         seed = cut & valid & there & (far < w)
         shown = np.cos(np.clip(aside * (w - far), 2 * np.pi / len(w), MOST_SHOWN))
         carried = np.concatenate([plane, rays, shown[..., None], far[..., None]], axis=-1)
@@ -142,7 +152,7 @@ def _nearer(found: Array, other: Array, w: Array, rays: Array) -> Array:
     return np.where(better[..., None], other, found)
 
 
-def _moved(values: Array, way: tuple[int, int]) -> Array:
+def moved(values: Array, way: tuple[int, int]) -> Array:
     """Return the values [M, N, ..] that lie so many rows down and columns to the right; 0 beyond the poles."""
     rows, columns = way
     moved = np.roll(values, -columns, axis=1)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..glb import Geometry, Part, write_glb
+from ..semantics import Named
 from .agreement import Agreement, agreement
 from .behind import inpainted
 from .checks import check_depth
@@ -16,17 +17,20 @@ from .floor import floor_below
 from .frame import Array, from_gltf, to_gltf
 from .material import Textures, encoded, textures_of
 from .mesh import Mesh
-from .report import report
+from .objects import objects_of
+from .report import report, told_of_layers
+from .second import Second, drawn_over
 from .shading import shaded
 from .shape import Layer, Options, Shape, layer_behind, shape_of
+from .surface import at_size
 
 SEEN, BACKGROUND, INVENTED = "Panorama", "background", "invented"
-"""What was seen (node and material), and what nobody saw: its node, and its material."""
+"""The name of the visible part (node and material), the node of the invented part, and its material."""
 
 USUAL = Options()
 
 COVERED = 0.03
-"""Where the point straight down is off the floor by this share, a tripod stands there, or a table."""
+"""If the point straight down is off the floor by more than this share, a tripod or a table covers the floor."""
 
 LIGHT = 100.0
 """Candela of the point light: about what a room of a few metres needs."""
@@ -46,10 +50,17 @@ class Scene:
     background: tuple[Geometry, Textures] | None = None
 
 
-def build_scene(distance: Array, maps: Mapping[str, Array], options: Options = USUAL) -> Scene:
+def build_scene(
+    distance: Array,
+    maps: Mapping[str, Array],
+    options: Options = USUAL,
+    second: Second | None = None,
+    named: Named | None = None,
+) -> Scene:
     """Return the scene of a panorama.
 
     distance [H, W] along the ray, relative or in metres, 0 where there is none; maps as in `material.textures_of`.
+    second: the surface behind, as another panorama shows it. named: the contents, for the objects' names.
     Raises ValueError, one sentence, if it is not a panorama or has no depth.
     """
     check_depth(distance, maps)
@@ -58,14 +69,18 @@ def build_scene(distance: Array, maps: Mapping[str, Array], options: Options = U
     shape = shape_of(distance, normals, options, doubt_of(found))
     mesh, scale = scaled(shape, options.camera_height)
     geometry, textures = dressed(mesh, maps, shape.rows, options)
-    parts = [Part(SEEN, geometry, encoded(textures, options.textures), SEEN)]
-    layer, background = layer_behind(shape, options), None
+    material = encoded(textures, options.textures)
+    split = options.objects and options.cut
+    pieces = [*objects_of(mesh, geometry, shape.surface, named)] if split else [("", geometry)]
+    parts = [Part(name or SEEN, piece, material, SEEN) for name, piece in pieces]
+    layer, background = layer_behind(shape, options, second), None
     if layer is not None:
         moved = replace(layer.mesh, positions=layer.mesh.positions * scale)
-        background = dressed(moved, grown(maps, layer), shape.rows, options)
+        background = dressed(moved, drawn_over(grown(maps, layer), second, layer.drawn), shape.rows, options)
         parts.append(Part(BACKGROUND, background[0], encoded(background[1], options.textures), INVENTED))
     glb = write_glb(parts, LIGHT if options.light else 0.0)
     told = report(shape, layer, distance, scale, maps, textures, len(glb), options, found)
+    told = "\n".join([told, *told_of_layers(layer, second, [name for name, _ in pieces if name], options)])
     return Scene(geometry, textures, glb, told, background)
 
 
@@ -79,10 +94,7 @@ def dressed(mesh: Mesh, maps: Mapping[str, Array], rows: int, options: Options) 
 
 def grown(maps: Mapping[str, Array], layer: Layer) -> Mapping[str, Array]:
     """Return maps whose invented pixels are grown inwards from the border of what is seen behind."""
-    height, width = maps["image"].shape[:2]
-    rows, columns = ((np.arange(n) * m) // n for n, m in zip((height, width), layer.invented.shape))
-    place = np.ix_(rows, columns)
-    invented, border = layer.invented[place], layer.border[place]
+    invented, border = (at_size(flags, maps["image"].shape[:2]) for flags in (layer.invented, layer.border))
     return {
         name: np.where(invented[..., None], inpainted(pixels, ~border), pixels).astype(pixels.dtype)
         for name, pixels in maps.items()

@@ -26,9 +26,9 @@ def check_depth(distance: Array, maps: Mapping[str, Array]) -> None:
                 "resize them to one size."
             )
         if not np.isfinite(pixels).all():
-            raise ValueError(f"The {name} holds values that are no finite numbers; repair the map first.")
+            raise ValueError(f"The {name} contains NaN or infinite values; correct the map first.")
     if not np.isfinite(distance).all():
-        raise ValueError("The depth holds values that are no finite numbers; repair the map first, or set them to 0.")
+        raise ValueError("The depth contains NaN or infinite values; correct the map first, or set them to 0.")
     held = distance[distance > 0]
     if not held.size:
         raise ValueError("The depth is 0 everywhere, so there is no surface; connect the mask output of OmniX Depth.")
@@ -40,7 +40,7 @@ def check_depth(distance: Array, maps: Mapping[str, Array]) -> None:
 
 
 def inside_out(distance: Array) -> bool:
-    """Tell whether floor and ceiling both come nearer towards the horizon, as where near and far are changed over.
+    """Return whether floor and ceiling both get nearer towards the horizon, as they do if near and far are swapped.
 
     A level floor at the height h is h / sin(latitude) away: 1.0 h at 80 degrees below the horizon, 1.7 h at 35.
     """

@@ -69,14 +69,14 @@ def _smoothed(inverse: Array, planes: Array, valid: Flags, blur: Array) -> Array
 
 
 def _loose(inverse: Array, normals: Array | None, valid: Flags, limit: Array, doubt: float) -> Flags:
-    """Tell which pixels [M, N] hang in the air, alone or a few together."""
+    """Return the pixels [M, N] that float in the air, alone or in small groups."""
     cuts = cuts_of(inverse, valid, normals, limit, doubt)
     least = max(LEAST_ISLAND, round(ISLAND * valid.size))
     return cuts.flying | islands(valid, cuts.right, cuts.down, least)
 
 
 def between(planes: Array, inverse: Array, valid: Flags, tolerance: Array, reach: int) -> Flags:
-    """Tell which pixels [M, N] lie within an edge between surfaces up to `reach` pixels away on either side."""
+    """Return the pixels [M, N] within an edge between surfaces that are up to `reach` pixels away on either side."""
     rays = pixel_directions(*inverse.shape).astype(np.float32)
     w = np.where(valid, inverse, np.nan).astype(np.float32)
     found = np.zeros(w.shape, dtype=bool)
@@ -89,7 +89,7 @@ def between(planes: Array, inverse: Array, valid: Flags, tolerance: Array, reach
 
 
 def _between(w: Array, rays: Array, planes: tuple[Array, Array], there: tuple[Array, Array], tolerance: Array) -> Flags:
-    """Tell which pixels lie between the surfaces of two others, one on either side, with their planes and rays."""
+    """Return the pixels between the surfaces of two other pixels, one on either side, given their planes and rays."""
     own, gap = gap_between(planes, there)
     one, other = (dotted(plane, rays) - w for plane in planes)
     with np.errstate(invalid="ignore"):
@@ -114,7 +114,7 @@ def given(inverse: Array, normals: Array | None, kept: Flags, wanted: Flags, pla
 
 
 def islands(valid: Flags, right: Flags, down: Flags, least: int) -> Flags:
-    """Tell which pixels [M, N] hang together with fewer than `least`, themselves included."""
+    """Return the pixels [M, N] in connected groups of fewer than `least` pixels."""
     part = parts_of(valid, right, down)
     return valid & (np.bincount(part.ravel())[part] < least)
 

@@ -44,3 +44,10 @@ def pixel_directions(height: int, width: int) -> Array:
 def corner_directions(height: int, width: int) -> Array:
     """Return the unit vectors through the corners of the pixels, [H + 1, W, 3]; column W would be column 0."""
     return directions((np.arange(height + 1) / height)[:, None], (np.arange(width) / width)[None])
+
+
+def spread(shape: tuple[int, ...], count: int) -> tuple[Array, Array]:
+    """Return rows and columns of pixels of a panorama [H, W], evenly over the sphere along Fibonacci's spiral."""
+    number = np.arange(count) + 0.5
+    latitude, turn = np.arcsin(1 - 2 * number / count), number * (np.sqrt(5) - 1) / 2 % 1
+    return ((0.5 - latitude / np.pi) * shape[0]).astype(int), (turn * shape[1]).astype(int)

@@ -35,7 +35,7 @@ class TooFew(Exception):
 def errors(corners: Corners) -> Array:
     """Return the error of leaving out each vertex, [M + 1, N], infinite where the mesh must have it.
 
-    The middle of an edge stands for the texel halfway between its ends. Its error is the larger of two: the angle, in
+    The middle of an edge replaces the texel halfway between its ends. Its error is the larger of two: the angle, in
     radians, between where it lies and that texel's ray (how far the picture swims), and its distance against that of
     the surface on the same ray, as a share (how far the shape is off).
     """
@@ -135,7 +135,7 @@ def chosen(found: Array, triangles: int, error: float) -> tuple[Flags, float]:
 
 
 def triangles_of(active: Flags) -> Ints:
-    """Return the triangles of a choice of vertices, [T, 3, 2] of (row, column), column N standing for the seam's end.
+    """Return the triangles of a choice of vertices, [T, 3, 2] of (row, column); column N is the end of the seam.
 
     Seen from inside they turn counter-clockwise; the right angle comes last.
     """

@@ -1,8 +1,8 @@
-"""What a graph hands over, checked and taken apart into single panoramas."""
+"""Check the inputs from a graph and split them into single panoramas."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,30 +12,59 @@ from torch import Tensor
 
 from ..distance import distances_alone
 from ..maps import unit_normals
+from ..semantics import Colour, Named, named
 from .build import Scene, build_scene
 from .frame import Array
+from .second import Second
 from .shape import Options
 
 
 def each_scene(
-    images: Mapping[str, Tensor], depth: Tensor | None, geometry: Mapping[str, Any] | None, options: Options
+    images: Mapping[str, Tensor],
+    depth: Tensor | None,
+    geometry: Mapping[str, Any] | None,
+    options: Options,
+    seconds: Sequence[Second] | None = None,
+    colours: Mapping[str, Colour] | None = None,
 ) -> Iterator[Scene]:
     """Yield a scene for each panorama of a batch.
 
     images: "image" and maps, [B, H, W, >=3] in [0, 1]; depth [B, H, W], or the host's MOGE_GEOMETRY, one of them.
+    seconds: the second layer of each panorama. colours: the names in the image "semantic", which isn't a texture.
     ValueError for what does not go together.
     """
     distance = distances(depth, geometry)
-    for name, pixels in images.items():
-        if pixels.shape[:3] != distance.shape:
+    check_sizes(images, distance)
+    for layer in seconds or ():
+        if layer.hidden.shape != distance.shape[1:] or len(seconds or ()) != len(distance):
+            height, width = layer.hidden.shape
             raise ValueError(
-                f"The {name} is {_size(pixels)} but the depth is {_size(distance)}; make size and batch equal."
+                f"The background layer is {width}x{height} (batch {len(seconds or ())}) but the depth is "
+                f"{_size(distance)}; make size and batch equal."
             )
     for index, one in enumerate(distance):
-        maps = {name: _pixels(name, pixels[index : index + 1]) for name, pixels in images.items()}
+        maps, shows = maps_of(images, index, colours)
         known, left_out = distances_alone(one)
-        scene = build_scene(known.cpu().double().numpy(), maps, options)
+        scene = build_scene(known.cpu().double().numpy(), maps, options, seconds[index] if seconds else None, shows)
         yield replace(scene, report=f"{scene.report}\n{left_out}") if left_out else scene
+
+
+def check_sizes(images: Mapping[str, Tensor], depth: Tensor) -> None:
+    """Raise ValueError unless images [B, H, W, C] and masks [B, H, W] have the size and batch of a depth [B, H, W]."""
+    for name, pixels in images.items():
+        if pixels.shape[:3] != depth.shape:
+            raise ValueError(
+                f"The {name} is {_size(pixels)} but the depth is {_size(depth)}; make size and batch equal."
+            )
+
+
+def maps_of(
+    images: Mapping[str, Tensor], index: int, colours: Mapping[str, Colour] | None
+) -> tuple[dict[str, Array], Named | None]:
+    """Return the maps of one panorama of a batch, and what it shows by its image "semantic", if there is one."""
+    one = {name: pixels[index : index + 1] for name, pixels in images.items()}
+    shows = named(one["semantic"], colours)[0] if colours is not None and "semantic" in one else None
+    return {name: pixels_of(name, pixels) for name, pixels in one.items() if name != "semantic"}, shows
 
 
 def distances(depth: Tensor | None, geometry: Mapping[str, Any] | None) -> Tensor:
@@ -54,7 +83,8 @@ def distances(depth: Tensor | None, geometry: Mapping[str, Any] | None) -> Tenso
     return torch.where(held, radial, torch.zeros_like(radial))
 
 
-def _pixels(name: str, image: Tensor) -> Array:
+def pixels_of(name: str, image: Tensor) -> Array:
+    """Return the one picture of an image [1, H, W, >=3] as [H, W, 3]; normals as unit vectors."""
     if image.shape[-1] < 3:
         raise ValueError(f"The {name} has {image.shape[-1]} channels, expected 3; connect a colour picture.")
     pixels = unit_normals(image) if name == "normal" else image[..., :3]

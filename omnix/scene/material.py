@@ -15,7 +15,7 @@ from .mesh import Mesh
 from .shading import baked_frame, tangent_space
 
 PROPERTIES = {"occlusion": 1.0, "roughness": 1.0, "metallic": 0.0}
-"""The channels of glTF's ORM texture, in order, and what stands where there is no map."""
+"""The channels of glTF's ORM texture, in order, and their default values."""
 QUALITY = 95
 FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg"}
 

@@ -58,7 +58,7 @@ _Vertices = tuple[Array, Array, Ints, Ints, Array]
 
 
 def _inner(corners: Corners, triangles: Ints, at_pole: NDArray[np.bool_], width: int) -> tuple[_Vertices, Ints]:
-    """Return the vertices that are no pole, and which one stands at each place that is none."""
+    """Return the vertices that are not at a pole, and the index of the vertex at each such place."""
     rows, columns = (triangles[..., k][~at_pole] for k in (0, 1))
     middle = triangles.sum(axis=1)
     down, right = (

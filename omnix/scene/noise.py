@@ -1,4 +1,4 @@
-"""What a depth map cannot tell by itself: its steps, its grain, and how many pixels wide its edges are."""
+"""Measure the quality of a depth map: its steps, its grain, and the width of its edges in pixels."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def noise_of(inverse: Array, valid: Flags) -> Noise:
 
 
 def clipped(inverse: Array, valid: Flags) -> Flags:
-    """Tell which pixels [M, N] are as far as the map goes, if those are many: nobody knows how far they are."""
+    """Return the pixels [M, N] at the largest distance of the map, if there are many: they may be even farther."""
     far = valid & (inverse <= inverse[valid].min() * (1 + FARTHEST)) if valid.any() else valid
     return far & (far.sum() > CLIPPED * max(1, valid.sum()))
 

@@ -1,13 +1,14 @@
-"""What a scene says of itself, in plain lines."""
+"""The report of a scene, in plain lines."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from .agreement import Agreement
 from .checks import inside_out
 from .frame import Array
 from .material import PROPERTIES, Textures
+from .second import Second
 from .shape import Layer, Options, Shape
 
 
@@ -74,10 +75,10 @@ def _on_background(layer: Layer | None, options: Options) -> list[str]:
     if not options.background or not options.cut:
         return []
     if layer is None:
-        return ["Background: nothing is invented; no surface goes on behind another."]
+        return ["Background: nothing is invented; no surface continues behind another."]
     return [
         f"Background: invented behind {layer.share:.2%} of the solid angle ({len(layer.mesh.faces):,} triangles more, "
-        'node "background", material "invented"); nobody saw what is there.'
+        'node "background", material "invented"); the camera did not see this part.'
     ]
 
 
@@ -116,4 +117,19 @@ def _on_material(maps: Mapping[str, Array], textures: Textures) -> list[str]:
     lines = [f"Material: albedo, {', '.join(textures.given)}{', ' if textures.given else ''}{normal}."]
     if missing:
         lines.append(f"Not connected, so the default is used: {', '.join(missing)}.")
+    return lines
+
+
+def told_of_layers(layer: Layer | None, second: Second | None, objects: Sequence[str], options: Options) -> list[str]:
+    """Say which objects are nodes of their own, and what a second panorama gave."""
+    lines = []
+    if options.objects and options.cut:
+        some = f"{len(objects)} in front of the room, each a node of its own: {', '.join(objects)}."
+        lines.append(f"Objects: {some if objects else 'nothing stands in front of the room.'}")
+    if second is not None:
+        lines.append(second.words)
+        if not options.background or not options.cut:
+            lines.append("Background layer: not used, since background or cut is off.")
+        elif second.hidden.any():
+            lines.append(f"Background layer: {layer.drawn_share if layer else 0:.2%} of the solid angle shows it.")
     return lines

@@ -14,17 +14,18 @@ from .edges import surfaces
 from .frame import Array
 from .hierarchy import TooFew, chosen, errors, triangles_of
 from .mesh import Mesh, assemble
+from .second import Second, on_lattice
 from .surface import Flags, Surface, halved, lattice_rows, resampled
 
-# What is invented need not be exact: its error as a share of the distance.
+# The invented part need not be exact: its error as a share of the distance.
 ROUGH = 0.005
-# On so many rows and more, what is invented is meshed on half of them.
+# With this many rows or more, the invented part is meshed on half of them.
 FINE = 1024
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to do.  camera_height in metres, 0 = no scale; tolerance and max_error are shares of the distance."""
+    """The options.  camera_height in metres, 0 = no scale; tolerance and max_error are shares of the distance."""
 
     camera_height: float = 1.6
     triangles: int = 200_000
@@ -36,6 +37,7 @@ class Options:
     textures: str = "PNG"
     texture_size: int = 4096
     light: bool = False
+    objects: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,25 +87,33 @@ def shape_of(distance: Array, normals: Array | None, options: Options, doubt: fl
 
 @dataclass(frozen=True)
 class Layer:
-    """The mesh of what stands behind, and which pixels [M, N] of the lattice are invented and lend their colours."""
+    """The mesh of the background, and the pixels [M, N] of the lattice that are invented or give their colours.
+
+    drawn: the invented pixels that a second panorama shows; share and drawn_share of the sphere.
+    """
 
     mesh: Mesh
     invented: Flags
     border: Flags
+    drawn: Flags
     share: float
+    drawn_share: float
 
 
-def layer_behind(shape: Shape, options: Options) -> Layer | None:
-    """Return what stands behind the cuts of a shape, in the depth's own unit; None where there is nothing."""
-    found = behind(shape.surface) if options.background and options.cut else None
+def layer_behind(shape: Shape, options: Options, second: Second | None = None) -> Layer | None:
+    """Return the background behind the cuts of a shape, in the depth's own unit; None if there is none."""
+    if not options.background or not options.cut:
+        return None
+    found = behind(shape.surface, on_lattice(second, shape.rows, options.tolerance) if second else None)
     if found is None:
         return None
     mesh = _mesh_behind(found.surface, shape.surface, options)
-    return Layer(mesh, found.invented, found.border, _solid_angle(found.invented)) if len(mesh.faces) else None
+    shares = _solid_angle(found.invented), _solid_angle(found.drawn)
+    return Layer(mesh, found.invented, found.border, found.drawn, *shares) if len(mesh.faces) else None
 
 
 def _mesh_behind(surface: Surface, seen: Surface, options: Options) -> Mesh:
-    """Return the mesh of what stands behind, with half the triangles at most; if its rim needs more, on fewer rows."""
+    """Return the mesh of the background, with at most half the triangles; if its rim needs more, on fewer rows."""
     if len(surface.inverse) >= FINE and len(surface.inverse) % 4 == 0:
         return _mesh_behind(halved(surface), halved(seen), options)
     corners = corners_of(surface)
@@ -126,7 +136,7 @@ def _least_around(seen: Surface) -> Array:
 
 
 def _beside_cuts(corners: Corners) -> NDArray[np.bool_]:
-    """Tell which pixels [M, N] touch a cut between two surfaces."""
+    """Return the pixels [M, N] that touch a cut between two surfaces."""
     surface = corners.surface
     right = surface.right & surface.valid & np.roll(surface.valid, -1, axis=1)
     beside = right | np.roll(right, 1, axis=1)

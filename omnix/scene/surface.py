@@ -1,4 +1,4 @@
-"""What is known of the surface at each pixel, on the lattice that the mesh is built on.
+"""The surface at each pixel, on the lattice that the mesh is built on.
 
 Distances are kept as their inverse: along a great circle the inverse distance of a plane is a sine, so between
 neighbours it is a straight line, however far the plane runs, and means and slopes of it are those of the plane.
@@ -7,6 +7,7 @@ neighbours it is a straight line, however far the plane runs, and means and slop
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from einops import rearrange
@@ -72,6 +73,12 @@ def resampled(inverse: Array, valid: Flags, normals: Array | None, rows: int) ->
     return np.where(found, moved, 0.0), found, None if normals is None else normals[near]
 
 
+def at_size(values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return values [H, W] at another size, each the nearest pixel's."""
+    rows, columns = ((np.arange(n) * m) // n for n, m in zip(shape, values.shape))
+    return values[np.ix_(rows, columns)]
+
+
 def halved(surface: Surface) -> Surface:
     """Return every second pixel of a surface that has no cuts but those where it ends; the least is the farthest."""
     squares = rearrange(surface.inverse, "(h a) (w b) -> h w (a b)", a=2, b=2)
@@ -93,7 +100,7 @@ def slopes(inverse: Array) -> tuple[Array, Array]:
 
 
 def over_poles(values: Array, rows: int) -> Array:
-    """Return values [M, N] with rows more above and below: a meridian goes on over the pole, half a turn away."""
+    """Return values [M, N] with more rows above and below: a meridian continues over the pole, half a turn away."""
     rows = min(rows, values.shape[0])
     turned = np.roll(values, values.shape[1] // 2, axis=1)
     return np.concatenate([turned[:rows][::-1], values, turned[-rows:][::-1]])

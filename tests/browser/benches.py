@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from comfyui_omnix.lab.host import tiny
 from comfyui_omnix.lab.host.browser import Workbench, chromium
 from comfyui_omnix.lab.host.server import Server
 from comfyui_omnix.lab.host.tiny_models import ModelNames, write_models
+from comfyui_omnix.lab.workflows.notes import YOUR_LORA, YOUR_MODEL
 from playwright.sync_api import Browser
 
 # The names under which the workflows look for what people download.
@@ -41,6 +43,8 @@ def bench(request: pytest.FixtureRequest, browser: Browser, server: Server) -> I
 def stocked(server: Server, files: None) -> Server:
     """What a person has who followed the notes: adapters, a picture and models, so that nothing is missing."""
     write_models(server.base / "models", names=DOWNLOADED)
+    for kind, name in (("checkpoints", YOUR_MODEL), ("loras", YOUR_LORA)):
+        tiny.save({}, server.base / "models" / kind / name)
     return server
 
 

@@ -94,7 +94,7 @@ def test_what_it_refuses() -> None:
         compare(depth, albedo, "albedo")
     with pytest.raises(ValueError, match="The channels of the roughness picture differ"):
         compare(albedo, albedo, "roughness")
-    with pytest.raises(ValueError, match="The depth picture holds NaN or infinity"):
+    with pytest.raises(ValueError, match="The depth picture contains NaN or infinity"):
         compare(depth * math.nan, depth, "depth")
 
 

@@ -125,7 +125,7 @@ def test_files_folders_of_files_and_one_map_alone(folders: tuple[Path, Path], tm
     source = layout.find(truth, "roughness", "0000")
     copy = tmp_path / "copy.png"
     copy.write_bytes(source.read_bytes())
-    assert "Say it with --map" in failure(copy, source)
+    assert "Name it with --map" in failure(copy, source)
     assert document(copy, source, "--map", "roughness")["roughness"]["unweighted"]["psnr"] is None
 
 
@@ -260,7 +260,7 @@ def test_bad_folders_are_one_sentence(folders: tuple[Path, Path], tmp_path: Path
 
 def test_a_missing_package_is_one_sentence_that_installs_it(folders: tuple[Path, Path], tmp_path: Path) -> None:
     words = failure(*folders, without="OpenImageIO")
-    assert words == 'Reading maps needs OpenImageIO, which is not here: pip install "OpenImageIO>=3.1,<4"'
+    assert words == 'Reading maps needs OpenImageIO, which is not installed: pip install "OpenImageIO>=3.1,<4"'
     assert 'pip install "pillow' in failure(
         *folders, "--sheet", tmp_path / "s.png", without="PIL PIL.Image PIL.ImageDraw"
     )

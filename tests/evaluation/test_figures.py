@@ -269,7 +269,7 @@ def test_nothing_to_measure_is_no_number() -> None:
 
 
 def test_sizes_that_differ_are_told() -> None:
-    with pytest.raises(MapError, match=r"the prediction is 8x4 but the truth is 16x8; bring one to the other's size"):
+    with pytest.raises(MapError, match=r"the prediction is 8x4 but the truth is 16x8; resize one to match the other"):
         compare("depth", np.ones((4, 8)), np.ones((8, 16)))
 
 

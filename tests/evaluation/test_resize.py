@@ -23,7 +23,7 @@ def sides(tmp_path: Path, ours: int, true: int) -> tuple[Path, Path]:
 
 def test_without_it_every_map_says_how(tmp_path: Path) -> None:
     done = run(*sides(tmp_path, 16, 32))
-    words = "the prediction is 32x16 but the truth is 64x32; bring one to the other's size, or use --resize."
+    words = "the prediction is 32x16 but the truth is 64x32; resize one to match the other, or use --resize."
     assert done.returncode == 1 and done.stdout == "" and words in done.stderr
 
 

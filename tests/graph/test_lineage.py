@@ -253,7 +253,7 @@ def test_a_fitted_panorama_is_the_panorama_and_its_mask_a_mask() -> None:
 
 
 def test_the_shipped_workflows_pass() -> None:
-    for path in sorted((ROOT / "workflows" / "api").glob("*.json")):
+    for path in sorted((ROOT / "lab" / "workflows" / "api").glob("*.json")):
         prompt = json.loads(path.read_text(encoding="utf-8"))
         for unique_id, each in prompt.items():
             if each["class_type"] in CHECKED:

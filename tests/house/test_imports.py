@@ -29,7 +29,7 @@ SHIPPED: dict[str, set[str]] = {
     "converters.fusing": {"converters.lora", "converters.files"},
     "converters": {"converters.fusing", "converters.lora", "converters.files"},
     "omnix": {"converters", "converters.fusing"},
-    "mapfiles": set(),
+    "mapfiles": {"converters.files"},
     "evaluation": {"mapfiles"},
     "omnix.scene": {"omnix"},
     "training": {

@@ -16,7 +16,12 @@ from comfyui_omnix.lab.host.server import ROOT
 from comfyui_omnix.lab.workflows import formats, notes
 from huggingface_hub import snapshot_download
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "lab").rglob("README.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "README.zh.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "lab").rglob("README.md")),
+]
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 FULL_ADAPTER_MB = 224
 LOCAL = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)")
@@ -70,6 +75,20 @@ def test_the_readme_names_every_blueprint_and_task() -> None:
         assert f"*{path.stem.replace(' with saved prompt', '')}*" in text
     assert "*with saved prompt*" in text
     assert all(f"`{task}`" in text for task in STREAMS)
+
+
+def test_the_chinese_readme_has_the_same_files_tasks_and_pages() -> None:
+    english, chinese = read("README.md"), read("README.zh.md")
+    for pattern in (r"https://huggingface\.co/[\w./-]*\w", r"`(models/[\w/]+)`", r"\]\((docs/\w+\.md)\)"):
+        assert set(re.findall(pattern, chinese)) == set(re.findall(pattern, english)), pattern
+    assert COMMAND.findall(chinese) == COMMAND.findall(english)
+    row = re.compile(r"(?m)^\| (`\w+`) \|.*\| (\d+(?:(?:, |、)\d+)*) \| (.*) \|$")
+    tasks = [
+        (task, re.findall(r"\d+", numbers), re.findall(r"\*[^*]+\*", box))
+        for task, numbers, box in row.findall(chinese)
+    ]
+    assert len(tasks) == len(STREAMS)
+    assert tasks == [(t, re.findall(r"\d+", n), re.findall(r"\*[^*]+\*", b)) for t, n, b in row.findall(english)]
 
 
 def test_the_map_shows_every_folder() -> None:

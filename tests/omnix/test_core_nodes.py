@@ -241,7 +241,7 @@ def test_where_nobody_samples_x_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("without", "caught"),
+    ("without", "reported"),
     [
         ({"negative"}, "The negative lacks the conditions of rgb_to_depth .* on it too"),
         ({"middle"}, "The cond2 lacks the conditions of rgb_to_depth .* on it too"),
@@ -265,7 +265,7 @@ def test_dual_cfg_guider(model: Model, case: Case, without: set[str], reported: 
 
 
 @pytest.mark.parametrize(
-    ("without", "caught"),
+    ("without", "reported"),
     [
         ({"negative"}, "The negative lacks the conditions"),
         ({"empty"}, "The empty_conditioning lacks the conditions"),

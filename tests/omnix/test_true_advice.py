@@ -306,7 +306,7 @@ def test_a_panorama_that_is_larger_than_omnix_perceives_is_warned_of(
 
 
 @pytest.mark.parametrize(
-    ("shift", "caught"),
+    ("shift", "reported"),
     [
         (None, "The model has no OmniX Flow Shift: the shift is 1.1500, this panorama needs 0.4641."),
         ((8, 16, 0), "OmniX Flow Shift was set for another size or seam: the shift is"),

@@ -129,7 +129,7 @@ def test_any_depth_gives_a_mesh_or_a_sentence(height: int, seed: int, holes: int
     [
         (lambda d: d * 0, "0 everywhere"),
         (lambda d: d * 0 + 0.5, "0.5 everywhere"),
-        (lambda d: np.where(d > d.max() * 0.9, np.nan, d), "no finite numbers"),
+        (lambda d: np.where(d > d.max() * 0.9, np.nan, d), "NaN or infinite values"),
         (lambda d: d[:, :-2], "twice as wide as high"),
     ],
 )

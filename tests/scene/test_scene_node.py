@@ -100,7 +100,7 @@ def test_the_server_tells_what_does_not_fit(
     [
         (DISTANCE * 0, "The depth is 0 everywhere"),
         (DISTANCE * 0 + 0.5, "The depth is 0.5 everywhere"),
-        (torch.where(DISTANCE > 5, torch.nan, DISTANCE), "no finite numbers"),
+        (torch.where(DISTANCE > 5, torch.nan, DISTANCE), "NaN or infinite values"),
         (DISTANCE[:, :16], "The image is 64x32 .* but the depth is 64x16"),
     ],
 )

@@ -67,6 +67,7 @@ SPOILT = {
     "zeros of a lost block": lambda text: text + "\0" * 100,
     "another column": lambda text: text.replace("gradient", "norm"),
     "one column more": lambda text: "\n".join(f"{line},9" for line in text.replace("seconds", "seconds,mine").split()),
+    "a mark of bytes and a quote": lambda text: "\ufeff" + text + '"7,1,1,1,1\n',
     "no table": lambda text: "nothing",
     "an empty file": lambda text: "",
 }
@@ -189,3 +190,20 @@ def test_latents_and_prompts_of_other_encoders(tmp_path: Path) -> None:
         samples.__dict__.update(parts)
         with pytest.raises(TrainingError, match=f"expected FLUX.1's own encoders; correct {words}"):
             train(config(), TASK, base(), samples, tmp_path, show=False)
+
+
+def test_curves_go_to_tensorboard_if_it_is_installed(tmp_path: Path) -> None:
+    """The steps that a run repeats after a save replace the earlier ones; --no-tensorboard writes none."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    go(tmp_path, steps=3)
+    go(tmp_path, steps=5, go_on=True)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    for name in ("loss", "gradient", "learning_rate"):
+        found = [(event.step, event.value) for event in events.Scalars(f"loss/{name}")]
+        want = record.points(tmp_path / engine.CURVE, name)
+        assert [step for step, _ in found] == [1, 2, 3, 4, 5] == [step for step, _ in want]
+        assert [value for _, value in found] == pytest.approx([value for _, value in want], rel=1e-6)
+    go(tmp_path / "without", steps=1, tensorboard=False)
+    assert not (tmp_path / "without" / "tensorboard").exists()

@@ -13,7 +13,7 @@ export const FRONT = Object.freeze({ yaw: 0, pitch: 0, fov: 90 });
 const clamp = (value, [low, high]) => Math.min(high, Math.max(low, value));
 const wrap = (angle) => ((((angle + 180) % 360) + 360) % 360) - 180;
 
-/** Return the camera with all three angles finite and in range; whatever is no number is that of FRONT. */
+/** Return the camera with all three angles finite and in range; invalid values are replaced by those of FRONT. */
 export function camera(angles) {
   const number = (name) => (Number.isFinite(angles?.[name]) ? angles[name] : FRONT[name]);
   return Object.freeze({

@@ -1,11 +1,11 @@
-/** Pointer, wheel and keys: turns what a person does into calls of the viewer's methods. */
+/** Turn pointer, wheel and key events into calls of the viewer's methods. */
 
 import { turned, zoomed } from "./camera.js";
 
 const DEGREE = Math.PI / 180;
 const WHEEL_UNIT = [1, 16, 400]; // pixels per unit of deltaMode: pixels, lines, pages
 
-// A key press moves by a part of what is in view, so that it is as fine as the zoom.
+// A key press moves by a part of the visible angle, so that its step fits the zoom.
 const STEP = 1 / 12;
 const ZOOM = 0.9;
 
@@ -38,16 +38,16 @@ const KEYS = {
 export function listen(viewer, { root, canvas }, signal) {
   const on = (target, name, listener) => target.addEventListener(name, listener, { signal, passive: false });
   on(root, "keydown", (event) => pressed(viewer, event));
-  // The graph has shortcuts of its own on letters and Delete; they must not fire while the viewer has the focus.
+  // The graph has its own shortcuts on letters and Delete; they must not run while the viewer has the focus.
   on(root, "keyup", (event) => !shortcut(event) && event.stopPropagation());
   ["pointerdown", "mousedown", "dblclick", "contextmenu"].forEach((name) =>
     on(root, name, (event) => event.stopPropagation()),
   );
   on(canvas, "dblclick", () => viewer.fullScreen());
-  // Nodes 2.0 takes the wheel on its way down to the nodes, unless what it is over has the focus: be there first.
+  // Nodes 2.0 catches wheel events before they reach the nodes, unless the element has the focus: catch them earlier.
   const capture = { signal, passive: false, capture: true };
   window.addEventListener("wheel", (event) => root.contains(event.target) && wheeled(viewer, event), capture);
-  // The frontend zooms the graph by two fingers, wherever they are: what they do here comes as pointers.
+  // The frontend zooms the graph with two fingers anywhere on the page; here the gesture is handled by pointer events.
   ["touchstart", "touchmove", "touchend", "touchcancel"].forEach((name) =>
     window.addEventListener(name, (event) => root.contains(event.target) && event.stopPropagation(), capture),
   );
@@ -83,7 +83,7 @@ function pinched(viewer, other, last, event) {
   viewer.camera = zoomed(viewer.camera, Math.max(apart(last), 1) / Math.max(apart(event), 1));
 }
 
-/** Turn so that what is in the middle of the frame stays under the pointer. */
+/** Turn with the pointer: in the middle of the frame, the point under the pointer stays under it. */
 function dragged(viewer, canvas, x, y) {
   const perPixel = (2 * Math.tan((viewer.camera.fov * DEGREE) / 2)) / canvas.getBoundingClientRect().width / DEGREE;
   viewer.camera = turned(viewer.camera, -x * perPixel, y * perPixel);

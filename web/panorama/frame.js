@@ -1,4 +1,4 @@
-/** The viewer's elements: what is where, and what a screen reader says. No behaviour. */
+/** The viewer's elements: their layout and the texts for screen readers. No behaviour. */
 
 const TOOLS = [
   ["reset", "Reset", "Look to the front again (R)"],

@@ -1,4 +1,4 @@
-/** Fetches, decodes and uploads pictures, and keeps the few that were looked at last on the graphics card. */
+/** Fetches, decodes and uploads pictures, and keeps the last few on the graphics card. */
 
 // A 4096x2048 picture with its coarser levels takes 45 MB there.
 const KEPT = 4;
@@ -50,7 +50,7 @@ export class Pictures {
 
 const keyOf = ({ type, subfolder, filename }) => `${type}/${subfolder}/${filename}`;
 
-/** Decode off the main thread, with the bytes as they were written: maps are data, not colours to be managed. */
+/** Decode outside the main thread without colour management, because maps are data. */
 async function decoded(blob, widest) {
   const asWritten = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
   const bitmap = await createImageBitmap(blob, asWritten);

@@ -35,7 +35,7 @@ void main() {
 const MAX_CANVAS = 4096;
 
 export class Renderer {
-  /** Take a canvas; throws an Error that a person understands if the browser has no WebGL2. */
+  /** Use a canvas; throws an Error with a message for users if the browser has no WebGL2. */
   constructor(canvas) {
     this.canvas = canvas;
     this.gl = canvas.getContext("webgl2", { alpha: false, antialias: false, depth: false });
@@ -60,7 +60,7 @@ export class Renderer {
     gl.vertexAttribPointer(corner, 2, gl.FLOAT, false, 0, 0);
   }
 
-  /** Return the largest width that a picture may have here, in pixels. */
+  /** Return the largest possible width of a picture, in pixels. */
   get widest() {
     return this.gl.getParameter(this.gl.MAX_TEXTURE_SIZE);
   }
@@ -124,7 +124,7 @@ export class Renderer {
     return Array.from(value.subarray(0, 3), (byte) => byte / 255);
   }
 
-  /** Give everything back; browsers allow about sixteen contexts a page, so the context goes too. */
+  /** Release everything, including the context: browsers allow only about sixteen contexts per page. */
   dispose() {
     this.gl.deleteBuffer(this.corners);
     this.gl.deleteProgram(this.program);

@@ -21,8 +21,9 @@ export class Viewer {
   #listening = new AbortController();
 
   /**
-   * `host` is what surrounds the viewer: fetchBlob(file) -> Promise<Blob>, keep(view) stores a captured view,
-   * moved(view) hears of every change and say(english, ..) puts it into the frontend's language. A view is {yaw, pitch, fov, map, batch, aspect}, map being a label.
+   * `host` provides fetchBlob(file) -> Promise<Blob>, keep(view), which stores a captured view, moved(view), which is
+   * called at every change, and say(english, ..), which translates a text into the frontend's language. A view is
+   * {yaw, pitch, fov, map, batch, aspect}; map is a label.
    */
   constructor(host) {
     this.host = host;
@@ -129,7 +130,7 @@ export class Viewer {
     count.textContent = `${this.#batch + 1} / ${this.#count}`;
   }
 
-  /** Bring the chosen picture onto the screen; what was chosen meanwhile wins over what arrives late. */
+  /** Show the chosen picture; if another picture was chosen meanwhile, a late one is not shown. */
   async #refresh() {
     const file = this.#file();
     if (!file || !this.renderer || this.renderer.lost) return;
@@ -147,7 +148,7 @@ export class Viewer {
     }
   }
 
-  /** Show nothing but a message: the picture before it would be taken for the one that is missing. */
+  /** Show only a message: the previous picture would be mistaken for the missing one. */
   #fail(message) {
     this.#shown = null;
     this.renderer.clear();
@@ -161,7 +162,7 @@ export class Viewer {
 
   // --- drawing ---------------------------------------------------------------------------------------------------
 
-  /** Draw once, at the next frame of the screen, however often this is called until then. */
+  /** Draw once at the next animation frame, even if this is called several times. */
   requestDraw() {
     if (this.#requested) return;
     this.#requested = requestAnimationFrame(() => {
@@ -177,7 +178,7 @@ export class Viewer {
     this.parts.canvas.setAttribute("aria-label", this.#told());
   }
 
-  /** Say what is seen and where, in whole degrees. */
+  /** Update the text for screen readers: the map and the direction in whole degrees. */
   #told() {
     const { say } = this.host;
     const { yaw, pitch, map } = this.view;
@@ -268,7 +269,7 @@ export class Viewer {
     }
   }
 
-  /** Resolve to the view as PNG, or null before there is one. The drawing lives only until this task ends. */
+  /** Resolve to the view as PNG, or null if there is none yet. The drawing is valid only until this task ends. */
   async #png() {
     if (!this.#shown || this.renderer.lost) return null;
     this.draw();
@@ -290,7 +291,7 @@ export class Viewer {
     this.#refresh();
   }
 
-  /** Give back textures, context and listeners; the viewer is of no use afterwards. */
+  /** Release textures, context and listeners; the viewer can't be used afterwards. */
   dispose() {
     this.#listening.abort();
     this.resizing.disconnect();

@@ -1,0 +1,58 @@
+"""The seen surface in parts: the room, and each thing that stands in front of it as an object of its own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..glb import Geometry
+from ..semantics import Named
+from .front import in_front
+from .mesh import Mesh
+from .surface import Surface, at_size
+
+# At most so many objects, each of at least this share of all pixels; smaller things stay with the room.
+MOST, LEAST = 40, 5e-4
+# A part has a name if at least this share of its pixels has it.
+AGREED = 0.5
+Numbers = NDArray[np.integer]
+
+
+def objects_of(mesh: Mesh, geometry: Geometry, surface: Surface, named: Named | None) -> Iterator[tuple[str, Geometry]]:
+    """Yield the geometry of the room with an empty name, then that of each object with its own.
+
+    Together they have the triangles of the whole, and each keeps its normals.
+    """
+    known = None if named is None else at_size(named.room, surface.valid.shape)
+    parts = in_front(surface, known)
+    sizes = np.bincount(parts.ravel())
+    kept = [number for number in range(1, len(sizes)) if sizes[number] >= LEAST * parts.size][:MOST]
+    middles = mesh.lattice[mesh.faces].sum(axis=1) // 6
+    rows, columns = np.minimum(middles[:, 0], len(parts) - 1), middles[:, 1] % parts.shape[1]
+    part = np.where(np.isin(parts, kept), parts, 0)[rows, columns]
+    counted: Counter[str] = Counter()
+    for number in np.intersect1d([0, *kept], part):
+        if not number:
+            yield "", _only(geometry, part == 0)
+            continue
+        name = "object" if named is None else _name(named, parts == number)
+        counted[name] += 1
+        yield f"{name}.{counted[name]:03}", _only(geometry, part == number)
+
+
+def _name(named: Named, flags: NDArray[np.bool_]) -> str:
+    """Return `object`, with the name that most pixels of a part have, if they agree."""
+    numbers = at_size(named.numbers, flags.shape)[flags]
+    count = np.bincount(numbers[numbers >= 0], minlength=1)
+    most = int(count.argmax())
+    return f"object.{named.names[most].replace(' ', '_')}" if count[most] >= AGREED * numbers.size else "object"
+
+
+def _only(geometry: Geometry, chosen: NDArray[np.bool_]) -> Geometry:
+    """Return some of the triangles, and their vertices alone."""
+    used, faces = np.unique(geometry.faces[chosen], return_inverse=True)
+    tangents = None if geometry.tangents is None else geometry.tangents[used]
+    return Geometry(geometry.positions[used], geometry.normals[used], geometry.uv[used], faces.reshape(-1, 3), tangents)
