@@ -157,6 +157,12 @@ def check_latent(noise: Tensor, seam: int, patch: int, model: nn.Module) -> None
             f"{name} knows positions for {most * patch} latent columns, the panorama has {width} and {seam} past the "
             f"seam: make it at most {(most * patch - seam) * pixels} pixels wide."
         )
+    if width != 2 * noise.shape[-2]:
+        raise ValueError(
+            f"Seamless Panorama samples panoramas, twice as wide as high, got a latent of {width} by "
+            f"{noise.shape[-2]}. If another node cuts the panorama into tiles (Ultimate SD Upscale, "
+            "ComfyUI-Distributed), remove that node. Else connect a latent that is twice as wide as high."
+        )
 
 
 def check_cond(cond: Mapping[str, Any], size: tuple[int, int]) -> None:
