@@ -27,6 +27,7 @@ TRIED = frozenset(
 """The host's classes of models whose seam a test closes."""
 REFUSED = {
     "HiDreamO1": "its positions are counted before the columns past the seam are added",
+    "MiniMaxH3": "its positions are counted before the columns past the seam are added",
     "StableCascade_B": "its prior is a picture of another size, which would be stretched over the wider one",
     "PiD": "it reads a picture of another size, which would be stretched over the wider one",
 }
@@ -170,7 +171,7 @@ def check_cond(cond: Mapping[str, Any], size: tuple[int, int]) -> None:
             "conditioning."
         )
     for name in (name for name in given if name not in _OF_OTHER_SIZES):
-        value = given[name].cond
+        value = getattr(given[name], "cond", None)
         for each in value if isinstance(value, list) else [value]:
             if is_picture(each) and tuple(each.shape[-2:]) != size:
                 raise ValueError(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from einops import repeat
 from PIL import Image
 from torch import Tensor
 
@@ -24,7 +25,7 @@ from ..omnix.panorama import decode_panorama
 from ..omnix.sheet import contact_sheet
 from .config import Config, Plan, Stream, note
 from .data import Sources
-from .pictures import picture
+from .pictures import PIXELS_PER_LATENT, picture, seen
 from .samples import Pictures
 
 
@@ -224,12 +225,15 @@ class Watch:
         write_bytes(self.output / "samples" / f"step-{step:06d}.png", data.getvalue(), force=True)
 
     def measure(self, images: Sequence[Tensor]) -> dict[str, float]:
-        """Return the mean of every figure over the held-out pictures, under `map alignment figure`."""
+        """Return the mean of every figure over what is learned of held-out pictures, as `map alignment figure`."""
         target, sums = self.plan.streams[-1], dict[str, list[float]]()
         for stem, image in zip(self.stems, images):
-            for channel, path in enumerate(self.sources.files[stem, target.name]):
+            files = self.sources.files[stem, target.name]
+            weight = seen(self.config, target, files, self.sources.masks.get(stem)).weight
+            learned = repeat(weight > 0, "h w -> (h p) (w q)", p=PIXELS_PER_LATENT, q=PIXELS_PER_LATENT).numpy()
+            for channel, path in enumerate(files):
                 part = image if len(target.folders) == 1 else image[..., channel : channel + 1]
-                for name, value in _figures(path, self.config, part):
+                for name, value in _figures(path, self.config, part, learned):
                     sums.setdefault(name, []).append(value)
         return {name: float(np.mean(values)) for name, values in sums.items()}
 
@@ -257,11 +261,13 @@ def _name(folder: str, alignment: str, figure: str) -> str:
     return " ".join(part for part in (folder, alignment, figure) if part)
 
 
-def _figures(path: Path, config: Config, image: Tensor) -> Iterator[tuple[str, float]]:
-    """Yield the figures of one map; equal maps, whose PSNR is infinite, count as 100 dB."""
+def _figures(path: Path, config: Config, image: Tensor, learned: Array) -> Iterator[tuple[str, float]]:
+    """Yield the figures of one map where it is learned; equal maps, whose PSNR is infinite, count as 100 dB."""
     folder = path.parent.name
     kind = folder if folder in layout.KINDS and folder != "rgb" else OTHER
     prediction, truth = _pair(kind, folder, path, config, image)
+    unknown = semantic.NO_CLASS if kind == "semantic" else np.nan
+    truth = np.where(learned if truth.ndim == 2 else learned[..., None], truth, unknown)
     for alignment, scores in compare(kind, prediction, truth).scores.items():
         for figure, (value, _weighted) in scores.figures.items():
             yield _name(folder, alignment, figure), 100.0 if math.isinf(value) else value
@@ -271,7 +277,7 @@ def _pair(kind: str, folder: str, path: Path, config: Config, image: Tensor) -> 
     """Return (prediction, truth) as `evaluation` expects a kind, at the size of the run."""
     colours = image.numpy()
     if kind == OTHER or folder not in layout.KINDS:
-        truth = picture(config, _alone(folder), [path]).numpy()
+        truth = picture(config, Stream(folder, (folder,)), [path]).numpy()
         return colours if colours.shape[-1] == 3 else np.repeat(colours, 3, axis=-1), truth
     truth = _at_size(layout.read(path, kind), *colours.shape[:2])
     if kind == "semantic":
@@ -283,10 +289,6 @@ def _pair(kind: str, folder: str, path: Path, config: Config, image: Tensor) -> 
         vectors = colours * 2 - 1
         return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-6), truth
     return colours.mean(axis=-1), truth
-
-
-def _alone(folder: str) -> Stream:
-    return Stream(folder, (folder,))
 
 
 def _at_size(values: Array, height: int, width: int) -> Array:

@@ -30,15 +30,20 @@ def files(describe: Describe) -> Iterator[tuple[str, str]]:
     formats = import_module(".formats", PACKAGE)
     blueprints = import_module(".blueprints", PACKAGE)
     for graph in import_module(".catalog", PACKAGE).GRAPHS:
-        yield f"workflows/{graph.name}.json", text(blueprints.workflow_form(graph, describe))
+        yield f"workflows/{graph.name}.json", packed(blueprints.workflow_form(graph, describe))
         yield f"lab/workflows/api/{graph.slug}.json", text(formats.api_form(graph, describe))
     for blueprint in import_module(".shelf", PACKAGE).BLUEPRINTS:
-        yield f"subgraphs/{blueprint.name}.json", text(blueprints.blueprint_form(blueprint, describe))
+        yield f"subgraphs/{blueprint.name}.json", packed(blueprints.blueprint_form(blueprint, describe))
 
 
 def text(form: dict[str, Any]) -> str:
     """Return a form as JSON text."""
     return json.dumps(form, indent=2, ensure_ascii=False) + "\n"
+
+
+def packed(form: dict[str, Any]) -> str:
+    """Return a form for the browser as it is written: on one line, since blanks were more than half of the archive."""
+    return json.dumps(form, separators=(",", ":"), ensure_ascii=False) + "\n"
 
 
 def main() -> None:

@@ -215,10 +215,11 @@ def any_model_notes() -> tuple[Note, ...]:
     """Describe the graph that paints a panorama with any model, and turns it into all maps."""
     start = f"""## A panorama of any model, and its maps
 
-1. Choose your checkpoint in **Your model**. If your model comes in parts (Qwen-Image, Z-Image, Krea 2, FLUX.2), \
-replace it with the nodes Load Diffusion Model, Load CLIP and Load VAE.
-2. In **Text to panorama with any model**, choose a LoRA for 360-degree panoramas as *lora_name*, and begin *prompt* \
-with its trigger words. [Here is a list]({DOCS}/models.md). No LoRA? Set *lora_strength* to 0.
+1. Choose your checkpoint instead of `{YOUR_MODEL}` in **Your model**. If your model comes in parts (Qwen-Image, \
+Z-Image, Krea 2, FLUX.2), replace it with the nodes Load Diffusion Model, Load CLIP and Load VAE.
+2. In **Text to panorama with any model**, choose a LoRA for 360-degree panoramas as *lora_name* instead of \
+`{YOUR_LORA}`, and begin *prompt* with its trigger words. [Here is a list]({DOCS}/models.md). No LoRA? Set \
+*lora_strength* to 0.
 3. Set *steps* and *cfg* there as your model wants them, and a width twice the height.
 4. Press **Run**. **Save Panorama and Maps** writes the panorama and its maps to `output/OmniX`.
 

@@ -83,7 +83,7 @@ def again(run: Several, suffix: str, pixels: str) -> Several:
 
     Names get a suffix.
     """
-    shared = ("fitted", "text", *(node.name for node in canvas(None, "").nodes if node.name != "negative"))
+    shared = ("fitted", "text", *(node.name for node in canvas("", "").nodes if node.name != "negative"))
     kept = [Group(g.title, g.column, tuple(n for n in g.nodes if n.name not in shared)) for g in run.groups]
     names = {node.name: f"{node.name}_{suffix}" for group in kept for node in group.nodes}
     given = {names["rgb_latent"]: {"pixels": Link(pixels)}}

@@ -244,6 +244,14 @@ def test_a_coloured_view_is_for_eyes_only() -> None:
     assert words is not None and "connects a mask of part of the picture to it" in words
 
 
+def test_a_fitted_panorama_is_the_panorama_and_its_mask_a_mask() -> None:
+    fitted = {**made(), "fitted": node("OmniXFitPanorama", image=["photo", 0])}
+    words = said("OmniXSavePanorama", fitted, depth=["fitted", 0])
+    assert words is not None and "the graph connects a plain panorama" in words
+    words = said("OmniXScene", fitted, depth=["fitted", 1])
+    assert words is not None and "connects a mask of part of the picture to it" in words
+
+
 def test_the_shipped_workflows_pass() -> None:
     for path in sorted((ROOT / "lab" / "workflows" / "api").glob("*.json")):
         prompt = json.loads(path.read_text(encoding="utf-8"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +21,8 @@ TEXT = 5
 class Base:
     """One kind of model: how a tiny one is built, what its latents look like, and what its text is."""
 
-    config: Callable[[dict[str, Any]], Any]
+    config: str
+    """The host's class of its configuration."""
     net: dict[str, Any]
     channels: int
     text: int
@@ -68,9 +68,9 @@ _WAN = {
     "text_len": TEXT,
 }
 
-BASES: dict[str, Base] = {
+_ALL: dict[str, Base] = {
     "FLUX.1": Base(
-        supported.Flux,
+        "Flux",
         {
             **_FLUX,
             "image_model": "flux",
@@ -88,7 +88,7 @@ BASES: dict[str, Base] = {
         pooled=32,
     ),
     "FLUX.2": Base(
-        supported.Flux2,
+        "Flux2",
         {
             **_FLUX,
             "image_model": "flux2",
@@ -108,15 +108,16 @@ BASES: dict[str, Base] = {
             "ref_index_scale": 10.0,
         },
         *(128, 32, 1),
+        pooled=32,
     ),
     "Qwen-Image": Base(
-        supported.QwenImage,
+        "QwenImage",
         {"image_model": "qwen_image", "num_layers": 2, "num_attention_heads": 1, "joint_attention_dim": 32},
         *(16, 32),
         frames=1,
     ),
     "Z-Image": Base(
-        supported.ZImage,
+        "ZImage",
         {
             "image_model": "lumina2",
             "in_channels": 16,
@@ -138,7 +139,7 @@ BASES: dict[str, Base] = {
         *(16, 32),
     ),
     "Chroma": Base(
-        supported.Chroma,
+        "Chroma",
         {
             **_FLUX,
             "image_model": "chroma",
@@ -156,9 +157,10 @@ BASES: dict[str, Base] = {
             "vec_in_dim": None,
         },
         *(16, 32),
+        pooled=32,
     ),
     "SD3.5": Base(
-        supported.SD3,
+        "SD3",
         {
             "in_channels": 16,
             "depth": 2,
@@ -177,7 +179,7 @@ BASES: dict[str, Base] = {
         pooled=32,
     ),
     "HiDream": Base(
-        supported.HiDream,
+        "HiDream",
         {
             "image_model": "hidream",
             "patch_size": 2,
@@ -196,11 +198,11 @@ BASES: dict[str, Base] = {
         pooled=32,
         more={"conditioning_llama3": (1, 2, TEXT, 32)},
     ),
-    "SDXL": Base(supported.SDXL, _UNET, *(4, 32, 4), pooled=1280),
-    "Wan 2.1": Base(supported.WAN21_T2V, {**_WAN, "in_dim": 16, "out_dim": 16}, *(16, 32), frames=2),
-    "Wan 2.2": Base(supported.WAN22_T2V, {**_WAN, "in_dim": 48, "out_dim": 48}, *(48, 32), frames=2),
+    "SDXL": Base("SDXL", _UNET, *(4, 32, 4), pooled=1280),
+    "Wan 2.1": Base("WAN21_T2V", {**_WAN, "in_dim": 16, "out_dim": 16}, *(16, 32), frames=2),
+    "Wan 2.2": Base("WAN22_T2V", {**_WAN, "in_dim": 48, "out_dim": 48}, *(48, 32), frames=2),
     "Krea 2": Base(
-        supported.Krea2,
+        "Krea2",
         {
             "image_model": "krea2",
             "features": 128,
@@ -220,12 +222,14 @@ BASES: dict[str, Base] = {
         frames=1,
     ),
 }
+BASES = {kind: base for kind, base in _ALL.items() if hasattr(supported, base.config)}
+"""Those that this host knows."""
 
 
 def load_base(kind: str, **net: Any) -> Model:
     """Make a tiny model of one kind and hand it to the host as its loaders do; `net` changes its network."""
     base = BASES[kind]
-    config = base.config({**base.net, **net})
+    config = getattr(supported, base.config)({**base.net, **net})
     config.unet_config.setdefault("dtype", torch.float32)
     model = config.get_model({})
     draw_weights(model.diffusion_model)

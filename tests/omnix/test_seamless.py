@@ -138,7 +138,7 @@ def seen(model: Model, name: str, into: list[Any]) -> Model:
     return model
 
 
-@pytest.mark.parametrize("reference", ["FLUX.1", "FLUX.2", "Qwen-Image", "Krea 2", "Z-Image"])
+@pytest.mark.parametrize("reference", sorted({"FLUX.1", "FLUX.2", "Qwen-Image", "Krea 2", "Z-Image"} & {*BASES}))
 def test_references_of_the_pictures_size_continue(reference: str) -> None:
     """Others (a photo to look at) stay as they are."""
     model, shape = load_base(reference), BASES[reference].shape

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from comfyui_omnix.mapfiles import layout
-from comfyui_omnix.training import engine, pictures
-from comfyui_omnix.training.config import Config, TrainingError
+from comfyui_omnix.training import data, engine, pictures, record
+from comfyui_omnix.training.config import Config, TrainingError, plans
 from comfyui_omnix.training.config import Stream as Folders
 from comfyui_omnix.training.samples import Batch, draw
 from made_up import TASK, base, config, latents
@@ -106,6 +106,35 @@ def test_masks_that_can_not_be_used(tmp_path: Path, pixels: np.ndarray, words: s
     layout.save(tmp_path / "mask" / "a.png", pixels)
     with pytest.raises(TrainingError, match=words):
         weight_of(tmp_path / "depth" / "a.exr", tmp_path / "mask" / "a.png")
+
+
+@pytest.mark.parametrize("folder", ["mine", "depth", "semantic"])
+def test_the_held_out_figures_count_what_is_learned(tmp_path: Path, folder: str) -> None:
+    """A prediction that is right where the mask is white and wrong elsewhere has no error."""
+    chance = np.random.default_rng(7)
+    kept = np.zeros((HEIGHT, WIDTH), bool)
+    kept[16:40, 24:96] = True
+    grey = (255 * chance.choice([0.2, 0.6, 1.0], (HEIGHT, WIDTH))).astype(np.uint8)
+    grey[0, 0] = 255
+    if folder == "depth":
+        layout.save(tmp_path / "depth" / "a.exr", grey / np.float32(255))
+    else:
+        layout.save(tmp_path / folder / "a.png", np.repeat(grey[..., None], 3, axis=-1))
+    layout.save(tmp_path / "mask" / "a.png", kept.astype(np.uint8) * 255)
+    layout.save(tmp_path / "rgb" / "a.png", np.repeat(grey[..., None], 3, axis=-1))
+    given = Config(data=str(tmp_path), target=(folder,), mask="mask", size=f"{WIDTH}x{HEIGHT}")
+    (plan,) = plans(given)
+    sources = data.find(given, plan)
+    true = torch.from_numpy(grey[..., None] / np.float32(255)).expand(-1, -1, 3)
+    wrong = torch.where(torch.from_numpy(kept)[..., None], true, 1.2 - true)
+    figures, all_wrong = (
+        record.Watch(given, plan, sources, ("a",), None, tmp_path).measure([image])  # type: ignore[arg-type]
+        for image in (wrong, 1.2 - true)
+    )
+    name, best = {"mine": ("mine psnr", 100), "depth": ("depth none abs_rel", 0), "semantic": ("semantic accuracy", 1)}[
+        folder
+    ]
+    assert figures[name] == pytest.approx(best, abs=1e-5) and abs(all_wrong[name] - best) > 0.1
 
 
 @pytest.mark.parametrize("latitude", [False, True])
