@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from ..glb import Geometry, Part, write_glb
+from ...converters.version import VERSION
+from ..glb import Geometry, Material, Part, write_glb
 from .agreement import Agreement, agreement
-from .behind import inpainted
+from .behind import continued
 from .checks import check_depth
 from .cuts import DOUBT
 from .floor import floor_below
 from .frame import Array, from_gltf, to_gltf
-from .material import Textures, encoded, textures_of
+from .light import light_of
+from .material import Textures, encode, encoded, sized, textures_of
 from .mesh import Mesh
 from .report import report
 from .shading import shaded
 from .shape import Layer, Options, Shape, layer_behind, shape_of
+from .sky import dome_of
 
 SEEN, BACKGROUND, INVENTED = "Panorama", "background", "invented"
 """What was seen (node and material), and what nobody saw: its node, and its material."""
+SKY, COLLIDER = "sky", "collider.floor"
+TOOL, FLOOR = "OmniX Panorama for ComfyUI", "floor"
 
 USUAL = Options()
 
 COVERED = 0.03
 """Where the point straight down is off the floor by this share, a tripod stands there, or a table."""
-
-LIGHT = 100.0
-"""Candela of the point light: about what a room of a few metres needs."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +57,51 @@ def build_scene(distance: Array, maps: Mapping[str, Array], options: Options = U
     check_depth(distance, maps)
     found, maps = framed(distance, maps)
     normals = to_gltf(maps["normal"]) if "normal" in maps else None
-    shape = shape_of(distance, normals, options, doubt_of(found))
+    shape = shape_of(distance, normals, options, doubt_of(found), maps["image"])
     mesh, scale = scaled(shape, options.camera_height)
     geometry, textures = dressed(mesh, maps, shape.rows, options)
-    parts = [Part(SEEN, geometry, encoded(textures, options.textures), SEEN)]
+    light = None if textures.unlit else light_of(maps, distance * scale)
+    if light is not None:
+        textures = replace(textures, glow=sized(light.glow, options.texture_size), strength=light.strength)
     layer, background = layer_behind(shape, options), None
     if layer is not None:
         moved = replace(layer.mesh, positions=layer.mesh.positions * scale)
         background = dressed(moved, grown(maps, layer), shape.rows, options)
-        parts.append(Part(BACKGROUND, background[0], encoded(background[1], options.textures), INVENTED))
-    glb = write_glb(parts, LIGHT if options.light else 0.0)
+    sky = dome_of(distance > 0, maps["image"], float(distance.max()) * scale) if options.sky else None
+    parts = parts_of_file((geometry, textures), background, sky, shape, scale, options)
+    candela = light.candela if light is not None and options.light else 0.0
+    raised = height_of(shape) * scale if options.origin == FLOOR else 0.0
+    glb = write_glb(parts, candela, raised, {"tool": TOOL, "version": VERSION, "settings": asdict(options)})
     told = report(shape, layer, distance, scale, maps, textures, len(glb), options, found)
     return Scene(geometry, textures, glb, told, background)
+
+
+def parts_of_file(
+    seen: tuple[Geometry, Textures],
+    background: tuple[Geometry, Textures] | None,
+    sky: tuple[Geometry, Array] | None,
+    shape: Shape,
+    scale: float,
+    options: Options,
+) -> list[Part]:
+    """Return the meshes of the file: what was seen, and each of what is invented, the sky and the collider there is."""
+    parts = [Part(SEEN, seen[0], encoded(seen[1], options.textures), SEEN)]
+    if background is not None:
+        parts.append(Part(BACKGROUND, background[0], encoded(background[1], options.textures), INVENTED))
+    if sky is not None:
+        picture = encode(sized(sky[1], options.texture_size), options.textures)
+        parts.append(Part(SKY, sky[0], Material(picture, unlit=True), SKY))
+    if options.collider:
+        parts.append(Part(COLLIDER, floor_quad(seen[0], height_of(shape) * scale), None, COLLIDER))
+    return parts
+
+
+def floor_quad(geometry: Geometry, below: float) -> Geometry:
+    """Return a level rectangle so far below the viewer, as large as the scene, that faces up."""
+    (x0, _, z0), (x1, _, z1) = geometry.positions.min(axis=0), geometry.positions.max(axis=0)
+    corners = np.array([[x0, -below, z0], [x0, -below, z1], [x1, -below, z1], [x1, -below, z0]])
+    uv = np.array([[0, 0], [0, 1], [1, 1], [1, 0]])
+    return Geometry(corners, np.tile([0.0, 1.0, 0.0], (4, 1)), uv, np.array([[0, 1, 2], [0, 2, 3]]))
 
 
 def dressed(mesh: Mesh, maps: Mapping[str, Array], rows: int, options: Options) -> tuple[Geometry, Textures]:
@@ -82,9 +117,9 @@ def grown(maps: Mapping[str, Array], layer: Layer) -> Mapping[str, Array]:
     height, width = maps["image"].shape[:2]
     rows, columns = ((np.arange(n) * m) // n for n, m in zip((height, width), layer.invented.shape))
     place = np.ix_(rows, columns)
-    invented, border = layer.invented[place], layer.border[place]
+    invented, border, kind = layer.invented[place], layer.border[place], layer.kind[place]
     return {
-        name: np.where(invented[..., None], inpainted(pixels, ~border), pixels).astype(pixels.dtype)
+        name: continued(pixels, border, kind, invented).astype(pixels.dtype)
         for name, pixels in maps.items()
         if name != "normal"
     }

@@ -14,7 +14,7 @@ from .edges import surfaces
 from .frame import Array
 from .hierarchy import TooFew, chosen, errors, triangles_of
 from .mesh import Mesh, assemble
-from .surface import Flags, Surface, halved, lattice_rows, resampled
+from .surface import Flags, Ints, Surface, halved, lattice_rows, nearest_pixels, resampled
 
 # What is invented need not be exact: its error as a share of the distance.
 ROUGH = 0.005
@@ -35,7 +35,10 @@ class Options:
     unlit: bool = False
     textures: str = "PNG"
     texture_size: int = 4096
-    light: bool = False
+    light: bool = True
+    sky: bool = True
+    origin: str = "viewer"
+    collider: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,10 @@ class Shape:
     surface: Surface
 
 
-def shape_of(distance: Array, normals: Array | None, options: Options, doubt: float = DOUBT) -> Shape:
-    """Return the mesh of a depth map, its viewer at the origin, in the depth's own unit.
+def shape_of(
+    distance: Array, normals: Array | None, options: Options, doubt: float = DOUBT, picture: Array | None = None
+) -> Shape:
+    """Return the mesh of a depth map, its viewer at the origin, in the depth's own unit; see `edges.surfaces`.
 
     Cuts are never given up for a lower number of triangles: if they need more, the lattice gets coarser.
     """
@@ -63,7 +68,8 @@ def shape_of(distance: Array, normals: Array | None, options: Options, doubt: fl
     coarser = False
     while True:
         reduced = resampled(inverse, valid, normals, rows)
-        surface, given = surfaces(*reduced, options.tolerance if options.cut else None, doubt)
+        shown = None if picture is None else picture[np.ix_(*nearest_pixels(len(distance), rows))]
+        surface, given = surfaces(*reduced, options.tolerance if options.cut else None, doubt, shown)
         corners = corners_of(surface)
         try:
             active, error = chosen(errors(corners), options.triangles, options.max_error)
@@ -85,11 +91,12 @@ def shape_of(distance: Array, normals: Array | None, options: Options, doubt: fl
 
 @dataclass(frozen=True)
 class Layer:
-    """The mesh of what stands behind, and which pixels [M, N] of the lattice are invented and lend their colours."""
+    """The mesh of what stands behind; pixels [M, N] of the lattice as in `behind.Behind`."""
 
     mesh: Mesh
     invented: Flags
     border: Flags
+    kind: Ints
     share: float
 
 
@@ -99,7 +106,9 @@ def layer_behind(shape: Shape, options: Options) -> Layer | None:
     if found is None:
         return None
     mesh = _mesh_behind(found.surface, shape.surface, options)
-    return Layer(mesh, found.invented, found.border, _solid_angle(found.invented)) if len(mesh.faces) else None
+    return (
+        Layer(mesh, found.invented, found.border, found.kind, _solid_angle(found.invented)) if len(mesh.faces) else None
+    )
 
 
 def _mesh_behind(surface: Surface, seen: Surface, options: Options) -> Mesh:
@@ -107,14 +116,23 @@ def _mesh_behind(surface: Surface, seen: Surface, options: Options) -> Mesh:
     if len(surface.inverse) >= FINE and len(surface.inverse) % 4 == 0:
         return _mesh_behind(halved(surface), halved(seen), options)
     corners = corners_of(surface)
-    corners = replace(corners, inverse=np.minimum(corners.inverse, (1 - UNDER) * _least_around(seen)))
+    under = (1 - UNDER) * _least_around(seen)
+    corners = replace(corners, inverse=np.minimum(corners.inverse, under))
     try:
         active, _ = chosen(errors(corners), options.triangles // 2, max(options.max_error, ROUGH))
     except TooFew:
         if len(surface.inverse) < 16 or len(surface.inverse) % 4:
             return assemble(corners, np.zeros((0, 3, 2), dtype=int))
         return _mesh_behind(halved(surface), halved(seen), options)
-    return assemble(corners, triangles_of(active))
+    return _no_farther(assemble(corners, triangles_of(active)), np.minimum(under, _least_around(surface)))
+
+
+def _no_farther(mesh: Mesh, least: Array) -> Mesh:
+    """Return a mesh whose vertices have at least these inverse distances [M + 1, N]: at a rim, slopes lead too far."""
+    rows, columns = mesh.lattice.T // 2
+    length = np.sqrt((mesh.positions**2).sum(axis=1))
+    allowed = np.minimum(length, 1 / least[rows, columns % least.shape[1]])
+    return replace(mesh, positions=mesh.positions * (allowed / length)[:, None])
 
 
 def _least_around(seen: Surface) -> Array:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .frame import Array
 
-Flags = NDArray[np.bool_]
+Flags, Ints = NDArray[np.bool_], NDArray[np.integer]
 
 # Finer than this the lattice gains nothing that a mesh of some hundred thousand triangles could show.
 MOST_ROWS = 2048
@@ -64,12 +64,18 @@ def resampled(inverse: Array, valid: Flags, normals: Array | None, rows: int) ->
     if rows == height:
         return inverse, valid, normals
     y, x = ((np.arange(n) + 0.5) * height / rows for n in (rows, 2 * rows))
-    i, j = y.astype(int), x.astype(int)
+    i, j = nearest_pixels(height, rows)
     across, down = slopes(inverse)
     near = np.ix_(i, j)
     moved = inverse[near] + across[near] * (x - j - 0.5)[None] + down[near] * (y - i - 0.5)[:, None]
     found = valid[near]
     return np.where(found, moved, 0.0), found, None if normals is None else normals[near]
+
+
+def nearest_pixels(height: int, rows: int) -> tuple[Ints, Ints]:
+    """Return the rows and columns of a panorama of `height` that a lattice of `rows` shows."""
+    i, j = (((np.arange(n) + 0.5) * height / rows).astype(int) for n in (rows, 2 * rows))
+    return i, j
 
 
 def halved(surface: Surface) -> Surface:
