@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..mapfiles.nyu40 import CLASSES
 from ..omnix import maps, semantics
+from ..omnix.scene.inputs import normals_in_frame
 from .lineage import HIDDEN, check_inputs, check_map
 
 MogeGeometry = io.Custom("MOGE_GEOMETRY")
@@ -94,14 +95,21 @@ class OmniXNormal(io.ComfyNode):
                     optional=True,
                     tooltip="DirectX inverts the green channel (up).",
                 ),
+                io.Mask.Input(
+                    "depth",
+                    optional=True,
+                    tooltip="The mask output of OmniX Depth. With it the normals are turned to fit this depth, as "
+                    "Panorama to 3D Scene does.",
+                ),
             ],
             outputs=[io.Image.Output(display_name="normal", tooltip="normal * 0.5 + 0.5.")],
         )
 
     @classmethod
-    def execute(cls, image: Any, convention: str = "OpenGL") -> io.NodeOutput:
+    def execute(cls, image: Any, convention: str = "OpenGL", depth: Any = None) -> io.NodeOutput:
         check_map(cls, "normal")
-        return io.NodeOutput(maps.normal(image, directx=convention == "DirectX"))
+        normal = maps.normal(image, directx=convention == "DirectX")
+        return io.NodeOutput(normal if depth is None else normals_in_frame(normal, depth))
 
 
 class OmniXMaterial(io.ComfyNode):

@@ -46,7 +46,7 @@ OPTIONS: tuple[tuple[str, Any, dict[str, Any], str], ...] = (
     ("unlit", io.Boolean, {}, "Show the panorama itself, without lights."),
     ("textures", io.Combo, {"options": ["PNG", "JPEG"]}, "Exact, or small."),
     ("texture_size", io.Int, {"min": 0, "max": 16384}, "Greatest width of a texture in pixels; 0 keeps the maps' own."),
-    ("light", io.Boolean, {"advanced": True}, "Add a point light at the viewer (KHR_lights_punctual)."),
+    ("light", io.Boolean, {"advanced": True}, "With albedo: add a point light at the viewer (KHR_lights_punctual)."),
     (
         "background",
         io.Boolean,
@@ -58,6 +58,19 @@ OPTIONS: tuple[tuple[str, Any, dict[str, Any], str], ...] = (
         io.Boolean,
         {},
         "With cut: make a node of its own of each thing that stands in front of the room. Nothing else changes.",
+    ),
+    ("sky", io.Boolean, {}, "Show what has no depth on an unlit dome around the scene; without it, it stays open."),
+    (
+        "origin",
+        io.Combo,
+        {"options": ["viewer", "floor"], "advanced": True},
+        "Where the origin of the file is: at the viewer, or on the floor below.",
+    ),
+    (
+        "collider",
+        io.Boolean,
+        {"advanced": True},
+        "Add an invisible rectangle on the floor for physics, as a node named collider.floor.",
     ),
 )
 

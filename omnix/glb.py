@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +47,7 @@ class Material:
     """Base colour (sRGB), tangent-space normals, and occlusion, roughness, metallic in red, green, blue (linear).
 
     Without `orm` the surface is rough (1) and not metallic (0). `occluded`: whether the red of `orm` is occlusion.
+    `glow` (sRGB) is what the surface emits, `strength` times over.
     """
 
     base_colour: Picture
@@ -54,15 +55,20 @@ class Material:
     orm: Picture | None = None
     occluded: bool = False
     unlit: bool = False
+    glow: Picture | None = None
+    strength: float = 1.0
 
 
 @dataclass(frozen=True)
 class Part:
-    """A mesh with its own material; `name` names node and mesh, `surface` names the material."""
+    """A mesh with its own material; `name` names node and mesh, `surface` names the material.
+
+    A part without a material is not drawn: a collider.
+    """
 
     name: str
     geometry: Geometry
-    material: Material
+    material: Material | None
     surface: str
 
 
@@ -72,13 +78,19 @@ class _File:
 
     document: dict[str, Any]
     binary: bytearray = field(default_factory=bytearray)
-    materials: dict[tuple[str, Material], int] = field(default_factory=dict)
+    materials: dict[tuple[str, Material | None], int] = field(default_factory=dict)
 
     def add(self, kind: str, entry: Any) -> int:
         """Append an entry to one of the document's lists and return its index."""
         entries = self.document.setdefault(kind, [])
         entries.append(entry)
         return len(entries) - 1
+
+    def using(self, extension: str) -> str:
+        """Note that the document uses an extension, and return its name."""
+        if extension not in self.document.get("extensionsUsed", ()):
+            self.add("extensionsUsed", extension)
+        return extension
 
     def view(self, data: bytes, **more: int) -> int:
         """Append bytes at a multiple of four and return their buffer view."""
@@ -113,15 +125,24 @@ class _File:
         return {"index": self.add("textures", {"sampler": 0, "source": source})}
 
 
-def write_glb(parts: Sequence[Part], light: float = 0.0) -> bytes:
-    """Return the file.  light: candela of a white point light at the origin, 0 = none.  ValueError beyond 4 GiB."""
-    file = _File({"asset": {"version": "2.0", "generator": "OmniX Panorama"}, "scene": 0})
+def write_glb(
+    parts: Sequence[Part], light: float = 0.0, height: float = 0.0, extras: Mapping[str, Any] | None = None
+) -> bytes:
+    """Return the file.  ValueError beyond 4 GiB.
+
+    light: candela of a white point light where the camera is, 0 = none; height: how far everything is raised; extras:
+    what the asset says of its making.
+    """
+    asset = {"version": "2.0", "generator": "OmniX Panorama"}
+    file = _File({"asset": asset | ({"extras": dict(extras)} if extras else {}), "scene": 0})
     file.add("samplers", _sampler())
     nodes = [_node(file, part) for part in parts]
     file.add("cameras", {"type": "perspective", "perspective": {"yfov": float(np.pi / 2), "znear": 0.01}})
     nodes.append({"name": "Viewer", "camera": 0})
     if light > 0:
         nodes.append(_light(file, light))
+    if height:
+        nodes = [node | {"translation": [0.0, height, 0.0]} for node in nodes]
     file.document |= {"nodes": nodes, "scenes": [{"nodes": list(range(len(nodes)))}]}
     return _packed(file)
 
@@ -161,6 +182,8 @@ def _indices(file: _File, geometry: Geometry) -> int:
 
 def _material(file: _File, part: Part) -> dict[str, Any]:
     material = part.material
+    if material is None:
+        return {"name": part.surface, "alphaMode": "MASK", "pbrMetallicRoughness": {"baseColorFactor": [1, 1, 1, 0]}}
     shade: dict[str, Any] = {
         "baseColorTexture": file.texture(material.base_colour, f"{part.surface} base colour"),
         "metallicFactor": 0.0,
@@ -174,17 +197,17 @@ def _material(file: _File, part: Part) -> dict[str, Any]:
     if material.normal is not None:
         entry["normalTexture"] = file.texture(material.normal, f"{part.surface} normal")
     if material.unlit:
-        entry["extensions"] = {"KHR_materials_unlit": {}}
-        if "KHR_materials_unlit" not in file.document.get("extensionsUsed", ()):
-            file.add("extensionsUsed", "KHR_materials_unlit")
+        entry["extensions"] = {file.using("KHR_materials_unlit"): {}}
+    if material.glow is not None:
+        entry |= {"emissiveTexture": file.texture(material.glow, f"{part.surface} glow"), "emissiveFactor": [1.0] * 3}
+        entry["extensions"] = {file.using("KHR_materials_emissive_strength"): {"emissiveStrength": material.strength}}
     return entry
 
 
 def _light(file: _File, candela: float) -> dict[str, Any]:
     lights = {"lights": [{"type": "point", "intensity": candela, "color": [1.0, 1.0, 1.0]}]}
     file.document["extensions"] = {"KHR_lights_punctual": lights}
-    file.add("extensionsUsed", "KHR_lights_punctual")
-    return {"name": "Light", "extensions": {"KHR_lights_punctual": {"light": 0}}}
+    return {"name": "Light", "extensions": {file.using("KHR_lights_punctual"): {"light": 0}}}
 
 
 def _packed(file: _File) -> bytes:

@@ -16,18 +16,27 @@ NEAR = 0.02
 
 
 def seen_from(
-    scene: Scene, place: tuple[float, ...], yaw: float, pitch: float, field: float, size: tuple[int, int]
+    scene: Scene, place: tuple[float, float, float], yaw: float, pitch: float, field: float, size: tuple[int, int]
 ) -> Array:
     """Return what a camera at `place` (glTF's axes, front -Z) sees, [h, w, 3]; yaw to the right, all in degrees."""
-    across, up = math.radians(yaw), math.radians(pitch)
-    ahead = np.array([math.sin(across) * math.cos(up), math.sin(up), -math.cos(across) * math.cos(up)])
-    eye = np.array(place)
     rows = 2 * math.degrees(math.atan(math.tan(math.radians(field) / 2) * size[1] / size[0]))
+    camera = Camera(place, tuple(np.add(place, ahead(yaw, pitch))), rows)
+    positions, uv, faces, texture = before(scene, camera)
+    return draw(positions, uv, faces, texture, camera, size)
+
+
+def ahead(yaw: float, pitch: float) -> Array:
+    """Return the unit vector in glTF's axes that looks so many degrees to the right and up."""
+    across, up = math.radians(yaw), math.radians(pitch)
+    return np.array([math.sin(across) * math.cos(up), math.sin(up), -math.cos(across) * math.cos(up)])
+
+
+def before(scene: Scene, camera: Camera) -> tuple[Array, Array, Array, Array]:
+    """Return what lies before a camera of all meshes of a scene: positions, uv, faces, and one texture."""
     corners, uv, texture = _joined(scene)
-    corners, uv = _before(corners, uv, eye, ahead)
-    faces = np.arange(3 * len(corners)).reshape(-1, 3)
-    camera = Camera(tuple(eye), tuple(eye + ahead), rows)
-    return draw(corners.reshape(-1, 3), uv.reshape(-1, 2), faces, texture, camera, size)
+    eye = np.array(camera.eye)
+    corners, uv = _before(corners, uv, eye, np.array(camera.target) - eye)
+    return corners.reshape(-1, 3), uv.reshape(-1, 2), np.arange(3 * len(corners)).reshape(-1, 3), texture
 
 
 def _joined(scene: Scene) -> tuple[Array, Array, Array]:
@@ -43,10 +52,10 @@ def _joined(scene: Scene) -> tuple[Array, Array, Array]:
     return corners, uv / [1, len(parts)], np.concatenate(colours)
 
 
-def _before(corners: Array, uv: Array, eye: Array, ahead: Array) -> tuple[Array, Array]:
+def _before(corners: Array, uv: Array, eye: Array, axis: Array) -> tuple[Array, Array]:
     """Keep of each triangle what lies before the camera: all of it, a corner, or two corners as two triangles."""
     values = np.concatenate([corners, uv], axis=-1)
-    depth = (corners - eye) @ ahead - NEAR
+    depth = (corners - eye) @ axis - NEAR
     count = (depth > 0).sum(axis=1)
     # The corner that is alone on its side comes first; triangles keep their turn.
     alone = np.where(count == 1, (depth > 0).argmax(axis=1), (depth <= 0).argmax(axis=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from einops import einsum, rearrange, reduce
@@ -24,6 +25,14 @@ class Camera:
     fov: float = 40.0
 
 
+class Shown(NamedTuple):
+    """The pixels [N] of a screen that show a face, row by row; the uv [N, 2] and the depth [N] along the axis there."""
+
+    pixel: Ints
+    uv: Array
+    depth: Array
+
+
 FROM_OUTSIDE = Camera((-3.5, 5.5, 6.5), target=(0.0, -0.6, 0.0))
 """From here one sees the whole of the demo's room."""
 
@@ -37,6 +46,19 @@ def draw(
     not drawn, so one looks into a room from outside.  A pixel is the mean of finer x finer points.
     """
     width, height = size[0] * finer, size[1] * finer
+    shown = nearest_face(positions, uv, faces, camera, (width, height))
+    picture = np.full((width * height, 3), BACKGROUND, dtype=np.float32)
+    rows, columns = (shown.uv[:, axis] * texture.shape[1 - axis] for axis in (1, 0))
+    picture[shown.pixel] = texture[
+        np.minimum(rows.astype(int), texture.shape[0] - 1), columns.astype(int) % texture.shape[1]
+    ]
+    fine = rearrange(picture, "(h w) c -> h w c", w=width)
+    return reduce(fine, "(h i) (w j) c -> h w c", "mean", i=finer, j=finer)
+
+
+def nearest_face(positions: Array, uv: Array, faces: Ints, camera: Camera, size: tuple[int, int]) -> Shown:
+    """Return what the pixels' centres of a screen of (width, height) show; arguments as for `draw`."""
+    width, height = size
     screen, nearness = _projected(positions, camera, width, height)
     pairs, pixel, weights = _covered(screen[faces], width, height)
     # Inverse depth, and whatever is divided by depth, runs straight across the screen.
@@ -48,13 +70,7 @@ def draw(
     held[pixel[first]] = first
     shown = held[held >= 0]
     places = (shares[shown, :, None] * uv[faces[pairs[shown]]]).sum(axis=1) / near[shown, None]
-    picture = np.full((width * height, 3), BACKGROUND, dtype=np.float32)
-    rows, columns = (places[:, axis] * texture.shape[1 - axis] for axis in (1, 0))
-    picture[held >= 0] = texture[
-        np.minimum(rows.astype(int), texture.shape[0] - 1), columns.astype(int) % texture.shape[1]
-    ]
-    fine = rearrange(picture, "(h w) c -> h w c", w=width)
-    return reduce(fine, "(h i) (w j) c -> h w c", "mean", i=finer, j=finer)
+    return Shown(np.flatnonzero(held >= 0), places, 1 / near[shown])
 
 
 def _projected(positions: Array, camera: Camera, width: int, height: int) -> tuple[Array, Array]:

@@ -1,9 +1,9 @@
 """Invent the hidden background: at each cut the farther surface continues under the nearer one, along its own plane.
 
 The camera did not see this part. The plane next to a cut continues under the nearer surface, as far as a viewer who
-steps aside would see. If several planes meet, the nearest one that is still behind the visible surface is used, as in a
-room whose walls and floor meet. A plane ends where it reaches the visible surface: there the floor comes out from under
-the table.
+steps aside would see. If several planes meet, a large plane counts more than one of a few pixels, and then the nearest
+one that is still behind the visible surface, as in a room whose walls and floor meet. A plane ends where it reaches the
+visible surface: there the floor comes out from under the table. Nothing goes beyond floor, ceiling and walls.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from einops import reduce
 from scipy.ndimage import binary_dilation
 
 from .edges import parts_of
 from .frame import Array, pixel_directions
 from .noise import noise_of
 from .planes import REACH, dotted, fitted
-from .surface import Flags, Surface
+from .surface import Flags, Ints, Surface
+from .walls import OFF, Large, large
 
 # Planes are found and carried on so many rows at most.
 ROWS = 256
@@ -31,20 +33,30 @@ SAME, FARTHER = 0.02, 1.5
 UNDER = 0.01
 # A plane beside a cut must also explain pixels so far from it, within this share; so far it must not be edge-on.
 PROOF, EXPLAINS = (2, 5), 0.02
+# So many pixels beyond a cut are looked at for a large plane, of which all but the first may show something else.
+LOOKED = (1, 3, 5, 8)
+# How well a plane is known.
+FACING, LOCAL, LARGE = 1.0, 2.0, 3.0
 # Colours are taken so many pixels beside a cut, where no edge is blurred.
 BORDER = (2, 3, 4)
+# So far at most, as a share, they may differ from the pixel right beside the cut.
+CONTINUES = 0.1
+# A plane with fewer such pixels takes its colours from all.
+FEW = 20
 
 
 class Behind(NamedTuple):
     """A surface without cuts, and which of its pixels [M, N] are invented; the rest is its rim.
 
-    border: the pixels of the farther surfaces next to the cuts, whose colours continue behind. drawn: the invented
-    pixels that a second panorama shows.
+    border: the pixels of the farther surfaces next to the cuts, whose colours continue behind. kind [M, N]: the large
+    plane on which an invented or a border pixel is, -1 for none. drawn: the invented pixels that a second panorama
+    shows.
     """
 
     surface: Surface
     invented: Flags
     border: Flags
+    kind: Ints
     drawn: Flags
 
 
@@ -55,31 +67,61 @@ def behind(surface: Surface, second: Array | None = None) -> Behind | None:
     0 = none.
     """
     step = max(1, len(surface.inverse) // ROWS)
-    carried = _carried(reduced(surface, step), surface.inverse.shape, step)
-    w = surface.inverse
-    found = np.maximum(dotted(carried, pixel_directions(*w.shape)), carried[..., 7] / FARTHER)
-    drawn = np.zeros_like(surface.valid)
+    maps = reduced(surface, step)
+    planes = fitted(*maps[:2], 2 * noise_of(*maps[:2]).slack(), WIDER)
+    wide = large(planes, *maps[:2])
+    found = _found(maps, planes, wide, surface.inverse, step)
+    valid, nearest = surface.valid, surface.inverse * (1 - SAME)
+    drawn = np.zeros_like(valid)
     if second is not None:
-        drawn = surface.valid & (second > 0) & (second < w * (1 - SAME))
+        drawn = valid & (second > 0) & (second < nearest)
         found = np.where(drawn, second, found)
-    invented = surface.valid & (found > 0) & (found < w * (1 - SAME))
+    invented = valid & (found > 0) & (found < nearest)
     if not invented.any():
         return None
-    valid = grown_by(invented, 2) & surface.valid
-    inverse = np.where(invented, found, np.where(valid, w * (1 - UNDER), 0.0))
+    valid = grown_by(invented, 2) & valid
+    inverse = np.where(invented, found, np.where(valid, surface.inverse * (1 - UNDER), 0.0))
     right, down = valid != np.roll(valid, -1, axis=1), valid[1:] != valid[:-1]
-    return Behind(Surface(inverse, valid, None, right, down), invented, _border(surface), drawn)
+    kind = _kinds(wide.planes, np.where(invented, found, surface.inverse))
+    return Behind(Surface(inverse, valid, None, right, down), invented, _border(surface), kind, drawn)
+
+
+def _kinds(planes: Array, inverse: Array) -> Ints:
+    """Return the plane on which each pixel lies that has these inverse distances, -1 for none."""
+    rays = pixel_directions(*inverse.shape)
+    kind, least = np.full(inverse.shape, -1), np.full(inverse.shape, OFF)
+    for number, plane in enumerate(planes):
+        off = np.abs(dotted(plane, rays) / np.maximum(inverse, 1e-9) - 1)
+        kind, least = np.where(off < least, number, kind), np.minimum(off, least)
+    return kind
+
+
+def _found(maps: tuple[Array, Flags, Flags, Flags], planes: Array, wide: Large, inverse: Array, step: int) -> Array:
+    """Return the inverse distance of what is behind `inverse` [M, N], 0 where nothing is; maps are `reduced`."""
+    carried = _carried(maps, planes, wide.planes, inverse.shape, step)
+    rays = pixel_directions(*inverse.shape)
+    found = np.maximum(dotted(carried, rays), carried[..., 7] / FARTHER)
+    end = np.zeros_like(found)
+    for plane in wide.planes[wide.around]:
+        there = dotted(plane, rays)
+        end = np.maximum(end, np.where(there < inverse * (1 - SAME), there, 0.0))
+    # What shuts the viewer in is where everything ends, and a better guess than a plane of a few pixels.
+    end = np.where(found > 0, end, 0.0)
+    return np.where((carried[..., 8] == FACING) & (end > 0), end, np.maximum(found, end))
 
 
 def _border(surface: Surface) -> Flags:
-    """Return the pixels [M, N] of farther surfaces that are a few pixels away from a cut."""
-    found = np.zeros_like(surface.valid)
+    """Return the pixels [M, N] of farther surfaces that are a few pixels away from a cut, and next to none."""
+    w = surface.inverse
+    beside, found = np.zeros_like(surface.valid), np.zeros_like(surface.valid)
     for cut, way in sides(surface.right, np.pad(surface.down, ((0, 1), (0, 0)))):
-        seed = cut & surface.valid & (moved(surface.inverse, way) < surface.inverse)
+        beside |= cut
+        far = np.where(cut & surface.valid & (moved(w, way) < w), moved(w, way), 0.0)
         for steps in BORDER:
-            back = -way[0] * steps, -way[1] * steps
-            found |= moved(seed, back) & (surface.inverse < moved(surface.inverse, back))
-    return found & surface.valid
+            further = way[0] * (steps - 1), way[1] * (steps - 1)
+            back = moved(far, (-way[0] - further[0], -way[1] - further[1]))
+            found |= np.abs(w - back) < CONTINUES * back
+    return found & surface.valid & ~beside
 
 
 def sides(right: Flags, down: Flags) -> list[tuple[Flags, tuple[int, int]]]:
@@ -104,13 +146,14 @@ def reduced(surface: Surface, step: int) -> tuple[Array, Flags, Flags, Flags]:
     return inverse, valid, right, down
 
 
-def _carried(maps: tuple[Array, Flags, Flags, Flags], shape: tuple[int, ...], step: int) -> Array:
-    """Return what was carried to each pixel, as `_seeds`, on the full lattice [M, N, 8]."""
+def _carried(
+    maps: tuple[Array, Flags, Flags, Flags], planes: Array, wide: Array, shape: tuple[int, ...], step: int
+) -> Array:
+    """Return what was carried to each pixel, as `_seeds`, on the full lattice [M, N, 9]."""
     w, valid, right, down = maps
     rays = pixel_directions(*w.shape).astype(np.float32)
-    planes = fitted(w, valid, 2 * noise_of(w, valid).slack(), WIDER)
     part = parts_of(valid, right, down[:-1])
-    found = _seeds(planes, w, rays, valid, right, down)
+    found = _seeds(planes, wide, w, rays, valid, right, down)
     reach = max(1, len(w) // 8)
     for jump in (*(reach >> k for k in range(reach.bit_length())), 1):
         for way in ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1)):
@@ -121,34 +164,59 @@ def _carried(maps: tuple[Array, Flags, Flags, Flags], shape: tuple[int, ...], st
     return found[np.ix_(rows, columns)]
 
 
-def _seeds(planes: Array, w: Array, rays: Array, valid: Flags, right: Flags, down: Flags) -> Array:
-    """Return for each pixel on the nearer side of a cut what is carried from there, [M, N, 8]; 0 = nothing.
+def _seeds(planes: Array, wide: Array, w: Array, rays: Array, valid: Flags, right: Flags, down: Flags) -> Array:
+    """Return for each pixel on the nearer side of a cut what is carried from there, [M, N, 9]; 0 = nothing.
 
-    It is the plane of the farther side, the ray where it starts, the cosine of how far it goes, and its inverse
-    distance there. Two surfaces shift against each other by the step aside times the difference of their inverse
-    distances. Where the plane explains nothing beyond the cut, it faces the viewer.
+    It is the plane of the farther side, the ray where it starts, the cosine of how far it goes, its inverse distance
+    there, and how well it is known. Two surfaces shift against each other by the step aside times the difference of
+    their inverse distances.
     """
-    found = np.zeros((*w.shape, 8), dtype=np.float32)
+    found = np.zeros((*w.shape, 9), dtype=np.float32)
     aside = ASIDE / float(np.median(w[-1][valid[-1]])) if valid[-1].any() else ASIDE / float(np.median(w[valid]))
     for cut, way in sides(right, down):
-        plane, far, there = (moved(a, way) for a in (planes, w, valid))
-        proven = np.ones_like(valid)
-        for steps in PROOF:
-            further = way[0] * steps, way[1] * steps
-            off = dotted(plane, moved(rays, further)) / np.maximum(moved(w, further), 1e-9) - 1
-            proven &= np.abs(off) < EXPLAINS
-        plane = np.where(proven[..., None], plane, moved(rays, way) * far[..., None])
+        far, there = (moved(a, way) for a in (w, valid))
+        plane, known = _beyond(planes, wide, w, rays, way)
         seed = cut & valid & there & (far < w)
         shown = np.cos(np.clip(aside * (w - far), 2 * np.pi / len(w), MOST_SHOWN))
-        carried = np.concatenate([plane, rays, shown[..., None], far[..., None]], axis=-1)
+        carried = np.concatenate([plane, rays, *(a[..., None] for a in (shown, far, known))], axis=-1)
         found = _nearer(found, np.where(seed[..., None], carried, 0.0), w, rays)
     return found
 
 
+def _beyond(planes: Array, wide: Array, w: Array, rays: Array, way: tuple[int, int]) -> tuple[Array, Array]:
+    """Return the plane [M, N, 3] on which the next pixel that way lies, and how well it is known [M, N].
+
+    It is a large one, moved to that pixel, if the pixels further on lie on it; else the pixel's own if that explains
+    them; else one that faces the viewer.
+    """
+    plane, far, ray = (moved(a, way) for a in (planes, w, rays))
+    local = np.ones(w.shape, dtype=bool)
+    for off in _misses(plane, w, rays, way, PROOF):
+        local &= np.abs(off) < EXPLAINS
+    plane, known = np.where(local[..., None], plane, ray * far[..., None]), np.where(local, LOCAL, FACING)
+    least = np.full(w.shape, OFF * len(LOOKED))
+    for one in wide.astype(np.float32):
+        off = np.stack(_misses(np.broadcast_to(one, planes.shape), w, rays, way, LOOKED))
+        fits, total = np.abs(off) < OFF, np.minimum(np.abs(off), OFF).sum(axis=0)
+        better = fits[0] & (total < least)
+        # A map drifts, so the plane is moved to lie where the pixels that fit it do.
+        shifted = one / (1 + (off * fits).sum(axis=0) / np.maximum(fits.sum(axis=0), 1))[..., None]
+        plane, known = np.where(better[..., None], shifted, plane), np.where(better, LARGE, known)
+        least = np.where(better, total, least)
+    return plane, known
+
+
+def _misses(plane: Array, w: Array, rays: Array, way: tuple[int, int], steps: tuple[int, ...]) -> list[Array]:
+    """Return by which shares the planes of pixels [M, N, 3] miss the pixels so many steps further that way."""
+    ways = [(way[0] * step, way[1] * step) for step in steps]
+    return [dotted(plane, moved(rays, far)) / np.maximum(moved(w, far), 1e-9) - 1 for far in ways]
+
+
 def _nearer(found: Array, other: Array, w: Array, rays: Array) -> Array:
-    """Return of two things that are carried the one that is met first behind what was seen, as far as it goes."""
+    """Return of two things that are carried the one that is better known, or met first behind what was seen."""
     old, new = dotted(found, rays), dotted(other, rays)
-    better = (new > old) & (new < w * (1 - SAME)) & (dotted(other[..., 3:6], rays) >= other[..., 6])
+    better = (other[..., 8] > found[..., 8]) | ((other[..., 8] == found[..., 8]) & (new > old))
+    better &= (new > 0) & (new < w * (1 - SAME)) & (dotted(other[..., 3:6], rays) >= other[..., 6])
     return np.where(better[..., None], other, found)
 
 
@@ -171,6 +239,24 @@ def inpainted(picture: Array, gone: Flags) -> Array:
     """
     weight = (~gone).astype(np.float32)[..., None]
     return _pulled(picture.astype(np.float32) * weight, weight)
+
+
+def continued(picture: Array, border: Flags, kind: Ints, wanted: Flags) -> Array:
+    """Return a picture [H, W, C] whose wanted pixels are grown from the border, each kind from its own.
+
+    It is done on `ROWS` rows, since what is grown has no detail.
+    """
+    step = next(n for n in range(max(1, len(picture) // ROWS), 0, -1) if len(picture) % n == 0)
+    filled = picture.astype(np.float32)
+    for number in np.unique(np.where(wanted, kind, -1)):
+        known = border & (kind == number)
+        weight = (known if known.sum() > FEW and number >= 0 else border).astype(np.float32)[..., None]
+        total = picture * weight
+        grown = _pulled(*(reduce(a, "(h a) (w b) c -> h w c", "sum", a=step, b=step) for a in (total, weight)))
+        mine = wanted & ((kind == number) if number >= 0 else True)
+        rows, columns = np.nonzero(mine)
+        filled[rows, columns] = grown[rows // step, columns // step]
+    return filled
 
 
 def _pulled(total: Array, weight: Array) -> Array:

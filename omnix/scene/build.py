@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from ..glb import Geometry, Part, write_glb
+from ...converters.version import VERSION
+from ..glb import Geometry, Material, Part, write_glb
 from ..semantics import Named
 from .agreement import Agreement, agreement
-from .behind import inpainted
+from .behind import continued
 from .checks import check_depth
 from .cuts import DOUBT
 from .floor import floor_below
 from .frame import Array, from_gltf, to_gltf
-from .material import Textures, encoded, textures_of
+from .light import light_of
+from .material import Textures, encode, encoded, sized, textures_of
 from .mesh import Mesh
 from .objects import objects_of
 from .report import report, told_of_layers
 from .second import Second, drawn_over
 from .shading import shaded
 from .shape import Layer, Options, Shape, layer_behind, shape_of
+from .sky import dome_of
 from .surface import at_size
 
 SEEN, BACKGROUND, INVENTED = "Panorama", "background", "invented"
 """The name of the visible part (node and material), the node of the invented part, and its material."""
+SKY, COLLIDER = "sky", "collider.floor"
+TOOL, FLOOR = "OmniX Panorama for ComfyUI", "floor"
 
 USUAL = Options()
 
 COVERED = 0.03
 """If the point straight down is off the floor by more than this share, a tripod or a table covers the floor."""
-
-LIGHT = 100.0
-"""Candela of the point light: about what a room of a few metres needs."""
 
 
 @dataclass(frozen=True)
@@ -66,22 +68,54 @@ def build_scene(
     check_depth(distance, maps)
     found, maps = framed(distance, maps)
     normals = to_gltf(maps["normal"]) if "normal" in maps else None
-    shape = shape_of(distance, normals, options, doubt_of(found))
+    shape = shape_of(distance, normals, options, doubt_of(found), maps["image"])
     mesh, scale = scaled(shape, options.camera_height)
     geometry, textures = dressed(mesh, maps, shape.rows, options)
-    material = encoded(textures, options.textures)
-    split = options.objects and options.cut
-    pieces = [*objects_of(mesh, geometry, shape.surface, named)] if split else [("", geometry)]
-    parts = [Part(name or SEEN, piece, material, SEEN) for name, piece in pieces]
+    light = None if textures.unlit else light_of(maps, distance * scale)
+    if light is not None:
+        textures = replace(textures, glow=sized(light.glow, options.texture_size), strength=light.strength)
     layer, background = layer_behind(shape, options, second), None
     if layer is not None:
         moved = replace(layer.mesh, positions=layer.mesh.positions * scale)
         background = dressed(moved, drawn_over(grown(maps, layer), second, layer.drawn), shape.rows, options)
-        parts.append(Part(BACKGROUND, background[0], encoded(background[1], options.textures), INVENTED))
-    glb = write_glb(parts, LIGHT if options.light else 0.0)
+    sky = dome_of(distance > 0, maps["image"], float(distance.max()) * scale) if options.sky else None
+    split = options.objects and options.cut
+    pieces = [*objects_of(mesh, geometry, shape.surface, named)] if split else [("", geometry)]
+    parts = parts_of_file(pieces, textures, background, sky, options)
+    if options.collider:
+        parts.append(Part(COLLIDER, floor_quad(geometry, height_of(shape) * scale), None, COLLIDER))
+    candela = light.candela if light is not None and options.light else 0.0
+    raised = height_of(shape) * scale if options.origin == FLOOR else 0.0
+    glb = write_glb(parts, candela, raised, {"tool": TOOL, "version": VERSION, "settings": asdict(options)})
     told = report(shape, layer, distance, scale, maps, textures, len(glb), options, found)
     told = "\n".join([told, *told_of_layers(layer, second, [name for name, _ in pieces if name], options)])
     return Scene(geometry, textures, glb, told, background)
+
+
+def parts_of_file(
+    pieces: Sequence[tuple[str, Geometry]],
+    textures: Textures,
+    background: tuple[Geometry, Textures] | None,
+    sky: tuple[Geometry, Array] | None,
+    options: Options,
+) -> list[Part]:
+    """Return the meshes of the file: the visible pieces by name, and the background and the sky if there are any."""
+    material = encoded(textures, options.textures)
+    parts = [Part(name or SEEN, piece, material, SEEN) for name, piece in pieces]
+    if background is not None:
+        parts.append(Part(BACKGROUND, background[0], encoded(background[1], options.textures), INVENTED))
+    if sky is not None:
+        picture = encode(sized(sky[1], options.texture_size), options.textures)
+        parts.append(Part(SKY, sky[0], Material(picture, unlit=True), SKY))
+    return parts
+
+
+def floor_quad(geometry: Geometry, below: float) -> Geometry:
+    """Return a level rectangle so far below the viewer, as large as the scene, that faces up."""
+    (x0, _, z0), (x1, _, z1) = geometry.positions.min(axis=0), geometry.positions.max(axis=0)
+    corners = np.array([[x0, -below, z0], [x0, -below, z1], [x1, -below, z1], [x1, -below, z0]])
+    uv = np.array([[0, 0], [0, 1], [1, 1], [1, 0]])
+    return Geometry(corners, np.tile([0.0, 1.0, 0.0], (4, 1)), uv, np.array([[0, 1, 2], [0, 2, 3]]))
 
 
 def dressed(mesh: Mesh, maps: Mapping[str, Array], rows: int, options: Options) -> tuple[Geometry, Textures]:
@@ -94,9 +128,10 @@ def dressed(mesh: Mesh, maps: Mapping[str, Array], rows: int, options: Options) 
 
 def grown(maps: Mapping[str, Array], layer: Layer) -> Mapping[str, Array]:
     """Return maps whose invented pixels are grown inwards from the border of what is seen behind."""
-    invented, border = (at_size(flags, maps["image"].shape[:2]) for flags in (layer.invented, layer.border))
+    size = maps["image"].shape[:2]
+    invented, border, kind = (at_size(each, size) for each in (layer.invented, layer.border, layer.kind))
     return {
-        name: np.where(invented[..., None], inpainted(pixels, ~border), pixels).astype(pixels.dtype)
+        name: continued(pixels, border, kind, invented).astype(pixels.dtype)
         for name, pixels in maps.items()
         if name != "normal"
     }

@@ -7,6 +7,8 @@ round, and with islands of a few pixels.
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
@@ -28,18 +30,26 @@ RADII = (1, 2, 3, 4, 6, 8, 12, 16)
 BELONGS = 0.1
 # A carried plane may change the inverse distance by this factor at most: beyond, the slope is noise.
 MOST = 1.5
+# Colours so far apart count as much as the greatest distance at which pixels are compared.
+UNLIKE = 0.1
 
 
 _Maps = tuple[Array, Array | None]
 
 
 def surfaces(
-    inverse: Array, valid: Flags, normals: Array | None, tolerance: float | None, doubt: float = DOUBT
+    inverse: Array,
+    valid: Flags,
+    normals: Array | None,
+    tolerance: float | None,
+    doubt: float = DOUBT,
+    picture: Array | None = None,
 ) -> tuple[Surface, Flags]:
     """Return the surface with its cuts, and which pixels [M, N] were given to one of two surfaces.
 
     A jump counts from `tolerance` on, as a share of the farther distance, or from where the map's own noise explains
-    it; None cuts nothing but what has no distance. doubt: how far the normals may be wrong, in radians.
+    it; None cuts nothing but what has no distance. doubt: how far the normals may be wrong, in radians. picture
+    [M, N, C]: its edges are sharp where those of the depth are not.
     """
     if tolerance is None:
         surface = with_borders(inverse, valid, normals, np.zeros_like(valid), np.zeros_like(valid[1:]))
@@ -54,10 +64,10 @@ def surfaces(
     if soft >= SOFT:
         moved |= between(planes, inverse, valid, limit, reach=round(1.5 * soft))
         planes = fitted(maps[0], valid & ~moved, slack)
-        maps = given(*maps, valid & ~moved, moved, planes)
+        maps = given(*maps, valid & ~moved, moved, planes, picture, round(1.5 * soft))
     for _ in range(ROUNDS):
         loose = _loose(*maps, valid, limit, doubt)
-        maps, moved = given(*maps, valid & ~moved & ~loose, loose, planes), moved | loose
+        maps, moved = given(*maps, valid & ~moved & ~loose, loose, planes, picture), moved | loose
     cuts = cuts_of(maps[0], valid, maps[1], limit, doubt)
     return with_borders(maps[0], valid, maps[1], cuts.right, cuts.down), moved
 
@@ -97,11 +107,24 @@ def _between(w: Array, rays: Array, planes: tuple[Array, Array], there: tuple[Ar
         return apart & (one * other < 0) & (np.minimum(np.abs(one), np.abs(other)) > BELONGS * gap)
 
 
-def given(inverse: Array, normals: Array | None, kept: Flags, wanted: Flags, planes: Array) -> _Maps:
-    """Return the maps, each wanted pixel on the plane of its nearest kept one, with that one's normal."""
+def given(
+    inverse: Array,
+    normals: Array | None,
+    kept: Flags,
+    wanted: Flags,
+    planes: Array,
+    picture: Array | None = None,
+    reach: int = 2,
+) -> _Maps:
+    """Return the maps, each wanted pixel on the plane of its nearest kept one, with that one's normal.
+
+    With a picture it is the kept pixel within `reach` that looks most like it and is near.
+    """
     if not wanted.any() or not kept.any():
         return inverse, normals
     rows, columns = (index[wanted] for index in nearest(kept))
+    if picture is not None:
+        rows, columns = _alike(picture, kept, wanted, (rows, columns), reach)
     carried = dotted(planes[rows, columns], pixel_directions(*inverse.shape)[wanted])
     source = inverse[rows, columns]
     moved = inverse.copy()
@@ -111,6 +134,20 @@ def given(inverse: Array, normals: Array | None, kept: Flags, wanted: Flags, pla
     turned = normals.copy()
     turned[wanted] = normals[rows, columns]
     return moved, turned
+
+
+def _alike(picture: Array, kept: Flags, wanted: Flags, found: tuple[Array, Array], reach: int) -> tuple[Array, Array]:
+    """Return rows and columns of the kept pixel that is most like each wanted one; `found` where there is none."""
+    own = np.nonzero(wanted)
+    colour, least = picture[own], np.full(len(own[0]), np.inf)
+    for down, right in product(range(-reach, reach + 1), repeat=2):
+        rows, columns = own[0] + down, (own[1] + right) % kept.shape[1]
+        there = rows.clip(0, len(kept) - 1), columns
+        off = ((picture[there] - colour) ** 2).sum(axis=-1) / UNLIKE**2 + (down**2 + right**2) / reach**2
+        better = kept[there] & (rows == there[0]) & (off < least)
+        least = np.where(better, off, least)
+        found = np.where(better, rows, found[0]), np.where(better, columns, found[1])
+    return found
 
 
 def islands(valid: Flags, right: Flags, down: Flags, least: int) -> Flags:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..distance import distances_alone
 from ..maps import unit_normals
 from ..semantics import Colour, Named, named
-from .build import Scene, build_scene
+from .build import Scene, build_scene, framed
 from .frame import Array
 from .second import Second
 from .shape import Options
@@ -65,6 +65,25 @@ def maps_of(
     one = {name: pixels[index : index + 1] for name, pixels in images.items()}
     shows = named(one["semantic"], colours)[0] if colours is not None and "semantic" in one else None
     return {name: pixels_of(name, pixels) for name, pixels in one.items() if name != "semantic"}, shows
+
+
+def normals_in_frame(normals: Tensor, depth: Tensor) -> Tensor:
+    """Return a normal map [B, H, W, 3], normal * 0.5 + 0.5, turned to fit depths [B, H, W] as a scene turns it.
+
+    ValueError if sizes differ, or if the two contradict each other.
+    """
+    if normals.shape[:3] != depth.shape:
+        raise ValueError(f"The image is {_size(normals)} but the depth is {_size(depth)}; make size and batch equal.")
+    turned = [_in_frame(pixels_of("normal", one[None]), distances_alone(far)[0]) for one, far in zip(normals, depth)]
+    return torch.from_numpy(np.stack(turned)).to(normals) * 0.5 + 0.5
+
+
+def _in_frame(normals: Array, depth: Tensor) -> Array:
+    found, maps = framed(depth.cpu().double().numpy(), {"normal": normals})
+    if "normal" not in maps:
+        why = f"they fit only as {found.fits}" if found and found.fits else "they disagree almost everywhere"
+        raise ValueError(f"The normals contradict the depth; {why}. Connect the depth of the same panorama, or none.")
+    return maps["normal"]
 
 
 def distances(depth: Tensor | None, geometry: Mapping[str, Any] | None) -> Tensor:

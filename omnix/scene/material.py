@@ -22,13 +22,18 @@ FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg"}
 
 @dataclass(frozen=True)
 class Textures:
-    """A scene's pictures before they are encoded, [h, w, 3] in [0, 1] each; `given` names the maps in `orm`."""
+    """A scene's pictures before they are encoded, [h, w, 3] in [0, 1] each; `given` names the maps in `orm`.
+
+    `glow` is what the surface emits, `strength` times over.
+    """
 
     base_colour: Array
     normal: Array | None
     orm: Array | None
     given: tuple[str, ...]
     unlit: bool
+    glow: Array | None = None
+    strength: float = 1.0
 
 
 def textures_of(
@@ -78,12 +83,12 @@ def resized(picture: Array, width: int, height: int) -> Array:
 
 def encoded(textures: Textures, form: str) -> Material:
     """Return the material, its pictures encoded as PNG or JPEG."""
-    base, normal, orm = (
+    base, normal, orm, glow = (
         None if pixels is None else encode(pixels, form)
-        for pixels in (textures.base_colour, textures.normal, textures.orm)
+        for pixels in (textures.base_colour, textures.normal, textures.orm, textures.glow)
     )
     assert base is not None
-    return Material(base, normal, orm, "occlusion" in textures.given, textures.unlit)
+    return Material(base, normal, orm, "occlusion" in textures.given, textures.unlit, glow, textures.strength)
 
 
 def encode(pixels: Array, form: str) -> Picture:

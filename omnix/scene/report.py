@@ -67,7 +67,8 @@ def _on_cuts(shape: Shape, options: Options) -> list[str]:
     told = f"Cuts: {shape.beside_cuts:.2%} of the solid angle lies beside a cut; {moved}."
     lines = [told if options.cut else "Cuts: off."]
     if shape.missing:
-        lines.append(f"Depth: {shape.missing:.2%} of the solid angle has none and is left open.")
+        fate = 'shown by the dome "sky"' if options.sky else "left open"
+        lines.append(f"Depth: {shape.missing:.2%} of the solid angle has none and is {fate}.")
     return lines
 
 

@@ -15,7 +15,7 @@ from .frame import Array
 from .hierarchy import TooFew, chosen, errors, triangles_of
 from .mesh import Mesh, assemble
 from .second import Second, on_lattice
-from .surface import Flags, Surface, halved, lattice_rows, resampled
+from .surface import Flags, Ints, Surface, halved, lattice_rows, nearest_pixels, resampled
 
 # The invented part need not be exact: its error as a share of the distance.
 ROUGH = 0.005
@@ -36,7 +36,10 @@ class Options:
     unlit: bool = False
     textures: str = "PNG"
     texture_size: int = 4096
-    light: bool = False
+    light: bool = True
+    sky: bool = True
+    origin: str = "viewer"
+    collider: bool = False
     objects: bool = False
 
 
@@ -54,8 +57,10 @@ class Shape:
     surface: Surface
 
 
-def shape_of(distance: Array, normals: Array | None, options: Options, doubt: float = DOUBT) -> Shape:
-    """Return the mesh of a depth map, its viewer at the origin, in the depth's own unit.
+def shape_of(
+    distance: Array, normals: Array | None, options: Options, doubt: float = DOUBT, picture: Array | None = None
+) -> Shape:
+    """Return the mesh of a depth map, its viewer at the origin, in the depth's own unit; see `edges.surfaces`.
 
     Cuts are never given up for a lower number of triangles: if they need more, the lattice gets coarser.
     """
@@ -65,7 +70,8 @@ def shape_of(distance: Array, normals: Array | None, options: Options, doubt: fl
     coarser = False
     while True:
         reduced = resampled(inverse, valid, normals, rows)
-        surface, given = surfaces(*reduced, options.tolerance if options.cut else None, doubt)
+        shown = None if picture is None else picture[np.ix_(*nearest_pixels(len(distance), rows))]
+        surface, given = surfaces(*reduced, options.tolerance if options.cut else None, doubt, shown)
         corners = corners_of(surface)
         try:
             active, error = chosen(errors(corners), options.triangles, options.max_error)
@@ -87,14 +93,12 @@ def shape_of(distance: Array, normals: Array | None, options: Options, doubt: fl
 
 @dataclass(frozen=True)
 class Layer:
-    """The mesh of the background, and the pixels [M, N] of the lattice that are invented or give their colours.
-
-    drawn: the invented pixels that a second panorama shows; share and drawn_share of the sphere.
-    """
+    """The mesh of the background; pixels [M, N] of the lattice as in `behind.Behind`, and shares of the sphere."""
 
     mesh: Mesh
     invented: Flags
     border: Flags
+    kind: Ints
     drawn: Flags
     share: float
     drawn_share: float
@@ -109,7 +113,7 @@ def layer_behind(shape: Shape, options: Options, second: Second | None = None) -
         return None
     mesh = _mesh_behind(found.surface, shape.surface, options)
     shares = _solid_angle(found.invented), _solid_angle(found.drawn)
-    return Layer(mesh, found.invented, found.border, found.drawn, *shares) if len(mesh.faces) else None
+    return Layer(mesh, found.invented, found.border, found.kind, found.drawn, *shares) if len(mesh.faces) else None
 
 
 def _mesh_behind(surface: Surface, seen: Surface, options: Options) -> Mesh:
@@ -117,14 +121,23 @@ def _mesh_behind(surface: Surface, seen: Surface, options: Options) -> Mesh:
     if len(surface.inverse) >= FINE and len(surface.inverse) % 4 == 0:
         return _mesh_behind(halved(surface), halved(seen), options)
     corners = corners_of(surface)
-    corners = replace(corners, inverse=np.minimum(corners.inverse, (1 - UNDER) * _least_around(seen)))
+    under = (1 - UNDER) * _least_around(seen)
+    corners = replace(corners, inverse=np.minimum(corners.inverse, under))
     try:
         active, _ = chosen(errors(corners), options.triangles // 2, max(options.max_error, ROUGH))
     except TooFew:
         if len(surface.inverse) < 16 or len(surface.inverse) % 4:
             return assemble(corners, np.zeros((0, 3, 2), dtype=int))
         return _mesh_behind(halved(surface), halved(seen), options)
-    return assemble(corners, triangles_of(active))
+    return _no_farther(assemble(corners, triangles_of(active)), np.minimum(under, _least_around(surface)))
+
+
+def _no_farther(mesh: Mesh, least: Array) -> Mesh:
+    """Return a mesh whose vertices have at least these inverse distances [M + 1, N]: at a rim, slopes lead too far."""
+    rows, columns = mesh.lattice.T // 2
+    length = np.sqrt((mesh.positions**2).sum(axis=1))
+    allowed = np.minimum(length, 1 / least[rows, columns % least.shape[1]])
+    return replace(mesh, positions=mesh.positions * (allowed / length)[:, None])
 
 
 def _least_around(seen: Surface) -> Array:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .frame import Array
 
-Flags = NDArray[np.bool_]
+Flags, Ints = NDArray[np.bool_], NDArray[np.integer]
 
 # Finer than this the lattice gains nothing that a mesh of some hundred thousand triangles could show.
 MOST_ROWS = 2048
@@ -65,7 +65,7 @@ def resampled(inverse: Array, valid: Flags, normals: Array | None, rows: int) ->
     if rows == height:
         return inverse, valid, normals
     y, x = ((np.arange(n) + 0.5) * height / rows for n in (rows, 2 * rows))
-    i, j = y.astype(int), x.astype(int)
+    i, j = nearest_pixels(height, rows)
     across, down = slopes(inverse)
     near = np.ix_(i, j)
     moved = inverse[near] + across[near] * (x - j - 0.5)[None] + down[near] * (y - i - 0.5)[:, None]
@@ -77,6 +77,12 @@ def at_size(values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     """Return values [H, W] at another size, each the nearest pixel's."""
     rows, columns = ((np.arange(n) * m) // n for n, m in zip(shape, values.shape))
     return values[np.ix_(rows, columns)]
+
+
+def nearest_pixels(height: int, rows: int) -> tuple[Ints, Ints]:
+    """Return the rows and columns of a panorama of `height` that a lattice of `rows` shows."""
+    i, j = (((np.arange(n) + 0.5) * height / rows).astype(int) for n in (rows, 2 * rows))
+    return i, j
 
 
 def halved(surface: Surface) -> Surface:

@@ -2,10 +2,12 @@
 
 import json
 import struct
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from comfyui_omnix.lab.bench import novel
 from comfyui_omnix.lab.rooms.degraded import SETTINGS, degraded
 from comfyui_omnix.lab.rooms.lighting import FAST
 from comfyui_omnix.lab.rooms.random_room import random_room
@@ -70,6 +72,28 @@ def test_hardly_anything_is_open_from_aside(room: Room, how: str, aside: float) 
     assert share_open <= 0.005
     if aside == 1.0:
         assert np.isinf(cast(without.positions - moved, without.faces, some)).mean() > share_open
+
+
+@pytest.mark.parametrize("how", ["true", "usual"])
+def test_nothing_invented_lies_beyond_the_walls(how: str) -> None:
+    """The hall with a panel: half of its sides are known, whatever is carried behind the panel."""
+    distance, normals, _ = with_box(HEIGHT)
+    if how != "true":
+        distance, normals = degraded(distance, normals, replace(SETTINGS[how], far=1.0), seed=1)
+    scene = made(distance, normal=normals)
+    assert scene.background is not None
+    low, high = scene.geometry.positions.min(axis=0), scene.geometry.positions.max(axis=0)
+    beyond = np.maximum(scene.background[0].positions - high, low - scene.background[0].positions)
+    assert beyond.max() < 0.05 * np.ptp(scene.geometry.positions, axis=0).max()
+
+
+def test_from_aside_it_is_nearer_to_the_truth_than_a_skin_or_holes() -> None:
+    found = novel.measured(1, ["true", "usual"], [0.6])
+    for how in ("true", "usual"):
+        cuts, skin, whole = (found[how, 0.6, way] for way in novel.WAYS)
+        assert whole.open <= 0.003
+        assert whole.psnr > max(cuts.psnr, skin.psnr) + (3 if how == "true" else 0)
+        assert whole.close > max(cuts.close, skin.close)
 
 
 def test_from_the_viewer_nothing_invented_shows(room: Room) -> None:

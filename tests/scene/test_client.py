@@ -127,7 +127,7 @@ def test_beside_the_origin_it_is_the_room_where_the_origin_saw_it(client: Client
     assert still < figures[0] - 3, "the camera has not moved"
 
 
-def test_a_lit_scene_has_all_its_maps(client: Client, room: Room) -> None:
+def test_a_lit_scene_has_all_its_maps(client: Client, room: Room, measured: Any) -> None:
     grey = {name: np.repeat(getattr(room, name)[..., None], 3, axis=-1) for name in ("roughness", "metallic")}
     maps = {
         "image": room.rgb,
@@ -136,10 +136,13 @@ def test_a_lit_scene_has_all_its_maps(client: Client, room: Room) -> None:
         "occlusion": np.ones_like(room.rgb),
         **grey,
     }
-    seen = client(build_scene(room.distance, maps, Options(light=True, cut=False)).glb)
+    seen = client(build_scene(room.distance, maps, Options(cut=False)).glb)
     assert seen.kinds == ["MeshStandardMaterial"] and seen.lights == ["PointLight"]
     assert seen.bound == ["type", "map", "normalMap", "roughnessMap", "metalnessMap", "aoMap"]
     lit = np.concatenate([picture.max(axis=-1).ravel() for picture in seen.pictures])
     assert (lit > 0.02).mean() > 0.95, "a light at the viewer falls on what the viewer sees"
-    dark = client(build_scene(room.distance, maps, Options(cut=False)).glb)
-    assert not dark.lights and max(picture.max() for picture in dark.pictures) == 0
+    bright = lit.mean() / np.concatenate([view_of(room.rgb, *view).max(axis=-1).ravel() for view in VIEWS]).mean()
+    assert 0.6 < measured("three.js, a lit scene's mean value against the panorama's", float(bright)) < 1.5
+    dark = client(build_scene(room.distance, maps, Options(cut=False, light=False)).glb)
+    shining = np.concatenate([picture.max(axis=-1).ravel() for picture in dark.pictures]) > 0
+    assert not dark.lights and 0 < shining.mean() < 0.1, "without a light only windows and lamps show"

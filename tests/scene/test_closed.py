@@ -10,6 +10,7 @@ from comfyui_omnix.lab.rooms.lighting import FAST
 from comfyui_omnix.lab.rooms.random_room import random_room
 from comfyui_omnix.lab.rooms.room import Room, render
 from comfyui_omnix.omnix.scene import Options, Scene, build_scene
+from comfyui_omnix.omnix.scene.inputs import normals_in_frame
 from rays import Array, covered, hall, rays, street, with_box
 
 HEIGHT = 128
@@ -85,6 +86,22 @@ def test_normals_are_turned_into_the_frame_of_the_depth(room: Room, degrees: flo
     assert "not turned" in straight.report
     cosine = (straight.geometry.normals[:, None] * scene.geometry.normals[None, :1]).sum(-1)
     assert cosine.max() > 0.999
+
+
+def as_picture(normals: Array) -> torch.Tensor:
+    return torch.from_numpy(normals * 0.5 + 0.5).float()[None]
+
+
+def test_a_normal_map_for_other_tools_is_turned_alike(room: Room) -> None:
+    depth, off = torch.from_numpy(room.distance)[None], turned(room.normal, 47.5)
+    found = normals_in_frame(as_picture(off), depth)[0].numpy() * 2 - 1
+    cosine = (found * room.normal).sum(axis=-1)
+    assert np.degrees(np.arccos(np.clip(np.median(cosine), -1, 1))) < 1
+    assert torch.allclose(normals_in_frame(as_picture(room.normal), depth), as_picture(room.normal), atol=1e-5)
+    with pytest.raises(ValueError, match="The normals contradict the depth; they fit only as DirectX"):
+        normals_in_frame(as_picture(room.normal * [1, -1, 1]), depth)
+    with pytest.raises(ValueError, match="make size and batch equal"):
+        normals_in_frame(as_picture(off), depth[:, :10])
 
 
 def test_normals_of_a_degraded_room_are_turned_back(room: Room) -> None:

@@ -16,8 +16,9 @@ import trimesh
 from comfyui_omnix.lab.rooms.room import Room, render
 from comfyui_omnix.omnix.scene import Options, Scene, build_scene
 from comfyui_omnix.omnix.scene.frame import pixel_directions, to_gltf
+from comfyui_omnix.omnix.scene.light import light_of
 from PIL import Image
-from rays import Array, Met, meetings
+from rays import Array, Met, cast, meetings
 
 ALL = ("albedo", "normal", "roughness", "metallic", "occlusion")
 VARIANTS: dict[str, tuple[tuple[str, ...], Options]] = {
@@ -29,7 +30,7 @@ VARIANTS: dict[str, tuple[tuple[str, ...], Options]] = {
     "normal alone": (("albedo", "normal"), Options(camera_height=0)),
     "JPEG": (ALL, Options(textures="JPEG")),
     "small textures": (ALL, Options(texture_size=100)),
-    "light": (ALL, Options(light=True)),
+    "no light": (ALL, Options(light=False)),
     "no cuts": (ALL, Options(cut=False)),
     "few triangles": ((), Options(triangles=2000, cut=False)),
 }
@@ -139,9 +140,61 @@ def test_pygltflib_reads_the_material_the_camera_and_the_light(scenes: dict[str,
         assert ("KHR_materials_unlit" in tree.materials[0].extensions) == (
             name in ("unlit", "few triangles", "all maps, unlit")
         )
-        assert ("KHR_lights_punctual" in tree.extensionsUsed) == (name == "light")
+        lit = "KHR_materials_unlit" not in tree.materials[0].extensions
+        assert ("KHR_lights_punctual" in tree.extensionsUsed) == (lit and name != "no light")
+        assert (tree.materials[0].emissiveTexture is not None) == lit
         (camera,) = (node for node in tree.nodes if node.camera is not None)
         assert camera.translation in (None, [0, 0, 0])
+
+
+def test_it_says_what_made_it_and_stands_where_it_is_asked_to(room: Room) -> None:
+    options = Options(origin="floor", collider=True, camera_height=1.5)
+    scene = build_scene(room.distance, maps_of(room, ALL), options)
+    tree = pygltflib.GLTF2.load_from_bytes(scene.glb)
+    assert tree.asset.extras["tool"] and tree.asset.extras["version"]
+    assert tree.asset.extras["settings"]["origin"] == "floor"
+    meshes = trimesh.load(io.BytesIO(scene.glb), file_type="glb", process=False)
+    assert np.allclose(meshes.graph.get("Viewer")[0][:3, 3], [0, 1.5, 0])
+    placed = {name: meshes.geometry[name].vertices + meshes.graph.get(name)[0][:3, 3] for name in meshes.geometry}
+    assert np.isclose(placed["Panorama"][scene.geometry.uv[:, 1] == 1][:, 1], 0, atol=1e-5).all()
+    floor = placed["collider.floor"]
+    assert (
+        np.allclose(floor[:, 1], 0, atol=1e-5) and (meshes.geometry["collider.floor"].face_normals[:, 1] > 0.99).all()
+    )
+    assert np.allclose(np.ptp(floor, axis=0), np.ptp(placed["Panorama"], axis=0) * [1, 0, 1], atol=1e-4)
+
+
+def test_what_has_no_depth_is_a_sky_around_the_scene(room: Room) -> None:
+    holes = np.where(room.distance > np.quantile(room.distance, 0.9), 0.0, room.distance)
+    scene = build_scene(holes, maps_of(room, ()), Options(camera_height=0))
+    meshes = trimesh.load(io.BytesIO(scene.glb), file_type="glb", process=False).geometry
+    sky = meshes["sky"]
+    assert np.allclose(np.linalg.norm(sky.vertices, axis=1), 1.05 * holes.max())
+    rays = pixel_directions(128, 256)[(holes == 0)][::400]
+    assert np.isfinite(cast(sky.vertices, sky.faces, rays)).all()
+    toward = (sky.face_normals * sky.triangles_center).sum(axis=1)
+    assert (toward < 0).all(), "it is seen from inside"
+    assert 'shown by the dome "sky"' in scene.report
+    without = build_scene(holes, maps_of(room, ()), Options(camera_height=0, sky=False))
+    assert "left open" in without.report
+    assert "sky" not in trimesh.load(io.BytesIO(without.glb), file_type="glb", process=False).geometry
+    assert b'"name":"sky"' not in build_scene(room.distance, maps_of(room, ()), Options()).glb
+
+
+def test_a_lit_scene_is_as_bright_as_the_panorama() -> None:
+    """A sphere of radius 2 with a glowing cap, by the equation of an integrating sphere and by Lambert's law."""
+    height = 64
+    picture, albedo = np.full((height, 2 * height, 3), 0.5), np.full((height, 2 * height, 3), 0.9)
+    picture[:6] = 1.0
+    found = light_of({"image": picture, "albedo": albedo}, np.full((height, 2 * height), 2.0))
+    edges = np.sin(np.linspace(np.pi / 2, -np.pi / 2, height + 1))
+    share = (edges[0] - edges[6]) / 2
+    grey, reflects = (((level + 0.055) / 1.055) ** 2.4 for level in (0.5, 0.9))
+    mean = share + (1 - share) * grey
+    radiance = found.strength * share * reflects / (1 - reflects * (1 - share))
+    assert np.isclose(radiance, mean, rtol=0.02)
+    assert np.isclose(found.candela * reflects * 0.8 / (np.pi * 2.0**2), mean, rtol=0.02)
+    assert np.array_equal(found.glow, np.where(picture == 1, np.float32(1), 0))
 
 
 def pictured(tree: pygltflib.GLTF2, texture: Any) -> Array:
