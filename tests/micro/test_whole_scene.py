@@ -1,4 +1,4 @@
-"""Workflow 12 on the trained micro model: the second depth fits the first, and the scene shows what was drawn."""
+"""Workflow 12 on the micro model: the second depth fits the first, and the scene shows what was drawn behind."""
 
 import io
 import json
