@@ -139,11 +139,17 @@ NO_LABELS = (
     "Accuracy and mIoU count each colour as a class"
 )
 
+MOST_MISSING = 0.01
+MISSING = (
+    f"the prediction has no value in more than {MOST_MISSING:.0%} of the pixels that the truth has; figures ignore "
+    "these pixels, so they may be too good"
+)
+
 
 def compare(kind: str, prediction: Array, truth: Array, options: Options = DEFAULTS) -> Comparison:
     """Compare two maps as `layout.read` gives them, semantic ones as codes [H, W]. MapError where sizes differ."""
     check_sizes(prediction, truth)
-    doubts = _doubts(kind, truth)
+    doubts = _doubts(kind, prediction, truth)
     if kind == "semantic" and options.unlabelled is not None:
         truth = np.where(truth == options.unlabelled, semantic.NO_CLASS, truth)
     valid = KINDS[kind].valid(prediction, truth)
@@ -165,11 +171,14 @@ def compare(kind: str, prediction: Array, truth: Array, options: Options = DEFAU
     return Comparison(scores, {}, doubts, seams(prediction), (predicted, real))
 
 
-def _doubts(kind: str, truth: Array) -> tuple[str, ...]:
+def _doubts(kind: str, prediction: Array, truth: Array) -> tuple[str, ...]:
     """Return the reasons why the figures of a pair may be misleading, one sentence each."""
     height, width = truth.shape[:2]
     mixed = kind == "semantic" and semantic.distinct(truth).size > semantic.MOST_COLOURS
-    return (*([NO_PANORAMA] if width != 2 * height else []), *([NO_LABELS] if mixed else []))
+    known = KINDS[kind].valid(truth, truth)
+    missing = np.count_nonzero(known & ~KINDS[kind].valid(prediction, truth)) > MOST_MISSING * np.count_nonzero(known)
+    reasons = {NO_PANORAMA: width != 2 * height, NO_LABELS: mixed, MISSING: missing}
+    return tuple(reason for reason, holds in reasons.items() if holds)
 
 
 def check_sizes(prediction: Array, truth: Array, or_else: str = "") -> None:

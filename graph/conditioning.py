@@ -117,7 +117,7 @@ class OmniXSaveConditioning(io.ComfyNode):
                     "models/conditioning.",
                 ),
             ],
-            outputs=[io.String.Output(display_name="file", tooltip="The saved file, below the output folder.")],
+            outputs=[io.String.Output(display_name="file", tooltip="The saved file in the output folder.")],
         )
 
     @classmethod

@@ -76,13 +76,14 @@ def place_on_panorama(
     check_panorama(height, width)
     _check_picture(image, fov_x)
     pixels = image[..., :3].float()
+    batch = max(len(part) for part in (pixels, *(onto or ())))
     if onto is not None:
-        _check_below(onto, pixels.shape[0], height, width)
+        _check_below(onto, batch, height, width)
     rows, columns = pixels.shape[1:3]
     u, v, seen = _project(rows, columns, width, height, fov_x, rotation(yaw, pitch, roll))
     seen, own = seen.to(image.device), _inner_share(u, v, (rows, columns), fov_x, feather).to(pixels)
     start = _empty(pixels, height, width, background) if onto is None else _filled(onto, pixels, background)
-    colours, unseen = (part.expand(len(pixels), *part.shape[1:]).clone() for part in start)
+    colours, unseen = (part.expand(batch, *part.shape[1:]).clone() for part in start)
     below, before = colours[:, seen], unseen[:, seen]
     shown = rearrange(torch.where(before < 1, own, torch.ones_like(own)), "b n -> b n 1")
     placed = bilinear(pixels, u, v)
@@ -104,11 +105,11 @@ def _filled(onto: Laid, pixels: Tensor, background: Sequence[float]) -> Laid:
 
 
 def _check_below(onto: Laid, batch: int, height: int, width: int) -> None:
-    """Raise ValueError unless a panorama and its mask have the size that is asked for, and one picture or as many."""
+    """Raise ValueError unless a panorama and its mask have the size that is asked for, one or a whole batch."""
     for name, part in (("onto", onto.colours), ("onto_unseen", onto.unseen)):
         if part.shape[0] not in (1, batch) or part.shape[1:3] != (height, width):
             raise ValueError(
-                f"{name} is a batch of {part.shape[0]} of {part.shape[2]}x{part.shape[1]}, expected 1 or {batch} of "
+                f"{name} is a batch of {part.shape[0]} of {part.shape[2]}x{part.shape[1]}, expected {batch} of "
                 f"{width}x{height}; set width and height to the size of the panorama."
             )
 

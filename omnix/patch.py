@@ -63,8 +63,7 @@ from .tasks import Task
 from .watch import OVERRIDE, Block, Step, current, guarded, unwrapped, wanted_of
 
 PATCHES = "patches"
-OWN_CONDS = frozenset(("ref_latents",))
-"""Conditions that each stream widens itself."""
+OWN_CONDS = frozenset(("ref_latents",))  # each stream widens them itself
 WARNING = "omnix.warning"
 """The event for the browser that started the run: the node that runs ("box:node" inside a box), and a message."""
 

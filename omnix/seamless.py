@@ -27,6 +27,7 @@ TRIED = frozenset(
 """The host's classes of models whose seam a test closes."""
 REFUSED = {
     "HiDreamO1": "its positions are counted before the columns past the seam are added",
+    "MiniMaxH3": "its positions are counted before the columns past the seam are added",
     "StableCascade_B": "its prior is a picture of another size, which would be stretched over the wider one",
     "PiD": "it reads a picture of another size, which would be stretched over the wider one",
 }
@@ -155,6 +156,12 @@ def check_latent(noise: Tensor, seam: int, patch: int, model: nn.Module) -> None
         raise ValueError(
             f"{name} knows positions for {most * patch} latent columns, the panorama has {width} and {seam} past the "
             f"seam: make it at most {(most * patch - seam) * pixels} pixels wide."
+        )
+    if width != 2 * noise.shape[-2]:
+        raise ValueError(
+            f"Seamless Panorama samples panoramas, twice as wide as high, got a latent of {width} by "
+            f"{noise.shape[-2]}. If another node cuts the panorama into tiles (Ultimate SD Upscale, "
+            "ComfyUI-Distributed), remove that node. Else connect a latent that is twice as wide as high."
         )
 
 

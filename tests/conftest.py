@@ -48,7 +48,8 @@ SLOW = {
     *("test_captions", "test_engine", "test_folder", "test_lasting", "test_overfit", "test_parts_of_data"),  # training
     *("test_ten_minutes", "test_views"),
     *("test_making", "test_perceives"),  # the micro model
-    *("test_compiled", "test_oracle_golden", "test_true_advice", "test_wrong_graphs"),  # the runtime
+    *("test_compiled", "test_core_nodes", "test_oracle_golden", "test_packs"),  # the runtime
+    *("test_true_advice", "test_wrong_graphs"),
     *("test_client", "test_geometry"),  # scenes
     *("test_dialects", "test_peft"),  # the converter
 }

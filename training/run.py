@@ -47,7 +47,7 @@ def run(config: Config, *, base: Any = None, go_on: bool = False, show: bool = T
     base.release()
     results: list[Result] = []
     for one, trained, held_out in samples:  # all of them on one FLUX, which is loaded once
-        output = folder_of(config, one.plan)
+        output = output_of(config, one.plan)
         watch = Watch(config, one.plan, one.sources, one.split.held_out, base, output)
         options: dict[str, Any] = {"go_on": go_on, "show": show, "sampled": watch, "ranking": watch.ranking}
         results.append(train(config, one.plan.task, base, trained, output, held_out=held_out, **options))
@@ -94,7 +94,7 @@ def host_base(config: Config) -> Any:
     return HostBase(config)
 
 
-def folder_of(config: Config, plan: Plan) -> Path:
+def output_of(config: Config, plan: Plan) -> Path:
     """Return where a task's saves go: into the output, or into a folder for each task if there are several."""
     output = Path(config.output)
     return output if len(config.target) == 1 else output / plan.task.name

@@ -1,4 +1,4 @@
-/** Shows every field that a box of this pack offers: some frontends hide those that are advanced inside, with no way to them. */
+/** Shows every field that one of our boxes offers: some frontends hide those that are advanced inside, with no way to them. */
 
 import { app } from "../../../scripts/app.js";
 

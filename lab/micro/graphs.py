@@ -35,10 +35,12 @@ def tasks(weights: Path) -> tuple[str, ...]:
 
 
 def micro_graph(task: str, image: str, steps: int = STEPS, height: int = HEIGHT) -> Graph:
-    """Return a task's shipped graph on the micro model; the saved prompt replaces the text encoder.
+    """Return a task's shipped graph on the micro model.  `image` is a panorama, or of image to panorama a view."""
+    return on_micro(graph_of(task), image, steps, height)
 
-    `image` is a panorama, or of image to panorama a view.
-    """
+
+def on_micro(graph: Graph, image: str, steps: int = STEPS, height: int = HEIGHT) -> Graph:
+    """Return a shipped graph on the micro model, with the saved prompt in place of encoded text."""
     seam = {"seam_columns": SEAM_COLUMNS}
     changes = {
         "UNETLoader": {"unet_name": BASE},
@@ -50,7 +52,7 @@ def micro_graph(task: str, image: str, steps: int = STEPS, height: int = HEIGHT)
         "OmniXApplyAdapters": seam,
         "KSampler": {"steps": steps},
     }
-    graph = pointed(graph_of(task), changes)
+    graph = pointed(graph, changes)
     for name in [name for name, node in graph.items() if node["class_type"] == "DualCLIPLoader"]:
         del graph[name]
     for node in graph.values():

@@ -62,8 +62,9 @@ def table(predictions: Mapping[str, Maps], rooms: Sequence[JudgedRoom]) -> str:
 
 def _lines(predictions: Mapping[str, Maps], rooms: Sequence[JudgedRoom]) -> Iterator[list[str]]:
     measured = {title: figures(maps, rooms) for title, maps in predictions.items()}
+    known = {kind for maps in predictions.values() for kind in maps}
     for row in ROWS:
-        for part in row.parts if row.kind in rooms[0].maps else ():
+        for part in row.parts if row.kind in known else ():
             found = (measured[title].get((row.kind, part), {}).get(row.figure) for title in predictions)
             title = row.title if part == row.parts[0] else ""
             remark = " (not learned)" if title and row.kind in NOT_LEARNED else ""

@@ -190,6 +190,19 @@ def test_doubtful_figures_are_printed_with_a_word(tmp_path: Path) -> None:
     assert lines[1].startswith("omnix-evaluate: semantic of 0003: the truth has more than 256 colours")
 
 
+@pytest.mark.parametrize("kind", ["depth", "normal"])
+def test_a_prediction_without_values_where_the_truth_has_some_is_doubtful(kind: str, tmp_path: Path) -> None:
+    """Whoever leaves out the hardest rows would look better than they are; a hole of the truth is no such thing."""
+    predicted, truth = sides(tmp_path, stems=2)
+    for side, stem in ((predicted, "0000"), (truth, "0001")):
+        holes = maps(7)[kind].copy()
+        holes[8] = np.nan
+        layout.write(layout.place(side, kind, stem), kind, holes)
+    done = run(predicted, truth, "--map", kind)
+    assert done.returncode == 0 and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith(f"omnix-evaluate: {kind} of 0000: the prediction has no value in more than 1% of")
+
+
 @pytest.mark.parametrize("fault", BAD_DEPTHS)
 def test_a_bad_map_is_one_sentence(fault: str, tmp_path: Path) -> None:
     suffix, spoil, words = BAD_DEPTHS[fault]

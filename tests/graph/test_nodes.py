@@ -32,7 +32,7 @@ TABLE: dict[str, tuple[dict[str, Any], list[str]]] = {
     "OmniXSeamlessPanorama": ({"model": ..., "seam_columns": 8}, ["MODEL"]),
     "OmniXEncodePrompt": ({"clip": ..., "prompt": "", "guidance": 3.5, "tag": True}, ["CONDITIONING"]),
     "OmniXPrompt": ({"prompt": ""}, ["STRING"]),
-    "OmniXSaveConditioning": ({"conditioning": ..., "filename_prefix": "conditioning/OmniX"}, []),
+    "OmniXSaveConditioning": ({"conditioning": ..., "filename_prefix": "conditioning/OmniX"}, ["STRING"]),
     "OmniXLoadConditioning": ({"name": ...}, ["CONDITIONING"]),
     "OmniXDecodePanorama": ({"samples": ..., "vae": ..., "wrap_columns": 2}, ["IMAGE"]),
     "OmniXPlaceOnPanorama": (

@@ -93,7 +93,7 @@ def test_the_demo_reports_its_own_options_before_any_set_up(root: Path, tmp_path
         (["--output", __file__], "expected a folder, this is a file; name another one."),
         (["--height", "130"], "demo: --height 130: expected a multiple of 8, 64 or more."),
         (["--steps", "0"], "demo: --steps 0: expected 1 or more."),
-        (["--height", "256"], "demo: --height: without real weights there is the micro model"),
+        (["--height", "256"], "demo: --height: without real weights the demo uses the micro model"),
         (["--panorma", "x"], "unrecognized arguments: --panorma x"),
     ],
 )

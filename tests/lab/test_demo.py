@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
-from comfyui_omnix.lab.demo import scene
+from comfyui_omnix.lab.demo import micro, scene
 from comfyui_omnix.lab.demo.files import short
 from comfyui_omnix.lab.host.progress import heard
 from comfyui_omnix.lab.host.server import Server
@@ -80,3 +80,12 @@ def test_a_drawing_shows_what_faces_the_camera_and_the_nearest_of_it() -> None:
     assert np.allclose(front[2, 2], BACKGROUND)
     back = draw(positions, uv, faces, texture, Camera((0, 0, -4), fov=50), (64, 64))
     assert np.allclose(back, BACKGROUND)
+
+
+def test_a_foreign_room_takes_two_rows_of_the_sheet(tmp_path: Path) -> None:
+    """Its maps are on the disk as the runs find them, and equal maps have no error."""
+    truth, ours = micro.prepare_foreign(tmp_path, "pale")
+    assert set(layout.kinds(truth)) == {"rgb", "depth", "normal", "albedo"} and not ours.exists()
+    tiles = list(micro.foreign_tiles("pale", truth, truth))
+    assert len(tiles) == 6 and len({picture.shape for _, picture in tiles}) == 1
+    assert any(label == "error of depth: AbsRel 0" for label, _ in tiles)

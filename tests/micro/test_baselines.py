@@ -124,4 +124,4 @@ def test_tasks_are_those_whose_maps_the_rooms_have() -> None:
     assert (own.number, foreign.number) == (8, 2)
     known = {kind: halved(np.ones((4, 8))) for kind in ("rgb", "depth", "normal", "albedo")}
     assert evaluating.tasks_of(graphs.WEIGHTS, known) == ["rgb_to_albedo", "rgb_to_depth", "rgb_to_normal"]
-    assert set(evaluating.tasks_of(graphs.WEIGHTS, {*known, *evaluating.MAPS})) == set(graphs.tasks(graphs.WEIGHTS))
+    assert set(evaluating.tasks_of(graphs.WEIGHTS, {*known, *evaluating.MADE})) == set(graphs.tasks(graphs.WEIGHTS))

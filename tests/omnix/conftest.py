@@ -10,7 +10,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     known, asked = vars(metafunc.module), set(metafunc.fixturenames)
     loads = ("load_flux" in known and {"case", "tmp_path"} & asked) or ("load_base" in known and "kind" in asked)
     if loads and not metafunc.definition.get_closest_marker("ordinary"):
-        dynamic = pytest.param("dynamic", marks=pytest.mark.since("0.30.0"))  # the first host that the stubs fit
+        # The first host that the stubs fit; each test takes two to three times as long as with the ordinary manager.
+        dynamic = pytest.param("dynamic", marks=[pytest.mark.since("0.30.0"), pytest.mark.slow])
         metafunc.parametrize("manager", ["ordinary", dynamic], indirect=True, scope="module")
 
 

@@ -82,14 +82,20 @@ def test_a_part_of_a_panorama_below() -> None:
     assert torch.equal(laid.colours[1, 26:], part[0, 26:, :, :3])
 
 
+def test_one_picture_on_a_batch_of_panoramas() -> None:
+    below = Laid(torch.rand(3, 32, 64, 3), torch.zeros(1, 32, 64))
+    laid = place_on_panorama(picture(0.5), 64, 32, 60.0, onto=below)
+    alone = [place_on_panorama(picture(0.5), 64, 32, 60.0, onto=Laid(one[None], below.unseen)) for one in below.colours]
+    assert torch.equal(laid.colours, torch.cat([each.colours for each in alone]))
+    assert laid.unseen.shape == (3, 32, 64)
+
+
 def test_what_does_not_fit_is_refused() -> None:
     below = Laid(torch.zeros(1, 16, 32, 3), torch.zeros(1, 16, 32))
-    with pytest.raises(
-        ValueError, match="onto is a batch of 1 of 32x16, expected 1 or 1 of 64x32; set width and height"
-    ):
+    with pytest.raises(ValueError, match="onto is a batch of 1 of 32x16, expected 1 of 64x32; set width and height"):
         place_on_panorama(picture(0.5), 64, 32, onto=below)
-    with pytest.raises(ValueError, match="onto_unseen is a batch of 3 of 32x16, expected 1 or 2"):
-        place_on_panorama(picture(0.5, 2), 32, 16, onto=Laid(below.colours, torch.zeros(3, 16, 32)))
+    with pytest.raises(ValueError, match="onto_unseen is a batch of 2 of 32x16, expected 3 of"):
+        place_on_panorama(picture(0.5, 3), 32, 16, onto=Laid(below.colours, torch.zeros(2, 16, 32)))
     with pytest.raises(ValueError, match=r"feather is 90\.0 degrees"):
         place_on_panorama(picture(0.5), 64, 32, feather=90.0)
     with pytest.raises(ValueError, match="onto_unseen is connected and onto is not"):

@@ -18,7 +18,7 @@ from rig import hook_count
 from torch import Tensor
 
 Model = Any
-HEIGHT, WIDTH, SEAM = 8, 32, 8
+HEIGHT, WIDTH, SEAM = 16, 32, 8
 
 
 @pytest.fixture(params=BASES)

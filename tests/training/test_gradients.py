@@ -69,6 +69,7 @@ def test_gradients_equal_those_of_diffusers_and_peft(
     expected_loss, expected = gradients(*oracle, seam, torch.float64, weights)
     loss, found = own_gradients(case, t, seam, checkpointing, weights)
     assert loss == pytest.approx(expected_loss, rel=EXACT)
+    label = f"{task}, seam {seam}{', weighted' if weighted else ''}"
     worst = 0.0
     for ours, theirs in zip(found, expected, strict=True):
         # What other streams' last layers do to nobody has no gradient there and a zero here.
@@ -79,4 +80,4 @@ def test_gradients_equal_those_of_diffusers_and_peft(
             error = (gradient - reference).norm().item() / max(reference.norm().item(), 1e-3 * scale)
             worst = max(worst, error)
             assert error <= EXACT, name
-    measured(f"gradients of {name}, {'again' if checkpointing else 'kept'}: largest error", worst)
+    measured(f"gradients of {label}, {'again' if checkpointing else 'kept'}: largest error", worst)
