@@ -178,7 +178,7 @@ SCENE_FIRST = {
     ),
 }
 WHOLE = """
-**How it works**: *Mask Foreground* paints grey what stands in front. OmniX draws what is behind it, and its maps \
+How it works: the node Mask Foreground paints grey what stands in front. OmniX draws what is behind it, and its maps \
 become the node `background` of the GLB; each thing in front is a node of its own, `object.001` and so on. OmniX was \
 trained to fill round a photo, and never saw masks like these: look at **The filled panorama**. If it draws new \
 furniture, change the seed or *prompt*. If its depth does not fit, the report says so, and geometry alone makes the \

@@ -22,7 +22,8 @@ def test_every_blueprint_is_a_box_of_a_workflow() -> None:
     used = {graph["name"] for form in forms for graph in form.get("definitions", {}).get("subgraphs", [])}
     assert used | {SETTINGS} == {name for name in BLUEPRINTS if "with saved prompt" not in name}
     saved = {name.replace(" with saved prompt", "") for name in BLUEPRINTS if "with saved prompt" in name}
-    assert saved == {name for name in used if name.startswith("Panorama to")}
+    perceiving = {box.name for box in SHELF if "panorama" in box.inputs and "prompt" not in box.inputs}
+    assert {name.replace(" with saved prompt", "") for name in perceiving} == saved
 
 
 @pytest.mark.parametrize("name", BLUEPRINTS)
