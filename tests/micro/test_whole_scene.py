@@ -1,4 +1,8 @@
+<<<<<<< HEAD
 """Workflow 12 on the micro model: the second depth fits the first, and the scene shows what was drawn behind."""
+=======
+"""Workflow 12 on the trained micro model: the second depth fits the first, and the scene shows the filled panorama."""
+>>>>>>> w-layers
 
 import io
 import json
@@ -26,6 +30,7 @@ def test_what_the_micro_model_draws_is_put_behind(server: Server, tmp_path: Path
     graph = on_micro(json.loads(GRAPH.read_text(encoding="utf-8")), server.upload(tmp_path / "room.png"))
     for name in ("front", "scene"):
         del graph[name]["inputs"]["semantic"]
+    graph["front"]["inputs"]["grow"] = 1  # pixels are eight times as wide as in a panorama of 1024x512
     result = server.run(graph)
     (report,) = result.outputs["report"]["text"]
     (agreeing,), (covered,) = (
