@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """Workflow 12 on the micro model: the second depth fits the first, and the scene shows what was drawn behind."""
-=======
-"""Workflow 12 on the trained micro model: the second depth fits the first, and the scene shows the filled panorama."""
->>>>>>> w-layers
 
 import io
 import json
