@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import maximum_filter
 
 from ..glb import Geometry
-from .behind import inpainted
+from .behind import inpainted, widened
 from .frame import Array, directions
 from .surface import Flags
 
@@ -24,13 +23,12 @@ def dome_of(valid: Flags, picture: Array, farthest: float) -> tuple[Geometry, Ar
     if (~valid).mean() < LEAST:
         return None
     height, width = valid.shape
-    around = max(1, round(REACH / 180 * height))
-    shown = maximum_filter(~valid, size=2 * around + 1, mode=("nearest", "wrap"))
+    shown = widened(~valid, max(1, round(REACH / 180 * height)))
     rows, columns = np.arange(ROWS), np.arange(2 * ROWS)
     cells = shown[
         np.ix_(((rows + 0.5) * height / ROWS).astype(int), ((columns + 0.5) * width / (2 * ROWS)).astype(int))
     ]
-    behind = maximum_filter(valid, size=3, mode=("nearest", "wrap"))
+    behind = widened(valid, 1)
     return _grid(cells, BEYOND * farthest), inpainted(picture, behind if not behind.all() else valid)
 
 
