@@ -101,8 +101,8 @@ def figures(true: Pictures, made: Pictures) -> Figures:
     fine = np.abs(made.depth / true.depth - 1) < CLOSE
     ours, theirs = (rearrange(reduced.colour, "v h w c -> (v h) w c") for reduced in (coarser(made), coarser(true)))
     error = float(((ours - theirs) ** 2).mean())
-    alike = np.asarray(structural_similarity(ours, theirs, channel_axis=2, data_range=1.0))
-    return Figures(float(np.isinf(made.depth).mean()), -10 * math.log10(error), alike.item(), float(fine.mean()))
+    alike = np.mean(structural_similarity(ours, theirs, channel_axis=2, data_range=1.0))
+    return Figures(float(np.isinf(made.depth).mean()), -10 * math.log10(error), float(alike), float(fine.mean()))
 
 
 def coarser(pictures: Pictures) -> Pictures:

@@ -20,7 +20,7 @@ def seen_from(
 ) -> Array:
     """Return what a camera at `place` (glTF's axes, front -Z) sees, [h, w, 3]; yaw to the right, all in degrees."""
     rows = 2 * math.degrees(math.atan(math.tan(math.radians(field) / 2) * size[1] / size[0]))
-    camera = Camera(place, tuple(np.add(place, ahead(yaw, pitch))), rows)
+    camera = Camera(place, tuple(np.add(place, ahead(yaw, pitch)).tolist()), rows)
     positions, uv, faces, texture = before(scene, camera)
     return draw(positions, uv, faces, texture, camera, size)
 

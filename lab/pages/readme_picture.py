@@ -68,8 +68,7 @@ def sheet(folder: Path) -> Image.Image:
     }
     floor = float(-scene.geometry.positions[:, 1].min())
     for name, place in (("3D scene, from the same place", (0.0, 0.0, 0.0)), ("3D scene, from a step aside", ASIDE)):
-        eye = floor * place[0], floor * place[1], floor * place[2]
-        picture = seen_from(scene, eye, YAW, PITCH, FIELD, SIZE)
+        picture = seen_from(scene, (floor * place[0], floor * place[1], floor * place[2]), YAW, PITCH, FIELD, SIZE)
         tiles[name] = torch.from_numpy(picture)[None].float()
     made = contact_sheet(list(tiles.items()), 3, SIZE[0])
     return Image.fromarray((made[0].numpy() * 255).round().astype(np.uint8))

@@ -79,7 +79,7 @@ def behind(surface: Surface, second: Array | None = None) -> Behind | None:
     invented = valid & (found > 0) & (found < nearest)
     if not invented.any():
         return None
-    valid = grown_by(invented, 2) & valid
+    valid = widened(invented, 2) & valid
     inverse = np.where(invented, found, np.where(valid, surface.inverse * (1 - UNDER), 0.0))
     right, down = valid != np.roll(valid, -1, axis=1), valid[1:] != valid[:-1]
     kind = _kinds(wide.planes, np.where(invented, found, surface.inverse))
@@ -130,7 +130,7 @@ def sides(right: Flags, down: Flags) -> list[tuple[Flags, tuple[int, int]]]:
     return [(right, (0, 1)), (np.roll(right, 1, axis=1), (0, -1)), (down, (1, 0)), (above, (-1, 0))]
 
 
-def grown_by(flags: Flags, pixels: int) -> Flags:
+def widened(flags: Flags, pixels: int) -> Flags:
     """Return flags [M, N] with their neighbours; the columns are a circle."""
     padded = np.pad(flags, ((0, 0), (pixels, pixels)), mode="wrap")
     return np.asarray(binary_dilation(padded, iterations=pixels), dtype=bool)[:, pixels:-pixels]

@@ -39,8 +39,8 @@ def second_of(first: Array, second: Array, hidden: Flags, maps: Mapping[str, Arr
         return Second(np.zeros_like(first), np.zeros_like(hidden), {}, f"Background layer: left out. {refused}")
     moved = found.scale * second + found.shift
     words = (
-        f"Background layer: its depth times {found.scale:.4g} {round(found.shift, 4) + 0.0:+g} fits the first depth. Where both see "
-        f"the same, {found.agree:.1%} agree within {AGREE:.0%} (median difference {found.off:.1%}). The mask covers "
+        f"Background layer: its depth times {found.scale:.4g} {round(found.shift, 4) + 0.0:+g} fits the first depth. "
+        f"Where both see the same, {found.agree:.1%} agree within {AGREE:.0%} (median difference {found.off:.1%}). The mask covers "
         f"{hidden.mean():.1%} of the pixels."
     )
     return Second(np.where((second > 0) & (moved > 0), moved, 0.0), hidden, maps, words)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import maximum_filter
 
 from ..glb import Geometry
-from .behind import inpainted
+from .behind import inpainted, widened
 from .frame import Array, directions
 from .surface import Flags
 
@@ -24,20 +23,13 @@ def dome_of(valid: Flags, picture: Array, farthest: float) -> tuple[Geometry, Ar
     if (~valid).mean() < LEAST:
         return None
     height, width = valid.shape
-    around = max(1, round(REACH / 180 * height))
-    shown = _spread(~valid, around)
+    shown = widened(~valid, max(1, round(REACH / 180 * height)))
     rows, columns = np.arange(ROWS), np.arange(2 * ROWS)
     cells = shown[
         np.ix_(((rows + 0.5) * height / ROWS).astype(int), ((columns + 0.5) * width / (2 * ROWS)).astype(int))
     ]
-    behind = _spread(valid, 1)
+    behind = widened(valid, 1)
     return _grid(cells, BEYOND * farthest), inpainted(picture, behind if not behind.all() else valid)
-
-
-def _spread(flags: Flags, pixels: int) -> Flags:
-    """Return flags [M, N] with the squares round them; the columns are a circle."""
-    padded = np.pad(flags, ((0, 0), (pixels, pixels)), mode="wrap")
-    return np.asarray(maximum_filter(padded, size=2 * pixels + 1, mode="nearest"), dtype=bool)[:, pixels:-pixels]
 
 
 def _grid(cells: Flags, radius: float) -> Geometry:

@@ -2,7 +2,6 @@
 
 import json
 import struct
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -74,17 +73,13 @@ def test_hardly_anything_is_open_from_aside(room: Room, how: str, aside: float) 
         assert np.isinf(cast(without.positions - moved, without.faces, some)).mean() > share_open
 
 
-@pytest.mark.parametrize("how", ["true", "usual"])
-def test_nothing_invented_lies_beyond_the_walls(how: str) -> None:
-    """The hall with a panel: half of its sides are known, whatever is carried behind the panel."""
+def test_nothing_invented_lies_beyond_the_walls() -> None:
     distance, normals, _ = with_box(HEIGHT)
-    if how != "true":
-        distance, normals = degraded(distance, normals, replace(SETTINGS[how], far=1.0), seed=1)
     scene = made(distance, normal=normals)
     assert scene.background is not None
     low, high = scene.geometry.positions.min(axis=0), scene.geometry.positions.max(axis=0)
     beyond = np.maximum(scene.background[0].positions - high, low - scene.background[0].positions)
-    assert beyond.max() < 0.05 * np.ptp(scene.geometry.positions, axis=0).max()
+    assert beyond.max() < 0.02 * np.ptp(scene.geometry.positions, axis=0).max()
 
 
 def test_from_aside_it_is_nearer_to_the_truth_than_a_skin_or_holes() -> None:

@@ -154,7 +154,8 @@ def test_it_says_what_made_it_and_stands_where_it_is_asked_to(room: Room) -> Non
     assert tree.asset.extras["tool"] and tree.asset.extras["version"]
     assert tree.asset.extras["settings"]["origin"] == "floor"
     meshes = trimesh.load(io.BytesIO(scene.glb), file_type="glb", process=False)
-    assert np.allclose(meshes.graph.get("Viewer")[0][:3, 3], [0, 1.5, 0])
+    assert all(np.allclose(node.translation, [0, 1.5, 0]) for node in tree.nodes)
+    assert {"Viewer", "Light", "Panorama", "background", "collider.floor"} == {node.name for node in tree.nodes}
     placed = {name: meshes.geometry[name].vertices + meshes.graph.get(name)[0][:3, 3] for name in meshes.geometry}
     assert np.isclose(placed["Panorama"][scene.geometry.uv[:, 1] == 1][:, 1], 0, atol=1e-5).all()
     floor = placed["collider.floor"]
