@@ -8,11 +8,11 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
-from ..omnix import patch
-from ..omnix.adapter import fingerprint
-from ..omnix.conditioning import encode_prompt, load_conditioning, note_on_rows, save_conditioning
-from ..omnix.save import own_number
-from ..omnix.tasks import tagged_prompt
+from ..omnix.runtime import patch
+from ..omnix.runtime.adapter import fingerprint
+from ..omnix.runtime.conditioning import encode_prompt, load_conditioning, note_on_rows, save_conditioning
+from ..omnix.runtime.save import own_number
+from ..omnix.runtime.tasks import tagged_prompt
 from .files import CONDITIONING_FOLDER, allowed, check_name, choices, located, stems
 
 

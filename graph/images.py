@@ -9,9 +9,9 @@ from comfy_api.latest import io
 from einops import rearrange
 from torch import Tensor
 
-from ..omnix import panorama
-from ..omnix.background import BACKGROUNDS, background_of
-from ..omnix.tasks import WRAP_COLUMNS
+from ..omnix.pictures import panorama
+from ..omnix.pictures.background import BACKGROUNDS, background_of
+from ..omnix.runtime.tasks import WRAP_COLUMNS
 
 
 def panorama_size() -> tuple[io.Int.Input, io.Int.Input]:

@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..mapfiles.nyu40 import CLASSES
-from ..omnix.panorama import check_panorama
+from ..omnix.pictures.panorama import check_panorama
 from ..omnix.scene import Options
 from ..omnix.scene.layers import distance_of, layers_behind, masked
 from ..omnix.scene.moved import view_from

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 from comfy_api.latest import io
 
-from ..omnix import semantics
-from ..omnix.maps import MAPS
-from ..omnix.tasks import TASKS
+from ..omnix.pictures import semantics
+from ..omnix.pictures.maps import MAPS
+from ..omnix.runtime.tasks import TASKS
 
 HIDDEN = (io.Hidden.prompt, io.Hidden.unique_id)
 """The hidden inputs that a node needs to call `check_map` or `check_inputs`. (The host appends to the list it gets.)"""

@@ -12,9 +12,9 @@ from comfy_api.latest import io
 
 from .. import converters
 from ..converters.console import line
-from ..omnix import patch
-from ..omnix.adapter import fingerprint, folders_with_tasks, known_tasks, task_files, task_in
-from ..omnix.tasks import Task
+from ..omnix.runtime import patch
+from ..omnix.runtime.adapter import fingerprint, folders_with_tasks, known_tasks, task_files, task_in
+from ..omnix.runtime.tasks import Task
 from .files import allowed, check_name, choices, hidden, inside, located, posted_input
 from .model import Adapters
 

@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..mapfiles.nyu40 import CLASSES
-from ..omnix import maps, semantics
+from ..omnix.pictures import maps, semantics
 from ..omnix.scene.inputs import normals_in_frame
 from .lineage import HIDDEN, check_inputs, check_map
 

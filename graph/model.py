@@ -6,10 +6,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..omnix import panorama, patch, seamless
-from ..omnix.checks import MOST_SEAM_COLUMNS, PIXELS_PER_LATENT, check_seam
-from ..omnix.schedule import flow_shift
-from ..omnix.tasks import SEAM_COLUMNS
+from ..omnix.pictures import panorama
+from ..omnix.runtime import patch, seamless
+from ..omnix.runtime.checks import MOST_SEAM_COLUMNS, PIXELS_PER_LATENT, check_seam
+from ..omnix.runtime.schedule import flow_shift
+from ..omnix.runtime.tasks import SEAM_COLUMNS
 
 SEAM_COLUMNS_OF_ANY = 8
 """A multiple of what every model sees at a time: patches of 1 and 2 columns, U-Nets of 4 and 8."""

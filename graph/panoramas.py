@@ -12,10 +12,10 @@ import torch
 from comfy_api.latest import io
 from einops import rearrange
 
-from ..omnix import fit as fitting
-from ..omnix import picture
-from ..omnix.adapter import fingerprint
-from ..omnix.header import Header, read_header
+from ..omnix.pictures import fit as fitting
+from ..omnix.pictures import picture
+from ..omnix.pictures.header import Header, read_header
+from ..omnix.runtime.adapter import fingerprint
 from .files import allowed, hidden, inside, posted_input, say
 
 SAMPLES = Path(__file__).resolve().parents[1] / "sample"

@@ -10,10 +10,10 @@ from comfy.cli_args import args
 from comfy_api.latest import io
 from einops import reduce
 
-from ..omnix import save
-from ..omnix.colour import colour_view
-from ..omnix.maps import MAPS
-from ..omnix.panorama import check_panorama
+from ..omnix.pictures.colour import colour_view
+from ..omnix.pictures.maps import MAPS
+from ..omnix.pictures.panorama import check_panorama
+from ..omnix.runtime import save
 from .files import allowed, check_name, hidden, stems
 from .lineage import HIDDEN, check_inputs
 

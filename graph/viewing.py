@@ -7,11 +7,11 @@ from typing import Any
 from comfy_api.latest import io, ui
 from einops import reduce
 
-from ..omnix import panorama
-from ..omnix.colour import COLOURS, colour_view
-from ..omnix.maps import MAPS
-from ..omnix.sheet import contact_sheet
-from ..omnix.view import cut_out, read_view
+from ..omnix.pictures import panorama
+from ..omnix.pictures.colour import COLOURS, colour_view
+from ..omnix.pictures.maps import MAPS
+from ..omnix.pictures.sheet import contact_sheet
+from ..omnix.pictures.view import cut_out, read_view
 from .lineage import HIDDEN, check_inputs
 
 

@@ -10,7 +10,7 @@
 `layout.read` sets the first three to NaN. The far plane is a guess from the whole map: the largest depth, if at least 2
 pixels and 0.1 % of the map have exactly this value, and it is more than twice every other depth and more than 1 (the
 largest relative depth is 1, and that is a surface). The guess is made for ground truth and for training data
-(`without_far_plane`), never for a prediction, and it is reported. `omnix/distance.py` follows the same rule.
+(`without_far_plane`), never for a prediction, and it is reported. `omnix/pictures/distance.py` follows the same rule.
 """
 
 from __future__ import annotations

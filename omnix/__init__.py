@@ -1,1 +1,1 @@
-"""The OmniX runtime: streams, panorama geometry and maps. Only `patch.py` knows ComfyUI."""
+"""OmniX: `runtime` samples with its streams, `pictures` reads and writes panoramas, `scene` makes a mesh of one."""

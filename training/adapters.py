@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ..converters.lora.layout import LAYOUT, Fused, Geometry, Part, first_row, fused_place, numbered
 from ..converters.lora.names import original_keys
-from ..omnix.low_rank import AdapterWeights, LowRank, Rows, read_layers
-from ..omnix.streams import Stream
-from ..omnix.tasks import Task
+from ..omnix.runtime.low_rank import AdapterWeights, LowRank, Rows, read_layers
+from ..omnix.runtime.streams import Stream
+from ..omnix.runtime.tasks import Task
 from .config import Config, TrainingError, note
 from .samples import Batch
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..omnix.panorama import widen
-from ..omnix.tasks import Task
+from ..omnix.pictures.panorama import widen
+from ..omnix.runtime.tasks import Task
 from . import record
 from .adapters import check_fit, exchanged, initial, streams_of
 from .config import Config, TrainingError, check, note, precision_on

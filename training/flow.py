@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
-from ..omnix.panorama import blend_seam_, crop, widen
-from ..omnix.schedule import flow_shift
-from ..omnix.streams import Stream, adapted, joint_attention, of_target, stack, text_is_shared
+from ..omnix.pictures.panorama import blend_seam_, crop, widen
+from ..omnix.runtime.schedule import flow_shift
+from ..omnix.runtime.streams import Stream, adapted, joint_attention, of_target, stack, text_is_shared
 
 
 class Prompt(NamedTuple):

@@ -18,9 +18,9 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
-from ..omnix import patch
-from ..omnix.conditioning import encode_prompt, load_conditioning, note_on_rows
-from ..omnix.tasks import PROMPT_TAG, TEXT_ROWS
+from ..omnix.runtime import patch
+from ..omnix.runtime.conditioning import encode_prompt, load_conditioning, note_on_rows
+from ..omnix.runtime.tasks import PROMPT_TAG, TEXT_ROWS
 from .config import Config, TrainingError, precision_on
 from .latents import checksum
 from .pictures import PIXELS_PER_LATENT

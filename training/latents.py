@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..omnix.tasks import WRAP_COLUMNS, tagged_prompt
+from ..omnix.runtime.tasks import WRAP_COLUMNS, tagged_prompt
 from .config import Config, Plan, Stream
 from .data import Sources, maps
 from .pictures import FRONT, PIXELS_PER_LATENT, View, learned, ranges, seen

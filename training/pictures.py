@@ -17,7 +17,7 @@ from ..mapfiles import layout
 from ..mapfiles.errors import package
 from ..mapfiles.nothing import nothing_there, without_far_plane
 from ..mapfiles.pictures import Array, pixels
-from ..omnix.panorama import camera_rays
+from ..omnix.pictures.panorama import camera_rays
 from .config import Config, Stream, TrainingError, size_of
 from .samples import DIRECTIONS, RAYS
 

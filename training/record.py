@@ -21,8 +21,8 @@ from ..evaluation import semantic
 from ..evaluation.compare import compare
 from ..mapfiles import layout
 from ..mapfiles.pictures import Array
-from ..omnix.panorama import decode_panorama
-from ..omnix.sheet import contact_sheet
+from ..omnix.pictures.panorama import decode_panorama
+from ..omnix.pictures.sheet import contact_sheet
 from .config import Config, Plan, Stream, note
 from .data import Sources
 from .pictures import PIXELS_PER_LATENT, picture, seen

@@ -15,8 +15,8 @@ from tqdm.auto import tqdm
 from ..converters import AdapterError
 from ..converters.files.header import read_header
 from ..converters.lora.layout import FLUX_1, Geometry
-from ..omnix.low_rank import AdapterWeights
-from ..omnix.tasks import TEXT_ROWS
+from ..omnix.runtime.low_rank import AdapterWeights
+from ..omnix.runtime.tasks import TEXT_ROWS
 from . import data
 from .adapters import factor_count, fresh
 from .config import PIXELS_PER_TOKEN, Config, Plan, TrainingError, check, note, plans, precision_on, size_of

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..omnix.schedule import flow_shift
+from ..omnix.runtime.schedule import flow_shift
 from .config import Config, TrainingError
 
 RAYS = "camray"

@@ -25,8 +25,8 @@ from ..converters import convert
 from ..converters.files.header import Entry, header_bytes, in_canonical_order
 from ..converters.files.write import write_file
 from ..converters.fusing.arithmetic import DTYPES, INTEGERS, as_bytes
-from ..omnix.low_rank import AdapterWeights
-from ..omnix.tasks import Task, task_header
+from ..omnix.runtime.low_rank import AdapterWeights
+from ..omnix.runtime.tasks import Task, task_header
 from .adapters import PUBLISHED, published
 from .config import Config, TrainingError, note
 

@@ -3,7 +3,7 @@
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 
-const WARNING = "omnix.warning"; // omnix/patch.py sends it
+const WARNING = "omnix.warning"; // omnix/runtime/patch.py sends it
 const LINE = 18; // so much is always shown
 
 const graphs = new Map(); // prompt id -> id of the workflow that it runs

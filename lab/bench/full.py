@@ -121,8 +121,8 @@ def report(flux: Path, folder: Path, height: int, text: int) -> None:
     model = comfy.sd.load_diffusion_model(str(flux), model_options={"dtype": torch.float8_e4m3fn})
     loaded = adapters(folder)
     inputs = Inputs(height, text)
-    from comfyui_omnix.omnix import patch
-    from comfyui_omnix.omnix.schedule import flow_shift
+    from comfyui_omnix.omnix.runtime import patch
+    from comfyui_omnix.omnix.runtime.schedule import flow_shift
 
     shifted = patch.with_flow_shift(model, flow_shift(height // 8, height // 4, 0))
     ours = patch.attach(shifted, loaded, 1.0, 1.0, 0)
@@ -146,8 +146,8 @@ def report(flux: Path, folder: Path, height: int, text: int) -> None:
 def adapters(folder: Path) -> Any:
     """Write a task's adapters of the real size and load them as Load OmniX Adapters does."""
     from comfyui_omnix.lab.host import tiny
-    from comfyui_omnix.omnix import patch
-    from comfyui_omnix.omnix.tasks import TASKS
+    from comfyui_omnix.omnix.runtime import patch
+    from comfyui_omnix.omnix.runtime.tasks import TASKS
 
     task = TASKS[TASK]
     states = ((stream, tiny.full_adapter(seed)) for seed, stream in enumerate(task.streams))
@@ -223,7 +223,7 @@ def estimates() -> Iterator[list[float]]:
 @contextmanager
 def counted() -> Iterator[Mapping[int, int]]:
     """Count how often each delta is added, by its id()."""
-    from comfyui_omnix.omnix.low_rank import LowRank
+    from comfyui_omnix.omnix.runtime.low_rank import LowRank
 
     hits: Counter[int] = Counter()
     own = LowRank.add_to

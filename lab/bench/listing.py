@@ -48,7 +48,7 @@ def timed(loras: Path, files: int, place: Callable[[int], str]) -> tuple[list[fl
     import folder_paths
     from comfyui_omnix import nodes
     from comfyui_omnix.lab.host import tiny
-    from comfyui_omnix.omnix.tasks import Task, task_header
+    from comfyui_omnix.omnix.runtime.tasks import Task, task_header
 
     task = Task("rgb_to_shading", ("rgb", "shading"))
     for stream in task.streams:

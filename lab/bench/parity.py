@@ -22,7 +22,7 @@ def main() -> None:
     sys.path.insert(0, str(ROOT / "tests" / "omnix"))
     import recorded
     import test_parity
-    from comfyui_omnix.omnix.tasks import TASKS
+    from comfyui_omnix.omnix.runtime.tasks import TASKS
     from measure import relative_error
     from oracle import sample
     from rig import ksample, load_flux, make_case, patched

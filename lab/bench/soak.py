@@ -97,7 +97,7 @@ def install(base: Path) -> None:
     """Write tiny models and an adapter for each stream of each task below a server's base folder."""
     from comfyui_omnix.lab.host import tiny
     from comfyui_omnix.lab.host.tiny_models import write_models
-    from comfyui_omnix.omnix.tasks import TASKS
+    from comfyui_omnix.omnix.runtime.tasks import TASKS
 
     write_models(base / "models")
     slots = [(task.name, stream) for task in TASKS.values() for stream in task.streams]
@@ -108,7 +108,7 @@ def install(base: Path) -> None:
 def soak(server: Any, runs: int) -> Iterator[Run]:
     """Run the tasks in turn, each with its seeds in turn, so that the server can take nothing from its cache."""
     import psutil
-    from comfyui_omnix.omnix.tasks import TASKS
+    from comfyui_omnix.omnix.runtime.tasks import TASKS
 
     own = [child for child in psutil.Process().children() if str(server.port) in child.cmdline()]
     for number in range(runs):
@@ -132,7 +132,7 @@ def node(kind: str, **inputs: Any) -> dict[str, Any]:
 def graph(task: str, seed: int, steps: int = STEPS, folder: str = FOLDER) -> Graph:
     """Write a task's graph on made-up models; its conditions are camera rays, encoded, and its picture is "saved"."""
     from comfyui_omnix.lab.host.tiny_models import ModelNames
-    from comfyui_omnix.omnix.tasks import TASKS
+    from comfyui_omnix.omnix.runtime.tasks import TASKS
 
     names = ModelNames()
     nodes = {

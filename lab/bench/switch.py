@@ -37,8 +37,8 @@ def loading(folder: Path, rounds: int) -> None:
     """Compare reading full-size adapters, as a node does, with a plain read of the same files into new memory."""
     from comfyui_omnix.converters import convert
     from comfyui_omnix.lab.host import tiny
-    from comfyui_omnix.omnix.adapter import load_task
-    from comfyui_omnix.omnix.tasks import TASKS
+    from comfyui_omnix.omnix.runtime.adapter import load_task
+    from comfyui_omnix.omnix.runtime.tasks import TASKS
 
     task = TASKS["rgb_to_depth"]
     original = [tiny.save(tiny.full_adapter(seed), folder / f"{seed}.safetensors") for seed in range(ADAPTERS)]
@@ -88,8 +88,8 @@ def switching(folder: Path, rounds: int) -> None:
     import comfy.sd
     import psutil
     from comfyui_omnix.lab.host import tiny
-    from comfyui_omnix.omnix import patch
-    from comfyui_omnix.omnix.tasks import TASKS
+    from comfyui_omnix.omnix.runtime import patch
+    from comfyui_omnix.omnix.runtime.tasks import TASKS
 
     geometry = tiny.Geometry(hidden=768, double=2, single=4, text=256, pooled=128)
     base = tiny.save(tiny.flux(geometry), folder / "flux.safetensors")

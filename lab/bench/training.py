@@ -99,7 +99,7 @@ def _base(case: Case) -> Any:
 def _steps(case: Case, base: Any) -> Iterator[float]:
     """Yield the seconds of each step but the first, which also allocates."""
     import torch
-    from comfyui_omnix.omnix.tasks import Task
+    from comfyui_omnix.omnix.runtime.tasks import Task
     from comfyui_omnix.training import Config, Latents, train
 
     width, height = map(int, case.size.split("x"))

@@ -19,14 +19,14 @@ import torch
 from comfy.ldm.flux.model import Flux
 from comfy.patcher_extension import WrappersMP
 from comfyui_omnix.lab.host import tiny
-from comfyui_omnix.omnix.adapter import TaskAdapters, load_task
-from comfyui_omnix.omnix.low_rank import LowRank, Rows
-from comfyui_omnix.omnix.noise import PeriodicNoise
-from comfyui_omnix.omnix.panorama import widen
-from comfyui_omnix.omnix.patch import KEY, run_streams
-from comfyui_omnix.omnix.sampling import RUN, Run
-from comfyui_omnix.omnix.streams import Stream, adapted, fold, joint_attention, stack
-from comfyui_omnix.omnix.tasks import TASKS
+from comfyui_omnix.omnix.pictures.panorama import widen
+from comfyui_omnix.omnix.runtime.adapter import TaskAdapters, load_task
+from comfyui_omnix.omnix.runtime.low_rank import LowRank, Rows
+from comfyui_omnix.omnix.runtime.noise import PeriodicNoise
+from comfyui_omnix.omnix.runtime.patch import KEY, run_streams
+from comfyui_omnix.omnix.runtime.sampling import RUN, Run
+from comfyui_omnix.omnix.runtime.streams import Stream, adapted, fold, joint_attention, stack
+from comfyui_omnix.omnix.runtime.tasks import TASKS
 from einops import rearrange, repeat
 from torch import Tensor, nn
 

@@ -21,7 +21,7 @@ from ...evaluation import views
 from ...evaluation.metrics import FIGURES
 from ...mapfiles import layout
 from ...mapfiles.pictures import Array
-from ...omnix.sheet import contact_sheet
+from ...omnix.pictures.sheet import contact_sheet
 from ..host.server import PACK, ROOT, Server
 from ..micro import graphs
 from ..micro.evaluating import GENERATED, given, maps_in, perceived, scores, tasks_of

@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...converters import STREAMS, find_adapters
-from ...omnix.sheet import contact_sheet
+from ...omnix.pictures.sheet import contact_sheet
 from ..host.graphs import graph_of, of_type, pointed
 from ..host.progress import heard
 from ..host.server import PACK, ROOT, Server

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ...omnix.tasks import TASKS, Task
+from ...omnix.runtime.tasks import TASKS, Task
 from ...training import record
 from ...training.config import Config
 from ...training.engine import Result

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ...mapfiles.pictures import replacing
-from ...omnix.panorama import widen
-from ...omnix.schedule import flow_shift
-from ...omnix.streams import Stream
+from ...omnix.pictures.panorama import widen
+from ...omnix.runtime.schedule import flow_shift
+from ...omnix.runtime.streams import Stream
 from ...training import record
 from ...training.flow import Prompt, loss_of, noisy, predict, recording
 from ...training.host import LoadedBase, differentiable

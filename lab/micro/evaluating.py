@@ -17,7 +17,7 @@ from ...evaluation.compare import Scores, compare
 from ...evaluation.views import SHOWN_ALIGNMENT
 from ...mapfiles import layout
 from ...mapfiles.pictures import Array
-from ...omnix.panorama import place_on_panorama
+from ...omnix.pictures.panorama import place_on_panorama
 from ..host.graphs import of_type
 from ..host.server import Server
 from ..rooms.foreign import FAMILIES

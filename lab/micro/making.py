@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ...mapfiles.pictures import replacing
-from ...omnix.conditioning import save_conditioning
+from ...omnix.runtime.conditioning import save_conditioning
 from ...training import engine, record
 from ...training.latents import checksum
 from ...training.saving import PUBLISHED, saves

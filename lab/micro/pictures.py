@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ...mapfiles import layout
 from ...mapfiles.pictures import Array, replacing
-from ...omnix.panorama import perspective_view, place_on_panorama
+from ...omnix.pictures.panorama import perspective_view, place_on_panorama
 from ...training.config import Config, Stream
 from ...training.pictures import picture
 from ..host.pack import ROOT

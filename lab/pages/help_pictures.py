@@ -51,7 +51,7 @@ def sheets() -> Mapping[str, Tensor]:
 
 def contact_sheet_of(parts: Mapping[str, Tensor]) -> Tensor:
     """Lay labelled pictures [1, h, w, c] on one sheet, three in a row, or two where that leaves no gap."""
-    from ...omnix.sheet import contact_sheet
+    from ...omnix.pictures.sheet import contact_sheet
 
     return contact_sheet(list(parts.items()), columns=2 if len(parts) in (2, 4) else 3)[0]
 
@@ -78,8 +78,9 @@ def edges() -> dict[str, Tensor]:
     import comfy.sd
     import comfy.utils
 
-    from ...omnix import panorama, patch, seamless
-    from ...omnix.conditioning import load_conditioning
+    from ...omnix.pictures import panorama
+    from ...omnix.runtime import patch, seamless
+    from ...omnix.runtime.conditioning import load_conditioning
     from ..micro import graphs
     from ..micro.recipe import HEIGHT as ROWS
 
@@ -105,7 +106,7 @@ def edges() -> dict[str, Tensor]:
 
 def of_the_sample() -> dict[str, dict[str, Tensor]]:
     """Return the pictures, [1, H, W, C] by label, that each node makes of the sample's room and its true maps."""
-    from ...omnix import maps, panorama
+    from ...omnix.pictures import maps, panorama
     from ..rooms.room import render
     from ..rooms.stage import emptied, showroom
     from .thumbnails import layers, scene_of
@@ -144,7 +145,7 @@ def of_the_sample() -> dict[str, dict[str, Tensor]]:
 
 def turned(rgb: Tensor) -> dict[str, Tensor]:
     """Return a panorama [1, H, W, 3], turned by half its width, and the mask of its seam."""
-    from ...omnix.panorama import seam_to_middle
+    from ...omnix.pictures.panorama import seam_to_middle
 
     rolled, seam = seam_to_middle(rgb, 20.0)
     return {"image": rgb, "panorama": rolled, "seam": rearrange(seam, "b h w -> b h w 1")}
@@ -190,7 +191,7 @@ def normals_of(room: Room) -> Tensor:
 def legend(room: Any) -> Tensor:
     """Return the legend of a room drawn in the colours that OmniX Semantic knows, [1, H, W, 3]."""
     from ...mapfiles.nyu40 import CLASSES
-    from ...omnix import semantics
+    from ...omnix.pictures import semantics
     from ..rooms.labels import COLOURS
 
     known = {name: colour for name, colour in CLASSES if name in semantics.EVIDENCE}
@@ -201,7 +202,7 @@ def legend(room: Any) -> Tensor:
 
 def depths(rgb: Tensor, distance: Tensor) -> dict[str, Tensor]:
     """Return what OmniX Depth makes of distances [1, H, W] in [0, 1]."""
-    from ...omnix import maps
+    from ...omnix.pictures import maps
 
     image = rearrange(distance, "b h w -> b h w 1")
     return {
@@ -213,7 +214,7 @@ def depths(rgb: Tensor, distance: Tensor) -> dict[str, Tensor]:
 
 def colourings(distance: Tensor) -> dict[str, Tensor]:
     """Return distances [1, H, W] in every colour map, and once inverted."""
-    from ...omnix.colour import COLOURS, colour_view
+    from ...omnix.pictures.colour import COLOURS, colour_view
 
     return {name: colour_view(distance, name) for name in COLOURS} | {
         "Spectral, inverted": colour_view(distance, "Spectral", invert=True)
@@ -222,7 +223,7 @@ def colourings(distance: Tensor) -> dict[str, Tensor]:
 
 def plan(distance: Tensor, rgb: Tensor) -> Tensor:
     """Draw the points of a panorama from above, front up, the highest points last: [1, P, 2 P, 3]."""
-    from ...omnix import maps
+    from ...omnix.pictures import maps
 
     geometry = maps.moge_geometry(distance, rgb)
     back, right, up = rearrange(geometry["points"], "1 h w xyz -> xyz (h w)")

@@ -45,11 +45,11 @@ def sheet(folder: Path) -> Image.Image:
     """Return views of the panorama, of its depth, normals and albedo, and of the scene from two places."""
     import torch
 
-    from ...omnix.colour import colour_view
-    from ...omnix.panorama import perspective_view
+    from ...omnix.pictures.colour import colour_view
+    from ...omnix.pictures.panorama import perspective_view
+    from ...omnix.pictures.sheet import contact_sheet
     from ...omnix.scene import build_scene
     from ...omnix.scene.material import resized
-    from ...omnix.sheet import contact_sheet
     from .inside import seen_from
 
     covered = read(folder / "label.png")[..., 0] > 0.5

@@ -44,7 +44,7 @@ def sheet(folders: list[Path]) -> Image.Image:
     """Return all views, a row for each folder."""
     import torch
 
-    from ...omnix.sheet import contact_sheet
+    from ...omnix.pictures.sheet import contact_sheet
 
     tiles = [(name, torch.from_numpy(shown)[None].float()) for folder in folders for name, shown in views(folder)]
     made = contact_sheet(tiles, 3, SIZE[0])

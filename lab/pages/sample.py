@@ -36,7 +36,7 @@ def pictures() -> Mapping[str, Tensor]:
 
 def write(folder: Path) -> None:
     """Write them as PNG, distance with 16 bits."""
-    from ...omnix.save import PNG8, PNG16, encoded, gpano, with_texts
+    from ...omnix.runtime.save import PNG8, PNG16, encoded, gpano, with_texts
 
     texts = {"XML:com.adobe.xmp": gpano(2 * HEIGHT, HEIGHT)}
     for ending, picture in pictures().items():

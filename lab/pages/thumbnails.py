@@ -14,8 +14,8 @@ from einops import repeat
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ...omnix.colour import colour_view
-from ...omnix.panorama import camera_rays, perspective_view, place_on_panorama
+from ...omnix.pictures.colour import colour_view
+from ...omnix.pictures.panorama import camera_rays, perspective_view, place_on_panorama
 from ...omnix.scene import Options, build_scene
 from ...omnix.scene.layers import masked
 from ..rooms.meshes import FROM_OUTSIDE, draw

@@ -1,8 +1,8 @@
 """Render a panorama of a furnished room with its true distance, normals, albedo and materials beside it.
 
 No model can be judged without a truth to compare with, so a room has one at every pixel centre, along the rays of
-`omnix.panorama.camera_rays`: lon = (0.5 - (j + 0.5) / W) 2 pi, lat = (0.5 - (i + 0.5) / H) pi, axes front +X, up +Y,
-left +Z. Only the picture itself is anti-aliased and lit by chance (from a fixed seed); the maps are exact.
+`omnix.pictures.panorama.camera_rays`: lon = (0.5 - (j + 0.5) / W) 2 pi, lat = (0.5 - (i + 0.5) / H) pi, axes front +X,
+up +Y, left +Z. Only the picture itself is anti-aliased and lit by chance (from a fixed seed); the maps are exact.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ...omnix.maps import MAPS
+from ...omnix.pictures.maps import MAPS
 from .graph import App, Graph, Group, Link, Node, Value
 from .notes import (
     YOUR_MODEL,

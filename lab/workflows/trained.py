@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ...omnix.tasks import Task
+    from ...omnix.runtime.tasks import Task
     from .graph import Graph, Node
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,7 +122,7 @@ def main() -> None:
 
 
 def _task_of(adapter: Path) -> Task:
-    tasks, converters = import_module("...omnix.tasks", PACKAGE), import_module("...converters", PACKAGE)
+    tasks, converters = import_module("...omnix.runtime.tasks", PACKAGE), import_module("...converters", PACKAGE)
     found = tasks.task_from_header(converters.read_metadata(adapter, tasks.TASK_HEADER))
     if found is None:
         sys.exit(f"{adapter}: its header tells no task; give a file of a save of omnix-train.")

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from ...converters.version import VERSION
-from ..glb import Geometry, Material, Part, write_glb
-from ..semantics import Named
+from ..pictures.glb import Geometry, Material, Part, write_glb
+from ..pictures.semantics import Named
 from .agreement import Agreement, agreement
 from .behind import continued
 from .checks import check_depth

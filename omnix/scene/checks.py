@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..panorama import check_panorama
+from ..pictures.panorama import check_panorama
 from .frame import Array
 
 NEARER = 0.15

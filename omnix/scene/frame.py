@@ -1,7 +1,7 @@
 """The one place that knows how our axes lie in glTF's.
 
-Ours (omnix.panorama): front +X, up +Y, left +Z, left-handed. glTF's: right +X, up +Y, and a camera looks along -Z,
-right-handed, in metres. So (x, y, z) = (-left, up, -front), and the panorama's centre lies straight ahead.
+Ours (omnix.pictures.panorama): front +X, up +Y, left +Z, left-handed. glTF's: right +X, up +Y, and a camera looks
+along -Z, right-handed, in metres. So (x, y, z) = (-left, up, -front), and the panorama's centre lies straight ahead.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..distance import distances_alone
-from ..maps import unit_normals
-from ..semantics import Colour, Named, named
+from ..pictures.distance import distances_alone
+from ..pictures.maps import unit_normals
+from ..pictures.semantics import Colour, Named, named
 from .build import Scene, build_scene, framed
 from .frame import Array
 from .second import Second

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..distance import distances_alone
-from ..panorama import UNSEEN_GREY
-from ..semantics import Colour, Named
+from ..pictures.distance import distances_alone
+from ..pictures.panorama import UNSEEN_GREY
+from ..pictures.semantics import Colour, Named
 from .build import doubt_of, framed
 from .checks import check_depth
 from .edges import surfaces

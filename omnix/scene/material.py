@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from ..glb import Material, Picture
+from ..pictures.glb import Material, Picture
 from .frame import Array, to_gltf
 from .mesh import Mesh
 from .shading import baked_frame, tangent_space

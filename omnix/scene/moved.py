@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..panorama import UNSEEN_GREY, bilinear, check_panorama
+from ..pictures.panorama import UNSEEN_GREY, bilinear, check_panorama
 from .build import INVENTED
 from .frame import Array
 from .raster import first_hits

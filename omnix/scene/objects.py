@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from ..glb import Geometry
-from ..semantics import Named
+from ..pictures.glb import Geometry
+from ..pictures.semantics import Named
 from .front import in_front
 from .mesh import Mesh
 from .surface import Surface, at_size

@@ -1,4 +1,4 @@
-"""Read the textured triangles of a GLB that `omnix.glb` wrote, or another tool saved again."""
+"""Read the textured triangles of a GLB that `omnix.pictures.glb` wrote, or another tool saved again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..glb import FLOAT, JSON_CHUNK, MAGIC, TYPES, UNSIGNED_INT, UNSIGNED_SHORT
+from ..pictures.glb import FLOAT, JSON_CHUNK, MAGIC, TYPES, UNSIGNED_INT, UNSIGNED_SHORT
 from .frame import Array
 
 DTYPES = {FLOAT: "<f4", UNSIGNED_SHORT: "<u2", UNSIGNED_INT: "<u4", 5121: "u1"}

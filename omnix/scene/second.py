@@ -40,8 +40,8 @@ def second_of(first: Array, second: Array, hidden: Flags, maps: Mapping[str, Arr
     moved = found.scale * second + found.shift
     words = (
         f"Background layer: its depth times {found.scale:.4g} {round(found.shift, 4) + 0.0:+g} fits the first depth. "
-        f"Where both see the same, {found.agree:.1%} agree within {AGREE:.0%} (median difference {found.off:.1%}). The mask covers "
-        f"{hidden.mean():.1%} of the pixels."
+        f"Where both see the same, {found.agree:.1%} agree within {AGREE:.0%} (median difference {found.off:.1%}). "
+        f"The mask covers {hidden.mean():.1%} of the pixels."
     )
     return Second(np.where((second > 0) & (moved > 0), moved, 0.0), hidden, maps, words)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..glb import Geometry
+from ..pictures.glb import Geometry
 from .behind import inpainted, widened
 from .frame import Array, directions
 from .surface import Flags

@@ -7,7 +7,7 @@ import pytest
 import torch
 import viewing
 from comfyui_omnix.lab.host.browser import ViewerOnPage, Workbench
-from comfyui_omnix.omnix.colour import spectral
+from comfyui_omnix.omnix.pictures.colour import spectral
 from viewing import CLOSE, KEY_STEP, error, graph, inside, opened, sees
 
 pytestmark = viewing.MARKS

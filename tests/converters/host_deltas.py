@@ -6,7 +6,7 @@ from pathlib import Path
 import comfy.lora
 import comfy.utils
 import torch
-from comfyui_omnix.omnix.low_rank import read_layers
+from comfyui_omnix.omnix.runtime.low_rank import read_layers
 from torch import Tensor
 
 

@@ -13,7 +13,7 @@ from comfyui_omnix.graph import maps
 from comfyui_omnix.graph.lineage import READERS, check_map, task_of_picture
 from comfyui_omnix.lab.bench import soak
 from comfyui_omnix.lab.host.server import ROOT, GraphError, Server
-from comfyui_omnix.omnix.tasks import TASKS
+from comfyui_omnix.omnix.runtime.tasks import TASKS
 
 NODES = {
     "depth": maps.OmniXDepth,

@@ -16,7 +16,7 @@ from comfyui_omnix import nodes
 from comfyui_omnix.converters import AdapterError, open_adapter
 from comfyui_omnix.graph.files import NOTHING_FOUND, note_posted
 from comfyui_omnix.lab.host import tiny
-from comfyui_omnix.omnix.conditioning import load_conditioning, save_conditioning
+from comfyui_omnix.omnix.runtime.conditioning import load_conditioning, save_conditioning
 from measure import relative_error
 from rig import conditioning, forward, ksample, load_flux, make_case, patched
 from safetensors.torch import save_file

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_omnix import nodes
-from comfyui_omnix.omnix import semantics
+from comfyui_omnix.omnix.pictures import semantics
 
 # As measured in two maps of OmniX's real weights; they are the colours of ScanNet's tools for NYUv2's classes.
 COLOURS = {

@@ -17,9 +17,9 @@ import torch
 from comfyui_omnix import nodes
 from comfyui_omnix.graph.panoramas import samples
 from comfyui_omnix.lab.host import tiny
-from comfyui_omnix.omnix.adapter import known_tasks
-from comfyui_omnix.omnix.save import own_number, write_set
-from comfyui_omnix.omnix.tasks import TASKS, Task, task_header
+from comfyui_omnix.omnix.runtime.adapter import known_tasks
+from comfyui_omnix.omnix.runtime.save import own_number, write_set
+from comfyui_omnix.omnix.runtime.tasks import TASKS, Task, task_header
 
 CONDITIONING = [(torch.ones(1, 2, 4), {"guidance": 3.5})]
 HOSTILE = {

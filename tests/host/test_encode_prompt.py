@@ -13,7 +13,7 @@ import stock
 import torch
 from comfyui_omnix import nodes
 from comfyui_omnix.lab.host import tiny_models
-from comfyui_omnix.omnix.conditioning import load_conditioning, note_on_rows, save_conditioning
+from comfyui_omnix.omnix.runtime.conditioning import load_conditioning, note_on_rows, save_conditioning
 from measure import relative_error
 from safetensors import safe_open
 

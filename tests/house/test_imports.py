@@ -15,9 +15,9 @@ HOST = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths",
 
 _NODES = {"comfy_api", "folder_paths"}
 KNOW_THE_HOST = {
-    "omnix/patch.py": {"comfy"},
-    "omnix/memory.py": {"comfy"},
-    "omnix/seamless.py": {"comfy"},
+    "omnix/runtime/patch.py": {"comfy"},
+    "omnix/runtime/memory.py": {"comfy"},
+    "omnix/runtime/seamless.py": {"comfy"},
     "training/host.py": {"comfy", "folder_paths"},
     # Whether the host was started with --disable-metadata.
     "graph/pictures.py": {*_NODES, "comfy"},
@@ -28,12 +28,15 @@ SHIPPED: dict[str, set[str]] = {
     "converters.lora": {"converters.files"},
     "converters.fusing": {"converters.lora", "converters.files"},
     "converters": {"converters.fusing", "converters.lora", "converters.files"},
-    "omnix": {"converters", "converters.fusing"},
+    "omnix": set(),
+    "omnix.pictures": {"omnix"},
+    "omnix.runtime": {"omnix.pictures", "converters", "converters.fusing"},
     "mapfiles": {"converters.files"},
     "evaluation": {"mapfiles"},
-    "omnix.scene": {"omnix"},
+    "omnix.scene": {"omnix.pictures", "converters"},
     "training": {
-        "omnix",
+        "omnix.runtime",
+        "omnix.pictures",
         "converters",
         "converters.lora",
         "converters.files",
@@ -41,7 +44,7 @@ SHIPPED: dict[str, set[str]] = {
         "mapfiles",
         "evaluation",
     },
-    "graph": {"omnix", "omnix.scene", "converters", "mapfiles", "evaluation"},
+    "graph": {"omnix.runtime", "omnix.pictures", "omnix.scene", "converters", "mapfiles", "evaluation"},
     ROOF: {"graph"},
 }
 """A room of the house -> the rooms that it may import; `converters.errors`, which all of them raise, is free to all."""

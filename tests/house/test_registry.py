@@ -208,7 +208,7 @@ def test_what_is_packed(packed: Path) -> None:
     found = {path.relative_to(packed).as_posix() for path in packed.rglob("*") if path.is_file()}
     assert not {name.split("/")[0] for name in found} & DEVELOPMENT
     assert {"__init__.py", "nodes.py", "pyproject.toml", "LICENSE", "README.md", "node_list.json"} <= found
-    assert {"web/viewer.js", "locales/zh/nodeDefs.json", "converters/__main__.py", "omnix/patch.py"} <= found
+    assert {"web/viewer.js", "locales/zh/nodeDefs.json", "converters/__main__.py", "omnix/runtime/patch.py"} <= found
     assert {f"web/docs/{node.__name__}.md" for node in nodes.NODES} <= found
     assert {"sample/omnix_sample_room.png", "sample/omnix_sample_room_depth.png"} <= found
     assert len([name for name in found if re.fullmatch(r"workflows/[^/]+\.json", name)]) >= 8

@@ -18,8 +18,8 @@ import torch
 from comfyui_omnix import nodes
 from comfyui_omnix.converters import AdapterError
 from comfyui_omnix.lab.host import tiny
-from comfyui_omnix.omnix.conditioning import load_conditioning, save_conditioning
-from comfyui_omnix.omnix.low_rank import read_layers
+from comfyui_omnix.omnix.runtime.conditioning import load_conditioning, save_conditioning
+from comfyui_omnix.omnix.runtime.low_rank import read_layers
 from safetensors.torch import save_file
 
 CODE_FROM_DATA = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "code", "runpy", "ctypes"}

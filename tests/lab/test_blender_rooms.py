@@ -13,7 +13,7 @@ from comfyui_omnix.lab.rooms.by_blender import FAMILIES, blender_room
 from comfyui_omnix.lab.rooms.labels import COLOURS
 from comfyui_omnix.lab.rooms.room import Room
 from comfyui_omnix.mapfiles import layout
-from comfyui_omnix.omnix.panorama import camera_rays
+from comfyui_omnix.omnix.pictures.panorama import camera_rays
 
 HEIGHT = 32
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from comfyui_omnix.evaluation.slope import verdict
 from comfyui_omnix.lab.rooms import foreign
-from comfyui_omnix.omnix.panorama import camera_rays
+from comfyui_omnix.omnix.pictures.panorama import camera_rays
 from scipy.spatial.transform import Rotation
 
 HEIGHT = 64

@@ -11,7 +11,7 @@ from comfyui_omnix.lab.rooms.labels import COLOURS
 from comfyui_omnix.lab.rooms.lighting import FAST, PICTURE
 from comfyui_omnix.lab.rooms.random_room import AROUND_CAMERA, random_room
 from comfyui_omnix.lab.rooms.stage import Stage
-from comfyui_omnix.omnix.panorama import camera_rays
+from comfyui_omnix.omnix.pictures.panorama import camera_rays
 from solids import depth_inside, out_of_frame
 
 SEEDS = range(40)

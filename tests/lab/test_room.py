@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from comfyui_omnix.lab.rooms import enclosure, furniture, raycast, room, shapes
 from comfyui_omnix.lab.rooms.stage import showroom
-from comfyui_omnix.omnix.panorama import camera_rays
+from comfyui_omnix.omnix.pictures.panorama import camera_rays
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from solids import depth_inside

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from comfyui_omnix.lab.workflows.graph import Link
 from comfyui_omnix.lab.workflows.trained import graph_of
-from comfyui_omnix.omnix.tasks import TASKS, Task
+from comfyui_omnix.omnix.runtime.tasks import TASKS, Task
 
 MADE_UP = Task("rgb_camray_edges_to_shading", ("rgb", "camray", "edges", "shading"))
 

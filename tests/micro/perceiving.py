@@ -17,11 +17,12 @@ from comfyui_omnix.lab.micro.evaluating import scores
 from comfyui_omnix.lab.micro.judged import own_room
 from comfyui_omnix.lab.micro.recipe import HEIGHT, JUDGED_SEED, SEAM_COLUMNS
 from comfyui_omnix.lab.rooms.lighting import FAST
-from comfyui_omnix.omnix import maps, patch
-from comfyui_omnix.omnix.conditioning import load_conditioning
-from comfyui_omnix.omnix.panorama import decode_panorama
-from comfyui_omnix.omnix.schedule import flow_shift
-from comfyui_omnix.omnix.tasks import TASKS, WRAP_COLUMNS
+from comfyui_omnix.omnix.pictures import maps
+from comfyui_omnix.omnix.pictures.panorama import decode_panorama
+from comfyui_omnix.omnix.runtime import patch
+from comfyui_omnix.omnix.runtime.conditioning import load_conditioning
+from comfyui_omnix.omnix.runtime.schedule import flow_shift
+from comfyui_omnix.omnix.runtime.tasks import TASKS, WRAP_COLUMNS
 from comfyui_omnix.training.saving import PUBLISHED
 from numpy.typing import NDArray
 from rig import Case, ksample

@@ -14,8 +14,8 @@ from comfyui_omnix.lab.micro import adapters, base, evaluating, graphs, making, 
 from comfyui_omnix.lab.micro.blocks import Blocks
 from comfyui_omnix.lab.micro.recipe import BEGUN, FIRST, HEIGHT, PICTURES, STAGES, TASKS, TURNED, Stage
 from comfyui_omnix.mapfiles import layout
-from comfyui_omnix.omnix.panorama import camera_rays
-from comfyui_omnix.omnix.tasks import TASKS as TASKS_OF
+from comfyui_omnix.omnix.pictures.panorama import camera_rays
+from comfyui_omnix.omnix.runtime.tasks import TASKS as TASKS_OF
 from comfyui_omnix.training import record
 from comfyui_omnix.training.saving import PUBLISHED, RUN_KEY, STATE, saves
 from safetensors import safe_open

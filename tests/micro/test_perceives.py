@@ -19,10 +19,10 @@ from comfyui_omnix.converters import convert, split
 from comfyui_omnix.lab.host import tiny
 from comfyui_omnix.lab.micro.base import GUIDANCE
 from comfyui_omnix.lab.micro.recipe import HEIGHT
-from comfyui_omnix.omnix import patch
-from comfyui_omnix.omnix.panorama import decode_panorama
-from comfyui_omnix.omnix.schedule import flow_shift
-from comfyui_omnix.omnix.seamless import close_seam
+from comfyui_omnix.omnix.pictures.panorama import decode_panorama
+from comfyui_omnix.omnix.runtime import patch
+from comfyui_omnix.omnix.runtime.schedule import flow_shift
+from comfyui_omnix.omnix.runtime.seamless import close_seam
 from perceiving import JUDGED, Micro, Rooms, error, rooms, seam
 from rig import Case
 from safetensors.torch import load_file

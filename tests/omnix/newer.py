@@ -15,7 +15,7 @@ import comfy.sd
 import torch
 from comfy.ldm.flux.layers import DoubleStreamBlock, SingleStreamBlock
 from comfy.ldm.flux.math import apply_rope
-from comfyui_omnix.omnix.fused import CALLED
+from comfyui_omnix.omnix.runtime.fused import CALLED
 from einops import rearrange
 from rig import Case, Model, load_flux
 from torch import Tensor, nn

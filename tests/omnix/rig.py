@@ -14,10 +14,10 @@ import comfy.sd
 import pytest
 import torch
 from comfyui_omnix.lab.host import tiny
-from comfyui_omnix.omnix import patch
-from comfyui_omnix.omnix.adapter import task_files
-from comfyui_omnix.omnix.schedule import flow_shift
-from comfyui_omnix.omnix.tasks import SEAM_COLUMNS, TASKS, Task
+from comfyui_omnix.omnix.runtime import patch
+from comfyui_omnix.omnix.runtime.adapter import task_files
+from comfyui_omnix.omnix.runtime.schedule import flow_shift
+from comfyui_omnix.omnix.runtime.tasks import SEAM_COLUMNS, TASKS, Task
 from torch import Tensor
 
 Model = Any

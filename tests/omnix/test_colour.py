@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from comfyui_omnix.omnix import colour
+from comfyui_omnix.omnix.pictures import colour
 from hypothesis import given
 from hypothesis import strategies as st
 

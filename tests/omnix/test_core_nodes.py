@@ -23,9 +23,9 @@ from comfy_extras.nodes_custom_sampler import (
 from comfy_extras.nodes_model_patch import UsoStyleProjectorPatch
 from comfy_extras.nodes_perpneg import PerpNegGuider
 from comfyui_omnix.graph.model import OmniXFlowShift
-from comfyui_omnix.omnix import patch, stages
-from comfyui_omnix.omnix.sampling import predict_between_steps
-from comfyui_omnix.omnix.schedule import flow_shift
+from comfyui_omnix.omnix.runtime import patch, stages
+from comfyui_omnix.omnix.runtime.sampling import predict_between_steps
+from comfyui_omnix.omnix.runtime.schedule import flow_shift
 from measure import relative_error
 from oracle import sample
 from rig import Case, Model, conditioning, ksample, load_flux, make_case, patched

@@ -13,7 +13,8 @@ import numpy as np
 import OpenImageIO
 import pytest
 import torch
-from comfyui_omnix.omnix import decode, exr, header, picture, save
+from comfyui_omnix.omnix.pictures import decode, exr, header, picture
+from comfyui_omnix.omnix.runtime import save
 from PIL import Image, ImageCms, ImageFile, ImageOps
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +47,7 @@ sys.path.insert(0, sys.argv[1])
 import warnings; warnings.simplefilter("error")
 from pathlib import Path
 from omnix import picture
-from omnix.header import read_header
+from omnix.pictures.header import read_header
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     {what}

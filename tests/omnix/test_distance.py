@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from comfyui_omnix.omnix import distance, maps
+from comfyui_omnix.omnix.pictures import distance, maps
 from comfyui_omnix.omnix.scene import Options
 from comfyui_omnix.omnix.scene.inputs import each_scene
 

@@ -15,9 +15,9 @@ import comfy.samplers
 import pytest
 import torch
 from comfyui_omnix.lab.host import tiny
-from comfyui_omnix.omnix import patch
-from comfyui_omnix.omnix.low_rank import LowRank
-from comfyui_omnix.omnix.schedule import ENTRIES, flow_shift, sigmas
+from comfyui_omnix.omnix.runtime import patch
+from comfyui_omnix.omnix.runtime.low_rank import LowRank
+from comfyui_omnix.omnix.runtime.schedule import ENTRIES, flow_shift, sigmas
 from measure import relative_error
 from oracle import sample
 from rig import Case, Model, conditioning, forward, ksample, load_flux, make_case, patched

@@ -14,9 +14,9 @@ import pytest
 import torch
 from comfyui_omnix.converters import AdapterError
 from comfyui_omnix.lab.host import tiny
-from comfyui_omnix.omnix import patch
-from comfyui_omnix.omnix.adapter import fingerprint, task_files
-from comfyui_omnix.omnix.conditioning import load_conditioning, save_conditioning
+from comfyui_omnix.omnix.runtime import patch
+from comfyui_omnix.omnix.runtime.adapter import fingerprint, task_files
+from comfyui_omnix.omnix.runtime.conditioning import load_conditioning, save_conditioning
 from rig import Case, Model, conditioning, forward, hook_count, ksample, load_flux, make_case, patched
 
 STEPS = 3

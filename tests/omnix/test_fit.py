@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from comfyui_omnix.omnix import fit, gpano, header, layouts, picture
+from comfyui_omnix.omnix.pictures import fit, gpano, header, layouts, picture
 from PIL import Image
 
 GREY = 127.5 / 255

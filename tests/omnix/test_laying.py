@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from comfyui_omnix import nodes
-from comfyui_omnix.omnix import background, panorama
-from comfyui_omnix.omnix.panorama import Laid, place_on_panorama
+from comfyui_omnix.omnix.pictures import background, panorama
+from comfyui_omnix.omnix.pictures.panorama import Laid, place_on_panorama
 from torch import Tensor
 
 GREY = panorama.UNSEEN_GREY

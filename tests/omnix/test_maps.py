@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from comfyui_omnix.omnix import maps, panorama
+from comfyui_omnix.omnix.pictures import maps, panorama
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -12,10 +12,10 @@ import torch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 from comfyui_omnix.lab.host import tiny
-from comfyui_omnix.omnix import blame
-from comfyui_omnix.omnix.blame import blaming
-from comfyui_omnix.omnix.fused import CALLED, called
-from comfyui_omnix.omnix.watch import Step, wanted_of
+from comfyui_omnix.omnix.runtime import blame
+from comfyui_omnix.omnix.runtime.blame import blaming
+from comfyui_omnix.omnix.runtime.fused import CALLED, called
+from comfyui_omnix.omnix.runtime.watch import Step, wanted_of
 from measure import relative_error
 from newer import (
     Container,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from comfyui_omnix.omnix import panorama
+from comfyui_omnix.omnix.pictures import panorama
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file

@@ -7,7 +7,7 @@ import recorded
 import torch
 from comfyui_omnix.converters import convert
 from comfyui_omnix.lab.host import tiny
-from comfyui_omnix.omnix.tasks import TASKS
+from comfyui_omnix.omnix.runtime.tasks import TASKS
 from measure import relative_error
 from oracle import sample
 from rig import Case, conditioning, ksample, load_flux, make_case, patched

@@ -13,7 +13,8 @@ import OpenImageIO
 import pytest
 import torch
 from comfyui_omnix.lab.pages import sample
-from comfyui_omnix.omnix import exr, fit, picture, save
+from comfyui_omnix.omnix.pictures import exr, fit, picture
+from comfyui_omnix.omnix.runtime import save
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image

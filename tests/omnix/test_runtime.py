@@ -14,9 +14,9 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from comfyui_omnix.converters import convert
 from comfyui_omnix.lab.host import tiny
-from comfyui_omnix.omnix import patch
-from comfyui_omnix.omnix.low_rank import read_layers
-from comfyui_omnix.omnix.streams import Stream, adapted
+from comfyui_omnix.omnix.runtime import patch
+from comfyui_omnix.omnix.runtime.low_rank import read_layers
+from comfyui_omnix.omnix.runtime.streams import Stream, adapted
 from measure import relative_error
 from oracle import sample
 from rig import Case, Model, conditioning, forward, hook_count, ksample, load_flux, make_case, offloading, patched

@@ -5,7 +5,7 @@ import math
 import comfy.samplers
 import pytest
 import torch
-from comfyui_omnix.omnix.schedule import ENTRIES, LARGEST_STEP_COUNT, flow_shift, sigmas, times
+from comfyui_omnix.omnix.runtime.schedule import ENTRIES, LARGEST_STEP_COUNT, flow_shift, sigmas, times
 
 
 class Sampling:

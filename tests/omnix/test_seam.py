@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from comfyui_omnix.omnix import panorama
+from comfyui_omnix.omnix.pictures import panorama
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -11,7 +11,7 @@ import comfy.samplers
 import numpy as np
 import pytest
 import torch
-from comfyui_omnix.omnix.noise import PeriodicNoise
+from comfyui_omnix.omnix.runtime.noise import PeriodicNoise
 from rig import Case, Model, conditioning, ksample, load_flux, make_case, patched
 from torch import Tensor
 

@@ -12,7 +12,7 @@ import comfy.samplers
 import pytest
 import torch
 from bases import BASES, conditioning, load_base
-from comfyui_omnix.omnix import patch, seamless
+from comfyui_omnix.omnix.runtime import patch, seamless
 from measure import relative_error
 from rig import hook_count
 from torch import Tensor

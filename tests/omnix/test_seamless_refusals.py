@@ -11,8 +11,8 @@ import pytest
 import torch
 from bases import BASES, conditioning, load_base
 from comfyui_omnix.lab.host import tiny
-from comfyui_omnix.omnix import patch, seamless
-from comfyui_omnix.omnix.tasks import Task
+from comfyui_omnix.omnix.runtime import patch, seamless
+from comfyui_omnix.omnix.runtime.tasks import Task
 from rig import Case, hook_count, ksample, load_flux, make_case, patched
 from test_seamless import SEAM, WIDTH, close, sampled
 from torch import Tensor

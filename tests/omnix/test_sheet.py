@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from comfyui_omnix.omnix.sheet import PAPER, contact_sheet
+from comfyui_omnix.omnix.pictures.sheet import PAPER, contact_sheet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from comfyui_omnix.lab.host import tiny
-from comfyui_omnix.omnix import maps, panorama, patch
+from comfyui_omnix.omnix.pictures import maps, panorama
+from comfyui_omnix.omnix.runtime import patch
 from measure import relative_error
 from rig import Case, Model, conditioning, forward, ksample, load_flux, make_case, patched
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from comfyui_omnix.lab.host import tiny
-from comfyui_omnix.omnix.adapter import folders_with_tasks, known_tasks, task_files, task_in
-from comfyui_omnix.omnix.tasks import TASK_HEADER, TASKS, Task, task_from_header, task_header
+from comfyui_omnix.omnix.runtime.adapter import folders_with_tasks, known_tasks, task_files, task_in
+from comfyui_omnix.omnix.runtime.tasks import TASK_HEADER, TASKS, Task, task_from_header, task_header
 
 SHADING = Task("rgb_camray_to_shading", ("rgb", "camray", "shading"))
 LAYOUTS = (

@@ -19,8 +19,8 @@ from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from comfy_extras.nodes_nag import NAGuidance
 from comfyui_omnix.converters import AdapterError
 from comfyui_omnix.lab.host import tiny
-from comfyui_omnix.omnix import checks, patch
-from comfyui_omnix.omnix.schedule import flow_shift
+from comfyui_omnix.omnix.runtime import checks, patch
+from comfyui_omnix.omnix.runtime.schedule import flow_shift
 from measure import relative_error
 from oracle import sample
 from rig import Case, Model, conditioning, forward, ksample, load_flux, make_case, patched

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from comfyui_omnix.omnix.view import View, cut_out, read_view
+from comfyui_omnix.omnix.pictures.view import View, cut_out, read_view
 
 
 def test_empty_is_the_front() -> None:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from comfyui_omnix.converters import AdapterError
 from comfyui_omnix.lab.host import tiny
-from comfyui_omnix.omnix import patch
-from comfyui_omnix.omnix.adapter import folders_with_tasks, task_files
-from comfyui_omnix.omnix.tasks import TASKS
+from comfyui_omnix.omnix.runtime import patch
+from comfyui_omnix.omnix.runtime.adapter import folders_with_tasks, task_files
+from comfyui_omnix.omnix.runtime.tasks import TASKS
 from rig import Case, Model, conditioning, forward, hook_count, ksample, load_flux, make_case, patched
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from comfyui_omnix.omnix.panorama import camera_rays
+from comfyui_omnix.omnix.pictures.panorama import camera_rays
 from numpy.typing import NDArray
 
 Array = NDArray[np.floating]

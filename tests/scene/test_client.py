@@ -15,7 +15,7 @@ from comfyui_omnix.lab.host.browser import chromium
 from comfyui_omnix.lab.rooms.room import Room, render
 from comfyui_omnix.lab.rooms.stage import showroom
 from comfyui_omnix.lab.rooms.view import ORIGIN, Grid, look
-from comfyui_omnix.omnix.panorama import perspective_view
+from comfyui_omnix.omnix.pictures.panorama import perspective_view
 from comfyui_omnix.omnix.scene import Options, build_scene
 from PIL import Image
 from playwright.sync_api import ConsoleMessage, Page, Route

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_omnix.graph.layers import OmniXMoveViewpoint
-from comfyui_omnix.omnix.panorama import place_on_panorama
+from comfyui_omnix.omnix.pictures.panorama import place_on_panorama
 from comfyui_omnix.omnix.scene import Options, Scene, build_scene
 from comfyui_omnix.omnix.scene.frame import pixel_directions
 from comfyui_omnix.omnix.scene.raster import first_hits

@@ -9,8 +9,8 @@ import torch
 from comfyui_omnix.lab.host import tiny
 from comfyui_omnix.lab.host.tiny_models import vae
 from comfyui_omnix.mapfiles import layout
-from comfyui_omnix.omnix.conditioning import save_conditioning
-from comfyui_omnix.omnix.panorama import camera_rays
+from comfyui_omnix.omnix.pictures.panorama import camera_rays
+from comfyui_omnix.omnix.runtime.conditioning import save_conditioning
 from comfyui_omnix.training.config import Config
 from made_up import SMALL
 from torch import Tensor

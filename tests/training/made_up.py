@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from comfyui_omnix.lab.host import tiny
-from comfyui_omnix.omnix.tasks import Task
+from comfyui_omnix.omnix.runtime.tasks import Task
 from comfyui_omnix.training.config import Config
 from comfyui_omnix.training.host import LoadedBase
 from comfyui_omnix.training.samples import Latents

@@ -15,8 +15,8 @@ import stock
 import torch
 from comfyui_omnix.lab.host import tiny, tiny_models
 from comfyui_omnix.mapfiles import layout
-from comfyui_omnix.omnix.conditioning import save_conditioning
-from comfyui_omnix.omnix.tasks import PROMPT_TAG
+from comfyui_omnix.omnix.runtime.conditioning import save_conditioning
+from comfyui_omnix.omnix.runtime.tasks import PROMPT_TAG
 from comfyui_omnix.training import data, latents, pictures
 from comfyui_omnix.training import run as steps
 from comfyui_omnix.training.config import Config, TrainingError

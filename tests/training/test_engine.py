@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from comfyui_omnix.lab.host import tiny
-from comfyui_omnix.omnix.tasks import Task
+from comfyui_omnix.omnix.runtime.tasks import Task
 from comfyui_omnix.training import engine, saving
 from comfyui_omnix.training.config import TrainingError
 from comfyui_omnix.training.engine import train

@@ -20,8 +20,8 @@ from comfyui_omnix import converters
 from comfyui_omnix.lab.host import tiny
 from comfyui_omnix.mapfiles import layout
 from comfyui_omnix.mapfiles.errors import MapError
-from comfyui_omnix.omnix.adapter import known_tasks, task_files
-from comfyui_omnix.omnix.tasks import Task
+from comfyui_omnix.omnix.runtime.adapter import known_tasks, task_files
+from comfyui_omnix.omnix.runtime.tasks import Task
 from comfyui_omnix.training import data, pictures, saving
 from comfyui_omnix.training.__main__ import main
 from comfyui_omnix.training.command import from_file

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from comfyui_omnix.omnix.panorama import widen
+from comfyui_omnix.omnix.pictures.panorama import widen
 from comfyui_omnix.training import adapters as own
 from comfyui_omnix.training.flow import Prompt, loss_of, noisy, predict, recording
 from comfyui_omnix.training.host import differentiable

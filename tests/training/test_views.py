@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_omnix.mapfiles import layout
-from comfyui_omnix.omnix.panorama import camera_rays
+from comfyui_omnix.omnix.pictures.panorama import camera_rays
 from comfyui_omnix.training.config import Config, Stream, TrainingError
 from comfyui_omnix.training.pictures import View, seen, turned
 from comfyui_omnix.training.run import run

@@ -19,7 +19,7 @@ import av
 import numpy as np
 from torch import Tensor
 
-from ..converters import write_bytes
+from ...converters import write_bytes
 
 PNG = b"\x89PNG\r\n\x1a\n"
 HEADER_END = 33

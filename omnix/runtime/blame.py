@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from .watch import JOIN, Blame, Block
 
-_OWN = ("comfy", "comfy_extras", "torch", __name__.removesuffix(".omnix.blame"))
+_OWN = ("comfy", "comfy_extras", "torch", __name__.removesuffix(".omnix.runtime.blame"))
 """Packages whose functions replace nothing."""
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from ..converters import AdapterError, AdapterFile, FusedLayer, Slab, open_adapter
-from ..converters.fusing.arithmetic import DTYPES
+from ...converters import AdapterError, AdapterFile, FusedLayer, Slab, open_adapter
+from ...converters.fusing.arithmetic import DTYPES
 
 
 class Rows(NamedTuple):

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..converters import STREAMS
-from ..converters.tasks import is_plain
+from ...converters import STREAMS
+from ...converters.tasks import is_plain
 
 PROMPT_TAG = "[EQUIRECTANGULAR]"
 TEXT_ROWS = 512

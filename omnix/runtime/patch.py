@@ -30,6 +30,7 @@ from comfy.patcher_extension import WrappersMP
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..pictures.panorama import widen
 from .adapter import TaskAdapters
 from .blame import Place, accused, blaming, method, pack_of, replacement
 from .checks import (
@@ -55,7 +56,6 @@ from .fused import called
 from .memory import KEY, LoadedAdapters, PanoramaSampling, for_each_card, prepare_widened
 from .memory import load_adapters as load_adapters
 from .memory import load_diffusers_flux as load_diffusers_flux
-from .panorama import widen
 from .sampling import Run, run_of
 from .seamless import REPLACED, attach_seam, has_seam
 from .streams import Stream, adapted, by_stream, joint_attention, layers_of, of_target, stack, text_is_shared

@@ -14,9 +14,9 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from ..pictures.panorama import blend_seam, blend_seam_, crop, widen
 from .checks import Conds, check_sampled
 from .noise import PeriodicNoise
-from .panorama import blend_seam, blend_seam_, crop, widen
 
 RUN, STAGE = "omnix", "omnix_stage"
 """Keys in the host's options for one run: the run itself, and its connection to the runs before and after it."""

@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ..converters import AdapterError, remove_stale, write_bytes
+from ...converters import AdapterError, remove_stale, write_bytes
 from .tasks import TEXT_ROWS
 
 CLIP_TOKENS = 77
