@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from ...converters.version import VERSION
 from ..glb import Geometry, Material, Part, write_glb
 from .agreement import Agreement, agreement
-from .behind import continued
+from .behind import inpainted
 from .checks import check_depth
 from .cuts import DOUBT
 from .floor import floor_below
@@ -26,7 +25,7 @@ from .sky import dome_of
 SEEN, BACKGROUND, INVENTED = "Panorama", "background", "invented"
 """What was seen (node and material), and what nobody saw: its node, and its material."""
 SKY, COLLIDER = "sky", "collider.floor"
-TOOL, FLOOR = "OmniX Panorama for ComfyUI", "floor"
+FLOOR = "floor"
 
 USUAL = Options()
 
@@ -71,7 +70,7 @@ def build_scene(distance: Array, maps: Mapping[str, Array], options: Options = U
     parts = parts_of_file((geometry, textures), background, sky, shape, scale, options)
     candela = light.candela if light is not None and options.light else 0.0
     raised = height_of(shape) * scale if options.origin == FLOOR else 0.0
-    glb = write_glb(parts, candela, raised, {"tool": TOOL, "version": VERSION, "settings": asdict(options)})
+    glb = write_glb(parts, candela, raised, asdict(options))
     told = report(shape, layer, distance, scale, maps, textures, len(glb), options, found)
     return Scene(geometry, textures, glb, told, background)
 
@@ -117,9 +116,9 @@ def grown(maps: Mapping[str, Array], layer: Layer) -> Mapping[str, Array]:
     height, width = maps["image"].shape[:2]
     rows, columns = ((np.arange(n) * m) // n for n, m in zip((height, width), layer.invented.shape))
     place = np.ix_(rows, columns)
-    invented, border, kind = layer.invented[place], layer.border[place], layer.kind[place]
+    invented, border = layer.invented[place], layer.border[place]
     return {
-        name: continued(pixels, border, kind, invented).astype(pixels.dtype)
+        name: np.where(invented[..., None], inpainted(pixels, ~border), pixels).astype(pixels.dtype)
         for name, pixels in maps.items()
         if name != "normal"
     }

@@ -14,7 +14,7 @@ from .edges import surfaces
 from .frame import Array
 from .hierarchy import TooFew, chosen, errors, triangles_of
 from .mesh import Mesh, assemble
-from .surface import Flags, Ints, Surface, halved, lattice_rows, nearest_pixels, resampled
+from .surface import Flags, Surface, halved, lattice_rows, nearest_pixels, resampled
 
 # What is invented need not be exact: its error as a share of the distance.
 ROUGH = 0.005
@@ -96,7 +96,6 @@ class Layer:
     mesh: Mesh
     invented: Flags
     border: Flags
-    kind: Ints
     share: float
 
 
@@ -106,9 +105,7 @@ def layer_behind(shape: Shape, options: Options) -> Layer | None:
     if found is None:
         return None
     mesh = _mesh_behind(found.surface, shape.surface, options)
-    return (
-        Layer(mesh, found.invented, found.border, found.kind, _solid_angle(found.invented)) if len(mesh.faces) else None
-    )
+    return Layer(mesh, found.invented, found.border, _solid_angle(found.invented)) if len(mesh.faces) else None
 
 
 def _mesh_behind(surface: Surface, seen: Surface, options: Options) -> Mesh:

@@ -43,7 +43,7 @@ UNSHIPPED: dict[str, set[str]] = {
     "lab.micro": {*_PACK, "lab.host", "lab.rooms"},
     "lab.demo": {*_PACK, "lab.host", "lab.workflows", "lab.rooms", "lab.micro"},
     "lab.pages": {*_PACK, "lab.host", "lab.workflows", "lab.rooms", "lab.micro", "lab.demo"},
-    "lab.bench": {*_PACK, "lab.host", "lab.workflows", "lab.rooms", "lab.micro"},
+    "lab.bench": {*_PACK, "lab.host", "lab.workflows", "lab.rooms", "lab.micro", "lab.pages"},
 }
 ALLOWED = SHIPPED | UNSHIPPED
 
