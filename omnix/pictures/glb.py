@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..converters.version import VERSION as RELEASE
+
 MAGIC, VERSION, JSON_CHUNK, BINARY_CHUNK = b"glTF", 2, b"JSON", b"BIN\0"
 FLOAT, UNSIGNED_SHORT, UNSIGNED_INT = 5126, 5123, 5125
 VERTICES, INDICES = 34962, 34963
@@ -126,15 +128,15 @@ class _File:
 
 
 def write_glb(
-    parts: Sequence[Part], light: float = 0.0, height: float = 0.0, extras: Mapping[str, Any] | None = None
+    parts: Sequence[Part], light: float = 0.0, height: float = 0.0, settings: Mapping[str, Any] | None = None
 ) -> bytes:
     """Return the file.  ValueError beyond 4 GiB.
 
-    light: candela of a white point light where the camera is, 0 = none; height: how far everything is raised; extras:
-    what the asset says of its making.
+    light: candela of a white point light where the camera is, 0 = none; height: how far everything is raised; settings:
+    what the file was made with.
     """
-    asset = {"version": "2.0", "generator": "OmniX Panorama"}
-    file = _File({"asset": asset | ({"extras": dict(extras)} if extras else {}), "scene": 0})
+    extras = {"tool": "OmniX Panorama for ComfyUI", "version": RELEASE, "settings": dict(settings or {})}
+    file = _File({"asset": {"version": "2.0", "generator": "OmniX Panorama", "extras": extras}, "scene": 0})
     file.add("samplers", _sampler())
     nodes = [_node(file, part) for part in parts]
     file.add("cameras", {"type": "perspective", "perspective": {"yfov": float(np.pi / 2), "znear": 0.01}})

@@ -11,14 +11,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from einops import reduce
 from scipy.ndimage import binary_dilation
 
 from .edges import parts_of
 from .frame import Array, pixel_directions
 from .noise import noise_of
 from .planes import REACH, dotted, fitted
-from .surface import Flags, Ints, Surface
+from .surface import Flags, Surface
 from .walls import OFF, Large, large
 
 # Planes are found and carried on so many rows at most.
@@ -41,22 +40,18 @@ FACING, LOCAL, LARGE = 1.0, 2.0, 3.0
 BORDER = (2, 3, 4)
 # So far at most, as a share, they may differ from the pixel right beside the cut.
 CONTINUES = 0.1
-# A plane with fewer such pixels takes its colours from all.
-FEW = 20
 
 
 class Behind(NamedTuple):
     """A surface without cuts, and which of its pixels [M, N] are invented; the rest is its rim.
 
-    border: the pixels of the farther surfaces next to the cuts, whose colours continue behind. kind [M, N]: the large
-    plane on which an invented or a border pixel is, -1 for none. drawn: the invented pixels that a second panorama
-    shows.
+    border: the pixels of the farther surfaces next to the cuts, whose colours continue behind. drawn: the invented
+    pixels that a second panorama shows.
     """
 
     surface: Surface
     invented: Flags
     border: Flags
-    kind: Ints
     drawn: Flags
 
 
@@ -82,18 +77,7 @@ def behind(surface: Surface, second: Array | None = None) -> Behind | None:
     valid = widened(invented, 2) & valid
     inverse = np.where(invented, found, np.where(valid, surface.inverse * (1 - UNDER), 0.0))
     right, down = valid != np.roll(valid, -1, axis=1), valid[1:] != valid[:-1]
-    kind = _kinds(wide.planes, np.where(invented, found, surface.inverse))
-    return Behind(Surface(inverse, valid, None, right, down), invented, _border(surface), kind, drawn)
-
-
-def _kinds(planes: Array, inverse: Array) -> Ints:
-    """Return the plane on which each pixel lies that has these inverse distances, -1 for none."""
-    rays = pixel_directions(*inverse.shape)
-    kind, least = np.full(inverse.shape, -1), np.full(inverse.shape, OFF)
-    for number, plane in enumerate(planes):
-        off = np.abs(dotted(plane, rays) / np.maximum(inverse, 1e-9) - 1)
-        kind, least = np.where(off < least, number, kind), np.minimum(off, least)
-    return kind
+    return Behind(Surface(inverse, valid, None, right, down), invented, _border(surface), drawn)
 
 
 def _found(maps: tuple[Array, Flags, Flags, Flags], planes: Array, wide: Large, inverse: Array, step: int) -> Array:
@@ -239,24 +223,6 @@ def inpainted(picture: Array, gone: Flags) -> Array:
     """
     weight = (~gone).astype(np.float32)[..., None]
     return _pulled(picture.astype(np.float32) * weight, weight)
-
-
-def continued(picture: Array, border: Flags, kind: Ints, wanted: Flags) -> Array:
-    """Return a picture [H, W, C] whose wanted pixels are grown from the border, each kind from its own.
-
-    It is done on `ROWS` rows, since what is grown has no detail.
-    """
-    step = next(n for n in range(max(1, len(picture) // ROWS), 0, -1) if len(picture) % n == 0)
-    filled = picture.astype(np.float32)
-    for number in np.unique(np.where(wanted, kind, -1)):
-        known = border & (kind == number)
-        weight = (known if known.sum() > FEW and number >= 0 else border).astype(np.float32)[..., None]
-        total = picture * weight
-        grown = _pulled(*(reduce(a, "(h a) (w b) c -> h w c", "sum", a=step, b=step) for a in (total, weight)))
-        mine = wanted & ((kind == number) if number >= 0 else True)
-        rows, columns = np.nonzero(mine)
-        filled[rows, columns] = grown[rows // step, columns // step]
-    return filled
 
 
 def _pulled(total: Array, weight: Array) -> Array:

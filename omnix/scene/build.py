@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from ...converters.version import VERSION
 from ..pictures.glb import Geometry, Material, Part, write_glb
 from ..pictures.semantics import Named
 from .agreement import Agreement, agreement
-from .behind import continued
+from .behind import inpainted
 from .checks import check_depth
 from .cuts import DOUBT
 from .floor import floor_below
@@ -30,7 +29,7 @@ from .surface import at_size
 SEEN, BACKGROUND, INVENTED = "Panorama", "background", "invented"
 """The name of the visible part (node and material), the node of the invented part, and its material."""
 SKY, COLLIDER = "sky", "collider.floor"
-TOOL, FLOOR = "OmniX Panorama for ComfyUI", "floor"
+FLOOR = "floor"
 
 USUAL = Options()
 
@@ -86,7 +85,7 @@ def build_scene(
         parts.append(Part(COLLIDER, floor_quad(geometry, height_of(shape) * scale), None, COLLIDER))
     candela = light.candela if light is not None and options.light else 0.0
     raised = height_of(shape) * scale if options.origin == FLOOR else 0.0
-    glb = write_glb(parts, candela, raised, {"tool": TOOL, "version": VERSION, "settings": asdict(options)})
+    glb = write_glb(parts, candela, raised, asdict(options))
     told = report(shape, layer, distance, scale, maps, textures, len(glb), options, found)
     told = "\n".join([told, *told_of_layers(layer, second, [name for name, _ in pieces if name], options)])
     return Scene(geometry, textures, glb, told, background)
@@ -128,10 +127,9 @@ def dressed(mesh: Mesh, maps: Mapping[str, Array], rows: int, options: Options) 
 
 def grown(maps: Mapping[str, Array], layer: Layer) -> Mapping[str, Array]:
     """Return maps whose invented pixels are grown inwards from the border of what is seen behind."""
-    size = maps["image"].shape[:2]
-    invented, border, kind = (at_size(each, size) for each in (layer.invented, layer.border, layer.kind))
+    invented, border = (at_size(flags, maps["image"].shape[:2]) for flags in (layer.invented, layer.border))
     return {
-        name: continued(pixels, border, kind, invented).astype(pixels.dtype)
+        name: np.where(invented[..., None], inpainted(pixels, ~border), pixels).astype(pixels.dtype)
         for name, pixels in maps.items()
         if name != "normal"
     }

@@ -15,7 +15,7 @@ from .frame import Array
 from .hierarchy import TooFew, chosen, errors, triangles_of
 from .mesh import Mesh, assemble
 from .second import Second, on_lattice
-from .surface import Flags, Ints, Surface, halved, lattice_rows, nearest_pixels, resampled
+from .surface import Flags, Surface, halved, lattice_rows, nearest_pixels, resampled
 
 # The invented part need not be exact: its error as a share of the distance.
 ROUGH = 0.005
@@ -98,7 +98,6 @@ class Layer:
     mesh: Mesh
     invented: Flags
     border: Flags
-    kind: Ints
     drawn: Flags
     share: float
     drawn_share: float
@@ -113,7 +112,7 @@ def layer_behind(shape: Shape, options: Options, second: Second | None = None) -
         return None
     mesh = _mesh_behind(found.surface, shape.surface, options)
     shares = _solid_angle(found.invented), _solid_angle(found.drawn)
-    return Layer(mesh, found.invented, found.border, found.kind, found.drawn, *shares) if len(mesh.faces) else None
+    return Layer(mesh, found.invented, found.border, found.drawn, *shares) if len(mesh.faces) else None
 
 
 def _mesh_behind(surface: Surface, seen: Surface, options: Options) -> Mesh:

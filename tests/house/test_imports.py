@@ -33,7 +33,7 @@ SHIPPED: dict[str, set[str]] = {
     "omnix.runtime": {"omnix.pictures", "converters", "converters.fusing"},
     "mapfiles": {"converters.files"},
     "evaluation": {"mapfiles"},
-    "omnix.scene": {"omnix.pictures", "converters"},
+    "omnix.scene": {"omnix.pictures"},
     "training": {
         "omnix.runtime",
         "omnix.pictures",
@@ -57,7 +57,7 @@ UNSHIPPED: dict[str, set[str]] = {
     "lab.micro": {*_PACK, "lab.host", "lab.rooms"},
     "lab.demo": {*_PACK, "lab.host", "lab.workflows", "lab.rooms", "lab.micro"},
     "lab.pages": {*_PACK, "lab.host", "lab.workflows", "lab.rooms", "lab.micro", "lab.demo"},
-    "lab.bench": {*_PACK, "lab.host", "lab.workflows", "lab.rooms", "lab.micro"},
+    "lab.bench": {*_PACK, "lab.host", "lab.workflows", "lab.rooms", "lab.micro", "lab.pages"},
 }
 ALLOWED = SHIPPED | UNSHIPPED
 
