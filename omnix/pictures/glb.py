@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..converters.version import VERSION as RELEASE
+from ...converters.version import VERSION as RELEASE
 
 MAGIC, VERSION, JSON_CHUNK, BINARY_CHUNK = b"glTF", 2, b"JSON", b"BIN\0"
 FLOAT, UNSIGNED_SHORT, UNSIGNED_INT = 5126, 5123, 5125

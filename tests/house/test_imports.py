@@ -29,7 +29,7 @@ SHIPPED: dict[str, set[str]] = {
     "converters.fusing": {"converters.lora", "converters.files"},
     "converters": {"converters.fusing", "converters.lora", "converters.files"},
     "omnix": set(),
-    "omnix.pictures": {"omnix"},
+    "omnix.pictures": {"omnix", "converters"},
     "omnix.runtime": {"omnix.pictures", "converters", "converters.fusing"},
     "mapfiles": {"converters.files"},
     "evaluation": {"mapfiles"},
