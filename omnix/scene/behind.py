@@ -27,7 +27,7 @@ ASIDE, MOST_SHOWN = 0.65, np.pi / 4
 WIDER = (*REACH, 13)
 # A carried plane lies behind what was seen if it is farther by this share, and is at most this many times farther than
 # where it comes from.
-SAME, FARTHER = 0.02, 1.5
+SAME, FARTHER = 0.02, 1.1
 # The rim reaches under what was seen, this share farther away.
 UNDER = 0.01
 # A plane beside a cut must also explain pixels so far from it, within this share; so far it must not be edge-on.
