@@ -89,7 +89,7 @@ def _found(maps: tuple[Array, Flags, Flags, Flags], planes: Array, wide: Large, 
     for plane in wide.planes[wide.around]:
         there = dotted(plane, rays)
         end = np.maximum(end, np.where(there < inverse * (1 - SAME), there, 0.0))
-    # What shuts the viewer in is where everything ends, and a better guess than a plane of a few pixels.
+    # Floor, ceiling and walls end everything, and are a better guess than a plane of a few pixels.
     end = np.where(found > 0, end, 0.0)
     return np.where((carried[..., 8] == FACING) & (end > 0), end, np.maximum(found, end))
 

@@ -1,4 +1,4 @@
-"""What shines in a lit scene: the brightest places glow, and a point light at the viewer.
+"""The light of a lit scene: the brightest places glow, and a point light is at the viewer.
 
 Renderers that follow light from surface to surface (Blender's Cycles) light the scene by its glow; those that do not
 (three.js) by the point light. Both are as strong as gives the scene the panorama's own mean brightness. Blender reads a
@@ -23,7 +23,7 @@ FACES = 0.8
 
 
 class Light(NamedTuple):
-    """What glows [H, W, 3] (sRGB, black where nothing does), how many times stronger, and a point light in candela."""
+    """The glow [H, W, 3] (sRGB, black where nothing glows), how many times stronger, and a point light in candela."""
 
     glow: Array
     strength: float

@@ -9,7 +9,7 @@ from .behind import inpainted, widened
 from .frame import Array, directions
 from .surface import Flags
 
-# Rows of the dome's grid; it reaches so many degrees behind what stands before it, and so far beyond the scene.
+# Rows of the dome's grid; it reaches so many degrees behind the surfaces round it, and so far beyond the scene.
 ROWS, REACH, BEYOND = 64, 20.0, 1.05
 # A smaller share of the pixels without depth is no sky.
 LEAST = 0.001

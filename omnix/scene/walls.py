@@ -18,7 +18,7 @@ from .surface import Flags
 ROWS, TRIES, MOST = 64, 400, 20
 # Pixels within this share of the distance and this many degrees of its normal lie on a plane.
 OFF, TILTED = 0.05, 25.0
-# A plane counts from this share of the sphere on. What is seen behind it may be this share of it.
+# A plane counts from this share of the sphere on. This share of it may have something visible behind it.
 LEAST, OPEN = 0.005, 0.35
 
 

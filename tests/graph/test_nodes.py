@@ -53,7 +53,7 @@ TABLE: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "OmniXCameraRays": ({"width": 1024, "height": 512}, ["IMAGE"]),
     "OmniXDepth": ({"image": ..., "stretch": False, "near": 0.0, "far": 100.0}, ["IMAGE", "MASK"]),
-    "OmniXNormal": ({"image": ..., "convention": "OpenGL"}, ["IMAGE"]),
+    "OmniXNormal": ({"image": ..., "convention": "OpenGL", "depth": ...}, ["IMAGE"]),
     "OmniXMaterial": ({"image": ...}, ["IMAGE", "IMAGE"]),
     "OmniXSemantic": ({"image": ..., "tolerance": 24.0}, [*["MASK"] * 7, "IMAGE"]),
     "OmniXConvertAdapter": ({"source": ..., "name": "OmniX/converted"}, ["STRING"]),

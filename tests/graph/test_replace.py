@@ -111,7 +111,7 @@ def test_a_person_swaps_the_node_and_reads_what_to_open(server: Server) -> None:
         posted = bench.page.evaluate(POSTED)
         assert posted["2"]["inputs"] == {"open_instead": workflow}
         assert [posted[node]["inputs"]["images"] for node in ("3", "4")] == [["2", 0], ["2", 2]]
-        with pytest.raises(RuntimeError, match="open Templates, Extensions, omnix-panorama"):
+        with pytest.raises(RuntimeError, match="Open Templates, Extensions, omnix-panorama"):
             bench.run()
         bench.page.get_by_role("button", name="View details").click()
         bench.page.get_by_label("Info for Graph of the Older OmniX Pack - open_instead").click()
