@@ -137,11 +137,11 @@ def any_model() -> Graph:
         "any_model",
         "OmniX 13 - Any model to panorama to maps",
         (
-            # Wires go from FLUX.1-dev to the maps above the box that paints, from it to the viewer below the maps.
+            # Wires go from FLUX.1-dev to the maps above the box that paints.
             Group("", 0, (MODELS, checkpoint)),
             Group("", 1, (made,), lower=320),
             Group("", 2, (maps,)),
-            Group("", 3, (viewer, saver), lower=320),
+            Group("", 3, (viewer, saver)),
         ),
         any_model_notes(),
         App((*(("made", field) for field in shown), ("maps", "steps")), ("save",)),
@@ -170,18 +170,21 @@ def whole_scene() -> Graph:
     """Turn a panorama into a 3D scene with what OmniX draws behind things."""
     shown = (("panorama", "image"), ("panorama", "fit"), ("scene", "prompt"), ("scene", "height"))
     before = (Group("", 0, (PANORAMA, MODELS)),)
-    made = scene("whole_scene", "OmniX 12 - Panorama to whole 3D scene", before, shown, kind=WHOLE)
-    views = tuple(
-        previewed(f"{name}_view", Link("scene", name), title)
-        for name, title in (("masked", "The masked foreground"), ("filled", "The filled panorama"))
-    )
-    return replace(made, groups=(*made.groups, Group("", len(made.groups), views)))
+    return scene("whole_scene", "OmniX 12 - Panorama to whole 3D scene", before, shown, kind=WHOLE)
 
 
 def scene(
-    slug: str, name: str, before: tuple[Group, ...], shown: tuple[tuple[str, str], ...], *more: Node, kind: str = SCENE
+    slug: str,
+    name: str,
+    before: tuple[Group, ...],
+    shown: tuple[tuple[str, str], ...],
+    *more: Node,
+    kind: str = SCENE,
 ) -> Graph:
-    """Make a scene of the node `panorama`, show it and save it, and the panorama beside it as light for it."""
+    """Make a scene of the node `panorama`, show it and save it, and the panorama beside it as light for it.
+
+    more: nodes below the box.
+    """
     box = Node("scene", kind, {"panorama": Link("panorama"), **LOADED})
     preview = Node("preview", "Preview3D", {"model_file": Link("scene", "model_3d")})
     report = Node("report", "PreviewAny", {"source": Link("scene", "report")}, "What was made")

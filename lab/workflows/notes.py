@@ -94,7 +94,8 @@ def files(tasks: tuple[str, ...]) -> str:
 
 def command(tasks: tuple[str, ...]) -> str:
     """Return the line that downloads the adapters of the tasks, run in ComfyUI's folder with its Python."""
-    patterns = ["rgb_to_*"] if {*tasks} == {*PERCEPTION} else [f"{task}/*" for task in tasks]
+    perceiving, others = ("rgb_to_*",) if {*tasks} >= {*PERCEPTION} else (), {*PERCEPTION}
+    patterns = [*(f"{task}/*" for task in tasks if not perceiving or task not in others), *perceiving]
     return COMMAND.format(patterns=", ".join(f"'{pattern}'" for pattern in patterns))
 
 
@@ -173,16 +174,13 @@ SCENE_FIRST = {
         "field of view. Press **Run**: OmniX completes the photo to a panorama first, see **The panorama**.",
     ),
     "whole_scene": (
-        "A 3D scene of a panorama, with what is behind things",
+        "A whole 3D scene of a panorama",
         f"{OWN} *prompt* of **Panorama to whole 3D scene** describes the room without its furniture.",
     ),
 }
 WHOLE = """
-How it works: the node Mask Foreground paints grey what stands in front. OmniX draws what is behind it, and its maps \
-become the node `background` of the GLB; each thing in front is a node of its own, `object.001` and so on. OmniX was \
-trained to fill round a photo, and never saw masks like these: look at **The filled panorama**. If it draws new \
-furniture, change the seed or *prompt*. If its depth does not fit, the report says so, and geometry alone makes the \
-background.
+OmniX was trained to fill round a photo, not behind objects: connect the output *filled* to a Preview Image to see \
+its drawing. **What was made** says if its depth fits.
 """
 SCENE_TASKS = ("rgb_to_depth", "rgb_to_normal", "rgb_to_albedo", "rgb_to_pbr")
 

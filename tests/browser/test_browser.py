@@ -177,7 +177,7 @@ def test_a_lost_context_comes_back(viewer: ViewerOnPage) -> None:
             window.losing.loseContext();
         }"""
     )
-    viewer.bench.wait("() => document.querySelector('.omnix-message').textContent.includes('taken away')")
+    viewer.bench.wait("() => document.querySelector('.omnix-message').textContent.includes('lost the graphics card')")
     page.evaluate("() => window.losing.restoreContext()")
     viewer.wait()
     sees(viewer, 6 * KEY_STEP, 0)

@@ -7,7 +7,7 @@ import benches
 import pytest
 import test_workflow_runs as runs
 from comfyui_omnix.lab.host.browser import Workbench
-from graph_files import UI, by_host, read
+from graph_files import OWN_MODEL, UI, by_host, read
 from test_browser_pages import SHRINK, SIZES
 
 pytestmark = [pytest.mark.server, pytest.mark.since("0.20.1")]  # older frontends have other bars over the graph
@@ -18,8 +18,6 @@ SCREEN = {"width": 1920, "height": 1080}
 ZOOM, LETTERS = 0.6, 11
 """The least zoom of a workflow as it opens, and the least height of the letters of its notes in pixels."""
 
-OWN_MODEL = ("OmniX 13 - Any model to panorama to maps",)
-"""Workflows that wait for a checkpoint of a person's own: no test has one, so the host's message lies over them."""
 
 # What is on the screen, in its pixels: the whole of every node, what lies over its title, text of notes that is cut
 # off, and the nodes that a wire runs behind. A wire's own nodes hold its ends, a little within their rims.

@@ -62,7 +62,7 @@ def test_a_warning_of_a_node_inside_stands_under_the_box_and_stays(bench: Workbe
     bench.run()
     bench.page.wait_for_timeout(1000)
     panel = bench.page.locator(".omnix-warnings")
-    sentence = f"⚠ cfg is {cfg}, but rgb_to_depth perceives at cfg 1"
+    sentence = f"⚠ cfg is {cfg}, but rgb_to_depth needs cfg 1"
     assert panel.count() == 1
     assert panel.locator("li").all_inner_texts()[0].startswith(sentence)
     assert len([text for text in said if f"OmniX: Panorama to depth: cfg is {cfg}" in text]) == 1
@@ -105,4 +105,4 @@ def test_in_app_mode_a_warning_is_a_message(bench: Workbench) -> None:
     bench.page.evaluate(SET, ["KSampler", "cfg", 2])
     bench.page.evaluate("() => window.app.extensionManager.command.execute('Comfy.ToggleLinear')")
     bench.page.get_by_test_id("linear-run-button").get_by_role("button", name="Run", exact=True).click()
-    bench.page.get_by_role("alert").get_by_text("cfg is 2, but rgb_to_depth perceives at cfg 1").wait_for()
+    bench.page.get_by_role("alert").get_by_text("cfg is 2, but rgb_to_depth needs cfg 1").wait_for()

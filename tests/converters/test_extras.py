@@ -130,5 +130,5 @@ def _metadata(header: bytes) -> Any:
 
 def test_a_bias_that_fits_no_layer_is_refused(tmp_path: Path) -> None:
     state = diffusers_control(1.0) | {"transformer.transformer_blocks.0.attn.to_k.lora_B.bias": torch.ones(H)}
-    with pytest.raises(AdapterError, match=r"to_k\.lora_B\.bias: expected the factors that it belongs to"):
+    with pytest.raises(AdapterError, match=r"to_k\.lora_B\.bias: expected the factors of this layer too"):
         convert(tiny.save(state, tmp_path / "a.safetensors"), tmp_path / "b.safetensors")

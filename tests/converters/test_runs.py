@@ -144,7 +144,7 @@ def test_an_interrupted_run_cleans_up(source: Path, root: Path, tmp_path: Path) 
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "interrupted; files finished before are whole" in err + out
+    assert "interrupted; finished files are complete" in err + out
     assert names(tmp_path / "out" / "rgb_to_depth") == []
 
 

@@ -8,21 +8,20 @@ from pathlib import Path
 import pytest
 import trimesh
 from comfyui_omnix.lab.host.server import ROOT, Server
-from comfyui_omnix.lab.micro.evaluating import judged_room
 from comfyui_omnix.lab.micro.graphs import WEIGHTS, install, on_micro
+from comfyui_omnix.lab.micro.judged import own_room
 from comfyui_omnix.lab.micro.recipe import JUDGED_SEED
-from comfyui_omnix.lab.rooms.lighting import FAST
 from PIL import Image
 
-GRAPH = ROOT / "workflows" / "api" / "whole_scene.json"
+GRAPH = ROOT / "lab" / "workflows" / "api" / "whole_scene.json"
 pytestmark = [pytest.mark.server, pytest.mark.since("0.30.0")]
 
 
 def test_what_the_micro_model_draws_is_put_behind(server: Server, tmp_path: Path) -> None:
     """It has no adapters of semantics, so the mask follows the cuts alone."""
     install(server.base / "models", WEIGHTS)
-    room = judged_room(JUDGED_SEED + 2, FAST)
-    Image.fromarray((room["rgb"] * 255 + 0.5).astype("uint8")).save(tmp_path / "room.png")
+    room = own_room(JUDGED_SEED + 2)
+    Image.fromarray((room.maps["rgb"] * 255 + 0.5).astype("uint8")).save(tmp_path / "room.png")
     graph = on_micro(json.loads(GRAPH.read_text(encoding="utf-8")), server.upload(tmp_path / "room.png"))
     for name in ("front", "scene"):
         del graph[name]["inputs"]["semantic"]

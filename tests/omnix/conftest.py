@@ -1,5 +1,6 @@
 """Run whatever loads a FLUX under each of the host's memory managers."""
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -18,10 +19,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(autouse=True, scope="module")
 def manager(request: pytest.FixtureRequest) -> Iterator[str]:
     """The memory manager that models are loaded with: the host's own for CPUs, or DynamicVRAM."""
+    import comfy.model_management  # the host is found by now
+
+    # Test files share a process: models that an earlier file still has loaded are not a leak of this one.
+    gc.collect()
+    comfy.model_management.current_loaded_models.clear()
     chosen = getattr(request, "param", "ordinary")
     with pytest.MonkeyPatch.context() as monkeypatch:
         if chosen == "dynamic":
-            from dynamic import use_dynamic  # the host is found by now
+            from dynamic import use_dynamic
 
             use_dynamic(monkeypatch)
         yield chosen

@@ -46,7 +46,7 @@ import resource, sys
 sys.path.insert(0, sys.argv[1])
 import warnings; warnings.simplefilter("error")
 from pathlib import Path
-from omnix import picture
+from omnix.pictures import picture
 from omnix.pictures.header import read_header
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:

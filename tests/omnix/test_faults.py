@@ -14,7 +14,7 @@ import pytest
 import torch
 from comfyui_omnix.converters import AdapterError
 from comfyui_omnix.lab.host import tiny
-from comfyui_omnix.omnix.runtime import patch
+from comfyui_omnix.omnix.runtime import low_rank
 from comfyui_omnix.omnix.runtime.adapter import fingerprint, task_files
 from comfyui_omnix.omnix.runtime.conditioning import load_conditioning, save_conditioning
 from rig import Case, Model, conditioning, forward, hook_count, ksample, load_flux, make_case, patched
@@ -162,7 +162,7 @@ def test_adapter_file_cut_while_it_is_read(tmp_path: Path, monkeypatch: pytest.M
     """The header was whole when it was checked, the data is gone when it is wanted."""
     own = make_case(tmp_path)
     file = own.folder / "rgb_to_depth/depth/pytorch_lora_weights.safetensors"
-    opened = patch.load_task.__globals__["open_adapter"]
+    opened = low_rank.read_layers.__globals__["open_adapter"]
 
     def cut(path: Path) -> Any:
         adapter = opened(path)
@@ -170,7 +170,7 @@ def test_adapter_file_cut_while_it_is_read(tmp_path: Path, monkeypatch: pytest.M
             os.truncate(path, path.stat().st_size // 2)
         return adapter
 
-    monkeypatch.setitem(patch.load_task.__globals__, "open_adapter", cut)
+    monkeypatch.setitem(low_rank.read_layers.__globals__, "open_adapter", cut)
     with pytest.raises(AdapterError, match="the file changed while it was read, so download it again"):
         own.loaded()
 
