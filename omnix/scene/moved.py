@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..pictures.panorama import UNSEEN_GREY, bilinear, check_panorama
-from .build import INVENTED
+from .build import INVENTED, SKY
 from .frame import Array
 from .raster import first_hits
 from .reading import Model, Piece
@@ -69,7 +69,8 @@ def _colours(pieces: list[Piece], face: Array, weights: Array, image: Tensor | N
         mine = (face >= start) & (face < start + len(piece.faces))
         corners = piece.uv[piece.faces[face[mine] - start]]
         u, v = (corners * weights[mine][..., None]).sum(axis=1).T
-        own = image is not None and piece.surface != INVENTED
+        # Behind objects the panorama shows the objects: what is invented there, and the sky, has its own colours.
+        own = image is not None and piece.surface not in (INVENTED, SKY)
         picture = image[..., :3].float().cpu() if own and image is not None else torch.from_numpy(piece.colour)
         height, width = picture.shape[:2]
         # Rows end at the poles, columns are a circle.

@@ -160,3 +160,20 @@ def test_bad_input_gets_its_sentence(change: dict[str, Any], words: str) -> None
     data = change.pop("glb", glb[: len(glb) // 2] if change.pop("cut_short", False) else glb)
     with pytest.raises(ValueError, match=words):
         moved(data, **change)
+
+
+@pytest.mark.parametrize("connected", [True, False])
+def test_the_sky_behind_an_object_is_the_sky(connected: bool) -> None:
+    """In the panorama's own pixels there is the object: it must not be seen twice."""
+    rays = pixel_directions(4 * HEIGHT, 8 * HEIGHT)
+    right, up, ahead = rays[..., 0], rays[..., 1], -rays[..., 2]
+    ground = np.where(up < -0.08, -1.6 / np.minimum(up, -0.08), 0.0)
+    on_panel = (ahead > 0.1) & (np.abs(right) < 0.25 * ahead) & (np.abs(up) < 0.5 * ahead)
+    distance = np.where(on_panel, 3 / np.maximum(ahead, 0.1), ground)
+    colours = np.where(on_panel[..., None], (0.9, 0.1, 0.1), np.where(distance[..., None] > 0, 0.5, (0.1, 0.2, 0.9)))
+    image = colours.astype(np.float32)
+    glb = build_scene(distance, {"image": image}, Options(camera_height=0)).glb
+    view = moved(glb, right=1.5, **({"image": torch.from_numpy(image)[None]} if connected else {}))
+    sky = (view.depth > 10) & (pixel_directions(HEIGHT, 2 * HEIGHT)[..., 1] > 0.1)
+    assert sky.mean() > 0.2
+    assert (view.panorama[sky] @ np.array([1.0, 0.0, -1.0])).max() < 0
