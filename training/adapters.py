@@ -128,13 +128,6 @@ def _module(name: str, rows: Rows, layer: LowRank) -> str:
     return numbered(fused.block, number) + part.name
 
 
-def copy_factors(source: nn.Module, target: nn.Module) -> None:
-    """Copy the factors of one set of adapters into another of the same shapes."""
-    with torch.no_grad():
-        for ours, theirs in zip(target.parameters(), source.parameters(), strict=True):
-            ours.copy_(theirs)
-
-
 def factor_count(adapters: Mapping[str, AdapterWeights] | Sequence[nn.Module]) -> int:
     """Count the numbers that are trained."""
     modules = adapters.values() if isinstance(adapters, Mapping) else adapters

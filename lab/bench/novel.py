@@ -68,21 +68,17 @@ class Known(NamedTuple):
 def known(seed: int, height: int = HEIGHT) -> Known:
     """Return a random room, not turned, without light."""
     from ..rooms.random_room import random_room
+    from ..rooms.room import encode
     from ..rooms.view import ORIGIN, Grid, look
 
     stage, grid = replace(random_room(seed), yaw=0.0), Grid(height, 2 * height)
     view = look(stage.scene, ORIGIN, grid.rays())
     parts = [
-        encoded(look(stage.scene, ORIGIN, grid.rays(*part)).albedo)
+        encode(look(stage.scene, ORIGIN, grid.rays(*part)).albedo)
         for part in itertools.product((-0.25, 0.25), repeat=2)
     ]
     normal, colour = (np.moveaxis(grid.planes(values), 0, -1) for values in (view.normal, np.mean(parts, axis=0)))
     return Known(stage, view.hits.distance.reshape(height, -1).astype(float), normal, colour)
-
-
-def encoded(linear: Array) -> Array:
-    """Encode linear values in [0, 1] as sRGB."""
-    return np.where(linear <= 0.0031308, linear * 12.92, 1.055 * np.maximum(linear, 1e-8) ** (1 / 2.4) - 0.055)
 
 
 def free_side(room: Known) -> Array:
@@ -114,6 +110,7 @@ def truth(room: Known, place: Array) -> Pictures:
     """Return what the room itself shows from a place in metres, in glTF's axes."""
     from ...omnix.scene.frame import from_gltf
     from ..pages.inside import ahead
+    from ..rooms.room import encode
     from ..rooms.view import look
 
     across = (np.arange(SIDE) + 0.5) / SIDE * 2 - 1
@@ -126,7 +123,7 @@ def truth(room: Known, place: Array) -> Pictures:
         length = np.linalg.norm(rays, axis=-1)
         ours = from_gltf(rays / length[..., None]).reshape(-1, 3).T.astype(np.float32)
         seen = look(room.stage.scene, from_gltf(place)[:, None].astype(np.float32), ours)
-        shown.append((encoded(seen.albedo).T.reshape(SIDE, SIDE, 3), seen.hits.distance.reshape(SIDE, SIDE) / length))
+        shown.append((encode(seen.albedo).T.reshape(SIDE, SIDE, 3), seen.hits.distance.reshape(SIDE, SIDE) / length))
     return Pictures(*(np.stack(part) for part in zip(*shown)))
 
 

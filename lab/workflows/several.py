@@ -12,7 +12,7 @@ from .parts import Reading, canvas, condition, reading, streams, text
 Ends = tuple[tuple[str, str], ...]
 ROWS = 720
 """Most rows that the authors perceive at; a box brings larger panoramas down to it."""
-# What the box works at, and gives out beside its maps, so that they have one size.
+# The size that the box works at; it outputs the panorama in this size too, so that its maps match.
 FITTED = Node("fitted", "OmniXFitPanorama", {"height": ROWS})
 FITTING: Mapping[str, Ends] = {name: (("fitted", name),) for name in ("height", "fit")}
 

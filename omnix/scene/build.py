@@ -81,10 +81,11 @@ def build_scene(
     split = options.objects and options.cut
     pieces = [*objects_of(mesh, geometry, shape.surface, named)] if split else [("", geometry)]
     parts = parts_of_file(pieces, textures, background, sky, options)
+    below = height_of(shape) * scale if options.collider or options.origin == FLOOR else 0.0
     if options.collider:
-        parts.append(Part(COLLIDER, floor_quad(geometry, height_of(shape) * scale), None, COLLIDER))
+        parts.append(Part(COLLIDER, floor_quad(geometry, below), None, COLLIDER))
     candela = light.candela if light is not None and options.light else 0.0
-    raised = height_of(shape) * scale if options.origin == FLOOR else 0.0
+    raised = below if options.origin == FLOOR else 0.0
     glb = write_glb(parts, candela, raised, asdict(options))
     told = report(shape, layer, distance, scale, maps, textures, len(glb), options, found)
     told = "\n".join([told, *told_of_layers(layer, second, [name for name, _ in pieces if name], options)])

@@ -18,7 +18,6 @@ from .surface import Surface, at_size
 MOST, LEAST = 40, 5e-4
 # A part has a name if at least this share of its pixels has it.
 AGREED = 0.5
-Numbers = NDArray[np.integer]
 
 
 def objects_of(mesh: Mesh, geometry: Geometry, surface: Surface, named: Named | None) -> Iterator[tuple[str, Geometry]]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .frame import Array, pixel_directions
+from .shading import unit
 from .surface import Flags
 
 # Planes are looked for on so many rows, among so many pixels' own, and at most so often.
@@ -40,7 +41,7 @@ def large(planes: Array, w: Array, valid: Flags) -> Large:
     if not held.any():
         return Large(found[0], np.zeros(0, dtype=bool))
     tried = own[np.random.default_rng(0).choice(len(own), TRIES, p=area / area.sum())]
-    fits = (np.abs(tried @ rays.T / near - 1) < OFF) & (_unit(tried) @ _unit(own).T > np.cos(np.radians(TILTED)))
+    fits = (np.abs(tried @ rays.T / near - 1) < OFF) & (unit(tried) @ unit(own).T > np.cos(np.radians(TILTED)))
     for _ in range(MOST):
         support = (fits * (area * left)).sum(axis=1)
         best = int(support.argmax())
@@ -57,7 +58,3 @@ def _through(rays: Array, near: Array, weight: Array) -> Array:
     """Return the plane that fits best: its share of each inverse distance is nearest to 1."""
     shares, root = rays / near[:, None], np.sqrt(weight)
     return np.linalg.lstsq(shares * root[:, None], root, rcond=None)[0]
-
-
-def _unit(vectors: Array) -> Array:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
