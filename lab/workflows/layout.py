@@ -106,9 +106,9 @@ def note_boxes(notes: Sequence[Note]) -> Iterator[tuple[Note, Placed]]:
 
 
 def note_height(text: str) -> int:
-    """Return how high a text is on the screen: addresses are not seen, lines of code hold fewer letters."""
+    """Return how high a text is on the screen: addresses and stars are not seen, lines of code hold fewer letters."""
     height, code = 0, False
-    for line in re.sub(r"\]\([^)]*\)", "]", text).splitlines():
+    for line in re.sub(r"\]\([^)]*\)|\*", "", text).splitlines():
         if line.startswith("```"):
             code, height = not code, height + CODE_RIM // 2
         else:
