@@ -265,7 +265,7 @@ def test_bad_folders_are_one_sentence(folders: tuple[Path, Path], tmp_path: Path
     assert failure(tmp_path / "other", truth) == words
     write_maps(tmp_path / "albedo only", "0000", {"albedo": maps(0)["albedo"]})
     assert failure(tmp_path / "albedo only", truth / "depth") == (
-        "nothing to compare: predicted are albedo, but true are depth."
+        "nothing to compare: the predictions are albedo, but the truth is depth; use two folders with maps of one kind."
     )
     layout.write(layout.place(tmp_path / "other", "depth", "z", ".png"), "depth", maps(0)["depth"])
     assert "there is also z.exr; keep one file of a stem" in failure(tmp_path / "other", truth)
