@@ -63,7 +63,7 @@ def _disparity_scale_and_shift(prediction: Array, truth: Array) -> Align:
     """The same for disparities, as in DA360 (Jiang et al., 2025).
 
     A disparity below that of the farthest true depth is raised to it, as in Ranftl et al.; otherwise the disparity
-    could become 0 or negative, which is no depth at all.
+    could become 0 or negative, and no depth belongs to it.
     """
     slope, offset = _line(1 / prediction, 1 / truth)
     least = 1 / truth.max()

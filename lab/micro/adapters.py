@@ -87,7 +87,7 @@ def train(name: str, stage: Stage, data: Data, folder: Path) -> Result:
         base.InTwoPrecisions(base.loaded(load_file(data.base)).model, checksum(data.base)),
         samples,
         output,
-        go_on=bool(saves(output)),
+        resume=bool(saves(output)),
         held_out=held_out,
         sampled=watcher(data.blocks, data.watched[task.target][:WATCHED].float(), output / WATCHED_CURVE),
         show=sys.stderr.isatty(),

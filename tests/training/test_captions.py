@@ -72,7 +72,7 @@ def test_captions_are_encoded_once_and_the_encoders_leave(captioned: Config) -> 
     assert sorted(base.asked) == sorted([PROMPT_TAG, *tagged])
     assert base.encoders and not base.left
     again = Watched(captioned)
-    steps.run(replace(captioned, steps=3), base=again, go_on=True, show=False)
+    steps.run(replace(captioned, steps=3), base=again, resume=True, show=False)
     assert not again.asked
 
 

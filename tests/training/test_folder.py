@@ -74,14 +74,14 @@ def test_the_vae_is_not_asked_again(shop: Shop, trained: Path, monkeypatch: pyte
     asked: list[tuple[int, ...]] = []
     encode = HostBase.encode
     monkeypatch.setattr(HostBase, "encode", lambda base, image: asked.append(image.shape) or encode(base, image))
-    run(config, go_on=True, show=False)
+    run(config, resume=True, show=False)
     assert not asked
     path = layout.find(Path(config.data), "rgb", "0002")
     before = path.read_bytes()
     layout.write(path, "rgb", layout.read(path, "rgb") * 0.5)
     try:
         with pytest.raises(TrainingError, match="have changed since this save"):
-            run(replace(config, steps=6), go_on=True, show=False)
+            run(replace(config, steps=6), resume=True, show=False)
     finally:
         path.write_bytes(before)
     assert len(asked) == 1
@@ -262,7 +262,7 @@ BAD: dict[str, tuple[Any, str]] = {
             layout.write(folder / "shading" / "0001.exr", "depth", np.full((64, 128), 7, np.float32))
             or (folder / "shading" / "0001.png").unlink()
         ),
-        "say with --range shading=LOW:HIGH",
+        "set with --range shading=LOW:HIGH",
     ),
     "damaged": (
         lambda folder: (folder / "shading" / "0001.png").write_bytes(
@@ -302,7 +302,7 @@ def test_bad_folders(shop: Shop, tmp_path: Path, name: str) -> None:
         ({"model": ""}, "--model is missing"),
         ({"model": "gone.safetensors"}, "no such file, nor below ComfyUI's models/diffusion_models"),
         ({"conditioning": ""}, "--clip-l is missing"),
-        ({"prompt": "a room"}, "holds the bare"),
+        ({"prompt": "a room"}, "contains only the prompt"),
         ({"data": "gone"}, "--data gone"),
         ({"output": ""}, "--output is missing"),
     ],

@@ -96,7 +96,7 @@ def test_a_mask_of_another_size_and_a_hole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pixels", "words"),
     [
-        (np.zeros((HEIGHT, WIDTH), np.uint8), "no part of the picture is left to learn"),
+        (np.zeros((HEIGHT, WIDTH), np.uint8), "no part of the picture can be learned"),
         (np.zeros((HEIGHT, HEIGHT), np.uint8), "twice as wide as high, got 64x64"),
         (np.arange(HEIGHT * WIDTH * 3, dtype=np.uint8).reshape(HEIGHT, WIDTH, 3), "expected a grey mask"),
     ],
