@@ -1,8 +1,8 @@
 """Second half of the demo: the micro model predicts maps of rooms that it was not trained on.
 
-The sheet shows them next to the true maps. One room is from the renderer that the model was trained with; the foreign ones are from another renderer, with other
-shapes, textures and lamps. `python -m evaluation` compares the folders `room` and `perceived` of the output, and the
-pairs of the foreign rooms.
+The sheet shows them next to the true maps. One room is from the renderer that the model was trained with; the foreign
+ones are from another renderer, with other shapes, textures and lamps. `python -m evaluation` compares the folders
+`room` and `perceived` of the output, and the pairs of the foreign rooms.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def show(output: Path, steps: int | None) -> None:
                 perceive(server, *folders, steps or graphs.STEPS)
     rgb = panorama(truth)
     scenes = zip(("its 3D scene from the perceived maps", "from the true maps"), scene.show(ours, truth, rgb, output))
-    first = [("panorama, the model's only input", rgb), *scenes]
+    first = [("panorama, all that the model sees", rgb), *scenes]
     pictures = [*((label, batch(pixels)) for label, pixels in first), *tiles(truth, ours)]
     pictures += [tile for family, folders in foreign.items() for tile in foreign_tiles(family, *folders)]
     sheet = contact_sheet(pictures, columns=3, tile_width=384, note=NOTE)
