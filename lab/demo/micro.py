@@ -34,7 +34,7 @@ from .files import save_picture, short
 
 STEM = "000001"
 FIGURE = {"depth": "abs_rel", "normal": "mean"}
-"""Kind -> its figure on the sheet; other kinds have PSNR in dB."""
+"""Kind -> the figure on the sheet; other kinds show PSNR in dB."""
 NOTE = (
     "Predicted by the micro model of lab/micro, a FLUX.1 of 3.4 million parameters, trained on rendered rooms of "
     f"{2 * HEIGHT}x{HEIGHT} pixels. It shows that the streams work, not how good OmniX is. It was not trained on any "

@@ -24,4 +24,4 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "plant": (107, 142, 35),
     "rug": (150, 100, 100),
 }
-"""Label -> 8-bit sRGB; every label of the furniture has its own colour."""
+"""Label -> 8-bit sRGB; every label of the furniture has a colour of its own."""
