@@ -1,4 +1,4 @@
-"""What a run warns of stands where people look: under the node or its box, after the run too, and in the console."""
+"""Warnings of a run are visible under the node or its box, also after the run, and in the console."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""What a header says of the scale is in the numbers of the result, and nowhere that a loader would read it again."""
+"""A scale in the header is multiplied into the result, and no loader can read it from the result's header again."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A ComfyUI that is too old is told in one sentence; the oldest that works is stated once and tested."""
+"""A ComfyUI that is too old gives one sentence; the oldest supported version is stated once and tested."""
 
 import importlib.util
 import json

@@ -218,7 +218,7 @@ def test_two_samplers_go_on_where_one_left_noise(staged: str) -> None:
 
 @pytest.fixture
 def estimated(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """What the host's estimate gives for each run."""
+    """The host's estimate for each run."""
     found: list[Any] = []
     estimate = comfy.sampler_helpers.estimate_memory
 

@@ -1,4 +1,4 @@
-"""The training loop: it goes on exactly, it stops where it must, and what it saves is whole."""
+"""The training loop: it continues exactly, it stops when it must, and its saves are complete."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path
         pytest.importorskip(NEEDS[variant])
     options = VARIANTS[variant]
     whole = run(tmp_path / "whole", **options)
-    # The learning rate's decay knows the number of steps, so the run is told of all of them and interrupted.
+    # The learning rate's decay needs the number of steps, so the run gets the whole number and is interrupted.
     first = interrupted(tmp_path / "parts", 2, **options)
     assert first.stopped and first.step == 2
     second = run(tmp_path / "parts", resume=True, **options)
@@ -92,7 +92,7 @@ def interrupted(output: Path, after: int, **options: Any) -> engine.Result:
 
 
 def test_latents_in_memory_that_are_directions_are_not_rolled(tmp_path: Path) -> None:
-    """Who calls the engine alone need not know of it: with `roll` on the run is the one with `roll` off."""
+    """The engine alone does this too: with `roll` on, the run equals the one with `roll` off."""
     normals = Task("rgb_to_normal", ("rgb", "normal"))
     for task, alike in ((normals, True), (TASK, False)):
         on, off = (

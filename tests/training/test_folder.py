@@ -69,7 +69,7 @@ def test_a_run_leaves_saves_sheets_curves_and_latents(shop: Shop, trained: Path)
 
 
 def test_the_vae_is_not_asked_again(shop: Shop, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Latents and prompts are on the disk; a changed picture is encoded anew, and the run does not go on with it."""
+    """Latents and prompts are on the disk; a changed picture is encoded again, and the run can't be resumed with it."""
     _, config = shop
     asked: list[tuple[int, ...]] = []
     encode = HostBase.encode
@@ -107,7 +107,7 @@ def test_trained_files_round_trip_in_the_converter(trained: Path, stream: str, t
 
 
 def test_trained_files_load_in_diffusers(trained: Path) -> None:
-    """With the very deltas that were trained: alpha is folded, so no reader has to be told of it."""
+    """Every reader gets exactly the trained deltas, because alpha is folded."""
     state = load_file(trained / "rgb_to_shading" / "shading" / saving.PUBLISHED)
     model = oracle.transformer(tiny.flux(SMALL))
     model.load_lora_adapter(dict(state), prefix="transformer", adapter_name="trained")
@@ -190,7 +190,7 @@ def test_several_targets_several_conditions_and_channels(shop: Shop) -> None:
 def test_directions_turn_only_with_their_rays(
     shop: Shop, tmp_path: Path, conditions: tuple[str, ...], target: str, turned: bool
 ) -> None:
-    """A normal map that is rolled and not turned tells walls ahead that they face aside."""
+    """A normal map that is rolled but not turned shows walls ahead as if they faced sideways."""
     _, config = shop
     rooms = shutil.copytree(config.data, tmp_path / "rooms")
     for path in sorted((rooms / "shading").iterdir()):

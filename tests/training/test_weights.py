@@ -1,4 +1,4 @@
-"""What the loss leaves out and how it weights the rest: masks, pixels without a value, and the latitude."""
+"""The loss leaves out or weights pixels: masks, pixels without a value, and the latitude."""
 
 from __future__ import annotations
 
