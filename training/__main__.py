@@ -1,7 +1,7 @@
 """The command line: `python -m training` in a clone, and `omnix-train` where the pack is installed.
 
-In a clone, this folder is a separate package for Python, which can't import the folders next to it. So the pack is
-loaded from the folder above, as ComfyUI loads it, and the command runs inside the pack.
+In a clone this folder is a package of its own and can't import the folders beside it. So the pack is loaded from the
+folder above, as ComfyUI loads it, and the command runs inside the pack.
 """
 
 from __future__ import annotations

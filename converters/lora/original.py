@@ -1,4 +1,4 @@
-"""Plan an adapter as it was trained: find every pair's place in ComfyUI's layers, whatever dialect names it."""
+"""Plan an adapter as it was trained: find every pair's place in ComfyUI's layers, in any dialect."""
 
 from __future__ import annotations
 

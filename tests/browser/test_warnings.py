@@ -52,7 +52,7 @@ def bench(request: pytest.FixtureRequest, browser: Browser, stocked: Server) -> 
         yield opened
 
 
-def test_a_warning_of_a_node_inside_stands_under_the_box_and_stays(bench: Workbench) -> None:
+def test_a_warning_of_a_node_inside_is_under_the_box_and_stays(bench: Workbench) -> None:
     said: list[str] = []
     bench.page.on("console", lambda message: said.append(message.text) if message.type == "warning" else None)
     bench.open_workflow(read(UI[DEPTH]))

@@ -47,7 +47,7 @@ def test_an_old_host_gets_one_sentence(
     assert "another_omnix.nodes" not in sys.modules
 
 
-def test_the_oldest_host_is_stated_alike(root: Path) -> None:
+def test_the_oldest_host_is_the_same_everywhere(root: Path) -> None:
     stated = re.search(r'requires-comfyui = ">=([\d.]+)"', (root / "pyproject.toml").read_text("utf-8"))
     assert stated is not None
     assert json.loads(f"[{stated[1].replace('.', ',')}]") >= list(comfyui_omnix.OLDEST)

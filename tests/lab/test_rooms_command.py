@@ -88,7 +88,7 @@ def test_the_manifest_knows_every_file(made: Path) -> None:
     assert "3 rendered rooms" in (made / "README.md").read_text()
 
 
-def test_it_goes_on_where_it_was_stopped(root: Path, made: Path, tmp_path: Path) -> None:
+def test_it_continues_after_a_stop(root: Path, made: Path, tmp_path: Path) -> None:
     folder = tmp_path / "rooms"
     command = [sys.executable, "-m", "lab.rooms", str(folder), "--count", "400", "--jobs", "1", *OPTIONS]
     # The process that runs the tests may ignore Ctrl-C, and children inherit that.

@@ -50,7 +50,7 @@ def model(case: Case) -> Model:
 
 @pytest.mark.parametrize("cut", [1, 2, 3])
 @pytest.mark.parametrize("sampler", ["euler", "heun", "dpm_2"])
-def test_ksampler_advanced_goes_on_exactly(model: Model, case: Case, sampler: str, cut: int) -> None:
+def test_ksampler_advanced_continues_exactly(model: Model, case: Case, sampler: str, cut: int) -> None:
     """With leftover noise, then without new noise: as in one run, for samplers that look at one step alone."""
     ours = patched(model, case)
     first = ksample_parts(ours, case, sampler, [(0, cut), (cut, 4)])
@@ -60,7 +60,7 @@ def test_ksampler_advanced_goes_on_exactly(model: Model, case: Case, sampler: st
         assert relative_error(whole, sample(**case.oracle(), steps=4)) <= EXACT
 
 
-def test_results_in_half_precision_go_on_exactly(model: Model, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_in_half_precision_continue_exactly(model: Model, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that passes latents in float16 (--fp16-intermediates) rounds them; the other data keeps its precision."""
     whole = ksample_parts(patched(model, case), case, "euler", [(0, 4)])
     monkeypatch.setattr(comfy.model_management, "intermediate_dtype", lambda: torch.float16, raising=False)
@@ -99,7 +99,7 @@ class Noise:
 
 
 @torch.inference_mode()
-def test_split_sigmas_go_on_exactly(model: Model, case: Case) -> None:
+def test_split_sigmas_continue_exactly(model: Model, case: Case) -> None:
     """Three runs of SamplerCustomAdvanced; a latent that another node has changed is taken as it is."""
     ours = patched(model, case)
     guider = BasicGuider.execute(ours, conditioning(model, case)).result[0]

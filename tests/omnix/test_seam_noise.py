@@ -140,7 +140,7 @@ ANY_NOISE: dict[str, Callable[[torch.Size], Tensor]] = {
 
 @pytest.mark.parametrize("name", ANY_NOISE)
 @pytest.mark.parametrize("add", ["sum", "in place", "into the noise", "lerp", "cat"])
-def test_any_noise_goes_on_past_the_seam(model: Model, case: Case, name: str, add: str) -> None:
+def test_any_noise_continues_past_the_seam(model: Model, case: Case, name: str, add: str) -> None:
     """For any kind of noise, both sides of the seam get the same noise, and the other columns get it unchanged."""
     drawn: list[Tensor] = []
 
@@ -191,7 +191,7 @@ def test_a_picture_that_comes_back_from_numpy_is_no_noise() -> None:
     assert torch.equal(total, picture * 3)
 
 
-def test_what_is_drawn_goes_on_past_the_seam() -> None:
+def test_drawn_noise_continues_past_the_seam() -> None:
     draws = (
         lambda: torch.randn(2, 16, 8, WIDTH + SEAM),
         lambda: torch.randn_like(torch.empty(8, WIDTH + SEAM)),

@@ -102,7 +102,7 @@ def test_a_caption_of_more_than_512_tokens_is_cut_as_the_reference_cuts_it(
 
 
 @pytest.mark.parametrize(("rows", "warnings"), [(512, 0), (256, 1)])
-def test_a_saved_prompt_of_another_length_is_told_of(
+def test_a_saved_prompt_of_another_length_is_reported(
     captioned: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture, rows: int, warnings: int
 ) -> None:
     path = tmp_path / "prompt.safetensors"

@@ -217,7 +217,7 @@ def test_saves_are_not_overwritten_by_a_new_run(tmp_path: Path) -> None:
         run(tmp_path)
 
 
-def test_a_damaged_save_is_told(tmp_path: Path) -> None:
+def test_a_damaged_save_is_reported(tmp_path: Path) -> None:
     result = run(tmp_path, steps=3)
     path = result.folder / saving.STATE
     path.write_bytes(path.read_bytes()[:-100])
