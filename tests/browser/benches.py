@@ -1,4 +1,4 @@
-"""Where the browser tests take place: one Chromium for a module, a page in each renderer, what a person downloaded."""
+"""Fixtures of the browser tests: one Chromium for a module, a page in each renderer, and a user's downloaded files."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""The fields of the blueprints' boxes in a real browser: what is set there arrives at every node that it is for."""
+"""The fields of the blueprints' boxes in a real browser: each value arrives at every node that it belongs to."""
 
 from collections.abc import Mapping
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""Load Panorama as people meet it: workflows from before it had a fit, a picture dropped on it, its refusals."""
+"""Load Panorama in the browser: old workflows without a fit, a picture that is dropped on it, and its refusals."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""Adapter files for the converter's tests, whole and broken, and a slow independent way to compute what they mean."""
+"""Adapter files for the converter's tests, whole and broken, and a slow independent computation of their meaning."""
 
 import json
 import struct

@@ -1,4 +1,4 @@
-"""Scales: alpha tensors, PEFT configurations beside the file and in its header, and what is wrong with them."""
+"""Scales: alpha tensors, PEFT configurations next to the file and in its header, and errors in them."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Bad input: one clear sentence that names file, key, what was expected, what was found and what to do."""
+"""Bad input: one clear sentence with the file, the key, the expected value, the value found and what to do."""
 
 import io
 import pickle

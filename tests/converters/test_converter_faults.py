@@ -1,4 +1,4 @@
-"""Bad input and bad luck, really injected: one clear sentence, exit status 1, nothing under the final name."""
+"""Injected faults and bad input: one clear sentence, exit status 1, and no file under the final name."""
 
 import fcntl
 import json

@@ -1,4 +1,4 @@
-"""A short run of the fuzzer, and proof that it would see what it looks for."""
+"""A short run of the fuzzer, and proof that it would find a fault."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Converted adapters through the host's own LoRA loaders: nothing is lost, and the sums are right."""
+"""Converted adapters with the host's own LoRA loaders: every layer is used, and the sums are right."""
 
 import logging
 from collections.abc import Callable, Mapping

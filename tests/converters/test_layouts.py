@@ -1,4 +1,4 @@
-"""Plain LoRA under other names, shapes and with companions is converted; other adapters are called by their names."""
+"""Plain LoRAs with other names, shapes and extra tensors are converted; other adapters are recognised by name."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Scales and dtypes of few exponents: the delta stays the source's, by the host and by the runtime."""
+"""Scales and dtypes with few exponents: the delta equals the source's, in the host and in the runtime."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Scaled float8 is plain arithmetic and converts; other quantised LoRAs are called that."""
+"""Scaled float8 is plain arithmetic and is converted; other quantised LoRAs are refused under their names."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Runs as the system sees them: killed, interrupted, two at once, without permission, with a full disk."""
+"""Runs and the system: killed, interrupted, two at once, without permission, with a full disk."""
 
 import resource
 import signal

@@ -1,4 +1,4 @@
-"""EXR files as renderers write them: many channels by name, several parts, one channel by any name."""
+"""EXR files with the channels of renderers: many channels by name, several parts, one channel of any name."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The command line: what it prints, what it writes, and what it says of what it can't measure."""
+"""The command line: its output, its files, and its messages about maps that it can't measure."""
 
 import json
 import subprocess

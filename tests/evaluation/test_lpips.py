@@ -1,4 +1,4 @@
-"""LPIPS against its definition, with made-up weights of AlexNet and the package's own calibration."""
+"""LPIPS against its definition, with random weights of AlexNet and the package's own calibration."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Depths that mean "nothing is here" are no distances, whoever wrote them; and they are counted."""
+"""Depth values that mean "no surface" are not distances, from any program; and they are counted."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The pages of help: one for every node, true to the schemas, the code's sentences and the names on the screen."""
+"""The help pages: one for every node; they agree with the schemas, the code's messages and the names on the screen."""
 
 import ast
 import json

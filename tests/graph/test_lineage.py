@@ -1,4 +1,4 @@
-"""A map goes to the node that reads it; another map's node says so, and where it belongs."""
+"""A map must go to the node that reads it; another map's node refuses it and names the right one."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""Both languages say something for every node, input, output and option, and for nothing else."""
+"""Both languages have a text for every node, input, output and option, and for nothing else."""
 
 import asyncio
 import json

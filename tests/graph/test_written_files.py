@@ -1,4 +1,4 @@
-"""Names as they come by the API, files that two servers write, disks that are full, and how often files are opened."""
+"""File names from the API, files that two servers write, full disks, and how often files are opened."""
 
 import asyncio
 import builtins

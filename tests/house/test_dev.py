@@ -1,4 +1,4 @@
-"""The set-up script: it repairs what was interrupted, refuses what is not what it pinned, and says where things are."""
+"""The set-up script: it repairs interrupted set-ups, refuses downloads that are not pinned, and prints its folders."""
 
 import json
 import os

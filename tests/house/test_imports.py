@@ -1,4 +1,4 @@
-"""Imports run one way, lab -> nodes -> graph -> omnix -> converters; ComfyUI is known where it must be alone."""
+"""Imports run one way, lab -> nodes -> graph -> omnix -> converters; only the necessary modules use ComfyUI."""
 
 import ast
 import os

@@ -1,4 +1,4 @@
-"""The shipped graphs on disk, and how the browser turns its form of a graph into the posted one, told from the host."""
+"""The shipped graphs on disk, and how the browser turns its form of a graph into the posted one, read from the host."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The second renderer of rooms: its maps against the shapes themselves, by other means than rays."""
+"""The second renderer of rooms: its maps against the shapes themselves, computed without rays."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The demo room's truth, against shapes described a second time, and a look at its picture."""
+"""The true maps of the demo's room, against shapes described a second time, and a check of its picture."""
 
 import math
 

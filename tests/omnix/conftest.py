@@ -1,4 +1,4 @@
-"""Run whatever loads a FLUX under each of the host's memory managers."""
+"""Run every test that loads a FLUX with each of the host's memory managers."""
 
 import gc
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The recorded runs: a FLUX.1 whose numbers follow from a seed, and what the oracle makes of it (see golden/README.md).
+"""The recorded runs: a FLUX.1 with numbers from a seed, and the oracle's results with it (see golden/README.md).
 
 python tests/omnix/recorded.py      records the results again
 """

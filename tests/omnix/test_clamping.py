@@ -1,4 +1,4 @@
-"""Decode Panorama blends the seam before values are cut, as the reference does, however the VAE decodes."""
+"""Decode Panorama blends the seam before values are clipped, like the reference, for every VAE's way of decoding."""
 
 import copy
 from collections.abc import Callable

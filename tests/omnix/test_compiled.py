@@ -1,4 +1,4 @@
-"""Compiled models run compiled with OmniX: exact, one graph for each kind of block, and nothing of a run stays."""
+"""Compiled models stay compiled with OmniX: exact, one graph for each kind of block, and no traces of a run."""
 
 import copy
 import gc

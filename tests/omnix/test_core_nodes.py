@@ -1,4 +1,4 @@
-"""Core nodes that cut sampling in parts, mask it, guide it with other names or add tokens, beside OmniX."""
+"""Core nodes that cut sampling in parts, mask it, guide it with other names or add tokens, together with OmniX."""
 
 import itertools
 from collections.abc import Callable

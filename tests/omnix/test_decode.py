@@ -1,4 +1,4 @@
-"""Headers and pixels of picture files: nothing is decoded to refuse one, colours and turns are applied, kinds named."""
+"""Headers and pixels of picture files: no picture is decoded only to be refused; colours, turns and kinds are right."""
 
 import io
 import os

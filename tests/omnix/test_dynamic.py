@@ -1,4 +1,4 @@
-"""Models that ComfyUI moves, copies and runs on several cards: nothing leaks, all moves once a run."""
+"""Models that ComfyUI moves, copies and runs on several cards: nothing leaks, and adapters move once for each run."""
 
 import gc
 import itertools

@@ -1,4 +1,4 @@
-"""Faults put in on purpose: after each the MODEL is bit-identical, the next run works, and nothing is left behind."""
+"""Injected faults: after each one the MODEL is bit-identical, the next run works, and nothing is left behind."""
 
 import contextlib
 import errno

@@ -1,4 +1,4 @@
-"""Several pictures on one panorama, of any colour, with soft borders; the seam to the middle and back."""
+"""Several pictures on one panorama of any colour, with soft borders; the seam to the middle and back."""
 
 import math
 

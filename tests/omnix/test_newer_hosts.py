@@ -1,4 +1,4 @@
-"""Doubles of what newer hosts do to FLUX (newer.py): the result is right, or one sentence names the layer."""
+"""Stand-ins for newer hosts' changes to FLUX (newer.py): the result is right, or one sentence names the layer."""
 
 import contextlib
 from pathlib import Path

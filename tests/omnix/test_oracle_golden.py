@@ -1,4 +1,4 @@
-"""The oracle that the runtime is measured against computes what it always did, and what Diffusers computes."""
+"""The runtime's oracle computes the same as its recorded results and the same as Diffusers."""
 
 import functools
 from typing import Any

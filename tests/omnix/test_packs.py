@@ -1,4 +1,4 @@
-"""Doubles of packs that compute FLUX in their own way: the result is right, or one sentence says who is in the way.
+"""Stand-ins for packs that compute FLUX in their own way: the result is right, or one sentence names the cause.
 
 Each double does what its pack does to the model, and no more.
 """

@@ -1,4 +1,4 @@
-"""OmniX among everything else people put on a model, and what is left of it afterwards: nothing."""
+"""OmniX together with everything else that users put on a model; nothing of it is left afterwards."""
 
 import gc
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The seam under every sampler of the host: the noise that it draws between steps is the same on both of its sides.
+"""The seam with every sampler of the host: noise drawn between steps is the same on both sides of the seam.
 
 FLUX is left out here. A stand-in returns half of its input as the denoised picture, so that the rest of
 the noise can be measured.

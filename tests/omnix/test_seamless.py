@@ -1,4 +1,4 @@
-"""Seamless Panorama on every kind of model: the edges meet, and the host's own sampling is all that runs besides."""
+"""Seamless Panorama on every kind of model: the edges meet, and everything else is the host's own sampling."""
 
 import logging
 import math

@@ -1,4 +1,4 @@
-"""Every wrong graph is answered by one sentence that says what to change, and the model is as it was."""
+"""Every wrong graph gives one sentence that says what to change, and the model stays unchanged."""
 
 from pathlib import Path
 from typing import Any

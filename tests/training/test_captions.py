@@ -1,4 +1,4 @@
-"""Captions through the host's own text encoders: encoded once, gone while FLUX trains, dropped as often as is said."""
+"""Captions with the host's own text encoders: encoded once, unloaded while FLUX trains, dropped at the given rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trainer runs where the host runs the model, wherever its weights lie."""
+"""The trainer runs on the host's device for the model, on whatever device the weights are."""
 
 from pathlib import Path
 

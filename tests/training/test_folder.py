@@ -1,4 +1,4 @@
-"""From a folder to adapters that the loader, the converter and Diffusers take; and what is wrong with folders."""
+"""From a folder to adapters that the loader, the converter and Diffusers accept; and errors in folders."""
 
 from __future__ import annotations
 

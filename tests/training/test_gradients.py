@@ -1,4 +1,4 @@
-"""The gradient of every factor, against Diffusers + PEFT: plain joint attention, plain loss, nothing of the pack."""
+"""The gradient of every factor, against Diffusers + PEFT: plain joint attention, plain loss, none of our code."""
 
 from __future__ import annotations
 

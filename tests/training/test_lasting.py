@@ -1,4 +1,4 @@
-"""A run of hours: what may change when it is resumed, what does not end it, and which of its saves stay."""
+"""Long runs: settings that may change on resume, errors that don't end a run, and the saves that are kept."""
 
 from __future__ import annotations
 

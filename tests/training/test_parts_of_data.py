@@ -1,4 +1,4 @@
-"""Which pictures are trained on: the data's own split, and what a dry run says of every file."""
+"""The pictures that are trained on: the data's own split, and the report of a dry run about every file."""
 
 from __future__ import annotations
 

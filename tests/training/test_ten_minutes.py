@@ -1,4 +1,4 @@
-"""The page "ten minutes from a folder to a map": each of its commands, on fewer rooms and steps."""
+"""The page "ten minutes from a folder to a map": each of its commands, with fewer rooms and steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turned and mirrored panoramas: what a turned camera or a mirror would show, directions too."""
+"""Turned and mirrored panoramas, like a turned camera or a mirror, with their directions."""
 
 from __future__ import annotations
 
