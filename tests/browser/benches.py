@@ -27,7 +27,7 @@ in_both_renderers = pytest.fixture(scope="module", params=RENDERERS)
 
 @contextmanager
 def opened(browser: Browser, server: Server, nodes2: bool) -> Iterator[Workbench]:
-    """A page of its own, closed in the end."""
+    """A separate page, which is closed at the end."""
     page = Workbench(browser, server, nodes2)
     yield page
     page.close()

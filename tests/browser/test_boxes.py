@@ -85,7 +85,7 @@ def test_numbers_that_are_typed_arrive(bench: Workbench) -> None:
 
 
 INSIDE = ("OmniXPlaceOnPanorama", "EmptySD3LatentImage", "KSampler")
-# Where the right part of a field of the old renderer is, on the page.
+# The place of the right part of an old renderer's field on the page.
 FIELD = """([title, field]) => {
     const { canvas, rootGraph } = window.app;
     const node = rootGraph.nodes.find((each) => each.title === title);

@@ -34,7 +34,7 @@ def test_another_tab_and_a_reload_keep_what_was_on_show(bench: Workbench, pictur
 
 @inside
 def test_the_seam_cannot_be_seen(bench: Workbench, pictures: object) -> None:
-    """Noise, zoomed out until its coarser levels are drawn, is the same across the seam as it is in one piece."""
+    """Noise, zoomed out until its coarser levels are drawn, looks the same across the seam as elsewhere."""
     viewer = opened(bench, "noise", "turned")
     viewer.press("1")
     viewer.press("r")

@@ -93,7 +93,7 @@ RECTANGLES = """() => [
 
 
 class Box(NamedTuple):
-    """The whole of a node on the screen, its title included, in pixels; `seen` if nothing lies over its title."""
+    """The whole of a node on the screen with its title, in pixels; `seen` if nothing covers its title."""
 
     title: str
     left: float
@@ -110,7 +110,7 @@ class Box(NamedTuple):
 
 @pytest.fixture(scope="module")
 def bench(stocked_bench: Workbench) -> Workbench:
-    """Nothing is missing, so no message lies over the graph."""
+    """Nothing is missing, so no message covers the graph."""
     stocked_bench.page.set_viewport_size(SCREEN)
     return stocked_bench
 
@@ -144,7 +144,7 @@ def test_a_workflow_can_be_read_as_it_opens_and_after_a_run(bench: Workbench, na
 
 
 def check(found: dict[str, Any], message: bool = False) -> None:
-    """Nodes are whole on the screen, nothing lies over a title, no node over another, and no wire runs behind one.
+    """Nodes are completely on the screen, nothing covers a title, no node covers another, and no wire runs behind one.
 
     message: one of the host lies over a corner.
     """

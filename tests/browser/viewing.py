@@ -96,7 +96,7 @@ def opened(bench: Workbench, image: str, normal: str) -> ViewerOnPage:
 
 
 def error(shown: Pixels, expected: Pixels) -> float:
-    """Return the largest difference away from the rim, where the screen may blend in what lies beside."""
+    """Return the largest difference away from the border, where the screen may blend in its surroundings."""
     return float(np.abs(shown - expected)[4:-4, 4:-4].max())
 
 

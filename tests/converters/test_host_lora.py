@@ -193,7 +193,7 @@ def test_unconverted_is_wrong_in_bypass(base: tuple[str, Any, dict[str, Tensor]]
 
 
 def test_merged_float32_weights_equal_those_of_the_unconverted_file(tmp_path: Path) -> None:
-    """Where weights are merged the host slices Diffusers keys itself; the converted file gives the same weights."""
+    """To merge weights, the host slices Diffusers keys itself; the converted file gives the same weights."""
     sliced, fused = (merged_weights(lora) for lora in (ADAPTER, converted(tmp_path)))
     base = load(STATE).model.diffusion_model.state_dict()
     for name, tensor in sliced.items():
@@ -219,7 +219,7 @@ def test_alphas_and_ranks_are_folded(tmp_path: Path) -> None:
 
 
 def test_repeated_loading_changes_nothing() -> None:
-    """Merging and bypassing leave the base bit for bit as it was."""
+    """Merging and bypassing leave the base unchanged, bit for bit."""
     patcher, lora = load(STATE), convert_state_dict(ADAPTER).state
     before = forward(patcher, GIVEN)
     for bypass in (False, True, False):

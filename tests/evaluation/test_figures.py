@@ -89,7 +89,7 @@ def test_semantics_are_the_oracles() -> None:
 
 
 def test_ssim_is_that_of_scikit_image_inside_the_picture() -> None:
-    """Bands of rows leave no trace, and columns beside the seam are the only ones that differ."""
+    """Bands of rows leave no trace, and only columns next to the seam differ."""
     prediction, truth = pair("roughness", 1, 100, 50)
     _, theirs = structural_similarity(truth, prediction, data_range=1.0, full=True)
     ours = similarity(truth, prediction)

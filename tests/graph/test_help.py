@@ -17,7 +17,7 @@ IDS = [node.__name__ for node in nodes.NODES]
 SECTIONS = ["Inputs", "Outputs", "When it fails", "Example"]
 CHINESE = {path.parent.name: path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("*/zh.md"))}
 NEVER_FAIL = {"OmniXPrompt"}
-# A template with fewer letters of its own would match almost any sentence.
+# A template with fewer fixed letters would match almost any sentence.
 LETTERS = 30
 
 

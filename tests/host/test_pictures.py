@@ -17,7 +17,7 @@ SAMPLE = "omnix_sample_room.png"
 
 
 def graph(name: str, height: int = 720, **saved: Any) -> dict[str, dict[str, Any]]:
-    """Return a graph as it was posted before Load Panorama had a fit."""
+    """Return a graph in the form from before Load Panorama had a fit."""
     inputs = {"panorama": ["load", 0], "filename_prefix": "OmniX/loaded", "values": "depth", **saved}
     return {
         "load": {"class_type": "OmniXLoadPanorama", "inputs": {"image": name, "height": height}},
@@ -167,7 +167,7 @@ def test_a_replaced_file_is_noticed(server: Server) -> None:
 
 
 def test_one_run_writes_one_number(server: Server) -> None:
-    """Also where a file of the last run is gone, or one of another kind lies in the way."""
+    """Also if a file of the last run is gone, or one of another kind has the name."""
     output = server.base / "output" / "OmniX"
     name = put(server, "numbered.png", 16, 32)
     for run, expected in enumerate(("00001", "00002", "00004")):
@@ -185,7 +185,7 @@ def test_one_run_writes_one_number(server: Server) -> None:
 
 
 def test_one_run_writes_equal_numbers_as_exr_and_png(server: Server, tmp_path: Path) -> None:
-    """Read by another library: what 16 bits hold of the floats, and not a brighter or a stretched copy."""
+    """Read by another library: the floats with the precision of 16 bits, not a brighter or a stretched copy."""
     name = put(server, "equal.png", 16, 32)
     result = server.run(graph(name, filename_prefix="OmniX/equal", depth=["map", 0], values="depth"))
     read = {}

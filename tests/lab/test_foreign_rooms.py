@@ -19,7 +19,7 @@ def things_of(seed: int, family: str) -> list[foreign.Thing]:
 
 
 def outside(thing: foreign.Thing, points: Any) -> Any:
-    """How far points are outside of a thing's surface; below 0 within it."""
+    """The distance of points from a thing's surface; below 0 inside it."""
     if thing.is_ball:
         return np.linalg.norm(points - thing.centre, axis=-1) - thing.half[0]
     # Left is +Z, so a turn to the left is a negative one about Y.

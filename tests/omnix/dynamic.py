@@ -10,7 +10,7 @@ import torch
 
 
 class PinnedBuffer:
-    """Stands in for memory that only a card's driver can pin."""
+    """Replaces memory that only a card's driver can pin."""
 
     size = 0
 

@@ -68,7 +68,7 @@ class Fused(nn.Module):
 
 
 class Strange(nn.Module):
-    """A layer that takes a keyword that nobody has heard of."""
+    """A layer that gets an unknown keyword."""
 
     def forward(self, input: Tensor, *_: Any, output_act: Any = None, **__: Any) -> Tensor:
         out = super().forward(input)
@@ -76,7 +76,7 @@ class Strange(nn.Module):
 
 
 class Wide(nn.Module):
-    """A layer that gives float32 whatever comes in."""
+    """A layer that returns float32 for any input."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).float()

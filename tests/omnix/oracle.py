@@ -23,7 +23,7 @@ TIMEOUT = 300.0
 
 
 class Meeting:
-    """Where the streams of one step exchange keys and values, layer by layer."""
+    """The exchange of keys and values between the streams of one step, layer by layer."""
 
     def __init__(self, streams: int) -> None:
         self.barrier = threading.Barrier(streams, timeout=TIMEOUT)

@@ -86,7 +86,7 @@ def make_case(
 
 
 def load_flux(state: dict[str, Tensor], dtype: torch.dtype = torch.float32, **how: bool) -> Model:
-    """Load a FLUX through the host, which swaps the halves of norm_out in place: it gets tensors of its own.
+    """Load a FLUX through the host, which swaps the halves of norm_out in place: it gets its own tensors.
 
     As with the host's own loaders, the model stores how it can be loaded again.
     """

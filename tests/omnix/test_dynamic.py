@@ -66,7 +66,7 @@ def levels(model: Model) -> list[float]:
     return comfy.samplers.calculate_sigmas(sampling, "simple", 4).tolist()
 
 
-# The host itself leaks its own table between the MODEL and ModelSamplingFlux; OmniX must stand between them.
+# The host itself leaks its own table between the MODEL and ModelSamplingFlux, so OmniX must run between them.
 ORDERS = ["".join(order) for order in itertools.product("poc", repeat=4)]
 SWAPPED = [f"o{order}o" for order in ORDERS if "pc" not in order and "cp" not in order]
 
@@ -90,7 +90,7 @@ def test_every_order_of_plain_omnix_and_core(model: Model, case: Case, unload: b
 
 @pytest.mark.parametrize("turn", range(3))
 def test_plain_flux_before_and_after(model: Model, case: Case, expected: Tensor, turn: int) -> None:
-    """Bit-identical, whatever was loaded first: OmniX, another panorama's shift, or the plain MODEL."""
+    """Bit-identical after any first load: OmniX, another panorama's shift, or the plain MODEL."""
     fresh = forward(load_flux(case.flux), case)
     other = patch.with_flow_shift(model, flow_shift(64, 128, 6))
     runs: list[Callable[[], Any]] = [

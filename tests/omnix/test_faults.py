@@ -55,7 +55,7 @@ def expected(ours: Model, case: Case) -> torch.Tensor:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left(model: Model, ours: Model, case: Case, plain: torch.Tensor, expected: torch.Tensor) -> Iterator:
-    """After every test here: no hook, the plain MODEL as it was, and the next run as if nothing had been."""
+    """After every test here: no hook, the plain MODEL unchanged, and the next run as if nothing had happened."""
     hooks = hook_count(model), hook_count(ours)
     yield
     assert (hook_count(model), hook_count(ours)) == hooks

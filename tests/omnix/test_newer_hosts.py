@@ -109,7 +109,7 @@ def test_a_kernel_on_plain_weights(model: Model, case: Case, expected: Tensor) -
 
 
 def test_layers_whose_output_has_another_dtype(tmp_path: Path) -> None:
-    """bfloat16 goes in and float32 comes out: the delta is added in float32."""
+    """The input is bfloat16 and the output float32: the delta is added in float32."""
     case = make_case(tmp_path)
     model = load_flux(case.flux, torch.bfloat16)
     once = ksample(patched(model, case), case, 2)
@@ -121,7 +121,7 @@ def test_layers_whose_output_has_another_dtype(tmp_path: Path) -> None:
 @pytest.mark.parametrize("run", [by_keywords, by_a_kernel])
 def test_compiled(model: Model, case: Case, expected: Tensor, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a graph a layer with its adapters has no weights that a kernel could run past it."""
-    # The host's attention divides by the memory that is free: a figure of its own in every graph.
+    # The host's attention divides by the free memory, so every graph contains its own figure.
     monkeypatch.setattr(
         comfy.model_management, "get_free_memory", lambda _=None, both=False: (GIB, GIB) if both else GIB
     )
@@ -172,7 +172,7 @@ def reported(model: Model, case: Case, message: str) -> None:
 @pytest.mark.since("0.30.0")
 @pytest.mark.parametrize("run", [by_a_kernel_always, by_the_hosts_own])
 def test_a_kernel_that_nothing_keeps_from_the_weights(case: Case, run: Run) -> None:
-    """On int8 weights the host's own function passes a layer over, as it is in this host."""
+    """On int8 weights the host's own function does not call a layer, as in this host."""
     layer = "img_attn.proj" if run is by_a_kernel_always else "img_mlp.2"
     message = rf"not added to double_blocks\.0\.{layer}, so .*fused kernels do\. Load FLUX\.1-dev in bf16 or fp8"
     reported(newer(int8(case), run), case, message)
@@ -183,7 +183,7 @@ UNKNOWN = {
     r"Tensor\[.*\], input_act='swish'": lambda layer, x: layer(x, input_act="swish"),
     r"Tensor\[.*\], residual_scale=Tensor\[.*\]": lambda layer, x: layer(x, residual_scale=x),
     r"Tensor\[.*\], 'gelu_tanh'": lambda layer, x: layer(x, "gelu_tanh"),
-    # Rows of all sequences in one, with which nobody knows whose they are.
+    # Rows of all sequences in one tensor, so it is unknown which rows belong to which sequence.
     r"Tensor\[\d+, 256\]": lambda layer, x: layer(x.flatten(0, 1)).view_as(x),
     r"Tensor\[1, \d+, 256\]": lambda layer, x: layer(x.flatten(0, 1)[None]).view_as(x),
 }

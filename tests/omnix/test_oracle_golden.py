@@ -13,7 +13,7 @@ from recorded import CASES, RUNS, flux
 
 @functools.cache
 def inputs(task: str) -> dict[str, Any]:
-    """Gather the arguments of `sample` for a task, but for the step count."""
+    """Gather the arguments of `sample` for a task, except for the step count."""
     return {"transformer_sd": flux(), **recorded.inputs(task)}
 
 

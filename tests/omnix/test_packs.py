@@ -195,7 +195,7 @@ class TheirFlux(Flux):
 
 
 class TheirSingleBlock(SingleStreamBlock):
-    """An attention that nobody can get at."""
+    """An attention that other code can't replace."""
 
     def forward(self, x: torch.Tensor, vec: torch.Tensor, pe: torch.Tensor, **_: Any) -> torch.Tensor:
         mod, _ = self.modulation(vec)

@@ -201,7 +201,7 @@ def test_previews_are_as_wide_as_the_picture(model: Model, case: Case) -> None:
 
 
 class Recorded(torch.nn.Linear):
-    """A Linear with a forward of its own over weights it alone understands, as GGUF loaders bring."""
+    """A Linear with its own forward and a private format of weights, as in GGUF loaders."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         stored = self.packed.to(input)  # type: ignore[attr-defined]

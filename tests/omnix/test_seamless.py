@@ -140,7 +140,7 @@ def seen(model: Model, name: str, into: list[Any]) -> Model:
 
 @pytest.mark.parametrize("reference", sorted({"FLUX.1", "FLUX.2", "Qwen-Image", "Krea 2", "Z-Image"} & {*BASES}))
 def test_references_of_the_pictures_size_continue(reference: str) -> None:
-    """Others (a photo to look at) stay as they are."""
+    """Others (a photo to look at) stay unchanged."""
     model, shape = load_base(reference), BASES[reference].shape
     latents = [torch.randn(shape(HEIGHT, WIDTH)), torch.randn(shape(6, 12))]
     text = conditioning(reference, reference_latents=latents)
@@ -175,7 +175,7 @@ def test_an_inpainting_models_channels_continue(inpainting: str, channels: dict[
 
 
 def test_a_noise_mask_keeps_what_it_covers(kind: str) -> None:
-    """Under a mask the latent stays, also beside the seam."""
+    """Under a mask the latent stays, also next to the seam."""
     model, shape = load_base(kind), BASES[kind].shape(HEIGHT, WIDTH)
     latent, mask = ring(kind), torch.ones(1, 1, HEIGHT, WIDTH)
     mask[..., :12] = mask[..., -4:] = 0

@@ -64,7 +64,7 @@ def test_the_largest_panorama_of_absolute_positions() -> None:
 
 
 def test_a_tile_of_a_panorama() -> None:
-    """Tiled upscalers sample each tile as a picture of its own, whose edges must not meet."""
+    """Tiled upscalers sample each tile as a separate picture, whose edges must not meet."""
     refuse(r"got a latent of 32 by 32\. If another node cuts the panorama into tiles", "FLUX.2", height=32)
 
 

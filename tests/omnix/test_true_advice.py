@@ -144,7 +144,7 @@ def graphs() -> int:
 @pytest.mark.parametrize("wrap", [compiled_whole, compiled_block])
 @torch.inference_mode()
 def test_compiled_clones_of_one_checkpoint(tmp_path: Path, eager_compile: Any, wrap: Callable[..., Model]) -> None:
-    """After a compiled clone has run, its wrapper stands on the modules that all clones share."""
+    """After a compiled clone has run, its wrapper is on the modules that all clones share."""
     case = make_case(tmp_path, geometry=tiny.Geometry(hidden=128, double=1, single=1))
     model, want = load_flux(case.flux), sample(**case.oracle(), steps=2)
     theirs = wrap(model, eager_compile)

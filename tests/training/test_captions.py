@@ -77,7 +77,7 @@ def test_captions_are_encoded_once_and_the_encoders_leave(captioned: Config) -> 
 
 
 def test_they_are_what_omnix_encode_prompt_makes(captioned: Config) -> None:
-    """Two samples of one batch, one on the bare tag: each has the text and the pooled vector of its own words."""
+    """Two samples of one batch, one with the bare tag: each has the text and the pooled vector of its own words."""
     samples = encoded(captioned)
     batch = samples.batch([0, 1], [False, True])
     want = [stock.text(words) for words in (f"{PROMPT_TAG} {CAPTIONS['0000']}", PROMPT_TAG)]
@@ -156,7 +156,7 @@ def test_a_changed_caption_is_seen(captioned: Config) -> None:
     ],
 )
 def test_another_file_is_no_text_encoder(captioned: Config, kind: str, taken: str, words: str) -> None:
-    """The host takes any file, and what is missing in it keeps whatever was in memory."""
+    """The host accepts any file, and layers that are missing in it keep the previous contents of the memory."""
     told = replace(captioned, **{kind: getattr(captioned, taken) if taken else ""})
     with pytest.raises(TrainingError, match=words):
         HostBase(told).prompt(PROMPT_TAG)

@@ -80,7 +80,7 @@ def test_normals_without_a_direction(tmp_path: Path, suffix: str) -> None:
 
 
 def test_a_mask_of_another_size_and_a_hole(tmp_path: Path) -> None:
-    """Grey is a weight between; a hole counts beside the mask."""
+    """Grey is a weight in between; a hole counts in addition to the mask."""
     metres = depth()
     metres[0, 0] = 0
     layout.save(tmp_path / "depth" / "a.exr", metres)
