@@ -221,7 +221,7 @@ def test_depth_is_relative_to_the_farthest(shop: Shop) -> None:
     assert torch.allclose(ranged, torch.from_numpy(((metres - 1) / 2).clip(0, 1)), atol=1e-6)
 
 
-@pytest.mark.parametrize("value", [1e10, 65504.0, np.inf, 0.0, 1000.0])
+@pytest.mark.parametrize("value", [1e10, 65504.0, np.inf, np.nan, 0.0, 1000.0])
 @pytest.mark.parametrize("folder", ["depth", "far"])
 def test_sky_is_farthest_and_the_room_keeps_its_range(shop: Shop, tmp_path: Path, value: float, folder: str) -> None:
     """Values that renderers write where nothing is, a far plane too: with them as distances the room would be black."""
