@@ -68,7 +68,7 @@ def kinds(folder: Path) -> tuple[str, ...]:
 
 
 def files(folder: Path, kind: str) -> dict[str, Path]:
-    """Return stem -> file of the maps of one kind in a folder, in order; empty without the folder."""
+    """Return stem -> file of the maps of one kind in a folder, in order; empty if there is no folder."""
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name.startswith(".") or path.suffix.lower() not in KINDS[kind].suffixes:
@@ -79,9 +79,9 @@ def files(folder: Path, kind: str) -> dict[str, Path]:
     return found
 
 
-def stems(folder: Path, *wanted: str) -> list[str]:
-    """Return the stems that all of the wanted kinds have, in order."""
-    sets = [files(folder / kind, kind).keys() for kind in wanted]
+def stems(folder: Path, *kinds: str) -> list[str]:
+    """Return the stems that all of these kinds have, in order."""
+    sets = [files(folder / kind, kind).keys() for kind in kinds]
     return sorted(set.intersection(*map(set, sets))) if sets else []
 
 
@@ -94,7 +94,7 @@ def find(folder: Path, kind: str, stem: str) -> Path:
 
 
 def place(folder: Path, kind: str, stem: str, suffix: str = "") -> Path:
-    """Return the path of a map; the default suffix is the one that its kind is written with."""
+    """Return the path of a map; the default suffix is that of a newly written file of its kind."""
     return folder / kind / f"{stem}{suffix or KINDS[kind].suffixes[0]}"
 
 
@@ -162,7 +162,7 @@ def marked(values: Array, kind: str) -> Array:
 
 
 def _check_type(path: Path, kind: str, dtype: np.dtype[Any]) -> None:
-    """Raise MapError for a number type that this kind of map is never stored as."""
+    """Raise MapError for a number type that is never used for this kind of map."""
     if path.suffix.lower() == ".exr":
         allowed = ("float16", "float32")
     elif kind == "depth":
@@ -175,7 +175,7 @@ def _check_type(path: Path, kind: str, dtype: np.dtype[Any]) -> None:
 
 
 def _channels(path: Path, kind: str, found: Array) -> Array:
-    """Bring [H, W, C] to the channels of a kind: opaque alpha goes, equal channels are one, grey is three."""
+    """Convert [H, W, C] to the channels of a kind: remove opaque alpha, merge equal channels, or repeat grey."""
     colours = found.shape[2] - (found.shape[2] in (2, 4))
     opaque = 1.0 if found.dtype.kind == "f" else np.iinfo(found.dtype).max
     if (found[..., colours:] != opaque).any():

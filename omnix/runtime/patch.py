@@ -120,7 +120,7 @@ def flux_of(model: Patcher) -> Flux:
         )
     if flux.params.in_channels != CHANNELS:
         raise ValueError(
-            "OmniX adapters fit FLUX.1-dev, got a FLUX.1 that takes a picture beside the noise (Fill, Canny, Depth); "
+            "OmniX adapters fit FLUX.1-dev, got a FLUX.1 with a picture as second input (Fill, Canny, Depth); "
             "connect FLUX.1-dev itself."
         )
     return flux
@@ -142,7 +142,7 @@ class Call(NamedTuple):
 
     @property
     def run(self) -> Run | None:
-        """The run that the call belongs to; None if nobody samples."""
+        """The run that the call belongs to; None outside sampling."""
         return run_of(self.options)
 
 

@@ -1,6 +1,6 @@
 """Sample a panorama: widen the inputs by the seam, close the seam in the result, and check each call in between.
 
-These wrap the host's sampling but know no more of it than the arguments that they pass on.
+These functions wrap the host's sampling and depend only on the arguments that they pass.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ class Step:
             self.blocks += layer.endswith(tuple(_QUERIES.values()))
 
     def enter(self, block: Block, kwargs: Mapping[str, Any], takes_options: bool) -> dict[str, Any]:
-        """Return the arguments for a block; they include the join, whatever the caller passed."""
+        """Return the arguments for a block; they always include the join."""
         self._block, self._seen = block, set()
         self.blocks += 1
         options = {OPTIONS: self._options(block, kwargs.get(OPTIONS) or {})} if takes_options else {}

@@ -41,7 +41,7 @@ def bench(request: pytest.FixtureRequest, browser: Browser, server: Server) -> I
 
 @pytest.fixture(scope="module")
 def stocked(server: Server, files: None) -> Server:
-    """What a person has who followed the notes: adapters, a picture and models, so that nothing is missing."""
+    """The files of a user who has followed the notes: adapters, a picture and models; nothing is missing."""
     write_models(server.base / "models", names=DOWNLOADED)
     for kind, name in (("checkpoints", YOUR_MODEL), ("loras", YOUR_LORA)):
         tiny.save({}, server.base / "models" / kind / name)

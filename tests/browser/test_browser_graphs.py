@@ -158,7 +158,7 @@ def test_a_picture_that_the_server_lost_is_reported_and_not_a_blank(
 
 @pytest.mark.parametrize("edit", ["capture", "another node"])
 def test_undo_and_redo_keep_the_viewer(bench: Workbench, pictures: object, edit: str) -> None:
-    """Each makes the nodes anew, whatever it was that was edited."""
+    """Each action makes the nodes again, whichever of them was edited."""
     viewer = opened(bench, "rays", "swapped")
     viewer.press("1")
     viewer.press("r")

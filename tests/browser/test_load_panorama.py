@@ -84,7 +84,7 @@ def test_a_fit_is_saved_and_opened(bench: Workbench) -> None:
     assert (known["height"], known["fit"], known["vertical_fov"]) == (512, "pad", 45)
 
 
-def test_a_dropped_picture_is_loaded_and_its_refusal_stands_on_the_node(bench: Workbench) -> None:
+def test_a_dropped_picture_is_loaded_and_its_refusal_is_on_the_node(bench: Workbench) -> None:
     bench.open_workflow(workflow([SAMPLE, 512, "by GPano", 0, "image"]))
     bench.settle()
     file = io.BytesIO()

@@ -19,8 +19,8 @@ ZOOM, LETTERS = 0.6, 11
 """The least zoom of a workflow as it opens, and the least height of the letters of its notes in pixels."""
 
 
-# What is on the screen, in its pixels: the whole of every node, what lies over its title, text of notes that is cut
-# off, and the nodes that a wire runs behind. A wire's own nodes hold its ends, a little within their rims.
+# The screen, in its pixels: the whole of every node, things that cover its title, text of notes that is cut off,
+# and the nodes that a wire runs behind. The two nodes of a wire cover its ends, a little within their borders.
 MEASURED = """async () => {
     const { canvas, rootGraph } = window.app;
     const frame = canvas.canvas.getBoundingClientRect();
@@ -103,7 +103,7 @@ class Box(NamedTuple):
     seen: bool
 
     def overlaps(self, other: "Box") -> bool:
-        """Tell whether two nodes share more than a pixel."""
+        """Return whether two nodes share more than a pixel."""
         apart = self.right <= other.left + 1 or other.right <= self.left + 1
         return not apart and self.bottom > other.top + 1 and other.bottom > self.top + 1
 

@@ -16,7 +16,7 @@ browser, bench = benches.browser, benches.bench
 # Older frontends lay their panels over the node, whose pixels are compared.
 MARKS = [pytest.mark.server, pytest.mark.since("0.20.1")]
 
-# What happens inside the canvas is the same in both renderers: shown in one of them.
+# The canvas has the same content in both renderers, so the tests use one of them.
 inside = pytest.mark.parametrize("bench", ["legacy"], indirect=True)
 
 KEY_STEP = 7.5  # degrees an arrow key turns at the first field of view, 90 degrees

@@ -156,7 +156,7 @@ def test_a_destination_that_is_read_only(tmp_path: Path) -> None:
 
 # A file may become no larger than this: the kernel refuses the write, in the middle of the file.
 _LIMIT = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0}))\n"
-# A full disk, as the kernel tells it: at the n-th write, or when the file is sent to the disk.
+# A full disk, as the kernel reports it: at the n-th write, or when the file is sent to the disk.
 _FULL = """
 import errno, os
 

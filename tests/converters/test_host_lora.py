@@ -183,7 +183,7 @@ def test_the_effect_is_large(base: tuple[str, Any, dict[str, Tensor]], measured:
 
 
 def test_unconverted_is_wrong_in_bypass(base: tuple[str, Any, dict[str, Tensor]], measured: Measured) -> None:
-    """What is lost unconverted is exactly q, k and v: the result is that of the other modules alone."""
+    """Without conversion exactly q, k and v are lost: the result is that of the other modules alone."""
     name, patcher, weights = base
     result = forward(with_lora(patcher, ADAPTER, bypass=True), GIVEN)
     kept = {key: tensor for key, tensor in ADAPTER.items() if not any(f".to_{part}." in key for part in "qkv")}

@@ -299,7 +299,7 @@ NAMED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "LoKr beside pairs": (
         {**tiny.adapter(rank=RANK), "transformer.transformer_blocks.0.ff.net.2.lokr_w1": torch.ones(4, 4)},
-        "a LyCORIS LoKr adapter beside LoRA pairs; some of its layers have LoRA pairs",
+        "a LyCORIS LoKr adapter next to LoRA pairs; some of its layers have LoRA pairs",
     ),
 }
 

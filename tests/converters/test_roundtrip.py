@@ -1,4 +1,4 @@
-"""Whatever an adapter looks like: converted it means the same, and splitting gives it back bit for bit."""
+"""Every kind of adapter has the same meaning after conversion, and splitting restores it bit for bit."""
 
 import json
 import math

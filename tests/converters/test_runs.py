@@ -55,7 +55,7 @@ def paused(root: Path, *arguments: object) -> "subprocess.Popen[str]":
 
 
 def resumed(process: "subprocess.Popen[str]") -> tuple[int, str]:
-    """Let a paused conversion go on; return its status and what it said."""
+    """Let a paused conversion continue; return its status and its output."""
     out, err = process.communicate("\n", timeout=60)
     return process.returncode, out + err
 

@@ -283,7 +283,7 @@ def test_suffixes_in_capitals_are_found(tmp_path: Path) -> None:
 
 
 def test_a_tree_converted_into_itself_can_be_used_again(tmp_path: Path) -> None:
-    """What an earlier run made beside its originals is no second original; it counts as the result that it is."""
+    """A result that an earlier run wrote next to its originals is recognised as a result, not as a second original."""
     names = ("rgb_to_depth/rgb/pytorch_lora_weights.safetensors", "rgb_to_depth_depth.safetensors")
     fill(tmp_path / "in", *names)
     assert not [outcome.error for outcome in convert_tree(tmp_path / "in", tmp_path / "in") if outcome.error]

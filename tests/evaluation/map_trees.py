@@ -67,7 +67,7 @@ def sides(tmp_path: Path, stems: int = 2, height: int = 16) -> tuple[Path, Path]
 
 
 class Done(NamedTuple):
-    """What a run has said and how it ended."""
+    """The output of a run and its exit status."""
 
     returncode: int
     stdout: str

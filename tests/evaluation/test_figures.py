@@ -268,7 +268,7 @@ def test_nothing_to_measure_is_no_number() -> None:
     assert (found["pixels"], found["invalid"]) == (0, 32)
 
 
-def test_sizes_that_differ_are_told() -> None:
+def test_different_sizes_are_reported() -> None:
     with pytest.raises(MapError, match=r"the prediction is 8x4 but the truth is 16x8; resize one to match the other"):
         compare("depth", np.ones((4, 8)), np.ones((8, 16)))
 

@@ -145,7 +145,7 @@ def test_workflows_that_pages_name_are_shipped() -> None:
 @pytest.mark.server
 @pytest.mark.since("0.26.0")
 def test_nodes_are_called_as_on_the_screen(server: Server) -> None:
-    """What is bold on a page is the name of a node, ours or the host's."""
+    """Bold text on a page is the name of a node, ours or the host's."""
     reported = json.loads(fetched(server, "/object_info")).values()
     known = {entry["display_name"] or entry["name"] for entry in reported}
     for node in IDS:

@@ -1,4 +1,4 @@
-"""What the stock nodes of a test server make of the tiny models, computed in this process for the oracle.
+"""The results of a test server's stock nodes with the tiny models, computed in this process for the oracle.
 
 Text, VAE and noise are the host's own work; only what OmniX adds is left to the oracle. Latents are after shift and
 scale, as the model sees them.

@@ -1,4 +1,4 @@
-"""A ComfyUI that is too old is told in one sentence; the oldest that works is stated once and tested."""
+"""A ComfyUI that is too old gives one sentence; the oldest supported version is stated once and tested."""
 
 import importlib.util
 import json
@@ -47,7 +47,7 @@ def test_an_old_host_gets_one_sentence(
     assert "another_omnix.nodes" not in sys.modules
 
 
-def test_the_oldest_host_is_stated_alike(root: Path) -> None:
+def test_the_oldest_host_is_the_same_everywhere(root: Path) -> None:
     stated = re.search(r'requires-comfyui = ">=([\d.]+)"', (root / "pyproject.toml").read_text("utf-8"))
     assert stated is not None
     assert json.loads(f"[{stated[1].replace('.', ',')}]") >= list(comfyui_omnix.OLDEST)

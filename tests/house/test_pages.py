@@ -1,4 +1,4 @@
-"""The pages for people: their links lead somewhere, what they name is there, and they say the same as the code."""
+"""The pages for people: their links work, the things that they name exist, and they agree with the code."""
 
 import ast
 import fnmatch

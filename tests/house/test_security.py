@@ -1,4 +1,4 @@
-"""What the pack may do: no code from data, no shell, no network, and no file outside the host's folders."""
+"""The limits of the pack: no code from data, no shell, no network, and no file outside the host's folders."""
 
 import ast
 import asyncio

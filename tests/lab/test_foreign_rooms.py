@@ -48,7 +48,7 @@ def test_normals_are_the_slope_of_the_depth(seed: int, family: str) -> None:
     assert found is not None and found.angle < 3 and not found.has_better
 
 
-def test_the_empty_room_is_the_room_where_nothing_stands() -> None:
+def test_the_empty_room_is_the_room_without_furniture() -> None:
     room = foreign.foreign_room(0, HEIGHT, "pale")
     assert 0.02 < room.furniture.mean() < 0.4
     for kind in ("depth", "normal"):

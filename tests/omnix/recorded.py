@@ -1,6 +1,6 @@
 """The recorded runs: a FLUX.1 whose numbers follow from a seed, and what the oracle makes of it (see golden/README.md).
 
-python tests/omnix/recorded.py      records the results anew
+python tests/omnix/recorded.py      records the results again
 """
 
 import json

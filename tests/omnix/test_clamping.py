@@ -96,7 +96,7 @@ def test_the_users_vae_stays_as_it_is(vae: Any) -> None:
 
 
 def test_a_vae_of_another_range(vae: Any) -> None:
-    """What a VAE's own `process_output` does is done once, and nothing else."""
+    """A VAE's own `process_output` is called exactly once, and nothing else is done."""
     own = copy.copy(vae)
     own.process_output = lambda image: image.mul(3).clamp(-2, 2)
     x = latent()

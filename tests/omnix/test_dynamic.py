@@ -45,7 +45,7 @@ def model(case: Case) -> Model:
 
 
 def core_shift(model: Model, shift: float) -> Model:
-    """What the host's node ModelSamplingFlux does."""
+    """The same as the host's node ModelSamplingFlux."""
 
     class Sampling(comfy.model_sampling.ModelSamplingFlux, comfy.model_sampling.CONST):
         pass
@@ -240,7 +240,7 @@ def test_select_model_device(
 
 @pytest.mark.since("0.30.0")
 def test_select_the_cpu(diffusers: Model, case: Case, expected: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The host makes the model anew without its dynamic patcher; the adapters follow it."""
+    """The host makes the model again without its dynamic patcher; the adapters follow it."""
     monkeypatch.setattr(comfy.model_management, "get_torch_device", lambda: CARDS[1])
     ours = patched(diffusers, case)
     (before,) = ours.get_additional_models_with_key(patch.KEY)
@@ -254,7 +254,7 @@ def test_select_the_cpu(diffusers: Model, case: Case, expected: Tensor, monkeypa
 
 @pytest.mark.since("0.30.0")
 def test_torch_compile_model_on_a_diffusers_flux(diffusers: Model, case: Case, expected: Tensor) -> None:
-    """The node gets a copy without DynamicVRAM. What graphs compute is tested elsewhere; this backend needs none."""
+    """The node gets a copy without DynamicVRAM. Compiled graphs are tested elsewhere; this backend compiles none."""
     from comfy_extras.nodes_torch_compile import TorchCompileModel
 
     own = TorchCompileModel.execute(diffusers, "cudagraphs").args[0]

@@ -23,7 +23,7 @@ STEPS = 3
 
 
 class Broken(RuntimeError):
-    """What the tests raise; nothing else raises it."""
+    """The exception that only the tests raise."""
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +43,13 @@ def ours(model: Model, case: Case) -> Model:
 
 @pytest.fixture(scope="module")
 def plain(model: Model, case: Case) -> torch.Tensor:
-    """What the plain MODEL gives before anything went wrong."""
+    """The result of the plain MODEL before any error."""
     return forward(model, case)
 
 
 @pytest.fixture(scope="module")
 def expected(ours: Model, case: Case) -> torch.Tensor:
-    """What an undisturbed run gives."""
+    """The result of a run without errors."""
     return ksample(ours, case, STEPS)
 
 
@@ -139,7 +139,7 @@ def test_out_of_memory_in_the_attention(ours: Model, case: Case, call: int) -> N
 def test_adapter_file_lost_after_loading(
     model: Model, expected: torch.Tensor, case: Case, tmp_path: Path, damage: str
 ) -> None:
-    """What is loaded does not depend on the file any more."""
+    """Loaded adapters no longer depend on the file."""
     own = make_case(tmp_path, "rgb_camray_to_normal")
     loaded = patched(model, own)
     file = own.folder / "rgb_camray_to_normal/normal/pytorch_lora_weights.safetensors"
@@ -229,7 +229,7 @@ def fits_nowhere(path: Path, saved: list[list[Any]], message: str) -> None:
 
 @pytest.mark.parametrize("call", ["pwrite" if hasattr(os, "pwrite") else "write", "ftruncate", "fsync"])
 def test_disk_full(saved: list[list[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    """Whichever call is told first: with delayed allocation it is not always the write."""
+    """Any of the calls can be the first to fail: with delayed allocation it is not always the write."""
     path = tmp_path / "saved.safetensors"
 
     def full(*_: Any) -> int:

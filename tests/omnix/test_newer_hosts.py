@@ -59,7 +59,7 @@ def expected(case: Case) -> Tensor:
 
 @pytest.fixture(autouse=True)
 def _of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What stands here counts as the host's: no pack is to blame for it."""
+    """Functions in this file count as the host's, so no pack is named as their source."""
     monkeypatch.setattr(blame, "_OWN", (*blame._OWN, __name__, newer.__module__))
 
 
@@ -69,7 +69,7 @@ def model(case: Case) -> Model:
 
 
 class Broken(RuntimeError):
-    """What a test raises; nothing else raises it."""
+    """The exception that only a test raises."""
 
 
 def left(model: Model) -> tuple[int, list[Any]]:
@@ -142,7 +142,7 @@ def test_int8_weights(case: Case) -> None:
 
 
 def test_a_quantised_layer_computes_as_it_is_set(model: Model) -> None:
-    """Whoever asks from outside is told to call it; its own forward reads what it was, after an error, too."""
+    """Other code sees a layer that must be called; the layer's forward sees the original value, also after an error."""
     flux, name = model.model.diffusion_model, "double_blocks.0.img_mlp.2"
     layer, seen = flux.get_submodule(name), []
     x = torch.zeros(1, 1, layer.in_features)
@@ -199,7 +199,7 @@ def test_a_call_that_nobody_knows(model: Model, case: Case, call: str) -> None:
 
 
 def past_the_modules(model: Model) -> Model:
-    """Call each block's forward, past the module and all that hangs on it, with the options that FLUX was given."""
+    """Call each block's forward, without the module and its hooks, with the options that FLUX was given."""
 
     def theirs(*args: Any, transformer_options: Any = None, **_: Any) -> Tensor:
         *given, options = (*args, transformer_options)[:9]

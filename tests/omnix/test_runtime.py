@@ -144,7 +144,7 @@ def test_composes_with_an_attention_override(model: Model, case: Case, expected:
 
 
 def test_ksampler_advanced_in_two_halves(model: Model, case: Case) -> None:
-    """Leftover noise from the first half goes on in the second; without the seam's columns the split is exact."""
+    """Leftover noise of the first half continues in the second; without the seam's columns the split is exact."""
     ours = patched(model, case, seam=0)
     first = ksample(ours, case, 4, start_step=0, last_step=2, force_full_denoise=False)
     latent = ours.model.latent_format.process_out(first)

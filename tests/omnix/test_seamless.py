@@ -215,7 +215,7 @@ def test_noise_that_a_sampler_draws_continues(drawn: str, sampler: str) -> None:
 
 
 @pytest.mark.parametrize("staged", ["FLUX.2", "Qwen-Image", "Wan 2.1"])
-def test_two_samplers_go_on_where_one_left_noise(staged: str) -> None:
+def test_a_second_sampler_continues_leftover_noise(staged: str) -> None:
     """KSampler Advanced: two steps, then two more, are four."""
     model, noise, text = close(load_base(staged)), torch.randn(BASES[staged].shape(HEIGHT, WIDTH)), conditioning(staged)
     whole = sampled(model, noise, text, steps=4)
@@ -229,7 +229,7 @@ def test_two_samplers_go_on_where_one_left_noise(staged: str) -> None:
 
 @pytest.fixture
 def estimated(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """What the host's estimate gives for each run."""
+    """The host's estimate for each run."""
     found: list[Any] = []
     estimate = comfy.sampler_helpers.estimate_memory
 
@@ -268,7 +268,7 @@ def test_a_run_that_ends_early_leaves_the_model(kind: str, fault: type[BaseExcep
     assert not hook_count(model)
 
 
-def test_a_kind_that_was_never_tried_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_untested_kind_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     model = load_base("Qwen-Image")
     type(model.model).__name__, named = "Unheard", type(model.model).__name__
     try:

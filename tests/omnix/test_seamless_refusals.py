@@ -1,4 +1,4 @@
-"""What Seamless Panorama can't run is refused in one sentence before sampling; two nodes on a model make one seam."""
+"""Seamless Panorama refuses impossible runs in one sentence before sampling; two nodes on a model make one seam."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""What a wrong or doubtful graph is told is true where it stands: follow the advice and the run is right."""
+"""Messages about wrong or doubtful graphs are true: follow the advice and the run is right."""
 
 import gc
 import itertools
@@ -178,7 +178,7 @@ def test_a_compiled_block_sees_no_hook_of_ours(tmp_path: Path, eager_compile: An
 
 
 class ComfyFluxWrapper(torch.nn.Module):
-    """What Nunchaku puts in the place of the transformer."""
+    """Nunchaku's replacement of the transformer."""
 
 
 def test_a_foreign_transformer_is_reported_by_its_own_name(model: Model, case: Case) -> None:
@@ -274,7 +274,7 @@ def test_a_right_graph_is_not_warned_of(model: Model, case: Case, said: Callable
 def test_perception_with_cfg_is_warned_of(
     tmp_path: Path, said: Callable[[], list[str]], cfg: float, task: str, doubtful: bool
 ) -> None:
-    """Generation is told by its prompt, which cfg is for; a map is told by the panorama."""
+    """Generation depends on its prompt, which cfg is for; a map depends on the panorama."""
     case = make_case(tmp_path, task)
     assert ksample(patched(load_flux(case.flux), case), case, 2, cfg=cfg).isfinite().all()
     words = said()
@@ -328,7 +328,7 @@ def test_a_flow_shift_for_another_size(
 def test_a_text_of_another_length(
     model: Model, case: Case, said: Callable[[], list[str]], rows: int, cfg: float, warnings: int
 ) -> None:
-    """Told once a run, at every run, and the run goes on; a negative that nobody asks for is not told of."""
+    """One warning for each run, and the run continues; a negative that is not used causes no warning."""
     channels = case.text.shape[-1]
     positive = conditioning(model, replace(case, text=torch.randn(1, rows, channels)))
     negative = conditioning(model, replace(case, text=torch.randn(1, 300 if cfg == 1.0 else rows, channels)))

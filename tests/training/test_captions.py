@@ -72,7 +72,7 @@ def test_captions_are_encoded_once_and_the_encoders_leave(captioned: Config) -> 
     assert sorted(base.asked) == sorted([PROMPT_TAG, *tagged])
     assert base.encoders and not base.left
     again = Watched(captioned)
-    steps.run(replace(captioned, steps=3), base=again, go_on=True, show=False)
+    steps.run(replace(captioned, steps=3), base=again, resume=True, show=False)
     assert not again.asked
 
 
@@ -102,7 +102,7 @@ def test_a_caption_of_more_than_512_tokens_is_cut_as_the_reference_cuts_it(
 
 
 @pytest.mark.parametrize(("rows", "warnings"), [(512, 0), (256, 1)])
-def test_a_saved_prompt_of_another_length_is_told_of(
+def test_a_saved_prompt_of_another_length_is_reported(
     captioned: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture, rows: int, warnings: int
 ) -> None:
     path = tmp_path / "prompt.safetensors"

@@ -69,19 +69,19 @@ def test_a_run_leaves_saves_sheets_curves_and_latents(shop: Shop, trained: Path)
 
 
 def test_the_vae_is_not_asked_again(shop: Shop, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Latents and prompts are on the disk; a changed picture is encoded anew, and the run does not go on with it."""
+    """Latents and prompts are on the disk; a changed picture is encoded again, and the run can't be resumed with it."""
     _, config = shop
     asked: list[tuple[int, ...]] = []
     encode = HostBase.encode
     monkeypatch.setattr(HostBase, "encode", lambda base, image: asked.append(image.shape) or encode(base, image))
-    run(config, go_on=True, show=False)
+    run(config, resume=True, show=False)
     assert not asked
     path = layout.find(Path(config.data), "rgb", "0002")
     before = path.read_bytes()
     layout.write(path, "rgb", layout.read(path, "rgb") * 0.5)
     try:
         with pytest.raises(TrainingError, match="have changed since this save"):
-            run(replace(config, steps=6), go_on=True, show=False)
+            run(replace(config, steps=6), resume=True, show=False)
     finally:
         path.write_bytes(before)
     assert len(asked) == 1
@@ -107,7 +107,7 @@ def test_trained_files_round_trip_in_the_converter(trained: Path, stream: str, t
 
 
 def test_trained_files_load_in_diffusers(trained: Path) -> None:
-    """With the very deltas that were trained: alpha is folded, so no reader has to be told of it."""
+    """Every reader gets exactly the trained deltas, because alpha is folded."""
     state = load_file(trained / "rgb_to_shading" / "shading" / saving.PUBLISHED)
     model = oracle.transformer(tiny.flux(SMALL))
     model.load_lora_adapter(dict(state), prefix="transformer", adapter_name="trained")
@@ -190,7 +190,7 @@ def test_several_targets_several_conditions_and_channels(shop: Shop) -> None:
 def test_directions_turn_only_with_their_rays(
     shop: Shop, tmp_path: Path, conditions: tuple[str, ...], target: str, turned: bool
 ) -> None:
-    """A normal map that is rolled and not turned tells walls ahead that they face aside."""
+    """A normal map that is rolled but not turned shows walls ahead as if they faced sideways."""
     _, config = shop
     rooms = shutil.copytree(config.data, tmp_path / "rooms")
     for path in sorted((rooms / "shading").iterdir()):
@@ -262,7 +262,7 @@ BAD: dict[str, tuple[Any, str]] = {
             layout.write(folder / "shading" / "0001.exr", "depth", np.full((64, 128), 7, np.float32))
             or (folder / "shading" / "0001.png").unlink()
         ),
-        "say with --range shading=LOW:HIGH",
+        "set with --range shading=LOW:HIGH",
     ),
     "damaged": (
         lambda folder: (folder / "shading" / "0001.png").write_bytes(
@@ -302,7 +302,7 @@ def test_bad_folders(shop: Shop, tmp_path: Path, name: str) -> None:
         ({"model": ""}, "--model is missing"),
         ({"model": "gone.safetensors"}, "no such file, nor below ComfyUI's models/diffusion_models"),
         ({"conditioning": ""}, "--clip-l is missing"),
-        ({"prompt": "a room"}, "holds the bare"),
+        ({"prompt": "a room"}, "contains only the prompt"),
         ({"data": "gone"}, "--data gone"),
         ({"output": ""}, "--output is missing"),
     ],

@@ -1,4 +1,4 @@
-"""What the loss leaves out and how it weights the rest: masks, pixels without a value, and the latitude."""
+"""The loss leaves out or weights pixels: masks, pixels without a value, and the latitude."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_mask_of_another_size_and_a_hole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pixels", "words"),
     [
-        (np.zeros((HEIGHT, WIDTH), np.uint8), "no part of the picture is left to learn"),
+        (np.zeros((HEIGHT, WIDTH), np.uint8), "no part of the picture can be learned"),
         (np.zeros((HEIGHT, HEIGHT), np.uint8), "twice as wide as high, got 64x64"),
         (np.arange(HEIGHT * WIDTH * 3, dtype=np.uint8).reshape(HEIGHT, WIDTH, 3), "expected a grey mask"),
     ],
