@@ -16,6 +16,8 @@ SEAM_COLUMNS = 6
 """Latent columns that wrap around the seam during sampling (the reference pipeline's default)."""
 WRAP_COLUMNS = 2
 """Latent columns that wrap around the seam during decoding (the reference pipeline's default)."""
+APPLY, SEAMLESS = "Apply OmniX Adapters", "Seamless Panorama"
+"""The nodes that close a seam. The message of a check that both make names its node."""
 
 
 STREAMS = MappingProxyType(
