@@ -59,8 +59,8 @@ def attach_seam(
 ) -> Patcher:
     """Return a clone of `model` that samples `seam` latent columns twice, with the wrappers `own` beside the seam's.
 
-    An earlier seam is replaced. Messages name the `node`, `check` raises ValueError before a run, `around` lasts as long
-    as one, and `by_the_model` names conditions that a wrapper of `own` widens.
+    An earlier seam is replaced. Messages name the `node`, `check` raises ValueError before a run, `around` lasts as
+    long as one, and `by_the_model` names conditions that a wrapper of `own` widens.
     """
     patched = without_seam(model)
     wrappers = {
