@@ -16,8 +16,9 @@ file of a stem.
 | semantic | PNG of 8 bits: one colour a class | uint8 [H, W, 3] |
 
 A depth in PNG is read in metres. `nothing` lists the depths that mean "no surface here". A normal is missing if it is
-shorter than 0.02 (mid-grey), or black in PNG. NaN in a file is an error, and so are transparent pixels. If an EXR has
-several channels, `pictures` chooses them by their names.
+shorter than 0.02 (mid-grey), or black in PNG. NaN in a file is an error, because in a prediction it is a fault; the
+trainer reads it as missing in depth and normal maps. Transparent pixels are an error. If an EXR has several channels,
+`pictures` chooses them by their names.
 A caption is the text file next to the picture, as other trainers keep it; `0001.txt` in the parent folder works too.
 
 How to use it: `for stem in stems(folder, "rgb", "depth")` gives the stems that all of these kinds have, in order;
@@ -111,9 +112,12 @@ def write_caption(folder: Path, stem: str, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def read(path: Path, kind: str) -> Array:
-    """Read one map; shape, dtype and range as in the table above. MapError describes what is wrong with the file."""
-    values = stored(path, kind)
+def read(path: Path, kind: str, nan_is_missing: bool = False) -> Array:
+    """Read one map; shape, dtype and range as in the table above. MapError describes what is wrong with the file.
+
+    nan_is_missing: NaN in a depth or normal map means that there is no value; else, and in other maps, it is an error.
+    """
+    values = stored(path, kind, nan_is_missing and kind in ("depth", "normal"))
     if kind == "semantic":
         return values
     if kind == "depth":
@@ -125,11 +129,11 @@ def read(path: Path, kind: str) -> Array:
     return values / np.float32(np.iinfo(values.dtype).max)
 
 
-def stored(path: Path, kind: str) -> Array:
+def stored(path: Path, kind: str, nan_allowed: bool = False) -> Array:
     """Return the numbers of a file, checked, in the channels of its kind."""
     found = pixels(path, kind)
     _check_type(path, kind, found.dtype)
-    if found.dtype.kind == "f" and np.isnan(found).any():
+    if not nan_allowed and found.dtype.kind == "f" and np.isnan(found).any():
         raise MapError(f"{path}: {int(np.isnan(found).sum())} values are NaN; write 0 where there is no value.")
     return _channels(path, kind, found)
 
@@ -183,7 +187,8 @@ def _channels(path: Path, kind: str, found: Array) -> Array:
         if colours != 3:
             raise MapError(f"{path}: expected {kind} in 3 channels, got {colours}.")
         return values
-    if colours not in (1, 3) or (values != values[..., :1]).any():
+    first = np.broadcast_to(values[..., :1], values.shape)
+    if colours not in (1, 3) or not np.array_equal(values, first, equal_nan=True):
         raise MapError(f"{path}: expected {kind} in 1 channel or in 3 equal ones, got {colours} that differ.")
     return values[..., 0]
 

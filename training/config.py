@@ -13,10 +13,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..converters import STREAMS
 from ..converters.lora.layout import LAYOUT
 from ..converters.tasks import is_plain
-from ..omnix.runtime.tasks import SEAM_COLUMNS, Task
+from ..omnix.runtime.tasks import SEAM_COLUMNS, STREAMS, Task
 
 MODULES = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "ff.net.0.proj", "ff.net.2")
 """The six kinds of layers that OmniX adapts: 228 modules of FLUX.1-dev."""

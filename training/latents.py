@@ -116,6 +116,10 @@ class Cached:
     def __len__(self) -> int:
         return len(self.latents)
 
+    def deviation(self, most: int = 16) -> float:
+        """Return the standard deviation of the first pictures' latents, those of the first condition."""
+        return float(torch.stack([_tensor(row[0], "latent") for row in self.latents[:most]]).std())
+
     def batch(self, indices: Sequence[int], bare: Sequence[bool]) -> Batch:
         """Return samples by number; a caption that is longer than the tag's embedding is cut to its length."""
         rows = [self.latents[index] for index in indices]

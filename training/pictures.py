@@ -154,7 +154,7 @@ def _map(path: Path, spans: Mapping[str, str]) -> Map:
     """Read a map."""
     folder = path.parent.name
     span = spans.get(folder)
-    stored = layout.read(path, folder) if folder in layout.KINDS else pixels(path, folder)
+    stored = layout.read(path, folder, nan_is_missing=True) if folder in layout.KINDS else pixels(path, folder)
     stored = stored if stored.ndim == 3 else stored[..., None]
     nowhere = nothing_there(stored) if folder == "depth" or span == _FARTHEST else None
     values = _channels(_numbers(stored), path)

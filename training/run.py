@@ -45,6 +45,11 @@ def run(config: Config, *, base: Any = None, resume: bool = False, show: bool = 
     cache = Cache(Path(config.output) / LATENTS, base, base.vae_identity)
     samples = [(one, *_encoded(cache, config, one, show)) for one in orders]
     base.release()
+    if config.vae and (deviation := samples[0][1].deviation()) < LEAST_DEVIATION:
+        note(
+            f"{config.vae}: the latents of the pictures have a standard deviation of {deviation:.2f}, with FLUX.1's VAE "
+            "it is about 1; check that this is not the VAE of Stable Diffusion 3, which has the same shape."
+        )
     results: list[Result] = []
     for one, trained, held_out in samples:  # all of them on one FLUX, which is loaded once
         output = output_of(config, one.plan)
@@ -54,6 +59,10 @@ def run(config: Config, *, base: Any = None, resume: bool = False, show: bool = 
         if results[-1].stopped:
             break
     return tuple(results)
+
+
+LEAST_DEVIATION = 0.5
+"""The host scales latents of FLUX.1's VAE to 1. Those of Stable Diffusion 3's VAE would get 0.3611 / 1.5305 = 0.24."""
 
 
 class Order(NamedTuple):

@@ -26,7 +26,7 @@ from comfyui_omnix.omnix.runtime.noise import PeriodicNoise
 from comfyui_omnix.omnix.runtime.patch import KEY, run_streams
 from comfyui_omnix.omnix.runtime.sampling import RUN, Run
 from comfyui_omnix.omnix.runtime.streams import Stream, adapted, fold, joint_attention, stack
-from comfyui_omnix.omnix.runtime.tasks import TASKS
+from comfyui_omnix.omnix.runtime.tasks import APPLY, TASKS
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
@@ -197,7 +197,7 @@ def compiled(bench: Bench, backend: str = "inductor") -> Mapping[str, Callable[[
         comfy.model_management.get_free_memory = lambda _=None, both=False: (_FREE, _FREE) if both else _FREE
     wrapper = run_streams(bench.adapters, [1.0] * bench.streams, SEAM)
     height, width = bench.conditions[0].shape[-2:]
-    run = Run(height, width, PeriodicNoise(height, width, SEAM), compile={"backend": backend})
+    run = Run(height, width, PeriodicNoise(height, width, SEAM), APPLY, compile={"backend": backend})
     options = {"wrappers": {WrappersMP.DIFFUSION_MODEL: {KEY: [wrapper]}}, RUN: run}
     kinds = ("double_blocks", "single_blocks")
     graphs = {kind: nn.ModuleList(_graph(block, backend) for block in getattr(bench.flux, kind)) for kind in kinds}

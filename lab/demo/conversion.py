@@ -13,7 +13,8 @@ import comfy.sd
 import comfy.utils
 import torch
 
-from ...converters import STREAMS, find_adapters
+from ...converters import find_adapters
+from ...omnix.runtime.tasks import STREAMS
 from ..host import tiny
 from ..host.pack import ROOT
 from .files import short

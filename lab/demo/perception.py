@@ -18,8 +18,9 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ...converters import STREAMS, find_adapters
+from ...converters import find_adapters
 from ...omnix.pictures.sheet import contact_sheet
+from ...omnix.runtime.tasks import STREAMS
 from ..host.graphs import graph_of, of_type, pointed
 from ..host.progress import heard
 from ..host.server import PACK, ROOT, Server

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from ...converters import STREAMS
+from ...omnix.runtime.tasks import STREAMS
 from ..host import tiny
 from ..host.browser import ViewerOnPage, Workbench, chromium
 from ..host.server import PACK, ROOT, Server

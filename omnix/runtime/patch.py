@@ -2,8 +2,7 @@
 
 `attach` returns a clone of the user's MODEL with five wrappers, three of them the seam's (`seamless`). Everything else
 (hooks, the attention override, the widened tensors) exists only while one of them runs, so the original MODEL is never
-touched and there is nothing to undo. The adapters ride along as an additional model: the host counts their bytes, loads
-and offloads them.
+touched. The adapters are an additional model: the host counts their bytes, loads and offloads them.
 
 - DIFFUSION_MODEL stacks the reference latents and x into streams and returns the target's prediction.
 - PREPARE_SAMPLING adds to the memory estimate the seam columns and references that run once a sequence.
@@ -59,7 +58,7 @@ from .memory import load_diffusers_flux as load_diffusers_flux
 from .sampling import Run, run_of
 from .seamless import REPLACED, attach_seam, has_seam
 from .streams import Stream, adapted, by_stream, joint_attention, layers_of, of_target, stack, text_is_shared
-from .tasks import Task
+from .tasks import APPLY, Task
 from .watch import OVERRIDE, Block, Step, current, guarded, unwrapped, wanted_of
 
 PATCHES = "patches"
@@ -95,7 +94,8 @@ def attach(
         WrappersMP.DIFFUSION_MODEL: run_streams(adapters, strengths, seam),
         WrappersMP.PREPARE_SAMPLING: prepare_widened(adapters, seam),
     }
-    patched = attach_seam(model, seam, own, partial(check_run, seam), partial(overseen, seam, adapters.task), OWN_CONDS)
+    around = partial(overseen, seam, adapters.task)
+    patched = attach_seam(model, seam, APPLY, own, partial(check_run, seam), around, OWN_CONDS)
     patched.set_additional_models(KEY, [loaded.patcher])
     return patched
 
@@ -185,7 +185,7 @@ def check_call(task: Task, call: Call, seam: int) -> None:
     else:
         check_count(task, len(call.latents), run.asked(call.options), set(run.names.values()), run.cfg)
         check_whole(size, run.height, run.width, seam)
-        check_place(call.x, run.x)
+        check_place(call.x, run.x, run.node)
         run.warn_once((note_on(call.options.get(OVERRIDE)), note_on_rows(call.context)), warn)
     check_latents(task, size[0], size[1] - seam, call.latents)
 

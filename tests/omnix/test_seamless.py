@@ -101,12 +101,14 @@ class Mixing:
 
 
 @torch.inference_mode()
-def by_hand(model: Model, noise: Tensor, positive: list[list[Any]], steps: int = 2) -> Tensor:
+def by_hand(
+    model: Model, noise: Tensor, positive: list[list[Any]], steps: int = 2, scheduler: str = "simple"
+) -> Tensor:
     """Sample a wider picture with the host alone, mix in its euler, mix twice at the end, and crop."""
     euler = comfy.samplers.ksampler("euler")
     function = euler.sampler_function
     euler.sampler_function = lambda model, *args, **kwargs: function(Mixing(model), *args, **kwargs)
-    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", steps)
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), scheduler, steps)
     empty = torch.zeros_like(wide(noise))
     sized = [[text, {"width": WIDTH * 8, "height": HEIGHT * 8, **options}] for text, options in positive]
     out = comfy.sample.sample_custom(
@@ -122,6 +124,15 @@ def test_it_is_the_hosts_sampling_of_a_wider_picture(kind: str) -> None:
     model, noise = load_base(kind), torch.randn(BASES[kind].shape(HEIGHT, WIDTH, 2))
     want = by_hand(model, noise, conditioning(kind))
     assert relative_error(sampled(close(model), noise, conditioning(kind)), want) <= 1e-5
+
+
+@pytest.mark.parametrize("scheduler", comfy.samplers.SCHEDULER_NAMES)
+@pytest.mark.parametrize("scheduled", ["SDXL", "Z-Image", "Wan 2.1"])
+def test_every_scheduler(scheduled: str, scheduler: str) -> None:
+    model, text = load_base(scheduled), conditioning(scheduled)
+    noise = torch.randn(BASES[scheduled].shape(HEIGHT, WIDTH))
+    want = by_hand(model, noise, text, 4, scheduler)
+    assert relative_error(sampled(close(model), noise, text, steps=4, scheduler=scheduler), want) <= 1e-5
 
 
 # --- what goes with the picture ---------------------------------------------------------------------------------------

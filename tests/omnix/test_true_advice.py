@@ -81,7 +81,8 @@ def custom(model: Model, case: Case, sampler: Any, steps: int = 2) -> Tensor:
 def test_another_nodes_tensor_of_the_own_width(model: Model, case: Case, mix: str) -> None:
     sampler = guided_by(case.conditions[0], MIXES[mix])
     with pytest.raises(
-        ValueError, match=r"own width \(16 latent columns\) .* set seam_columns to 0, on Apply"
+        ValueError,
+        match=r"own width \(16 latent columns\) .* OmniX Adapters has widened by 6: set seam_columns to 0, on Apply",
     ) as caught:
         custom(patched(model, case), case, sampler)
     assert "\n" not in str(caught.value)

@@ -83,7 +83,12 @@ def test_references_of_another_batch(model: Model, case: Case) -> None:
 def test_part_of_the_picture(model: Model, case: Case) -> None:
     """The entries that Conditioning (Set Area) adds to the conditioning."""
     area = conditioning(model, case, area=(8, 8, 0, 0), strength=1.0, set_area_to_bounds=False)
-    refused(model, case, r"part of the picture; remove Conditioning \(Set Area\)", positive=area)
+    refused(
+        model,
+        case,
+        r"Apply OmniX Adapters can't run on a part of the picture; remove Conditioning \(Set Area\)",
+        positive=area,
+    )
 
 
 def test_not_twice_as_wide_as_high(model: Model, case: Case) -> None:
@@ -114,7 +119,7 @@ def test_attention_mask(model: Model, case: Case) -> None:
 
 
 def test_seam_wider_than_the_panorama(model: Model, case: Case) -> None:
-    with pytest.raises(ValueError, match="seam is 64 latent columns, but the latent has only 16; lower seam_columns"):
+    with pytest.raises(ValueError, match="The seam is 64 latent columns, the latent has 16; lower seam_columns"):
         ksample(patched(model, case, seam=64), case, 1)
 
 

@@ -221,7 +221,7 @@ def test_depth_is_relative_to_the_farthest(shop: Shop) -> None:
     assert torch.allclose(ranged, torch.from_numpy(((metres - 1) / 2).clip(0, 1)), atol=1e-6)
 
 
-@pytest.mark.parametrize("value", [1e10, 65504.0, np.inf, 0.0, 1000.0])
+@pytest.mark.parametrize("value", [1e10, 65504.0, np.inf, np.nan, 0.0, 1000.0])
 @pytest.mark.parametrize("folder", ["depth", "far"])
 def test_sky_is_farthest_and_the_room_keeps_its_range(shop: Shop, tmp_path: Path, value: float, folder: str) -> None:
     """Values that renderers write where nothing is, a far plane too: with them as distances the room would be black."""
@@ -368,3 +368,23 @@ def test_a_base_that_is_no_flux(shop: Shop, tmp_path: Path, kind: str) -> None:
         other = tiny.save(state, tmp_path / "other.safetensors")
     with pytest.raises(TrainingError, match=r"FLUX\.1-dev"):
         run(replace(config, model=str(other), output=str(tmp_path / "out"), held_out=0), show=False)
+
+
+@pytest.mark.parametrize(("size", "noted"), [(1.0, False), (0.3611 / 1.5305, True)])
+def test_another_vae_of_the_same_shape_is_noted(
+    shop: Shop,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    size: float,
+    noted: bool,
+) -> None:
+    """Latents as large as FLUX.1's, and as those of Stable Diffusion 3's VAE when the host scales them for FLUX.1."""
+    _root, config = shop
+    monkeypatch.setattr(HostBase, "encode", lambda _self, image: size * torch.randn(1, 16, *_latent(image)))
+    run(replace(config, output=str(tmp_path), steps=1, held_out=0, sample_every=0), show=False)
+    assert ("check that this is not the VAE of Stable Diffusion 3" in caplog.text) == noted
+
+
+def _latent(image: torch.Tensor) -> tuple[int, int]:
+    return image.shape[1] // 8, image.shape[2] // 8
