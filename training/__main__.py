@@ -1,7 +1,7 @@
 """The command line: `python -m training` in a clone, and `omnix-train` where the pack is installed.
 
-In a clone this folder is a package of its own and can't import the folders beside it. So the folder above gets the
-pack's name, and the command runs inside it.
+In a clone, this folder is a separate package for Python, which can't import the folders next to it. So the folder above
+gets the pack's name, and the command runs inside it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _pack() -> str:
-    """Name the folder above as a package, so that this one reaches its neighbours; it is not run as one."""
+    """Make the folder above a package, so that this one can import the folders next to it; nothing else there runs."""
     if PACK not in sys.modules:
         pack = ModuleType(PACK)
         pack.__path__ = [str(Path(__file__).resolve().parents[1])]

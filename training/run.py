@@ -47,8 +47,8 @@ def run(config: Config, *, base: Any = None, resume: bool = False, show: bool = 
     base.release()
     if config.vae and (deviation := samples[0][1].deviation()) < LEAST_DEVIATION:
         note(
-            f"{config.vae}: the latents of the pictures have a standard deviation of {deviation:.2f}, with FLUX.1's VAE "
-            "it is about 1; check that this is not the VAE of Stable Diffusion 3, which has the same shape."
+            f"{config.vae}: the latents of the pictures have a standard deviation of {deviation:.2f}, but about 1 with "
+            "FLUX.1's VAE; check that this is not the VAE of Stable Diffusion 3, which has the same shape."
         )
     results: list[Result] = []
     for one, trained, held_out in samples:  # all of them on one FLUX, which is loaded once

@@ -193,7 +193,7 @@ def test_a_full_disk(call: str, tmp_path: Path) -> None:
 _KILL = """
 import os, signal
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the test run may ignore it
 _real, _left = os.{call}, {count}
 
 def _deadly(*arguments, **options):

@@ -1,4 +1,4 @@
-"""Spellings of tensors, pairs, formats that are not converted, and what a file's place tells."""
+"""Spellings of tensors, pairs, formats that are not converted, and the tasks that follow from a file's place."""
 
 from pathlib import Path
 

@@ -27,7 +27,7 @@ def names(folder: Path) -> list[str]:
 # Stops a conversion where its file is written but has no name yet, until a line comes on its standard input.
 PAUSED = """
 import os, signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the process that runs the tests may ignore it
 real = os.dup
 def dup(descriptor):
     print("written", flush=True)
