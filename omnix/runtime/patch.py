@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from ..pictures.panorama import widen
 from .adapter import TaskAdapters
-from .blame import Place, accused, blaming, method, pack_of, replacement
+from .causes import Place, error_of, explaining, method, pack_of, replacement
 from .checks import (
     CHANNELS,
     check_cards,
@@ -209,10 +209,10 @@ def joining_step(call: Call, streams: Sequence[Stream]) -> Step:
 def watched(call: Call, step: Step) -> Iterator[None]:
     """Raise ValueError if this call of FLUX leaves out a join or an adapter; count the call in its run."""
     flux, run = call.flux, call.run
-    blame = blaming(partial(_places, flux, call.options))
+    explain = explaining(partial(_places, flux, call.options))
     # The run watches its own models; another one, called by a node, is watched for this call.
-    watch = nullcontext() if run and flux in run.cards else guarded(flux, blame, lambda: None)
-    with watch, current(step, blame):
+    watch = nullcontext() if run and flux in run.cards else guarded(flux, explain, lambda: None)
+    with watch, current(step, explain):
         yield
         if run is not None:
             run.ran(step.blocks, lambda: replacement(_places(flux, call.options)))
@@ -242,13 +242,13 @@ def overseen(seam: int, task: Task, guider: Any, run: Run) -> Iterator[None]:
     cards = [_card(patcher) for patcher in options.get("multigpu_clones", {None: guider.model_patcher}).values()]
     run.cards, run.compile = dict(cards), options.get(HOW)
     check_cards([flux for flux, _ in cards], run.compile is not None)
-    blames = [blaming(partial(_places, flux, options.get("transformer_options", {}))) for flux in run.cards]
+    explainers = [explaining(partial(_places, flux, options.get("transformer_options", {}))) for flux in run.cards]
     with ExitStack() as watches:
-        for flux, blame in zip(run.cards, blames):
-            watches.enter_context(guarded(flux, blame, run.called))
+        for flux, explain in zip(run.cards, explainers):
+            watches.enter_context(guarded(flux, explain, run.called))
         yield
     if run.calls and not run.blocks:
-        raise accused("FLUX ran without OmniX's streams", run.suspect) if run.suspect else blames[0]("streams", None)
+        raise error_of("FLUX ran without OmniX's streams", run.cause) if run.cause else explainers[0]("streams", None)
 
 
 def _doubts(seam: int, task: Task, guider: Any, run: Run) -> Iterator[str]:

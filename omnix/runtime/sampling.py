@@ -39,7 +39,7 @@ class Run:
     """Of FLUX."""
     blocks: int = 0
     """The number of blocks that ran with the streams joined."""
-    suspect: str | None = None
+    cause: str | None = None
     """The function that prevents the join, if FLUX ran without one of its blocks."""
     names: Mapping[Any, str] = field(default_factory=dict)
     """The guider's name of each conditioning, by the id that the host gives to it."""
@@ -72,11 +72,11 @@ class Run:
                 self.warned.add(note)
                 warn(note)
 
-    def ran(self, blocks: int, suspect: Callable[[], str | None]) -> None:
+    def ran(self, blocks: int, cause: Callable[[], str | None]) -> None:
         """Count the blocks of one call; for a call without any, find the possible cause at once."""
         self.blocks += blocks
-        if not blocks and self.suspect is None:
-            self.suspect = suspect()
+        if not blocks and self.cause is None:
+            self.cause = cause()
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Core nodes that cut sampling in parts, mask it, guide it with other names or add tokens, together with OmniX."""
+"""Core nodes that cut sampling in parts, mask it, guide it with other names or add tokens, beside OmniX."""
 
 import itertools
 from collections.abc import Callable
@@ -100,7 +100,7 @@ class Noise:
 
 @torch.inference_mode()
 def test_split_sigmas_continue_exactly(model: Model, case: Case) -> None:
-    """Three runs of SamplerCustomAdvanced; a latent that another node has changed is used unchanged."""
+    """Three runs of SamplerCustomAdvanced; a latent that another node has changed is taken as it is."""
     ours = patched(model, case)
     guider = BasicGuider.execute(ours, conditioning(model, case)).result[0]
     sampler = comfy.samplers.sampler_object("euler")
@@ -152,7 +152,7 @@ def test_the_seam_is_blended_where_a_cache_answers(model: Model, case: Case, mas
 
 
 def test_what_a_noise_mask_keeps_is_kept(model: Model, case: Case) -> None:
-    """With mask 0 the latent stays; with mask 1 at the seam, the edges meet as without a mask."""
+    """Where the mask is 0 the latent stays; where it is 1, and meets the seam, the edges meet as without a mask."""
     ours, mask = patched(model, case), torch.zeros(1, 1, 8, 16)
     mask[..., :3] = 1
     kept = model.model.latent_format.process_out(case.conditions[0])
@@ -216,8 +216,7 @@ def test_a_sampler_that_resizes_is_reported(model: Model, case: Case, seam: int,
     sampler = SamplerLCMUpscale.execute(ratio, 1, "bilinear").result[0]
     with pytest.raises(
         ValueError,
-        match=r"resizes the panorama of 128x64 .* but Apply OmniX Adapters samples at one size\. "
-        "Choose another sampler",
+        match=r"resizes the panorama of 128x64 .* but Apply OmniX Adapters samples at one size\. Choose another sampler",
     ) as caught:
         custom(patched(model, case, seam=seam), case, sampler, 3)
     assert "tiles" not in str(caught.value)

@@ -12,8 +12,8 @@ import torch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 from comfyui_omnix.lab.host import tiny
-from comfyui_omnix.omnix.runtime import blame
-from comfyui_omnix.omnix.runtime.blame import blaming
+from comfyui_omnix.omnix.runtime import causes
+from comfyui_omnix.omnix.runtime.causes import explaining
 from comfyui_omnix.omnix.runtime.fused import CALLED, called
 from comfyui_omnix.omnix.runtime.watch import Step, wanted_of
 from measure import relative_error
@@ -60,7 +60,7 @@ def expected(case: Case) -> Tensor:
 @pytest.fixture(autouse=True)
 def _of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """Functions in this file count as the host's, so no pack is named as their source."""
-    monkeypatch.setattr(blame, "_OWN", (*blame._OWN, __name__, newer.__module__))
+    monkeypatch.setattr(causes, "_OWN", (*causes._OWN, __name__, newer.__module__))
 
 
 @pytest.fixture
@@ -229,4 +229,4 @@ def test_a_join_past_the_modules_without_every_adapter(added: list[str]) -> None
     for layer in added:
         step.added(layer)
     with pytest.raises(ValueError, match=f"not added to double_blocks.0.img_mlp.{2 if added else 0}"):
-        step.check(blaming(lambda _block: ()))
+        step.check(explaining(lambda _block: ()))
