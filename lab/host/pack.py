@@ -47,7 +47,7 @@ def load_pack(root: Path = ROOT, name: str = NAME) -> ModuleType:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, root / "__init__.py", submodule_search_locations=[str(root)])
     if spec is None or spec.loader is None:
-        raise RuntimeError(f"{root / '__init__.py'} cannot be loaded; is this the root of the OmniX pack?")
+        raise RuntimeError(f"{root / '__init__.py'} can't be loaded; is this the root of a pack?")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
