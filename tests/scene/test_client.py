@@ -17,6 +17,7 @@ from comfyui_omnix.lab.rooms.stage import showroom
 from comfyui_omnix.lab.rooms.view import ORIGIN, Grid, look
 from comfyui_omnix.omnix.pictures.panorama import perspective_view
 from comfyui_omnix.omnix.scene import Options, build_scene
+from everything import everything
 from PIL import Image
 from playwright.sync_api import ConsoleMessage, Page, Route
 from rays import Array
@@ -36,6 +37,8 @@ class Seen(NamedTuple):
     kinds: list[str]
     bound: list[str]
     lights: list[str]
+    named: list[list[str]]
+    """Names of the meshes and of their materials."""
 
 
 Client = Callable[..., Seen]
@@ -65,7 +68,7 @@ def client() -> Iterator[Client]:
             np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))) for url in shown["pictures"]
         ]
         colours, filled = [one[..., :3] / 255 for one in found], [one[..., 3] == 255 for one in found]
-        return Seen(colours, filled, shown["kinds"], shown["bound"], shown["lights"])
+        return Seen(colours, filled, shown["kinds"], shown["bound"], shown["lights"], shown["named"])
 
     with chromium() as browser:
         page: Page = browser.new_page()
@@ -146,3 +149,15 @@ def test_a_lit_scene_has_all_its_maps(client: Client, room: Room, measured: Any)
     dark = client(build_scene(room.distance, maps, Options(cut=False, light=False)).glb)
     shining = np.concatenate([picture.max(axis=-1).ravel() for picture in dark.pictures]) > 0
     assert not dark.lights and 0 < shining.mean() < 0.1, "without a light only windows and lamps show"
+
+
+def test_a_scene_with_everything_has_its_names(client: Client) -> None:
+    """three.js takes the points out of names."""
+    scene = everything()
+    seen = client(scene.glb, place=(0.0, 1.6, 0.0))
+    objects = {name for name, _ in seen.named if name.startswith("object")}
+    assert {name for name, _ in seen.named} == {"Panorama", "background", "sky", "colliderfloor"} | objects
+    assert len(objects) > 2 and len(seen.named) == len(objects) + 4
+    wanted = {"background": "invented", "sky": "sky", "colliderfloor": "collider.floor"}
+    assert all(material == wanted.get(name, "Panorama") for name, material in seen.named)
+    assert seen.lights == ["PointLight"] and all(filled.mean() > 0.99 for filled in seen.filled)

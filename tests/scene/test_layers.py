@@ -195,11 +195,21 @@ def test_a_mask_that_covers_all_is_refused_and_an_empty_one_adds_nothing(room: R
     assert made(room, background_layer=layers).glb == made(room).glb
 
 
-@pytest.mark.parametrize("name", ["image", "depth", "first_depth", "mask"])
-def test_layers_of_other_sizes_are_refused(room: Room, empty: Room, name: str) -> None:
-    small = {"image": batch(empty.rgb[::2, ::2]), "mask": torch.zeros(1, HEIGHT // 2, HEIGHT)}
+@pytest.mark.parametrize("change", [lambda given: given[:, ::2, ::2], lambda given: torch.cat([given, given])])
+@pytest.mark.parametrize("name", ["image", "depth", "first_depth", "mask", "albedo"])
+def test_layers_of_other_sizes_and_batches_are_refused(room: Room, empty: Room, name: str, change: Any) -> None:
+    mask = np.zeros(room.distance.shape)
+    given = {"image": empty.rgb, "albedo": empty.albedo, "mask": mask}.get(name, room.distance)
     with pytest.raises(ValueError, match="make size and batch equal"):
-        layer_of(room, empty, np.zeros(room.distance.shape), **{name: small.get(name, batch(room.distance[::2, ::2]))})
+        layer_of(room, empty, mask, **{name: change(batch(given))})
+
+
+@pytest.mark.parametrize("name", ["image", "normal", "semantic"])
+def test_maps_of_other_sizes_and_batches_have_no_mask(room: Room, name: str) -> None:
+    given = batch(room.rgb)
+    for wrong in (given[:, ::2, ::2], torch.cat([given, given])):
+        with pytest.raises(ValueError, match=f"The {name} is .* but the depth is .*; make size and batch equal"):
+            foreground(room, **{name: wrong})
 
 
 def test_a_layer_of_another_scene_is_refused(room: Room, empty: Room) -> None:
@@ -208,6 +218,29 @@ def test_a_layer_of_another_scene_is_refused(room: Room, empty: Room) -> None:
     for wrong in ({**half, "background_layer": layers}, {"background_layer": [*layers, *layers]}):
         with pytest.raises(ValueError, match="The background layer is 256x128"):
             made(room, **wrong)
+
+
+def test_a_batch_has_a_layer_and_a_file_for_each(room: Room, empty: Room) -> None:
+    """Two panoramas, the second turned, with the empty room behind each: as each of them alone."""
+
+    def both(values: Array) -> torch.Tensor:
+        return torch.cat([batch(values), batch(np.roll(values, 40, axis=1))])
+
+    mask = both(foreground(room)[1])
+    first, second = {"image": both(room.rgb), "depth": both(room.distance)}, both((empty.distance - 0.3) / 7)
+    layers, _, report = OmniXBackgroundLayer.execute(
+        image=both(empty.rgb), depth=second, first_depth=first["depth"], mask=mask
+    ).args
+    files, _, reports = OmniXScene.execute(**first, background_layer=layers, camera_height=0.0, objects=True).args
+    alone = OmniXScene.execute(
+        **{name: values[1:] for name, values in first.items()},
+        background_layer=layers[1:],
+        camera_height=0.0,
+        objects=True,
+    ).args
+    assert files[0].get_bytes() == made(room, background_layer=layers[:1]).glb
+    assert files[1].get_bytes() == alone[0][0].get_bytes() != files[0].get_bytes()
+    assert len(report.splitlines()) == len(reports) == 2
 
 
 def test_behind_things_is_what_the_second_panorama_shows(room: Room, empty: Room) -> None:
