@@ -21,7 +21,8 @@ def manager(request: pytest.FixtureRequest) -> Iterator[str]:
     """The memory manager that models are loaded with: the host's own for CPUs, or DynamicVRAM."""
     import comfy.model_management  # the host is found by now
 
-    # Test files share a process: models that an earlier file still has loaded are not a leak of this one.
+    # Test files share a process. What pytest keeps of earlier tests (fixtures, tracebacks) may hold a model after the
+    # host has lost its patcher. The host calls that a leak. OmniX keeps no model: test_a_model_is_let_go_at_once.
     gc.collect()
     comfy.model_management.current_loaded_models.clear()
     chosen = getattr(request, "param", "ordinary")
