@@ -3,12 +3,12 @@
     python dev.py setup [--json]        a virtual environment and a pinned ComfyUI
     python dev.py demo  [options]       the main job, end to end (demo --help lists the options)
     python dev.py test  [pytest args]   every test, against the real host
-    python dev.py test --fast           those that need no server, no browser and no long run
+    python dev.py test --fast           the tests without servers, browsers and long runs
     python dev.py lint                  ruff and the type checker
 
 `--host VERSION` picks another ComfyUI of the table in lab/host/pins.py; COMFYUI_PATH uses an existing checkout instead.
 `--frontend VERSION` has the test servers show another comfyui-frontend-package than the host's own; `newest` is pinned
-there, too. What is missing is made first, in a per-user cache folder that OMNIX_CACHE moves.
+there, too. Missing environments are first made in a per-user cache folder, which OMNIX_CACHE moves.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from .files.write import remove_stale, write_bytes
 from .inspect import inspect
 from .lora.layout import LAYOUT, Geometry
 from .lora.plan import AdapterFile, Alpha, Block, FusedLayer
-from .tasks import STREAMS, Slot, find_adapters, slot_of_name
+from .tasks import Slot, find_adapters, slot_of_name
 from .tree import Job, Outcome, convert_tree, jobs, run
 from .verify import Verified, verify
 from .version import VERSION
@@ -39,7 +39,6 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "LAYOUT",
-    "STREAMS",
     "VERSION",
     "AdapterError",
     "AdapterFile",

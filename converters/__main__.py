@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = _run(options)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # the reader has closed the pipe, as `| head` does
+    except BrokenPipeError:  # a program such as `head` has closed the pipe
         _drop_output()
         return 1
     except OSError as error:

@@ -57,7 +57,7 @@ class Report(NamedTuple):
     bytes_in: int
     bytes_out: int
     exact: bool | None = None
-    """Converted: `split` will give all but `unused` back bit for bit. Split: it did. None: not written yet."""
+    """Converted: `split` can restore all but `unused` bit for bit. Split: it did. None: not written yet."""
     identical: bool | None = None
     """Split: the file is the source, byte for byte."""
     kept: tuple[str, ...] = ()
@@ -67,7 +67,7 @@ class Report(NamedTuple):
     skipped: bool = False
     """Whether the file already existed, made from the same source in the same way, and was left unchanged."""
     rounded: bool | None = None
-    """Converted: rounding is why the source can't be had back bit for bit. None: not written yet, or split."""
+    """Converted: rounding is why the source can't be restored bit for bit. None: not written yet, or split."""
 
 
 def convert(

@@ -1,4 +1,4 @@
-"""The tasks of OmniX, their streams, and where the files of a tree belong."""
+"""Which task and stream an adapter file belongs to, by its name and place in a folder tree."""
 
 from __future__ import annotations
 
@@ -6,25 +6,11 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 from .errors import AdapterError
 from .files.header import read_header
 from .lora.plan import BLOCKS_KEY
-
-STREAMS = MappingProxyType(
-    {
-        "image_to_pano": ("masked_rgb", "filled_rgb"),
-        "rgb_to_depth": ("rgb", "depth"),
-        "rgb_to_normal": ("rgb", "normal"),
-        "rgb_to_albedo": ("rgb", "albedo"),
-        "rgb_to_pbr": ("rgb", "pbr"),
-        "rgb_to_semantic": ("rgb", "semantic"),
-        "rgb_camray_to_normal": ("rgb", "camray", "normal"),
-    }
-)
-"""Task -> its streams in stacking order: first the conditions, then the target."""
 
 PUBLISHED_NAME = "pytorch_lora_weights"
 _PUBLISHED = (PUBLISHED_NAME, "adapter_model")
@@ -42,8 +28,8 @@ def slot_of(path: Path, root: Path) -> Slot | None:
     """Return the task and stream of an adapter file from its place below `root`; None if the place has none.
 
     Known places: published `{task}/{stream}/pytorch_lora_weights.safetensors`, flattened `{task}_{stream}.safetensors`
-    and converted `{task}/{stream}.safetensors`. `root` itself may be the task's or the stream's folder. Tasks that are
-    not OmniX's own keep the names of their folders.
+    and converted `{task}/{stream}.safetensors`. `root` itself may be the task's or the stream's folder. In a tree, two
+    folders (or a folder and a file) may have any names; everywhere else the names must be those of a task.
     """
     inside = path.relative_to(root).with_suffix("").parts
     parts = [*Path(os.path.abspath(root)).parts[1:][-2:], *inside]
@@ -55,31 +41,32 @@ def slot_of(path: Path, root: Path) -> Slot | None:
         return None
     slot = Slot(*named[-2:])
     whole = len(inside) - (len(parts) - len(named)) >= 2
-    return slot if whole or slot.stream in STREAMS.get(slot.task, ()) else None
+    return slot if whole else task_of(slot)
 
 
 def task_of(slot: Slot | None) -> Slot | None:
-    """Return a slot that may be written into a file: OmniX's own, or a task named like OmniX's ("x_to_y").
+    """Return a slot whose names are those of a task and its stream, else None.
 
-    Any other pair of names, such as a folder and a file in it, has nothing to do with OmniX.
+    A task is named "x_to_y". The last word of its stream is a word of that name, or "rgb" (image_to_pano, filled_rgb).
     """
-    if slot is None:
+    if slot is None or "_to_" not in slot.task:
         return None
-    own = slot.stream in STREAMS[slot.task] if slot.task in STREAMS else "_to_" in slot.task
-    return slot if own else None
+    return slot if slot.stream.split("_")[-1] in {"rgb", *slot.task.split("_")} else None
 
 
 def slot_of_name(name: str) -> Slot | None:
     """Return the task and stream of an adapter file from its relative name; None if it names no task."""
     parts = Path(name).parts
-    slot = slot_of(Path("/", *parts), Path("/")) if parts else None
-    return slot if slot and slot.stream in STREAMS.get(slot.task, ()) else None
+    return task_of(slot_of(Path("/", *parts), Path("/"))) if parts else None
 
 
 def _flattened(stem: str) -> Slot | None:
-    """Split `{task}_{stream}` by the table of tasks."""
-    return next((Slot(task, s) for task, streams in STREAMS.items() for s in streams if stem == f"{task}_{s}"), None)
+    """Split `{task}_{stream}`. The task ends with the first word after "_to_"."""
+    found = _FLAT.fullmatch(stem)
+    return task_of(Slot(*found.groups())) if found and all(map(is_plain, found.groups())) else None
 
+
+_FLAT = re.compile(r"(.+?_to_[^_]+)_(.+)")
 
 # No control characters, no surrogates (names that are not UTF-8), no characters that Windows reserves.
 _PLAIN = re.compile(r"(?!\.)[^\x00-\x1f\x7f\ud800-\udfff/\\:*?\"<>|]{1,120}(?<![. ])")

@@ -16,7 +16,6 @@ from .errors import AdapterError, printable
 from .files.header import check_ordinary
 from .tasks import (
     PUBLISHED_NAME,
-    STREAMS,
     SUFFIX,
     Slot,
     adapter_paths,
@@ -126,8 +125,7 @@ def _name(path: Path, root: Path, slot: Slot | None, split: bool) -> Path:
     inside = path.relative_to(root)
     if slot is None:
         return inside.with_suffix(SUFFIX)
-    published = inside.stem != slot.stream and slot.task not in STREAMS
-    above = Path() if slot.task in STREAMS else (inside.parent.parent.parent if published else inside.parent.parent)
+    above = Path() if task_of(slot) else inside.parents[1 if inside.stem == slot.stream else 2]
     if split:
         return above / slot.task / slot.stream / f"{PUBLISHED_NAME}{SUFFIX}"
     return above / slot.task / f"{slot.stream}{SUFFIX}"

@@ -1,1 +1,1 @@
-"""Measure maps of panoramas against ground truth. Knows neither ComfyUI nor FLUX; see `python -m evaluation --help`."""
+"""Measure maps of panoramas against ground truth. Uses neither ComfyUI nor FLUX; see `python -m evaluation --help`."""

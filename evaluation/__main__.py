@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _pack() -> str:
-    """Name the folder above as a package, so that this one reaches its neighbour `mapfiles`; it is not run as one."""
+    """Make the folder above a package, so that this one can import `mapfiles` next to it; nothing else there runs."""
     if PACK not in sys.modules:
         pack = ModuleType(PACK)
         pack.__path__ = [str(Path(__file__).resolve().parents[1])]

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = _run(options)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # the reader has closed the pipe, as `| head` does
+    except BrokenPipeError:  # a program such as `head` has closed the pipe
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         return 1
@@ -108,8 +108,8 @@ def _run(options: argparse.Namespace) -> int:
     plan = run.plan(predicted, truth)
     unlabelled = truth.unlabelled if options.unlabelled is None else options.unlabelled
     reading = run.maps(predicted, truth, plan.pairs, options.resize)
-    looking = distance(options.lpips) if options.lpips else None
-    chosen = Options(options.max_depth, unlabelled, looking)
+    perceptual = distance(options.lpips) if options.lpips else None
+    chosen = Options(options.max_depth, unlabelled, perceptual)
     found = run.evaluate(reading, plan.pairs, chosen, _bar(len(plan.pairs)))
     if not found.pairs:
         first, *others = (failed.reason for failed in found.failed)
@@ -135,7 +135,7 @@ def _bar(total: int) -> Callable[[int], None]:
 
 
 def _remarks(plan: run.Plan, failed: Sequence[run.Failed], doubts: Sequence[str]) -> int:
-    """Print what is doubtful and what could not be compared; return the exit status."""
+    """Print the doubts, and the maps that could not be compared; return the exit status."""
     for doubt in doubts:
         print(f"omnix-evaluate: {doubt}.", file=sys.stderr)
     if plan.alone:

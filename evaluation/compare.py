@@ -1,4 +1,4 @@
-"""Compare one prediction with its truth: every alignment of a depth, every figure of its kind."""
+"""Compare one prediction with its ground truth: every alignment of a depth, every figure of its kind."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ AT_SEAM, ELSEWHERE = "differences at the seam", "differences elsewhere"
 class Scores(NamedTuple):
     """The results of one pair. A figure is (unweighted, weighted), NaN if no pixel counts.
 
-    seam is the mean difference of the prediction's last and first column, and that of all other neighbours; seam_error
-    is the same of the signed error, in which edges of the truth cancel out.
+    seam is the mean difference of the prediction's last and first column, and of all other neighbouring columns;
+    seam_error is the same for the signed error, in which edges of the truth cancel out.
     """
 
     figures: Mapping[str, tuple[float, float]]
@@ -35,7 +35,7 @@ class Scores(NamedTuple):
 
 
 def score(kind: str, prediction: Array, truth: Array, valid: Array, align: Align = np.asarray) -> Scores:
-    """Return the scores of a prediction, aligned, where valid [H, W]."""
+    """Return the scores of an aligned prediction in the valid pixels [H, W]."""
     way = KINDS[kind]
     weights = sphere.weightings(valid.shape[0])
     measures, sums = _measured(way, prediction, truth, valid, align)
@@ -89,7 +89,7 @@ def _by_bands(
 
 
 def _seam(way: Kind, name: str, values: Array, counted: Array | None) -> Mapping[str, sphere.Rows]:
-    """Sum the differences of the last and the first column, and of all other neighbours, where both count."""
+    """Sum the differences of the last and the first column, and of all other neighbours, if both pixels count."""
     columns = {AT_SEAM: (slice(0, 1), slice(-1, None)), ELSEWHERE: (slice(1, None), slice(0, -1))}
     return {
         f"{name}: {place}": sphere.rows(
@@ -101,7 +101,7 @@ def _seam(way: Kind, name: str, values: Array, counted: Array | None) -> Mapping
 
 
 def filled(prediction: Array, truth: Array, valid: Array | None) -> tuple[Array, Array]:
-    """Return both as float64 (labels as they are), with 1 where a pixel does not count, so that no NaN spreads."""
+    """Return both as float64 (labels unchanged), with 1 in pixels that don't count, so that no NaN spreads."""
     if prediction.dtype.kind != "f":
         return prediction, truth
     ours, true = prediction.astype(np.float64), truth.astype(np.float64)
@@ -147,7 +147,7 @@ MISSING = (
 
 
 def compare(kind: str, prediction: Array, truth: Array, options: Options = DEFAULTS) -> Comparison:
-    """Compare two maps as `layout.read` gives them, semantic ones as codes [H, W]. MapError where sizes differ."""
+    """Compare two maps in the form of `layout.read`, semantic ones as codes [H, W]. MapError if the sizes differ."""
     check_sizes(prediction, truth)
     doubts = _doubts(kind, prediction, truth)
     if kind == "semantic" and options.unlabelled is not None:
@@ -189,7 +189,7 @@ def check_sizes(prediction: Array, truth: Array, or_else: str = "") -> None:
 
 
 def fitted(name: str, prediction: Array, truth: Array) -> Align:
-    """Fit an alignment to valid depths [N]; without any, depths stay as they are."""
+    """Fit an alignment to valid depths [N]; if there are none, depths stay unchanged."""
     return ALIGNMENTS[name].fit(prediction, truth) if prediction.size else np.asarray
 
 

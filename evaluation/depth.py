@@ -48,22 +48,22 @@ def _median(prediction: Array, truth: Array) -> Align:
 
 
 def _least_squares(prediction: Array, truth: Array) -> Align:
-    """The s that makes the sum of (s prediction - truth)^2 least."""
+    """The s with the smallest sum of (s prediction - truth)^2."""
     scale = prediction @ truth / (prediction @ prediction)
     return lambda depth: depth * scale
 
 
 def _scale_and_shift(prediction: Array, truth: Array) -> Align:
-    """The s and t that make the sum of (s prediction + t - truth)^2 least: Ranftl et al., TPAMI 2020."""
+    """The s and t with the smallest sum of (s prediction + t - truth)^2: Ranftl et al., TPAMI 2020."""
     slope, offset = _line(prediction, truth)
     return lambda depth: slope * depth + offset
 
 
 def _disparity_scale_and_shift(prediction: Array, truth: Array) -> Align:
-    """The same of the disparities, as DA360 aligns them (Jiang et al., 2025).
+    """The same for disparities, as in DA360 (Jiang et al., 2025).
 
-    A disparity below that of the farthest truth is raised to it, as in Ranftl et al.; otherwise the depth could lie
-    beyond infinity.
+    A disparity below that of the farthest true depth is raised to it, as in Ranftl et al.; otherwise the disparity
+    could become 0 or negative, and no depth belongs to it.
     """
     slope, offset = _line(1 / prediction, 1 / truth)
     least = 1 / truth.max()
@@ -100,7 +100,7 @@ _UP, _DOWN = 4, 5
 
 
 def seams(depth: Array) -> dict[str, float]:
-    """Return the three figures of a depth [H, W], NaN where they are not defined."""
+    """Return the three figures of a depth [H, W], NaN if they are not defined."""
     one, other, edges = _pairs(*depth.shape)
     known = depth[np.isfinite(depth)]
     if not known.size:

@@ -1,4 +1,4 @@
-"""The figures: what is measured of each kind of map, one row a figure.
+"""The figures of each kind of map, one row for each figure.
 
 A pair of maps becomes pixel measures [H, W] (an error in some unit, or 1 where the prediction is good enough), and a
 figure is the mean or the median of one of them, once with equal pixels and once weighted by the cosine of latitude.
@@ -62,7 +62,7 @@ FIGURES: dict[str, dict[str, Figure]] = {
     "albedo": _COLOURS,
     "roughness": _COLOURS,
     "metallic": _COLOURS,
-    # mIoU needs all pictures together, so it comes from `semantic.overlap` instead.
+    # mIoU needs all pictures together, so `semantic.overlap` computes it instead.
     "semantic": {"accuracy": Figure("accuracy", "right")},
 }
 

@@ -1,6 +1,6 @@
 """LPIPS: how different two pictures look (Zhang et al., CVPR 2018), by the authors' package `lpips`, AlexNet, v0.1.
 
-The package brings the weights of its own layers. The user provides AlexNet's weights as torchvision's file
+The package contains the weights of its own layers. The user provides AlexNet's weights as torchvision's file
 alexnet-owt-7be5be79.pth; nothing is downloaded. The figure is of the whole picture, with equal weights.
 """
 
@@ -31,7 +31,9 @@ def distance(weights: Path) -> Distance:
     """
     torch, made = package("torch"), package("lpips")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # torchvision warns about how the package asks for no weights
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # torchvision warns about the outdated way in which the package asks for no weights
         model = made.LPIPS(net="alex", pnet_rand=True, verbose=False)
     model.net.load_state_dict(_matched(weights, _read(torch, weights), model.net.state_dict()))
 

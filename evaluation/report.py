@@ -51,7 +51,7 @@ def _kind(kind: str, found: Sequence[Comparison]) -> dict[str, Any]:
 
 
 def _of_depth(found: Sequence[Comparison]) -> dict[str, Any]:
-    """Return what no alignment changes: the seams of a cube, and the pixels without a surface."""
+    """Return the figures that no alignment changes: the seams of a cube, and the pixels without a surface."""
     predicted, true = (sum(one.nothing[side] for one in found) for side in (0, 1))
     seams = {name: _mean([one.cube[name] for one in found]) for name in found[0].cube}
     return {**seams, "nothing_predicted": predicted, "nothing_true": true}
@@ -93,12 +93,12 @@ TITLES |= {kind: TITLES[kind] | {"lpips": "LPIPS"} for kind in LPIPS}
 """Kind -> name of a figure -> its title in tables."""
 
 UNITS = {
-    "depth": "MAE and RMSE in the truth's unit; delta as shares of 1",
-    "normal": "degrees; within as shares of 1",
+    "depth": "MAE and RMSE in the truth's unit; delta from 0 to 1",
+    "normal": "degrees; within from 0 to 1",
     "albedo": "PSNR in dB",
     "roughness": "PSNR in dB",
     "metallic": "PSNR in dB",
-    "semantic": "shares of 1",
+    "semantic": "from 0 to 1",
 }
 POLES = {"depth": "AbsRel", "normal": "mean degrees", "semantic": "share of wrong pixels"}
 
@@ -109,14 +109,14 @@ Row = list[str]
 
 
 def text(summary: Mapping[str, Any]) -> str:
-    """Return one table a kind, set in columns."""
+    """Return one table for each kind, in aligned columns."""
     return "\n\n".join(
         "\n".join([*_heading(kind, found), _columns(_rows(kind, found))]) for kind, found in summary.items()
     )
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
-    """Return one Markdown table a kind, under a heading."""
+    """Return one Markdown table for each kind, under a heading."""
     return "\n\n".join(
         "\n\n".join([f"### {first}", *rest, _piped(_rows(kind, found))])
         for kind, found in summary.items()
@@ -130,11 +130,11 @@ def _heading(kind: str, found: Mapping[str, Any]) -> list[str]:
     poles = POLES.get(kind, "mean difference")
     first = (
         f"{kind}: {part['pixels']} pixels, {part['invalid']} invalid left out ({UNITS[kind]}; "
-        f"poles: {poles} from {POLAR_LATITUDE:g} degrees on)"
+        f"poles: {poles} at {POLAR_LATITUDE:g} degrees or more)"
     )
     if kind != "depth":
         return [first]
-    nothing = f"nothing is there: {part['nothing_predicted']} predicted pixels, {part['nothing_true']} true ones"
+    nothing = f"no surface: {part['nothing_predicted']} predicted pixels, {part['nothing_true']} true ones"
     seams = ", ".join(f"{title} {_written(part[name])}" for name, title in SEAM_FIGURES.items())
     return [first, f"{nothing}; seams of a cube (PaGeR): {seams}"]
 

@@ -1,4 +1,4 @@
-"""Compare all pairs of two sides, a few at a time. Only the figures of a pair are kept, so memory stays flat.
+"""Compare all pairs of two sides, a few at a time. Only the figures of a pair are kept, so memory does not grow.
 
 With --resize the larger map of a pair gets the size of the smaller one, by the filter that its kind needs.
 """
@@ -59,10 +59,10 @@ class Filter(NamedTuple):
     apply: Callable[[Array, Size], Array]
 
 
-_AREA = Filter("mean of the area", area)
+_AREA = Filter("area mean", area)
 FILTERS = {
     "depth": Filter("nearest pixel", nearest),
-    "normal": Filter("mean of the area, unit length", _of_normals),
+    "normal": Filter("area mean, unit length", _of_normals),
     "albedo": _AREA,
     "roughness": _AREA,
     "metallic": _AREA,
@@ -118,7 +118,10 @@ def plan(predicted: Side, truth: Side) -> Plan:
     kinds = [kind for kind in MEASURED if kind in ours and kind in true]
     alone = tuple(kind for kind in MEASURED if (kind in ours) != (kind in true))
     if not kinds:
-        raise MapError(f"nothing to compare: predicted are {', '.join(ours)}, but true are {', '.join(true)}.")
+        raise MapError(
+            f"nothing to compare: the predictions are {', '.join(ours)}, but the truth is {', '.join(true)}; "
+            "use two folders with maps of one kind."
+        )
     pairs = [pair for kind in kinds for pair in _pairs(kind, ours[kind], true[kind])]
     missing = [gap for kind in kinds for gap in _missing(kind, ours[kind], true[kind])]
     if not pairs:
@@ -156,7 +159,7 @@ def doubts(pairs: Sequence[Pair], found: Mapping[str, Sequence[Comparison]]) -> 
 
 
 def alike(predicted: Side, truth: Side) -> Side:
-    """If each side has one room, give the predicted maps the stem of the true ones: their names need not match."""
+    """If each side has one room, give the predicted maps the stem of the true ones: their names may differ."""
     ours, true = ({stem for files in side.maps.values() for stem in files} for side in (predicted, truth))
     if len(ours) == len(true) == 1:
         stem = next(iter(true))
@@ -167,7 +170,7 @@ def alike(predicted: Side, truth: Side) -> Side:
 
 
 class Read(NamedTuple):
-    """A prediction and its truth, semantic maps as codes, and remarks about how they were read."""
+    """A prediction and its truth, semantic maps as codes, and remarks about reading them."""
 
     prediction: Array
     truth: Array
@@ -175,7 +178,7 @@ class Read(NamedTuple):
 
 
 class Maps(NamedTuple):
-    """Reads a pair as `compare` wants it; `known` are the colours of all true semantic maps."""
+    """Reads a pair for `compare`; `known` are the colours of all true semantic maps."""
 
     predicted: Side
     truth: Side
@@ -183,7 +186,7 @@ class Maps(NamedTuple):
     resize: bool = False
 
     def read(self, pair: Pair) -> Read:
-        """Read a pair: semantic maps as codes, painted ones with the nearest known ones; with `resize` in one size."""
+        """Read a pair: semantic maps as codes, painted ones as the nearest known codes; with `resize` in one size."""
         ours, true = self.predicted.read(pair.predicted, pair.kind), self.truth.read(pair.true, pair.kind)
         notes = []
         if pair.kind == "semantic":

@@ -1,8 +1,8 @@
 """Semantic maps: colours as labels, and how much classes overlap.
 
 The classes are the colours of the truth. A pixel is right if its colour is the true one. A prediction with more than
-256 colours, where the truths have fewer, was not labelled but painted (by a VAE, for example). Then each of its pixels
-counts as the nearest colour of all truths, by Euclidean distance.
+256 colours, if the truths have fewer, is a painted picture (decoded by a VAE, for example), not a map of labels. Then
+each of its pixels counts as the nearest colour of all truths, by Euclidean distance.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _colours(labels: Array) -> Array:
 
 
 def distinct(labels: Array) -> Array:
-    """Return the different labels of a map [H, W], in order; fast, because labels come in runs."""
+    """Return the different labels of a map [H, W], in order; fast, because equal labels follow each other."""
     starts = labels[:, 1:][labels[:, 1:] != labels[:, :-1]]
     return np.unique(np.concatenate([labels[:, 0], starts]))
 
@@ -68,7 +68,7 @@ def overlap(prediction: Array, truth: Array) -> Overlap:
 def mean_iou(overlaps: Iterable[Overlap]) -> tuple[float, float]:
     """Return mIoU of all pictures together, (unweighted, weighted): intersection over union, mean over true classes.
 
-    Everingham et al., IJCV 2010, as segmentation benchmarks print it. NaN without any class.
+    Everingham et al., IJCV 2010, as in segmentation benchmarks. NaN without any class.
     """
     total: dict[tuple[int, int], Array] = {}
     for counts in overlaps:

@@ -1,8 +1,8 @@
 """Do normals agree with the slope of the depth of the same room? If not, their axes may be wrong.
 
-A plane n . x = p is seen at distance d in direction r where 1 / d = (n / p) . r. So nine pixels around a place, about
-two degrees apart, give n by least squares; the residual shows whether the place is a plane at all. The depth's scale
-does not change n. Axes: front +X, up +Y, left +Z.
+A plane n . x = p has the distance d in direction r if 1 / d = (n / p) . r. So nine pixels around a place, about two
+degrees apart, determine n by least squares; the residual shows whether the place is flat. The depth's scale does not
+change n. Axes: front +X, up +Y, left +Z.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ APART = 2.0
 FLAT = 0.01
 """A place is a plane if 1 / d differs from the plane's by no more than this share (root mean square)."""
 HIGHEST = 60.0
-"""Degrees of latitude; beyond, neighbouring columns lie too close together."""
+"""Degrees of latitude; above this, neighbouring columns are too close together."""
 PLACES = 4000
 LEAST_PLACES, LEAST_SHARE = 20, 0.1
-"""With fewer flat places there is no verdict: a map of noise has few."""
+"""With fewer flat places there is no result: a map of noise has few."""
 NOISE, CONTRADICTION = 5.0, 40.0
 """Degrees. Normals and depth of one room differ by less than the first in the mean, or by a little more if both are
 predicted. Above the second, they are of different rooms or in different frames."""
@@ -48,7 +48,8 @@ AS_READ = ORDERS[0]
 class Verdict(NamedTuple):
     """The mean angle in degrees between normals as they are read and the slope, and the best order and its angle.
 
-    Not the median: floor and ceiling are more than half of a room and would hide that front and left are swapped.
+    Not the median: floor and ceiling are more than half of a room, so a median would not show that front and left are
+    swapped.
     """
 
     angle: float
@@ -62,7 +63,7 @@ class Verdict(NamedTuple):
 
     @property
     def contradicts(self) -> bool:
-        """Return whether the normals do not belong to this depth, with the axes as they are read."""
+        """Return whether the normals contradict this depth, with the axes as they are read."""
         return self.has_better or self.angle > CONTRADICTION
 
 
@@ -80,10 +81,10 @@ def verdict(normals: Array, depth: Array) -> Verdict | None:
 
 
 def sentence(found: Verdict) -> str:
-    """Return a sentence: how far normals and slope are apart, and with which axes they would agree."""
+    """Return a sentence: the angle between normals and slope, and the axes with which they would agree."""
     words = f"the normals contradict the slope of the depth: the mean angle between them is {found.angle:.0f} degrees"
     if not found.has_better:
-        return f"{words}; they may be of two rooms, or turned against each other"
+        return f"{words}; they may be of two rooms, or turned relative to each other"
     signed = (("-" if sign < 0 else "") + COLOURS[channel] for channel, sign in found.best)
     better = ", ".join(f"{axis} = {colour}" for axis, colour in zip(AXES, signed))
     return f"{words}, but {found.best_angle:.0f} with {better}; expected are front = red, up = green, left = blue"

@@ -1,8 +1,8 @@
-"""Means, medians and SSIM over a panorama: how much each row counts, and which rows are at a pole.
+"""Means, medians and SSIM over a panorama: the weight of each row, and which rows are at a pole.
 
-Row i of H has its centre at latitude (0.5 - (i + 0.5) / H) pi. A pixel's share of the sphere is the cosine of that,
-by which Pano3D (Albanis et al., OmniCV 2021) weights its figures. All pixels of a row have the same weight, so a
-mean needs only the sums of the rows.
+Row i of H has its centre at latitude (0.5 - (i + 0.5) / H) pi. A pixel's share of the sphere is proportional to the
+cosine of this latitude, which is also the weight in Pano3D (Albanis et al., OmniCV 2021). All pixels of a row have the
+same weight, so a mean needs only the sums of the rows.
 
 `similarity` is SSIM (Wang et al., TIP 2004) with scikit-image's default settings: windows of 7x7 pixels with equal
 weights, sample covariance, K1 = 0.01, K2 = 0.03, values in [0, 1]. A panorama has no left and right edge, so windows
@@ -19,7 +19,7 @@ import numpy as np
 from ..mapfiles.pictures import Array
 
 POLAR_LATITUDE = 60.0
-"""Degrees from which on a row is at a pole: 13 % of the sphere, a third of the rows."""
+"""Degrees of latitude; rows at or above it are at a pole: 13 % of the sphere, a third of the rows."""
 
 UNWEIGHTED, WEIGHTED, POLES = range(3)
 

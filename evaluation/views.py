@@ -1,4 +1,4 @@
-"""Maps as pictures: drawn for people, taken from a graph, and laid on a sheet; arrays [H, W, 3] in [0, 1]."""
+"""Maps as pictures: drawn for people, read from a graph, and put on a sheet; arrays [H, W, 3] in [0, 1]."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def error(kind: str, prediction: Array, truth: Array, alignment: str = SHOWN_ALI
 
 
 def legend(kind: str) -> str:
-    """Say what black and white mean in `error`."""
+    """Return a line that explains black and white in `error`."""
     return f"error: black 0, white {WORST[kind]:g} {UNITS.get(kind, '')}".rstrip()
 
 
@@ -68,7 +68,7 @@ def _of_codes(labels: Array) -> Array:
 
 
 FURTHEST_CHANNELS = 0.05
-"""If the channels differ by more than this in the mean, the picture does not hold one value."""
+"""If the channels differ by more than this in the mean, the picture is not a map of one value."""
 
 
 def compare_images(kind: str, prediction: Array, truth: Array, alignment: str) -> tuple[Array, str]:
@@ -96,7 +96,7 @@ def compare_images(kind: str, prediction: Array, truth: Array, alignment: str) -
 
 
 def as_map(picture: Array, kind: str) -> Array:
-    """Return what a decoded picture [H, W, >=3] holds, as `layout.read` would, semantic maps as codes.
+    """Return the map in a decoded picture [H, W, >=3] in the form of `layout.read`, semantic maps as codes.
 
     depth is the mean of the channels (for values that mean "no surface" see `mapfiles.nothing`); normals are 2 x - 1.
     """
@@ -124,7 +124,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def write_sheet(path: Path, reading: Maps, pairs: Sequence[Pair]) -> None:
-    """Draw and write the sheet, whole or not at all; the suffix chooses the format."""
+    """Draw and write the sheet, completely or not at all; the suffix chooses the format."""
     if path.suffix.lower() not in SUFFIXES:
         raise MapError(f"{path}: a sheet is written as {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}.")
     first: dict[str, Pair] = {}
@@ -155,7 +155,7 @@ def _input(reading: Maps, pair: Pair) -> Array | None:
 
 
 def _tile(words: str, picture: Array | None, height: int) -> Array:
-    """Set a picture [h, w, 3] under its words, scaled to TILE x height; without a picture the place stays empty."""
+    """Put a picture [h, w, 3] under its words, scaled to TILE x height; without a picture the place stays empty."""
     pillow, drawing = package("PIL.Image"), package("PIL.ImageDraw")
     canvas = np.full((LINE + max(height, 1) + GAP, TILE + GAP, 3), PAPER)
     label = pillow.new("L", (TILE, LINE))

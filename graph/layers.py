@@ -1,4 +1,4 @@
-"""Nodes for the layers of a 3D scene: what stands in front, what is behind it, and the view from another place."""
+"""Nodes for the layers of a 3D scene: things in front, the surfaces behind them, and the view from another place."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ BackgroundLayer = io.Custom("OMNIX_BACKGROUND")
 COLOURS = {name: colour for name, colour in CLASSES if name != "none" and not name.startswith("other")}
 """The names of a semantic map's colours; those of furniture may differ from OmniX's."""
 SEMANTIC = (
-    "The decoded target of rgb_to_semantic. Its walls, floors, ceilings, doors, windows and curtains never stand in "
-    "front."
+    "The decoded target of rgb_to_semantic. Its walls, floors, ceilings, doors, windows and curtains are never masked."
 )
 BEHIND = {
     "albedo": "Base colour of the filled panorama.",
@@ -38,8 +37,8 @@ class OmniXForeground(io.ComfyNode):
             node_id="OmniXForeground",
             display_name="Mask Foreground",
             category="OmniX/maps",
-            description="Mask what stands in front of the room, furniture for example, and paint it grey: the "
-            "condition with which image_to_pano draws what is behind.",
+            description="Mask things in front of the room, such as furniture, and paint them grey: the condition with "
+            "which image_to_pano draws the room behind them.",
             search_aliases=["omnix", "mask", "inpaint", "remove objects", "occlusion", "background", "360"],
             hidden=[*HIDDEN],
             inputs=[
@@ -70,7 +69,7 @@ class OmniXForeground(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(display_name="panorama", tooltip="The panorama, grey where the mask is 1."),
-                io.Mask.Output(display_name="mask", tooltip="1 where something stands in front of the room."),
+                io.Mask.Output(display_name="mask", tooltip="1 on things in front of the room."),
                 io.String.Output(display_name="report", tooltip="How much is masked."),
             ],
         )
@@ -99,14 +98,14 @@ class OmniXBackgroundLayer(io.ComfyNode):
             node_id="OmniXBackgroundLayer",
             display_name="Background Layer",
             category="OmniX/maps",
-            description="Align the depth of the filled panorama to the first depth, and hand it with its maps to "
-            "Panorama to 3D Scene as the surface behind what stands in front.",
+            description="Align the depth of the filled panorama to the first depth. Panorama to 3D Scene uses the "
+            "result, with its maps, as the surface behind things in front.",
             search_aliases=["omnix", "align depth", "second layer", "behind", "inpainted", "layered depth"],
             hidden=[*HIDDEN],
             inputs=[
                 io.Image.Input("image", tooltip="The filled panorama, from image_to_pano."),
                 io.Mask.Input("depth", tooltip="Its depth: the mask output of OmniX Depth."),
-                io.Mask.Input("first_depth", tooltip="The depth of the first panorama, with what stands in front."),
+                io.Mask.Input("first_depth", tooltip="The depth of the first panorama, with the things in front."),
                 io.Mask.Input(
                     "mask",
                     tooltip="The mask that was filled, from Mask Foreground. The two depths are compared where it is "
@@ -149,8 +148,8 @@ class OmniXMoveViewpoint(io.ComfyNode):
             node_id="OmniXMoveViewpoint",
             display_name="Move Viewpoint",
             category="OmniX/maps",
-            description="Render a 3D scene as a panorama from another place. Parts that nobody has seen are grey, so "
-            "image_to_pano can fill them.",
+            description="Render a 3D scene as a panorama from another place. Parts that the first panorama does not "
+            "show are grey, so image_to_pano can fill them.",
             search_aliases=["omnix", "novel view", "walk", "render", "camera", "equirectangular", "360"],
             inputs=[
                 io.File3DGLB.Input("model_3d", tooltip="The GLB of Panorama to 3D Scene."),
@@ -173,7 +172,7 @@ class OmniXMoveViewpoint(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(display_name="panorama", tooltip="The view; encode it as reference latent."),
-                io.Mask.Output(display_name="unseen", tooltip="1 where nobody has seen the surface."),
+                io.Mask.Output(display_name="unseen", tooltip="1 where the first panorama does not show the surface."),
                 io.Mask.Output(
                     display_name="depth", tooltip="Distance along the ray in the scene's unit; 0 where unseen is 1."
                 ),

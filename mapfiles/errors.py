@@ -16,7 +16,7 @@ PACKAGES = {
 
 
 class MapError(ValueError):
-    """Maps that can't be read, written or compared: one sentence, with the file where there is one."""
+    """Maps that can't be read, written or compared: one sentence, with the file if there is one."""
 
 
 class MissingPackage(MapError):

@@ -16,8 +16,9 @@ file of a stem.
 | semantic | PNG of 8 bits: one colour a class | uint8 [H, W, 3] |
 
 A depth in PNG is read in metres. `nothing` lists the depths that mean "no surface here". A normal is missing if it is
-shorter than 0.02 (mid-grey), or black in PNG. NaN in a file is an error, and so are transparent pixels. If an EXR has
-several channels, `pictures` chooses them by their names.
+shorter than 0.02 (mid-grey), or black in PNG. NaN in a file is an error, because in a prediction it is a fault; the
+trainer reads it as missing in depth and normal maps. Transparent pixels are an error. If an EXR has several channels,
+`pictures` chooses them by their names.
 A caption is the text file next to the picture, as other trainers keep it; `0001.txt` in the parent folder works too.
 
 How to use it: `for stem in stems(folder, "rgb", "depth")` gives the stems that all of these kinds have, in order;
@@ -67,7 +68,7 @@ def kinds(folder: Path) -> tuple[str, ...]:
 
 
 def files(folder: Path, kind: str) -> dict[str, Path]:
-    """Return stem -> file of the maps of one kind in a folder, in order; empty without the folder."""
+    """Return stem -> file of the maps of one kind in a folder, in order; empty if there is no folder."""
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name.startswith(".") or path.suffix.lower() not in KINDS[kind].suffixes:
@@ -78,9 +79,9 @@ def files(folder: Path, kind: str) -> dict[str, Path]:
     return found
 
 
-def stems(folder: Path, *wanted: str) -> list[str]:
-    """Return the stems that all of the wanted kinds have, in order."""
-    sets = [files(folder / kind, kind).keys() for kind in wanted]
+def stems(folder: Path, *kinds: str) -> list[str]:
+    """Return the stems that all of these kinds have, in order."""
+    sets = [files(folder / kind, kind).keys() for kind in kinds]
     return sorted(set.intersection(*map(set, sets))) if sets else []
 
 
@@ -93,7 +94,7 @@ def find(folder: Path, kind: str, stem: str) -> Path:
 
 
 def place(folder: Path, kind: str, stem: str, suffix: str = "") -> Path:
-    """Return the path of a map; the default suffix is the one that its kind is written with."""
+    """Return the path of a map; the default suffix is that of a newly written file of its kind."""
     return folder / kind / f"{stem}{suffix or KINDS[kind].suffixes[0]}"
 
 
@@ -111,9 +112,12 @@ def write_caption(folder: Path, stem: str, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def read(path: Path, kind: str) -> Array:
-    """Read one map; shape, dtype and range as in the table above. MapError describes what is wrong with the file."""
-    values = stored(path, kind)
+def read(path: Path, kind: str, nan_is_missing: bool = False) -> Array:
+    """Read one map; shape, dtype and range as in the table above. MapError describes what is wrong with the file.
+
+    nan_is_missing: NaN in a depth or normal map means that there is no value; else, and in other maps, it is an error.
+    """
+    values = stored(path, kind, nan_is_missing and kind in ("depth", "normal"))
     if kind == "semantic":
         return values
     if kind == "depth":
@@ -125,11 +129,11 @@ def read(path: Path, kind: str) -> Array:
     return values / np.float32(np.iinfo(values.dtype).max)
 
 
-def stored(path: Path, kind: str) -> Array:
+def stored(path: Path, kind: str, nan_allowed: bool = False) -> Array:
     """Return the numbers of a file, checked, in the channels of its kind."""
     found = pixels(path, kind)
     _check_type(path, kind, found.dtype)
-    if found.dtype.kind == "f" and np.isnan(found).any():
+    if not nan_allowed and found.dtype.kind == "f" and np.isnan(found).any():
         raise MapError(f"{path}: {int(np.isnan(found).sum())} values are NaN; write 0 where there is no value.")
     return _channels(path, kind, found)
 
@@ -158,7 +162,7 @@ def marked(values: Array, kind: str) -> Array:
 
 
 def _check_type(path: Path, kind: str, dtype: np.dtype[Any]) -> None:
-    """Raise MapError for a number type that this kind of map is never stored as."""
+    """Raise MapError for a number type that is never used for this kind of map."""
     if path.suffix.lower() == ".exr":
         allowed = ("float16", "float32")
     elif kind == "depth":
@@ -171,7 +175,7 @@ def _check_type(path: Path, kind: str, dtype: np.dtype[Any]) -> None:
 
 
 def _channels(path: Path, kind: str, found: Array) -> Array:
-    """Bring [H, W, C] to the channels of a kind: opaque alpha goes, equal channels are one, grey is three."""
+    """Convert [H, W, C] to the channels of a kind: remove opaque alpha, merge equal channels, or repeat grey."""
     colours = found.shape[2] - (found.shape[2] in (2, 4))
     opaque = 1.0 if found.dtype.kind == "f" else np.iinfo(found.dtype).max
     if (found[..., colours:] != opaque).any():
@@ -183,7 +187,8 @@ def _channels(path: Path, kind: str, found: Array) -> Array:
         if colours != 3:
             raise MapError(f"{path}: expected {kind} in 3 channels, got {colours}.")
         return values
-    if colours not in (1, 3) or (values != values[..., :1]).any():
+    first = np.broadcast_to(values[..., :1], values.shape)
+    if colours not in (1, 3) or not np.array_equal(values, first, equal_nan=True):
         raise MapError(f"{path}: expected {kind} in 1 channel or in 3 equal ones, got {colours} that differ.")
     return values[..., 0]
 

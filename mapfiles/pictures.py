@@ -3,15 +3,16 @@
 OpenImageIO (extra `evaluation`) reads and writes both. Pillow reduces PNG of 16 bits in three channels to 8 bits,
 OpenCV's wheels lack EXR, and imageio needs another package for EXR.
 
-The names of an EXR's channels, as renderers write them, decide which of them hold a map. A name is a layer and a
-channel: `Depth.Z`, `ViewLayer.Combined.R`, or `Z` alone. For a map of one value:
+The names that renderers give to an EXR's channels decide which channels contain a map. A name is a layer and a
+channel: `Depth.Z`, `ViewLayer.Combined.R`, or `Z` alone. A map of one value is read from:
 
 1. the channels of a layer that is named after the map (`Depth.V`, `Roughness.X`), or a channel of its name (`depth`);
    for a depth also Z, unless X and Y are next to it, because that is a vector;
 2. else the only channel of the file, by any name;
 3. else R, G and B, if the file has nothing else (they must be equal).
 
-For a map of three values: X, Y, Z or R, G, B of the layer that is named after the map, else of the only such layer.
+A map of three values is read from X, Y, Z or R, G, B of the layer that is named after the map, else of the only such
+layer.
 Unless the layer was found by its name, its alpha is returned too. Everything else is an error that lists the channels.
 """
 
@@ -45,7 +46,7 @@ Layers = dict[str, dict[str, int]]
 
 
 def pixels(path: Path, kind: str) -> Array:
-    """Read the stored numbers of a file, [H, W, C]; of an EXR only the channels that hold a kind of map."""
+    """Read the stored numbers of a file, [H, W, C]; of an EXR only the channels that contain a kind of map."""
     oiio = package("OpenImageIO")
     _check_end(path)
     hints = oiio.ImageSpec()
@@ -69,7 +70,7 @@ def _whole(source: Any) -> Array | None:
 
 
 def _from_exr(path: Path, kind: str, source: Any) -> Array | None:
-    """Read the channels of an EXR that hold a kind of map, from the one part that has them."""
+    """Read the channels of an EXR that contain a kind of map, from the one part that has them."""
     specs: list[Any] = []
     while source.seek_subimage(len(specs), 0):
         specs.append(source.spec())
@@ -102,7 +103,7 @@ def _check_end(path: Path) -> None:
 
 
 def chosen(path: object, kind: str, names: Sequence[str]) -> list[int]:
-    """Return the numbers of the channels that hold a kind of map, in order.  MapError if the names do not decide it."""
+    """Return the numbers of the channels of a kind of map, in order.  MapError if the names do not decide it."""
     layers = _layers(names)
     words = WORDS.get(kind, (kind.lower(),))
     found = [] if kind in ("normal", "rgb") else _named_value(kind, words, layers)
@@ -110,7 +111,7 @@ def chosen(path: object, kind: str, names: Sequence[str]) -> list[int]:
     if len(found) == 1:
         return found[0]
     raise MapError(
-        f"{path}: can't tell which channels hold {kind}; it has {', '.join(names)}. Save {kind} alone, or name its "
+        f"{path}: unclear which channels contain {kind}; it has {', '.join(names)}. Save {kind} alone, or name its "
         f"channel {'Z' if kind == 'depth' else kind}."
     )
 
@@ -124,7 +125,7 @@ def _layers(names: Sequence[str]) -> Layers:
 
 
 def _named_value(kind: str, words: Sequence[str], layers: Layers) -> list[list[int]]:
-    """Return the one-channel layers that are named after a map, else the channels that are, else Z for a depth."""
+    """Return the one-channel layers named after a map, else the channels named after it, else Z for a depth."""
     values = {
         layer: {name: number for name, number in channels.items() if name not in ALPHA}
         for layer, channels in layers.items()

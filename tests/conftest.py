@@ -1,4 +1,4 @@
-"""Load the pack as ComfyUI does, with a real ComfyUI beside it, and share the dear things between the tests."""
+"""Load the pack as ComfyUI does, with a real ComfyUI, and share expensive fixtures between the tests."""
 
 import importlib.util
 import os

@@ -1,6 +1,6 @@
 """Train the adapters of a new task: from a folder of panoramas and maps to files for Load OmniX Adapters.
 
-`run(config)` does what the command line does; `train(...)` is only the engine, for latents that are encoded already.
+`run(config)` does the same as the command line; `train(...)` is only the engine, for latents that are already encoded.
 Nothing is imported before it is used, so that `python -m training` can first load the pack that this folder is part of.
 """
 
@@ -23,7 +23,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what the package offers on first use."""
+    """Import a name of the package on first use."""
     if name in _HOMES:
         return getattr(import_module(_HOMES[name], __package__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

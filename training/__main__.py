@@ -1,16 +1,16 @@
 """The command line: `python -m training` in a clone, and `omnix-train` where the pack is installed.
 
-In a clone this folder is a package of its own and can't import the folders beside it. So the pack is loaded from the
-folder above, as ComfyUI loads it, and the command runs inside the pack.
+In a clone, this folder is a separate package for Python, which can't import the folders next to it. So the folder above
+gets the pack's name, and the command runs inside it.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 PACK = "comfyui_omnix"
 
@@ -22,17 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _pack() -> str:
-    """Load the pack by its path and return its name."""
+    """Make the folder above a package, so that this one can import the folders next to it; nothing else there runs."""
     if PACK not in sys.modules:
-        root = Path(__file__).resolve().parents[1]
-        spec = importlib.util.spec_from_file_location(
-            PACK, root / "__init__.py", submodule_search_locations=[str(root)]
-        )
-        if spec is None or spec.loader is None:
-            raise ImportError(f"{root / '__init__.py'} can't be loaded; download the whole pack again.")
-        pack = importlib.util.module_from_spec(spec)
+        pack = ModuleType(PACK)
+        pack.__path__ = [str(Path(__file__).resolve().parents[1])]
         sys.modules[PACK] = pack
-        spec.loader.exec_module(pack)
     return PACK
 
 

@@ -72,7 +72,7 @@ def initial(config: Config, task: Task, flux: nn.Module, device: torch.device) -
 
 
 def _report_difference(config: Config, found: Sequence[AdapterWeights], geometry: Geometry) -> None:
-    """Report settings that have no effect, since the adapters of --init have others."""
+    """Report settings that have no effect, because the adapters of --init have other values."""
     layers = [layer for adapter in found for layer in adapter.by_name().values()]
     ranks = sorted({up.shape[1] for layer in layers for up in layer.ups})
     if ranks != [config.rank]:
@@ -136,7 +136,7 @@ def factor_count(adapters: Mapping[str, AdapterWeights] | Sequence[nn.Module]) -
 
 @contextmanager
 def exchanged(adapters: Sequence[nn.Module], averages: Sequence[nn.Module] | None) -> Iterator[None]:
-    """Exchange the adapters' values and their averages, if there are any, while this lasts."""
+    """Exchange the adapters' values and their averages, if there are any, inside this context."""
     pairs = [pair for ours, mean in zip(adapters, averages or ()) for pair in zip(ours.parameters(), mean.parameters())]
 
     def exchange() -> None:

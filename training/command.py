@@ -31,13 +31,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _dry_run(config) if given.dry_run else _run(config, given.resume)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        return _failed(f"{place}{error.strerror or error}; earlier saves are whole.")
-    except ValueError as error:  # ours: TrainingError, AdapterError, MapError, and what the runtime refuses
+        return _failed(f"{place}{error.strerror or error}; earlier saves are complete.")
+    except ValueError as error:  # our own: TrainingError, AdapterError, MapError, and the errors of the runtime
         return _failed(str(error))
     except ModuleNotFoundError as error:
         return _failed(_missing((error.name or "").partition(".")[0]))
     except KeyboardInterrupt:
-        return _failed("interrupted; earlier saves are whole.")
+        return _failed("interrupted; earlier saves are complete.")
 
 
 def _missing(package: str) -> str:
@@ -72,10 +72,10 @@ def _dry_run(config: Config) -> int:
     return 0
 
 
-def _run(config: Config, go_on: bool) -> int:
+def _run(config: Config, resume: bool) -> int:
     from .run import run
 
-    results = run(config, go_on=go_on)
+    results = run(config, resume=resume)
     for result in results:
         words = "interrupted; continue with --resume" if result.stopped else "done"
         print(f"{result.folder}: {words} after step {result.step}, loss {result.loss:.4g}")

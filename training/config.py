@@ -13,10 +13,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..converters import STREAMS
 from ..converters.lora.layout import LAYOUT
 from ..converters.tasks import is_plain
-from ..omnix.runtime.tasks import SEAM_COLUMNS, Task
+from ..omnix.runtime.tasks import SEAM_COLUMNS, STREAMS, Task
 
 MODULES = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "ff.net.0.proj", "ff.net.2")
 """The six kinds of layers that OmniX adapts: 228 modules of FLUX.1-dev."""
@@ -32,7 +31,7 @@ _PATHS = ("data", "output", "model", "vae", "clip_l", "t5", "conditioning", "com
 
 
 def note(words: str) -> None:
-    """Report what the user may not expect; the run continues."""
+    """Report something that the user may not expect; the run continues."""
     logging.getLogger(__name__).warning("omnix-train: %s", words)
 
 
@@ -58,17 +57,20 @@ class Config:
     range: tuple[str, ...] = _option(
         (), "FOLDER=LOW:HIGH: the values that become black and white; FOLDER=max: white is the farthest"
     )
-    mask: str = _option("", "folder of masks: the loss counts where they are white, black areas are not learned")
+    mask: str = _option("", "folder of masks: white areas are learned, black areas are not")
     learn_holes: bool = _option(
-        False, "also learn pixels without a value: depth as the farthest, normals as grey; default: they are left out"
+        False,
+        "also learn pixels without a value: as the farthest depth, or as grey normals; default: they are left out",
     )
     latitude_weight: bool = _option(
         False, "weight the loss by the cosine of the latitude: the poles fill many pixels and little of the sphere"
     )
-    split: bool = _option(True, "obey the split in the data's manifest.jsonl: never train on validation or test")
+    split: bool = _option(
+        True, "obey the split in the data's manifest.jsonl: never train on validation or test pictures"
+    )
     mirror: bool = _option(False, "also train on mirrored panoramas; normals are mirrored correctly")
     turns: int = _option(
-        1, "also train on panoramas turned by this many equal angles, normals with them; for tasks that can't be rolled"
+        1, "train on each panorama turned in this many equal steps, its normals too; for tasks that can't be rolled"
     )
     size: str = _option("1024x512", "width x height of the panoramas; larger pictures are reduced to it")
     model: str = _option("", "FLUX.1-dev: a path, or a name in ComfyUI's models/diffusion_models (or unet)")
@@ -105,7 +107,7 @@ class Config:
     time_deviation: float = _option(1.0, "standard deviation of that normal")
     shift: bool = _option(True, "shift t for the panorama's size as sampling does, so that both see the same noise")
     guidance: float = _option(
-        3.5, "value of the guidance embedding; the workflows sample at 3.5, so it is trained there"
+        3.5, "value of the guidance embedding; the workflows sample at 3.5, so training uses the same"
     )
     seam_columns: int = _option(SEAM_COLUMNS, "latent columns past the seam, as in sampling")
     roll: bool = _option(
@@ -156,11 +158,11 @@ def plans(config: Config) -> tuple[Plan, ...]:
     """Return the tasks of a run, one for each target; each has its own adapters.  Raises TrainingError."""
     if not config.target or not config.conditions:
         raise TrainingError(
-            "Nothing to learn: name at least one condition and one target, as --conditions rgb --target shading."
+            "Nothing to learn: name at least one condition and one target, such as --conditions rgb --target shading."
         )
     if config.task and len(config.target) > 1:
         raise TrainingError(
-            "--task names one task, and there are several targets; leave out --task, or train one target."
+            "--task names one task, but there are several targets; leave out --task, or train one target."
         )
     conditions = [_stream(text) for text in config.conditions]
     return tuple(_plan(config.task, conditions, _stream(text)) for text in config.target)
@@ -197,7 +199,7 @@ def _stream(text: str) -> Stream:
 
 
 def size_of(config: Config) -> tuple[int, int]:
-    """Return (height, width).  Raises TrainingError unless it is a panorama's, in whole tokens."""
+    """Return (height, width).  Raises TrainingError unless the size is a panorama's and a whole number of tokens."""
     width, _, height = config.size.partition("x")
     if (
         not (width.isdecimal() and height.isdecimal())
@@ -205,7 +207,7 @@ def size_of(config: Config) -> tuple[int, int]:
         or int(height) < PIXELS_PER_TOKEN
     ):
         raise TrainingError(
-            f"--size {config.size}: expected a panorama's width x height, twice as wide as high, as 1024x512."
+            f"--size {config.size}: expected a panorama's width x height, twice as wide as high, such as 1024x512."
         )
     if int(height) % PIXELS_PER_TOKEN:
         raise TrainingError(

@@ -43,7 +43,7 @@ class Split(NamedTuple):
 
 
 def find(config: Config, plan: Plan) -> Sources:
-    """Look a task's pictures up.  Raises TrainingError for folders or pictures that are missing."""
+    """Find a task's pictures.  Raises TrainingError for folders or pictures that are missing."""
     root = Path(config.data)
     if not config.data or not root.is_dir():
         raise TrainingError(
@@ -74,12 +74,12 @@ def _is_rays(root: Path, folder: str) -> bool:
 
 
 def maps(plan: Plan) -> tuple[str, ...]:
-    """Return the folders of a task's streams, whatever the streams are called."""
+    """Return the folders of a task's streams; a stream may have another name than its folder."""
     return tuple(folder for stream in plan.streams for folder in stream.folders)
 
 
 def _listed(root: Path, folder: str) -> dict[str, Path]:
-    """Map the stems of a folder to its pictures; a map that the layout does not know may be any picture."""
+    """Map the stems of a folder to its pictures; a map that is not in the layout may be any picture."""
     if not (root / folder).is_dir():
         there = sorted(path.name for path in root.iterdir() if path.is_dir())
         raise TrainingError(
@@ -111,7 +111,7 @@ def parts(root: Path) -> dict[str, str]:
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:  # a program that was interrupted leaves half a line, and writes it again
+        except json.JSONDecodeError:  # an interrupted program leaves half a line, and writes the line again later
             note(f"{path}: line {number} is not JSON and is ignored.")
             continue
         if isinstance(record, dict) and {"stem", "split"} <= record.keys():
@@ -128,9 +128,9 @@ def _part(path: Path, name: str) -> str:
 
 
 def split(sources: Sources, held_out: int) -> Split:
-    """Split the stems as the data does; hold out some of its validation part, or of all if it has none.
+    """Split the stems as the manifest does; hold out some of the validation part, or of all stems if there is none.
 
-    The held-out stems are evenly spread over the names. Raises TrainingError if none is left to train on.
+    The held-out stems are evenly spread over the names. Raises TrainingError if no stem is left to train on.
     """
     by_part = {part: [s for s in sources.stems if sources.parts.get(s, "train") == part] for part in PARTS}
     pool = by_part["validation"] or by_part["train"]

@@ -1,4 +1,4 @@
-"""The training loop: any FLUX.1, any task, latents that are encoded already."""
+"""The training loop: any FLUX.1, any task, latents that are already encoded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .config import Config, TrainingError, check, note, precision_on
 from .flow import Prompt, latitude_weights, loss_of, noisy, predict, recording, sample
 from .optimizers import learning_rate, optimizer
 from .samples import Base, Batch, Draw, Samples, draw, fixed_noise, may_roll
-from .saving import State, folder_of, prune, resume, save, saves
+from .saving import State, folder_of, prune, restore_state, save, saves
 
 CURVE = "loss.csv"
 
@@ -44,7 +44,7 @@ Sampled = Callable[[int, Tensor], None]
 
 
 class Watching(NamedTuple):
-    """Held-out samples, the function that gets what is sampled of them, and the steps in order of their figures."""
+    """Held-out samples, the function that gets their sampled latents, and the steps in order of their figures."""
 
     held_out: Samples | None = None
     sampled: Sampled | None = None
@@ -58,7 +58,7 @@ def train(
     samples: Samples,
     output: Path,
     *,
-    go_on: bool = False,
+    resume: bool = False,
     held_out: Samples | None = None,
     sampled: Sampled | None = None,
     ranking: Callable[[], Sequence[int]] = tuple,
@@ -66,14 +66,14 @@ def train(
 ) -> Result:
     """Train a task's adapters on `samples`, whose latents are in the order of its streams; saves go to `output`.
 
-    `go_on` continues from the newest save there; without it a folder that has saves is refused. Maps of directions are
+    `resume` continues from the newest save there; without it a folder that has saves is refused. Maps of directions are
     never rolled (`may_roll`). `held_out` are sampled now and then, and `sampled` gets the result; `ranking` returns the
     steps from the best held-out figures to the worst, so that the best save is kept. Ctrl-C ends the run after the
-    current step, with a save. Raises TrainingError, AdapterError, OSError; the saves in `output` are whole even then.
+    current step, with a save. Raises TrainingError, AdapterError, OSError; saves in `output` are complete even then.
     """
     check(config)
     config = replace(config, roll=config.roll and may_roll(samples.maps or task.streams))
-    if saves(output) and not go_on:
+    if saves(output) and not resume:
         raise TrainingError(f"{output}: there are saves already; continue them with --resume, or use another --output.")
     run = _Run(config, task, base, samples, output, Watching(held_out, sampled, ranking))
     run.restore()
@@ -91,7 +91,7 @@ class _Run:
         base: Base,
         samples: Samples,
         output: Path,
-        watching: Watching = Watching(),  # noqa: B008 (a tuple of nothing)
+        watching: Watching = Watching(),  # noqa: B008 (it can't be changed)
     ) -> None:
         self.config, self.task, self.samples, self.output, self.watching = config, task, samples, output, watching
         self.flux, self.dtype = base.flux(), base.dtype()
@@ -115,7 +115,7 @@ class _Run:
         """Continue from the newest save, if there is one, with the schedule that the run began with."""
         begun = self.config.steps
         if found := saves(self.output):
-            self.step, begun = resume(found[-1], self.state(), self.task, self.config, self.identity)
+            self.step, begun = restore_state(found[-1], self.state(), self.task, self.config, self.identity)
         self.config = replace(self.config, decay_steps=self.config.decay_steps or begun)
         if self.config.decay and self.config.steps > self.config.decay_steps:
             note(
@@ -124,7 +124,7 @@ class _Run:
             )
 
     def to_the_end(self, interrupted: threading.Event, show: bool) -> Result:
-        """Run the steps that are left."""
+        """Run the remaining steps."""
         config = self.config
         board = record.board(self.output, self.step) if config.tensorboard else None
         curve = record.Curve(self.output / CURVE, ("loss", "gradient", "learning_rate", "seconds"), self.step, board)
@@ -243,7 +243,7 @@ class _Run:
         return torch.cat(results)
 
     def diverged(self, norm: float) -> TrainingError:
-        """Return the error for a loss or gradient that is NaN or infinite; the weights are those before that step."""
+        """Return the error for a NaN or infinite loss or gradient; the weights are still those before that step."""
         found = saves(self.output)
         kept = f"the last good save is {found[-1]}" if found else "there is no save yet"
         return TrainingError(

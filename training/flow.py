@@ -1,8 +1,8 @@
 """One training step's arithmetic: FLUX on all streams, and the flow-matching loss of the target.
 
-The streams are those of sampling: the same deltas, the same joint attention, the same seam columns. Two things that
-the host's blocks do for speed would corrupt gradients, so `recording` changes them: a residual is added in place to a
-tensor that a LayerNorm has kept, and all blocks share the dictionary of options that names the current block.
+The streams are those of sampling: the same deltas, the same joint attention, the same seam columns. The host's blocks
+do two things for speed that would corrupt gradients, so this module avoids them: they add a residual in place to a
+tensor that a LayerNorm has kept, and they share one dictionary of options, which names the current block.
 """
 
 from __future__ import annotations
@@ -120,9 +120,9 @@ def _checkpointed(flux: nn.Module) -> Mapping[tuple[str, int], Block]:
 
 
 def _run_twice(block: nn.Module, states: tuple[str, ...]) -> Block:
-    """Checkpoint one block, whose `states` go in and come out.
+    """Checkpoint one block, whose inputs and outputs are `states`.
 
-    By the time it runs again, the host's own closure and its dictionary of options are those of another block.
+    When the block runs again, the host's closure and dictionary of options already belong to another block.
     """
 
     def replace(args: dict[str, Any], _extra: dict[str, Any]) -> dict[str, Any]:

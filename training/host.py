@@ -32,7 +32,7 @@ _GGUF = "omnix_gguf"
 
 @contextmanager
 def differentiable() -> Iterator[None]:
-    """Let the host compute with operations that have a gradient, instead of its fast kernels."""
+    """Make the host compute with operations that have a gradient, instead of its fast kernels."""
     before = getattr(comfy.model_management, "in_training", None)
     if before is None:  # a host that has no other kernels
         yield
@@ -128,8 +128,8 @@ class HostBase(LoadedBase):
         if "conditioning" in self.files:
             if words != PROMPT_TAG:
                 raise TrainingError(
-                    f"--conditioning holds the bare {PROMPT_TAG}, but there is {words!r} to encode; name --clip-l "
-                    "and --t5 instead, or use no captions (--caption-dropout 1) and no --prompt."
+                    f"--conditioning contains only the prompt {PROMPT_TAG}, but {words!r} must be encoded; name "
+                    "--clip-l and --t5 instead, or use no captions (--caption-dropout 1) and no --prompt."
                 )
             text, options = load_conditioning(self.files["conditioning"])[0]
             if note := note_on_rows(text):
@@ -150,7 +150,7 @@ class HostBase(LoadedBase):
         return text.float().cpu(), options["pooled_output"].float().cpu()
 
     def _encoder(self, kind: str) -> Path:
-        """Return a text encoder's file.  Raises TrainingError for another file, of which the host would load a part."""
+        """Return a text encoder's file.  Raises TrainingError for other files, which the host would load in part."""
         if kind not in self.files:
             raise TrainingError(f"--{kind.replace('_', '-')} is missing: name both text encoders, or --conditioning.")
         path = self.files[kind]
@@ -230,7 +230,7 @@ def load_model(path: Path, config: Config) -> Any:
 
 @contextmanager
 def _explained(file: Path | str, expected: str, instead: str, loader: str = "ComfyUI") -> Iterator[None]:
-    """Turn what a loader raises about a file, whatever its kind, into one sentence."""
+    """Turn any error of a loader into one sentence about its file."""
     try:
         yield
     except TrainingError:

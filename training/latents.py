@@ -1,7 +1,7 @@
 """Latents and prompts on the disk: every picture is encoded once.
 
-The name of a latent's file is the checksum of all that it depends on: the bytes of its sources, how they are read, the
-size and the VAE. So a latent is never out of date, and several runs can share it.
+The name of a latent's file is a checksum of everything that the latent depends on: the bytes of its sources, how they
+are read, the size and the VAE. So a latent is never out of date, and several runs can share it.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class Cache:
         self.sums: dict[Path, str] = {}
 
     def latent(self, config: Config, stream: Stream, files: Sequence[Path], view: View) -> Path:
-        """Return the file of a condition's latent, which is made if it is missing."""
+        """Return the file of a condition's latent; encode the picture if the file is missing."""
         path = self._picture_path(config, files, view)
         if not _is_whole(path):
             self._write(path, {"latent": self._encoded(seen(config, stream, files, None, view).image)})
         return path
 
     def target(self, config: Config, stream: Stream, files: Sequence[Path], mask: Path | None, view: View) -> Path:
-        """Return the file of a target's latent and its weights in the loss, which is made if it is missing."""
+        """Return the file of a target's latent and its weights in the loss; encode the picture if it is missing."""
         masked = self.checksum(mask) if mask else ""
         path = self._picture_path(config, files, view, "weight", masked, config.learn_holes)
         if not _is_whole(path):
@@ -116,6 +116,10 @@ class Cached:
     def __len__(self) -> int:
         return len(self.latents)
 
+    def deviation(self, most: int = 16) -> float:
+        """Return the standard deviation of the first pictures' latents, those of the first condition."""
+        return float(torch.stack([_tensor(row[0], "latent") for row in self.latents[:most]]).std())
+
     def batch(self, indices: Sequence[int], bare: Sequence[bool]) -> Batch:
         """Return samples by number; a caption that is longer than the tag's embedding is cut to its length."""
         rows = [self.latents[index] for index in indices]
@@ -137,7 +141,7 @@ def _tensor(path: Path, name: str) -> Tensor:
 def encoded(
     cache: Cache, config: Config, plan: Plan, sources: Sources, pairs: Sequence[tuple[str, View]], show: bool
 ) -> Cached:
-    """Encode the panoramas of `pairs`, each as a view shows it: first all pictures, then all prompts.
+    """Encode the panoramas of `pairs`, each turned as its view says: first all pictures, then all prompts.
 
     So the VAE and T5 are never in memory together.
     """

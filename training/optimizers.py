@@ -48,7 +48,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def _by_shape(matrices: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Yield matrices of equal shapes together: a small one alone takes longer to start than to compute."""
+    """Yield matrices of equal shapes together: for small ones, starting the operation takes longer than computing."""
     found = defaultdict(list)
     for matrix in matrices:
         found[matrix.shape].append(matrix)

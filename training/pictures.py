@@ -1,4 +1,4 @@
-"""Read a map of a folder as the picture that a stream is given."""
+"""Read a map of a folder as the picture of a stream."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def ranges(config: Config) -> dict[str, str]:
             except ValueError:
                 low = high = 0.0
             if not low < high < float("inf"):
-                raise TrainingError(f"--range {text}: expected FOLDER=LOW:HIGH or FOLDER=max, as thermal=-20:120.")
+                raise TrainingError(f"--range {text}: expected FOLDER=LOW:HIGH or FOLDER=max, such as thermal=-20:120.")
         found[folder] = span
     return found
 
 
 class View(NamedTuple):
-    """How a panorama is seen: turned to the right by some columns of its width, then mirrored."""
+    """How a panorama is turned: to the right by some columns of its width, then mirrored."""
 
     columns: int = 0
     mirrored: bool = False
@@ -60,7 +60,7 @@ class Seen(NamedTuple):
 
 
 class Map(NamedTuple):
-    """One map as its file has it: values [h, w, 1 or 3] in [0, 1], and where they are known [h, w]."""
+    """One map at the size of its file: values [h, w, 1 or 3] in [0, 1], and where they are known [h, w]."""
 
     values: Tensor
     known: Tensor
@@ -72,11 +72,11 @@ def picture(config: Config, stream: Stream, files: Sequence[Path]) -> Tensor:
 
 
 def learned(config: Config, stream: Stream, files: Sequence[Path], mask: Path | None, view: View = FRONT) -> Seen:
-    """Return the target's picture and weights.  Raises TrainingError, also if no part of it is left to learn."""
+    """Return the target's picture and weights.  Raises TrainingError, also if no part of the picture can be learned."""
     found = seen(config, stream, files, mask, view)
     if not found.weight.any():
         raise TrainingError(
-            f"{files[0]}: no part of the picture is left to learn; remove the picture, or correct its mask."
+            f"{files[0]}: no part of the picture can be learned; remove the picture, or correct its mask."
         )
     return found
 
@@ -88,7 +88,7 @@ def seen(config: Config, stream: Stream, files: Sequence[Path], mask: Path | Non
     """
     height, width = size_of(config)
     cells = (height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT)
-    if not files:  # a camera ray belongs to its pixel, wherever the panorama turns
+    if not files:  # camera rays belong to the pixels, so they don't turn with the panorama
         return Seen(camera_rays(height, width) * 0.5 + 0.5, torch.ones(cells))
     maps = [_map(path, ranges(config)) for path in files]
     resized = [
@@ -111,7 +111,7 @@ def _in_cells(weight: Tensor, cells: tuple[int, int]) -> Tensor:
 
 
 def turned(values: Tensor, view: View, folder: str) -> Tensor:
-    """Return a map [h, w, c] as a view shows it; directions are turned and mirrored with it.
+    """Return a map [h, w, c] turned and mirrored by a view, directions too.
 
     Turned by an angle a to the right, a direction (x, y, z) becomes (x cos a + z sin a, y, z cos a - x sin a); axes
     front +X, up +Y, left +Z.
@@ -154,7 +154,7 @@ def _map(path: Path, spans: Mapping[str, str]) -> Map:
     """Read a map."""
     folder = path.parent.name
     span = spans.get(folder)
-    stored = layout.read(path, folder) if folder in layout.KINDS else pixels(path, folder)
+    stored = layout.read(path, folder, nan_is_missing=True) if folder in layout.KINDS else pixels(path, folder)
     stored = stored if stored.ndim == 3 else stored[..., None]
     nowhere = nothing_there(stored) if folder == "depth" or span == _FARTHEST else None
     values = _channels(_numbers(stored), path)
@@ -184,13 +184,13 @@ def _mask(path: Path) -> Tensor:
 
 
 def _endless(depth: Tensor, nowhere: Array) -> Tensor:
-    """Return a depth that is infinite where the file has no distance: see `mapfiles.nothing`."""
+    """Return a depth that is infinite in pixels without a surface: see `mapfiles.nothing`."""
     known = np.where(nowhere[..., : depth.shape[-1]], np.float32(np.nan), depth.numpy())
     return torch.from_numpy(np.nan_to_num(without_far_plane(known)[0], nan=np.inf, posinf=np.inf))
 
 
 def _channels(values: Tensor, path: Path) -> Tensor:
-    """Drop an alpha channel that hides nothing."""
+    """Remove an opaque alpha channel.  Raises TrainingError for one that is not opaque."""
     count = values.shape[-1]
     if count in (2, 4) and not (values[..., -1] == 1).all():
         raise TrainingError(f"{path}: some pixels are transparent; save the picture without alpha.")
@@ -211,7 +211,7 @@ def _ranged(values: Tensor, path: Path, folder: str, span: str | None) -> Tensor
         raise TrainingError(f"{path}: the file contains NaN or infinite values; correct or remove it.")
     if values.min() < 0 or values.max() > 1:
         raise TrainingError(
-            f"{path}: values from {values.min():g} to {values.max():g}; say with --range {folder}=LOW:HIGH which "
+            f"{path}: values from {values.min():g} to {values.max():g}; set with --range {folder}=LOW:HIGH which "
             "values become black and white."
         )
     return values

@@ -31,7 +31,7 @@ from .samples import Pictures
 
 @contextmanager
 def reported(what: str) -> Iterator[None]:
-    """Report an error in a curve or sheet: it must not end a run of several hours."""
+    """Report an error in a curve or sheet; such an error must not end a run of several hours."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 (every kind is reported)
@@ -87,7 +87,7 @@ class Curve:
 
 
 def read(path: Path) -> list[dict[str, float]]:
-    """Read a curve's rows. Lines that are not whole rows, as a crash may leave them, are omitted."""
+    """Read a curve's rows, without incomplete lines, which a crash may leave."""
     text = path.read_bytes().decode("utf-8-sig", "replace").replace("\0", "") if path.is_file() else ""
     whole = text[: text.rfind("\n") + 1]  # the last line may be cut within a number
     names, *lines = [line.split(",") for line in whole.splitlines()] or [[]]
@@ -96,7 +96,7 @@ def read(path: Path) -> list[dict[str, float]]:
 
 
 def _numbers(names: Sequence[str], fields: Sequence[str]) -> dict[str, float]:
-    """Return a row's numbers by name; {} for too few or too many fields, or other text."""
+    """Return a row's numbers by name; {} if there are too few or too many fields, or other text."""
     try:
         return dict(zip(names, (float(field or "nan") for field in fields), strict=True))
     except ValueError:
@@ -115,7 +115,7 @@ Points = Sequence[tuple[float, float]]
 
 
 def draw(path: Path, panels: Sequence[tuple[str, Points]]) -> None:
-    """Write an SVG with one panel for each (title, [(step, value), ..]), and a mean over a twentieth of it on top."""
+    """Write an SVG with one panel for each (title, [(step, value), ..]), and over each curve its moving average."""
     drawn = [_panel(title, points, number * HEIGHT) for number, (title, points) in enumerate(panels)]
     size = f"{WIDTH} {HEIGHT * len(drawn)}"
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size}" font-family="sans-serif" font-size="12">'
@@ -160,7 +160,7 @@ def _line(points: Sequence[str], colour: str, width: int) -> str:
 
 
 def smoothed(points: Points) -> list[tuple[float, float]]:
-    """Return the mean of every value and those before it, over a twentieth of all."""
+    """Return the moving average: each value is the mean of itself and earlier ones, over a twentieth of all points."""
     window = max(1, len(points) // 20)
     total, means = 0.0, []
     for number, (x, y) in enumerate(points):
@@ -176,10 +176,10 @@ MAIN = {
 }
 """Kind -> the alignment and the main figure, which the curve shows; the main figure of other kinds is PSNR."""
 LOWER = {"abs_rel", "mean"}
-"""Main figures of which a lower value is better."""
+"""Main figures for which lower is better."""
 FIGURES = "figures.csv"
 OTHER = "albedo"
-"""Maps that `evaluation` does not know are measured as this kind: colours in [0, 1]."""
+"""Maps that are not in the table of `evaluation` are measured as this kind: colours in [0, 1]."""
 TILE = 384
 
 
@@ -225,7 +225,7 @@ class Watch:
         write_bytes(self.output / "samples" / f"step-{step:06d}.png", data.getvalue(), force=True)
 
     def measure(self, images: Sequence[Tensor]) -> dict[str, float]:
-        """Return the mean of every figure over what is learned of held-out pictures, as `map alignment figure`."""
+        """Return the mean of every figure over the learned parts of held-out pictures, by `map alignment figure`."""
         target, sums = self.plan.streams[-1], dict[str, list[float]]()
         for stem, image in zip(self.stems, images):
             files = self.sources.files[stem, target.name]
@@ -292,7 +292,7 @@ def _pair(kind: str, folder: str, path: Path, config: Config, image: Tensor) -> 
 
 
 def _at_size(values: Array, height: int, width: int) -> Array:
-    """Take the nearest pixel: a mean of distances, normals or classes would be a wrong one."""
+    """Resize to the nearest pixel: the mean of two distances, normals or classes would be wrong."""
     rows = ((np.arange(height) + 0.5) * values.shape[0] / height).astype(int)
     columns = ((np.arange(width) + 0.5) * values.shape[1] / width).astype(int)
     return values[rows][:, columns]

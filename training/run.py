@@ -1,4 +1,4 @@
-"""A whole run, from a folder of pictures to the adapters of each target; or a dry one, which writes nothing."""
+"""A whole run, from a folder of pictures to the adapters of each target; or a dry run, which writes nothing."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from .samples import may_roll
 LATENTS = "latents"
 
 
-def run(config: Config, *, base: Any = None, go_on: bool = False, show: bool = True) -> tuple[Result, ...]:
+def run(config: Config, *, base: Any = None, resume: bool = False, show: bool = True) -> tuple[Result, ...]:
     """Train every target of a configuration, one after the other; return their results.
 
-    `base` is a FLUX.1 with its VAE and text encoders (`Base` and `Pictures`); None loads the configuration's through
-    ComfyUI. `go_on` continues from the newest saves. Raises TrainingError, AdapterError, MapError, OSError.
+    `base` is a FLUX.1 with its VAE and text encoders (`Base` and `Pictures`); with None, ComfyUI loads the files of the
+    configuration. `resume` continues from the newest saves. Raises TrainingError, AdapterError, MapError, OSError.
     """
     check(config)
     if not config.output:
@@ -41,19 +41,28 @@ def run(config: Config, *, base: Any = None, go_on: bool = False, show: bool = T
     orders = [order(config, plan) for plan in plans(config)]
     base = base or host_base(config)
     for small in [path for one in orders for path in data.enlarged(config, one.sources)][:1]:
-        note(f"{small} is smaller than --size {config.size}, and so it is enlarged; --dry-run counts such pictures.")
+        note(f"{small} is smaller than --size {config.size}, so it is enlarged; --dry-run counts such pictures.")
     cache = Cache(Path(config.output) / LATENTS, base, base.vae_identity)
     samples = [(one, *_encoded(cache, config, one, show)) for one in orders]
     base.release()
+    if config.vae and (deviation := samples[0][1].deviation()) < LEAST_DEVIATION:
+        note(
+            f"{config.vae}: the latents of the pictures have a standard deviation of {deviation:.2f}, but about 1 with "
+            "FLUX.1's VAE; check that this is not the VAE of Stable Diffusion 3, which has the same shape."
+        )
     results: list[Result] = []
     for one, trained, held_out in samples:  # all of them on one FLUX, which is loaded once
         output = output_of(config, one.plan)
         watch = Watch(config, one.plan, one.sources, one.split.held_out, base, output)
-        options: dict[str, Any] = {"go_on": go_on, "show": show, "sampled": watch, "ranking": watch.ranking}
+        options: dict[str, Any] = {"resume": resume, "show": show, "sampled": watch, "ranking": watch.ranking}
         results.append(train(config, one.plan.task, base, trained, output, held_out=held_out, **options))
         if results[-1].stopped:
             break
     return tuple(results)
+
+
+LEAST_DEVIATION = 0.5
+"""The host scales latents of FLUX.1's VAE to 1. Those of Stable Diffusion 3's VAE would get 0.3611 / 1.5305 = 0.24."""
 
 
 class Order(NamedTuple):
@@ -74,7 +83,7 @@ def order(config: Config, plan: Plan) -> Order:
 
 
 def _encoded(cache: Cache, config: Config, one: Order, show: bool) -> tuple[Cached, Cached | None]:
-    """Encode the pictures that are not in the cache yet, to train on and to hold out."""
+    """Encode the pictures that are not in the cache yet, both for training and held out."""
     trained = [(stem, view) for stem in one.split.trained for view in one.views]
     held_out = [(stem, FRONT) for stem in one.split.held_out]
     return (
@@ -105,7 +114,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def use_host(named: str, cpu: bool) -> None:
-    """Make ComfyUI importable: the running one, the named folder, COMFYUI_PATH, or the one above the pack.
+    """Make ComfyUI importable: the running one, the named folder, COMFYUI_PATH, or the folder above the pack.
 
     Raises TrainingError if there is none.
     """
@@ -131,9 +140,9 @@ def host_folder(named: str) -> Path:
 
 
 def dry_run(config: Config) -> Iterator[str]:
-    """Read every picture and yield what a run would do, a line each.
+    """Read every picture and yield lines that describe what a run would do.
 
-    Raises TrainingError in the end if some pictures can't be used; each of them has a line.
+    Raises TrainingError at the end if some pictures can't be used; each of them has a line.
     """
     check(config)
     model = Path(config.model) if config.model else None
@@ -145,7 +154,8 @@ def dry_run(config: Config) -> Iterator[str]:
         if holes:
             yield f"left out        {100 * holes:.1f} % of the target: pixels without a value, and masked ones"
         if small:
-            yield f"enlarged        {len(small)} are smaller than {config.size}, as {small[0]}; set a smaller --size"
+            which = f"{len(small)} are smaller than {config.size}, such as {small[0]}"
+            yield f"enlarged        {which}; set a smaller --size"
         yield from (f"can't be used   {error}" for error in errors)
         broken += errors
     if broken:
@@ -200,12 +210,12 @@ def geometry_of_file(path: Path) -> Geometry | None:
 
 
 def shapes(config: Config, geometry: Geometry) -> AdapterWeights:
-    """Return one stream's layers of a run, as large as they will be."""
+    """Return one stream's layers of a run, at their real size."""
     return fresh(geometry, config.modules, config.rank, config.alpha, config.seed)
 
 
 def lines(config: Config, one: Order, model: Path | None) -> Iterator[str]:
-    """Yield the settings and the needs of a run, a line each."""
+    """Yield one line for each setting and each need of a run."""
     plan, split = one.plan, one.split
     geometry = (geometry_of_file(model) if model else None) or FLUX_1
     streams, layers = len(plan.streams), shapes(config, geometry)
@@ -235,7 +245,7 @@ def lines(config: Config, one: Order, model: Path | None) -> Iterator[str]:
 
 
 def _saved(config: Config, numbers: int) -> float:
-    """The published file, the converted one (with the zeros of its block diagonals: 2.4 times), and the state."""
+    """The published file, the converted file (2.4 times as large: block diagonals have zeros), and the state."""
     return numbers * _BYTES[config.save_dtype] * 3.4 + _state(config, numbers)
 
 

@@ -1,7 +1,7 @@
 """The inputs of the engine: a base model, samples, and the random draws of each step.
 
-A draw is a function of the seed and the step's number, computed on the CPU: a resumed run draws what it would have
-drawn without the interruption, on any machine, and no random state has to be saved.
+A draw depends only on the seed and the step's number and is computed on the CPU. So a resumed run draws the same
+numbers as an uninterrupted one, on any machine, and no random state has to be saved.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from .config import Config, TrainingError
 RAYS = "camray"
 """A stream that needs no pictures: the direction of each pixel is the same in all panoramas."""
 DIRECTIONS = {"normal"}
-"""Maps whose values are directions in the panorama's own frame (front +X): rolled alone, they would be wrong."""
+"""Maps whose values are directions in the panorama's own frame (front +X): to roll only their pixels would be wrong."""
 
 
 def may_roll(maps: Iterable[str]) -> bool:
-    """Return whether maps may be rolled: directions only together with camera rays, which roll with them."""
+    """Return whether maps may be rolled: directions only together with camera rays, which are rolled with them."""
     names = set(maps)
     return RAYS in names or not names & DIRECTIONS
 
@@ -86,7 +86,7 @@ class Base(Protocol):
     """Changes when the weights do."""
 
     def flux(self) -> nn.Module:
-        """Return the transformer, ready to run, no parameter of it trainable."""
+        """Return the transformer, ready to run and frozen."""
         ...
 
     def device(self) -> torch.device:
@@ -98,7 +98,7 @@ class Base(Protocol):
         ...
 
     def differentiable(self) -> AbstractContextManager[None]:
-        """Let the transformer compute with operations that have a gradient."""
+        """Make the transformer compute with operations that have a gradient."""
         ...
 
 
@@ -122,12 +122,12 @@ class Pictures(Protocol):
         ...
 
     def release(self) -> None:
-        """Remove everything that was loaded for this from memory."""
+        """Remove the VAE and the text encoders from memory."""
         ...
 
 
 _ORDER, _STEP, _SAMPLE = 1, 2, 3
-"""Kinds of draws; each has random numbers of its own."""
+"""Kinds of draws; each has its own random numbers."""
 
 
 class Draw(NamedTuple):
@@ -158,7 +158,7 @@ def _logit_normal(config: Config, chance: torch.Generator) -> Tensor:
 
 
 def shifted(u: Tensor, config: Config, size: tuple[int, int]) -> Tensor:
-    """Return t = e^mu / (e^mu + 1/u - 1) with sampling's mu for the widened latent, or u as it is."""
+    """Return t = e^mu / (e^mu + 1/u - 1) with sampling's mu for the widened latent; without `shift`, return u."""
     if not config.shift:
         return u
     factor = math.exp(flow_shift(*size, config.seam_columns))
@@ -166,7 +166,7 @@ def shifted(u: Tensor, config: Config, size: tuple[int, int]) -> Tensor:
 
 
 def _sample(seed: int, position: int, count: int) -> int:
-    """Return which sample comes at a position: every epoch is a new permutation."""
+    """Return the number of the sample at a position; every epoch is a new permutation."""
     epoch, place = divmod(position, count)
     return int(_permutation(seed, epoch, count)[place])
 

@@ -70,7 +70,7 @@ def prune(output: Path, keep: int, ranking: Sequence[int]) -> None:
 
 
 def save(output: Path, state: State, task: Task, config: Config, identity: str) -> Path:
-    """Write a save and drop the state of older ones.  Raises OSError; the older saves are unchanged then."""
+    """Write a save and remove the state of older ones.  If it raises OSError, the older saves are unchanged."""
     target = folder_of(output, state.step)
     work = target.with_name(f".{target.name}.part")
     shutil.rmtree(work, ignore_errors=True)
@@ -136,7 +136,7 @@ def _restored(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     return [_restored(value, tensors) for value in tree] if isinstance(tree, list) else tree
 
 
-def resume(folder: Path, state: State, task: Task, config: Config, identity: str) -> tuple[int, int]:
+def restore_state(folder: Path, state: State, task: Task, config: Config, identity: str) -> tuple[int, int]:
     """Fill a new state from a save; return the steps done, and the step at which its schedule ends.
 
     Raises TrainingError if the save is of another run: other streams, data, or a field that changes what is learned.
@@ -160,7 +160,7 @@ def resume(folder: Path, state: State, task: Task, config: Config, identity: str
 
 
 def _check_same(path: Path, saved: Mapping[str, Any], task: Task, config: Config, identity: str) -> None:
-    """Refuse to continue with another run; report changes that are allowed."""
+    """Refuse to continue another run; report changes that are allowed."""
     now = json.loads(json.dumps(asdict(config)))
     before = json.loads(json.dumps(asdict(Config()))) | saved["config"]  # older saves lack newer fields
     changed = [name for name in now if before[name] != now[name]]

@@ -7,7 +7,7 @@ const WARNING = "omnix.warning"; // omnix/runtime/patch.py sends it
 const LINE = 18; // so much is always shown
 
 const graphs = new Map(); // prompt id -> id of the workflow that it runs
-const told = new Map(); // id of a workflow -> Map of a node's id in the run, such as "4:1008" -> Map of sentence -> is a warning
+const warned = new Map(); // id of a workflow -> Map of a node's id in the run, such as "4:1008" -> Map of sentence -> is a warning
 const panels = new Map(); // node -> its panel
 let drawing = false;
 
@@ -30,10 +30,10 @@ const onCanvas = (id) => way(id).find((node) => node && node.graph === (app.canv
 
 function add(id, text, isWarning, promptId) {
   const workflow = graphs.get(promptId) ?? root().id;
-  const nodes = told.get(workflow) ?? new Map();
+  const nodes = warned.get(workflow) ?? new Map();
   const sentences = nodes.get(String(id)) ?? new Map();
   if (isWarning && !sentences.has(text)) announce(id, text);
-  told.set(workflow, nodes.set(String(id), sentences.set(text, isWarning)));
+  warned.set(workflow, nodes.set(String(id), sentences.set(text, isWarning)));
   if (!drawing) draw();
 }
 
@@ -48,7 +48,7 @@ function announce(id, text) {
 /** Return the sentences by node of the open graph: {node: Map of sentence -> is a warning}. */
 function shown() {
   const found = new Map();
-  for (const [id, sentences] of told.get(root().id) ?? []) {
+  for (const [id, sentences] of warned.get(root().id) ?? []) {
     const node = onCanvas(id);
     if (node) found.set(node, new Map([...(found.get(node) ?? []), ...sentences]));
   }
@@ -56,7 +56,7 @@ function shown() {
 }
 
 function forget(node) {
-  const nodes = told.get(root().id);
+  const nodes = warned.get(root().id);
   for (const id of [...(nodes?.keys() ?? [])]) if (onCanvas(id) === node) nodes.delete(id);
 }
 
@@ -111,7 +111,7 @@ function draw() {
     fill(panels.get(node), sentences);
     put(panels.get(node), node);
   }
-  drawing = [...told.values()].some((nodes) => nodes.size);
+  drawing = [...warned.values()].some((nodes) => nodes.size);
   if (drawing) requestAnimationFrame(draw);
 }
 
@@ -136,6 +136,6 @@ app.registerExtension({
     api.addEventListener("progress_text", ({ detail: { nodeId, text, prompt_id } }) => {
       if (way(nodeId).length > 1 && way(nodeId).at(-1)?.comfyClass?.startsWith("OmniX")) add(nodeId, text, false, prompt_id);
     });
-    api.addEventListener("executing", ({ detail }) => told.forEach((nodes) => nodes.delete(String(detail))));
+    api.addEventListener("executing", ({ detail }) => warned.forEach((nodes) => nodes.delete(String(detail))));
   },
 });

@@ -1,4 +1,4 @@
-"""Read and write the header of a safetensors file with the standard library, trusting nothing in it.
+"""Read and write the header of a safetensors file with the standard library. Nothing in the file is trusted.
 
 Format: 8 bytes little-endian N, N bytes of JSON {name: {dtype, shape, data_offsets}, "__metadata__": {str: str}}, data.
 """
@@ -136,7 +136,7 @@ def _refuse_other_kinds(file: Any, path: Path) -> None:
 
 
 _LONGEST = 100_000_000
-"""Longest header that the format allows, in bytes."""
+"""The longest header that the format allows, in bytes."""
 
 
 def read_metadata(path: Path, key: str) -> dict[str, str]:

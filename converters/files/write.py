@@ -50,7 +50,7 @@ def write_file(path: Path, size: int, pieces: Iterable[Placed], force: bool, dur
             os.fsync(temporary.descriptor)
         os.close(os.dup(temporary.descriptor))  # network file systems report a full disk only now
         if sys.platform == "win32":
-            temporary.close()  # Windows renames no open file
+            temporary.close()  # Windows can't rename an open file
         _publish(temporary.path, path, force)
 
 
@@ -63,12 +63,12 @@ def write_bytes(path: Path, data: bytes, force: bool) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name for a library that writes by name; if nothing goes wrong, it becomes the file's.
 
-    The folder is made. Raises OSError (with the path) if the disk does not take the file.
+    Creates the folder. Raises OSError (with the path) if the file can't be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _errors_of(path), _temporary(path.parent) as temporary:
         if sys.platform == "win32":
-            temporary.close()  # no library writes to an open file there
+            temporary.close()  # no library can write to an open file there
         yield temporary.path
         temporary.path.replace(path)
 
@@ -154,7 +154,7 @@ def _publish(temporary: Path, path: Path, force: bool) -> None:
         return
     try:
         if sys.platform == "win32":
-            os.rename(temporary, path)  # refuses a name that is taken
+            os.rename(temporary, path)  # fails if the name exists
         else:
             os.link(temporary, path)
     except FileExistsError:
@@ -178,7 +178,7 @@ def remove_stale(folder: Path) -> None:
     with os.scandir(folder) as entries:
         found = [entry.path for entry in entries if _TEMPORARY.fullmatch(entry.name)]
     for path in found:
-        with contextlib.suppress(OSError):  # gone by itself, or another user's
+        with contextlib.suppress(OSError):  # already removed, or another user's
             _remove_if_dead(path)
 
 

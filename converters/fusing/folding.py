@@ -100,7 +100,7 @@ def _chosen(where: str, fused: FusedLayer, asked: str | None, read: Reader) -> F
     if all(_is_ordinary(change) for _, change in plain.changes(fused)):
         return plain
     excess = _excess(where, fused, plain, read)
-    if excess <= 0 or (asked and math.isinf(excess)):  # too large for what was asked for: it is said when it is written
+    if excess <= 0 or (asked and math.isinf(excess)):  # too large for the requested dtype: writing it raises the error
         return plain
     if kept is not None and _excess(where, fused, kept, read) <= 0:
         return kept

@@ -53,7 +53,7 @@ def _narrow(numbers: Any, dtype: str) -> bytes:
     single = numbers.astype("<f4", copy=False)
     if dtype == "F16":
         return single.astype("<f2").tobytes()
-    bits = single.view("<u4")  # of bfloat16 the upper half, to the nearest and in the middle to the even one
+    bits = single.view("<u4")  # bfloat16 is the upper half: round to the nearest, and ties to even
     rounded = ((bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))) >> np.uint32(16)).astype("<u2")
     rounded[np.isnan(single)] = 0x7FC0
     return rounded.tobytes()

@@ -124,7 +124,7 @@ def _split_block(adapter: AdapterFile, block: Block, columns: int, record: Recor
     }
     for key, dtype, shape, data in (*source.factor_scales, *((source.alpha,) if source.alpha else ())):
         outputs[key] = Output(Entry(dtype, shape), (), data)
-    if source.dtypes is None:  # the factors stay as they are, and so does the scale beside them
+    if source.dtypes is None:  # the factors and their separate scale stay unchanged
         outputs |= _alpha(names.alpha_beside(source.down, block.part), block.scale, block.rank)
     return outputs
 

@@ -1,7 +1,7 @@
 """The tensors of a file other than the factors of FLUX.1's layers, under the names that ComfyUI's loaders read.
 
 Text encoders' pairs keep their factors and alphas. A bias of an up factor acts as scale * bias, so it becomes `diff_b`
-of the fused layer, a part's rows beside zeros; `set_weight` sets a norm; `reshape_weight` widens a layer.
+of the fused layer, with zeros outside the part's rows; `set_weight` sets a norm; `reshape_weight` widens a layer.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ _ADAPTERS = tuple(
         (r".*redux_(?:up|down)\.", "a FLUX.1 Redux adapter"),
     )
 )
-# Files that are not LoRAs, whatever the layers are called (the names of LyCORIS and PEFT).
+# Files that are not LoRAs, with any names of layers (in the spellings of LyCORIS and PEFT).
 _NO_LORA = tuple(
     Format(re.compile(rf".*[._](?:{marks})"), f"{name}, which is not a LoRA", _NO_PAIRS)
     for marks, name in (
@@ -110,7 +110,7 @@ _MODEL = Format(
 )
 
 
-_LONGEST_KEY = 300  # no library's names are as long, and expressions take their time on longer ones
+_LONGEST_KEY = 300  # no library has such long names, and regular expressions are slow on them
 
 
 def foreign_format(keys: Iterable[str], has_flux_layers: bool) -> Format | None:
@@ -126,7 +126,7 @@ def foreign_format(keys: Iterable[str], has_flux_layers: bool) -> Format | None:
         return found
     if not any(map(_PAIR.match, keys)):
         return found
-    return found._replace(name=found.name.replace(", which is not a LoRA", " beside LoRA pairs"), advice=_SOME_PAIRS)
+    return found._replace(name=found.name.replace(", which is not a LoRA", " next to LoRA pairs"), advice=_SOME_PAIRS)
 
 
 _PAIR = re.compile(r".*[._](?:lora_(?:A|B)\b|lora[._](?:down|up)\.)")

@@ -1,8 +1,8 @@
 """The places of a Diffusers FLUX.1's layers in ComfyUI's fused layers: one table from which the rest is computed.
 
 Sizes are in units of the hidden size H and the MLP's width M (3072 and 12288 in FLUX.1-dev), so that models of any size
-share the table. A fused layer is a list of parts in row order. A part that covers its layer alone may have a size that
-neither gives (None): it is then read from the file.
+share the table. A fused layer is a list of parts in row order. If one part covers a whole layer, its size may depend on
+neither (None): then it is read from the file.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ FUSED_ALREADY = (
     ("single_blocks.{i}.linear1", "attn.to_qkv", 0, 3),
     ("single_blocks.{i}.linear1", "attn.to_kv", 1, 3),
 )
-"""Diffusers' own fused layers (`fuse_qkv_projections`): ComfyUI's, theirs, and which of its parts are in it."""
+"""Diffusers' own fused layers (`fuse_qkv_projections`): ComfyUI's layer, Diffusers' name, and the parts in it."""
 
 
 class Place(NamedTuple):
@@ -160,7 +160,7 @@ def _places() -> dict[tuple[str, str], Place]:
 
 
 QKV_OF_LINEAR1 = "single_blocks.{i}.linear1_qkv"
-"""The first rows of linear1 under a name of their own, as ComfyUI, XLabs and USO have them."""
+"""The first rows of linear1 under their own name, as in ComfyUI, XLabs and USO."""
 
 
 def _below(name: str) -> tuple[str, str]:
@@ -219,7 +219,7 @@ def _norms(dot: str = ".") -> dict[tuple[str, str], str]:
 def owner(name: str) -> str | None:
     """Return the layer of FLUX.1 that contains a tensor, by its name without prefixes; None if there is none.
 
-    Also what Diffusers fuses itself, and the norms: no tensor of theirs can be left out of a LoRA unseen.
+    This includes the layers that Diffusers fuses and the norms, so that no tensor of a LoRA is silently left out.
     """
     for places, blocks, dot in ((_places(), _DOTTED, "."), (_underscored(), _UNDERSCORED, "_")):
         match = blocks.match(name)
@@ -251,7 +251,7 @@ def first_row(fused: Fused, part: Part) -> Size:
 
 
 def height(fused: Fused) -> Size | None:
-    """Return the height of a fused layer; None if only the file knows it."""
+    """Return the height of a fused layer; None if it must be read from the file."""
     return None if any(part.rows is None for part in fused.parts) else _sum(fused.parts)
 
 

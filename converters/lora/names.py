@@ -15,8 +15,8 @@ DOWN, UP, ALPHA, DORA = "down", "up", "alpha", "dora"
 DOWN_SCALE, UP_SCALE = "scale of down", "scale of up"
 BIAS, DIFF_B, DIFF, SET, RESHAPE, NORM = "bias", "diff_b", "diff", "set_weight", "reshape_weight", "w_norm"
 
-# PEFT may put the adapter's name between lora_A and weight; lora_B.bias is no factor.
-# scaled float8, as ComfyUI (scale_weight) and NVIDIA (weight_scale) name it, keeps one number beside a factor.
+# PEFT may put the adapter's name between lora_A and weight; lora_B.bias is not a factor.
+# Scaled float8 stores one number next to each factor; ComfyUI calls it scale_weight, NVIDIA weight_scale.
 _SCALED = r"(?:\.(?!weight_)[^.]+)??(?:\.weight)?\.(?:scale_weight|weight_scale)"
 _SUFFIXES = (
     (re.compile(rf"[._]lora(?:_A|[._]down|_linear_layer\.down){_SCALED}"), DOWN_SCALE),

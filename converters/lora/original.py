@@ -1,4 +1,4 @@
-"""Plan an adapter as it was trained: find every pair's place in ComfyUI's layers, whatever dialect names it."""
+"""Plan an adapter as it was trained: find every pair's place in ComfyUI's layers, in any dialect."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def original_plan(
 
     The scalings are the transformer's, under "", and the text encoders', under the host's prefixes.
 
-    Raises AdapterError for what is not a FLUX.1 LoRA, and for a tensor of FLUX.1 that no LoRA of the host can hold.
+    Raises AdapterError if the file is not a FLUX.1 LoRA, and for a tensor of FLUX.1 that no LoRA of the host can have.
     """
     _refuse_foreign(path, entries, found)
     pairs, scaling = names.pair_up(path, found.names), scalings[""]
@@ -62,7 +62,7 @@ def original_plan(
 
 
 def _by_part(found: Recognised, values: Mapping[str, T]) -> dict[str, T]:
-    """Return what is known of FLUX.1's layers by their Diffusers names, given the file's names."""
+    """Return the values for FLUX.1's layers by their Diffusers names, given the file's names."""
     return {found.places[module].module: value for module, value in values.items() if module in found.places}
 
 
@@ -73,7 +73,7 @@ def _unplaced(found: Recognised, pairs: names.Pairs) -> list[str]:
 
 
 def _ones(entries: Mapping[str, Entry], pairs: names.Pairs) -> dict[str, tuple[int, ...]]:
-    """Return how many axes of length 1 the factors of a layer have behind their two, where they have any."""
+    """Return how many axes of length 1 the factors of a layer have after their two axes, if they have any."""
     ones = {
         module: tuple(max(0, len(entries[key].shape) - 2) for key in keys) for module, keys in pairs.factors.items()
     }
@@ -100,12 +100,12 @@ def _wide(layers: Mapping[str, FusedLayer]) -> tuple[str, ...]:
     if layer is None or layer.columns <= CHANNELS:
         return ()
     return (
-        f"{IMG_IN} takes {layer.columns} columns, {CHANNELS} in FLUX.1-dev; a model that has as many (FLUX.1 Fill: "
-        "384, Canny and Depth: 128) loads it merged and bypassed, FLUX.1-dev only merged (Load LoRA)",
+        f"{IMG_IN} has {layer.columns} columns, but {CHANNELS} in FLUX.1-dev; a model with the same number (FLUX.1 "
+        "Fill: 384, Canny and Depth: 128) loads it merged and bypassed, FLUX.1-dev only merged (Load LoRA)",
     )
 
 
-_TEXT_ALONE = "it adapts only text encoders, which FLUX.1 shares with other models; load it with the model it is for"
+_TEXT_ALONE = "it adapts only text encoders, which FLUX.1 shares with other models; load it with its own model"
 
 
 def _refuse_transposed(path: Path, entries: Mapping[str, Entry], pairs: names.Pairs) -> None:

@@ -80,8 +80,8 @@ class AdapterFile(NamedTuple):
 
     path: Path
     fused: bool
-    """All its layers have ComfyUI's names, whoever made it: by this converter, in BFL layout, by kohya. Their blocks
-    are then whole layers, unless the file records them."""
+    """All its layers have ComfyUI's names: in files of this converter, in BFL layout, of kohya. Their blocks are then
+    whole layers, unless the file records them."""
     metadata: Mapping[str, str]
     geometry: Geometry
     layers: Mapping[str, FusedLayer]

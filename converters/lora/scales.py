@@ -1,9 +1,9 @@
 """The strength of a LoRA pair: scale = alpha / r, or alpha / sqrt(r) with rank-stabilised LoRA, else 1.
 
 alpha comes from the `{layer}.alpha` tensor, from the JSON that Diffusers keeps in the safetensors header under
-`lora_adapter_metadata`, or from PEFT's adapter_config.json beside the file, if that is this file's. Where two of them
-say something else, nobody can know who is right. One alpha as a plain entry of the header (`lora_alpha`) is ignored by
-ComfyUI up to 0.30 and applied by newer loaders: it counts only if the user says so.
+`lora_adapter_metadata`, or from PEFT's adapter_config.json next to the file, if it belongs to this file. If two of them
+differ, it is impossible to know which one is right, so that is an error. One alpha as a plain entry of the header
+(`lora_alpha`) is ignored by ComfyUI up to 0.30 and applied by newer loaders: it is used only if the user chooses so.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Scaling(NamedTuple):
 
     @property
     def source(self) -> str:
-        """Where the first configuration stands: `lora_adapter_metadata`, `adapter_config.json`, FLAT, or nowhere."""
+        """The place of the first configuration: `lora_adapter_metadata`, `adapter_config.json`, FLAT, or none."""
         return self.claims[0].source if self.claims else FLAT if self.flat and self.applies_flat else ""
 
     def scale(self, module: str, rank: int) -> float:
@@ -169,9 +169,10 @@ def _are_quick(patterns: Iterable[str]) -> bool:
 
 
 def _ways(pattern: str) -> int:
-    """Bound in how many ways an expression can match a name of 60 letters: a repetition in 60, a group in 4.
+    """Return an upper bound of the ways in which an expression can match a name of 60 letters.
 
-    A repeated group can match in endless ways, and so can one behind a comment (#) that hides its repetition.
+    A repetition counts as 60 ways, a group as 4. A repeated group can match in endless ways, and so can a group whose
+    repetition is hidden behind a comment (#).
     """
     if _compiled(pattern) is None:  # only a name
         return 1

@@ -48,7 +48,7 @@ _PLAIN = {
 
 
 def check_settings(path: Path | str, key: str, config: Mapping[str, Any], entries: Iterable[str]) -> None:
-    """Raise AdapterError for a setting that makes the factors (`entries`) something else than plain LoRA."""
+    """Raise AdapterError for a setting with which the factors (`entries`) are not plain LoRA."""
     for name, value in config.items():
         if name == "use_dora" and value not in _OFF:
             raise dora(path, key)
@@ -58,7 +58,7 @@ def check_settings(path: Path | str, key: str, config: Mapping[str, Any], entrie
         plain = _PLAIN.get(name, _Plain(_OFF, _MERGE))
         if name in _NEUTRAL or any(value == good and type(value) is type(good) for good in plain.values):
             continue
-        if name == "peft_type" and str(value).rpartition(".")[2].upper() == "LORA":  # an enumeration's own name, too
+        if name == "peft_type" and str(value).rpartition(".")[2].upper() == "LORA":  # also the name of an enumeration
             continue
         raise AdapterError(
             f"{path}: {key}: {name}: expected a value that means plain LoRA, got {value!r}; {plain.advice}."

@@ -1,4 +1,4 @@
-"""Packs themselves, tried beside OmniX: rows of data, and how a checkout is imported.
+"""Packs themselves, tried beside OmniX: rows of data, what their nodes are told, and how a checkout is imported.
 
 Nothing is downloaded: who writes the page has clones of these commits below one folder, each under the pack's own name.
 """
@@ -6,18 +6,23 @@ Nothing is downloaded: who writes the page has clones of these commits below one
 from __future__ import annotations
 
 import asyncio
+import atexit
+import functools
 import importlib
-import importlib.util
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
-from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
+from unittest import mock
 
-from comfyui_omnix.lab.host import gguf_files
-from companions import Companion, merged
-from pack_nodes import detail_daemon, efficient, gguf, ip_adapter, nag, node, power_lora
+import comfy.sample
+import comfy.samplers
+import folder_paths
+from comfyui_omnix.lab.host import gguf_files, tiny
+from comfyui_omnix.lab.host.pack import load_pack
+from companions import Companion, merged, ordinary_lora
 from torch import Tensor
 
 Model = Any
@@ -32,160 +37,151 @@ class Try(NamedTuple):
     more: Mapping[str, Any] = MappingProxyType({})
 
 
-class Pack(NamedTuple):
-    """A pack at a commit, and what is tried of it."""
+def node(pack: ModuleType, name: str) -> Any:
+    """Return an instance of one of the pack's nodes."""
+    return pack.NODE_CLASS_MAPPINGS[name]()
 
-    name: str
-    repository: str
-    commit: str
-    tries: tuple[Try, ...]
+
+def detail_daemon(
+    pack: ModuleType, _sample: Any, model: Model, noise: Tensor, steps: int, cfg: float, *given: Any, **more: Any
+) -> Tensor:
+    """Run SamplerCustom with the pack's sampler round KSampler's."""
+    sampler, scheduler, positive, negative, latent = given
+    shape = {"start": 0.2, "end": 0.8, "bias": 0.5, "exponent": 1.0, "start_offset": 0.0, "end_offset": 0.0}
+    (wrapped,) = node(pack, "DetailDaemonSamplerNode").go(
+        comfy.samplers.sampler_object(sampler),
+        detail_amount=0.3,
+        fade=0.0,
+        smooth=True,
+        cfg_scale_override=1.0,
+        **shape,
+    )
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), scheduler, steps)
+    own = comfy.sample.sample_custom
+    return own(model, noise, cfg, wrapped, sigmas, positive, negative, latent, disable_pbar=True, seed=more["seed"])
+
+
+def efficient(
+    pack: ModuleType, sample: Any, model: Model, noise: Tensor, steps: int, cfg: float, *given: Any, **more: Any
+) -> Tensor:
+    """Run KSampler (Efficient) on this noise."""
+    sampler, scheduler, positive, negative, latent = given
+    with (
+        mock.patch.object(comfy.sample, "sample", sample),
+        mock.patch.object(comfy.sample, "prepare_noise", lambda *_: noise),
+    ):
+        out = node(pack, "KSampler (Efficient)").sample(
+            model,
+            0,
+            steps,
+            cfg,
+            sampler,
+            scheduler,
+            positive,
+            negative,
+            {"samples": latent},
+            "none",
+            "true",
+            prompt={},
+            extra_pnginfo={},
+            my_unique_id="1",
+        )
+    return out["result"][3]["samples"]
+
+
+@functools.cache
+def scratch() -> Path:
+    """Return a folder that lasts as long as this process."""
+    made = tempfile.TemporaryDirectory()
+    atexit.register(made.cleanup)
+    return Path(made.name)
+
+
+def power_lora(pack: ModuleType, model: Model) -> Model:
+    """Load an ordinary LoRA by the pack's node, from the host's folder."""
+    tiny.save(ordinary_lora(), scratch() / "ordinary.safetensors")
+    folder_paths.add_model_folder_path("loras", str(scratch()))
+    row = {"on": True, "lora": "ordinary.safetensors", "strength": 1.0}
+    return node(pack, "Power Lora Loader (rgthree)").load_loras(model, None, lora_1=row)[0]
+
+
+def gguf(kind: str) -> Callable[[ModuleType, Model], Model]:
+    """Write the MODEL's weights to a file whose blocks are of this kind, and load it by the pack's node."""
+
+    def put(pack: ModuleType, model: Model) -> Model:
+        path = scratch() / f"flux-{kind}.gguf"
+        if not path.exists():  # a model of the trial before may be mapped from it
+            gguf_files.write(path, model.model.diffusion_model.state_dict(), kind)
+        for folder in ("unet_gguf", "diffusion_models"):
+            folder_paths.add_model_folder_path(folder, str(scratch()), is_default=True)
+        return node(pack, "UnetLoaderGGUF").load_unet(path.name)[0]
+
+    return put
 
 
 NEUTRAL = {"neutral": True}
 
 
+def called(name: str, method: str, *given: object) -> Callable[[ModuleType, Model], Model]:
+    """Put a node of the pack on the MODEL."""
+    return lambda pack, model: getattr(node(pack, name), method)(model, *given)[0]
+
+
 def gguf_file(kind: str) -> Try:
     """Return what is tried of a file of this kind; a loader comes before Apply."""
-    more = {**NEUTRAL, "orders": ("before",), "weights": partial(gguf_files.held, kind=kind)}
+    more = {**NEUTRAL, "orders": ("before",), "weights": functools.partial(gguf_files.held, kind=kind)}
     return Try(f"Unet Loader (GGUF), {kind}", gguf(kind), more=more)
 
 
-PACKS = (
-    # A threshold of next to nothing reuses no step: what is left is the pack's own FLUX.
-    Pack(
-        "ComfyUI-TeaCache",
-        "welltop-cn/ComfyUI-TeaCache",
-        "91dff8e31684ca70a5fda309611484402d8fa192",
-        (
-            Try(
-                "TeaCache, no step reused",
-                lambda pack, model: node(pack, "TeaCache").apply_teacache(model, "flux", 1e-9, 0.0, 1.0, "cpu")[0],
-                more=NEUTRAL,
-            ),
-        ),
+_COMPILE = called("TorchCompileModelFluxAdvancedV2", "patch", "inductor", "default", False, True, True, False)
+_ORDER = called("PatchModelPatcherOrder", "patch", "weight_patch_first", "auto")
+_TILES = called("TiledDiffusion", "apply", "MultiDiffusion", 64, 64, 0, 1)
+PACKS: dict[tuple[str, str], tuple[Try, ...]] = {
+    ("logtd/ComfyUI-Fluxtapoz", "17c71bea20e932945e9c1be0586cfd4b7e51cbf6"): (
+        Try("Configure Modified Flux", called("ConfigureModifiedFlux", "apply"), more=NEUTRAL),
     ),
-    Pack(
-        "Comfy-WaveSpeed",
-        "chengzeyi/Comfy-WaveSpeed",
-        "8253745127785d820cff0a9621d1537a5aae5424",
-        (
-            Try(
-                "Apply First Block Cache, no step reused",
-                lambda pack, model: node(pack, "ApplyFBCacheOnModel").patch(model, "diffusion_model", 1e-9)[0],
-                more=NEUTRAL,
-            ),
-        ),
+    ("Jonseed/ComfyUI-Detail-Daemon", "3394e44afea04ed0188fb37b21f0d9952469766b"): (
+        Try("Detail Daemon Sampler", through=detail_daemon),
     ),
-    Pack(
-        "ComfyUI-Fluxtapoz",
-        "logtd/ComfyUI-Fluxtapoz",
-        "17c71bea20e932945e9c1be0586cfd4b7e51cbf6",
-        (
-            Try(
-                "Configure Modified Flux",
-                lambda pack, model: node(pack, "ConfigureModifiedFlux").apply(model)[0],
-                more=NEUTRAL,
-            ),
-        ),
+    ("kijai/ComfyUI-KJNodes", "3f20054214fec9f9234fd3841ae6f1e4287948f6"): (
+        Try("TorchCompileModelFluxAdvancedV2", _COMPILE, more=NEUTRAL),
+        Try("PatchModelPatcherOrder", _ORDER, more=NEUTRAL),
     ),
-    Pack(
-        "ComfyUI-Detail-Daemon",
-        "Jonseed/ComfyUI-Detail-Daemon",
-        "3394e44afea04ed0188fb37b21f0d9952469766b",
-        (Try("Detail Daemon Sampler", through=detail_daemon),),
+    ("rgthree/rgthree-comfy", "13b4399c00b5ef5a97b1b6800fc1185874740f5d"): (
+        Try("Power Lora Loader", power_lora, more={"weights": merged}),
     ),
-    Pack(
-        "ComfyUI-NAG",
-        "ChenDarYen/ComfyUI-NAG",
-        "ef8a641be08983cf5f06669f70719b6eecce3c7f",
-        (Try("KSampler With NAG, texts of unequal length", through=nag),),
+    ("jags111/efficiency-nodes-comfyui", "4579b7d6076b2870998a08f5d37883fbc8261ff2"): (
+        Try("KSampler (Efficient)", through=efficient),
     ),
-    Pack(
-        "ComfyUI-KJNodes",
-        "kijai/ComfyUI-KJNodes",
-        "3f20054214fec9f9234fd3841ae6f1e4287948f6",
-        (
-            Try(
-                "TorchCompileModelFluxAdvancedV2",
-                lambda pack, model: node(pack, "TorchCompileModelFluxAdvancedV2").patch(
-                    model, "inductor", "default", False, True, True, False
-                )[0],
-                more=NEUTRAL,
-            ),
-            Try(
-                "PatchModelPatcherOrder",
-                lambda pack, model: node(pack, "PatchModelPatcherOrder").patch(model, "weight_patch_first", "auto")[0],
-                more=NEUTRAL,
-            ),
-        ),
+    ("city96/ComfyUI-GGUF", "795e45156ece99afbc3efef911e63fcb46e6a20d"): (*map(gguf_file, ("F32", "Q8_0", "Q4_0")),),
+    ("pollockjj/ComfyUI-MultiGPU", "a38cbda5fb64232bfa67867d55ae473d2c44d54e"): (
+        Try("loaded beside OmniX, one device", more=NEUTRAL),
     ),
-    Pack(
-        "rgthree-comfy",
-        "rgthree/rgthree-comfy",
-        "13b4399c00b5ef5a97b1b6800fc1185874740f5d",
-        (Try("Power Lora Loader", power_lora, more={"weights": merged}),),
+    ("shiimizu/ComfyUI-TiledDiffusion", "a155b1bac39147381aeaa52b9be42e545626a44f"): (
+        Try("tiles of 64x64 pixels", _TILES),
     ),
-    Pack(
-        "efficiency-nodes-comfyui",
-        "jags111/efficiency-nodes-comfyui",
-        "4579b7d6076b2870998a08f5d37883fbc8261ff2",
-        (Try("KSampler (Efficient)", through=efficient),),
+    # Its ReFluxPatcher needs CUDA; the double whose forward is replaced stands for it.
+    ("ClownsharkBatwing/RES4LYF", "022c873c6d198c67b3312a1804336533a050df18"): (
+        Try("KSampler with its sampler res_2m", more={"run": {"sampler": "res_2m"}}),
     ),
-    Pack(
-        "ComfyUI-GGUF",
-        "city96/ComfyUI-GGUF",
-        "795e45156ece99afbc3efef911e63fcb46e6a20d",
-        tuple(map(gguf_file, ("F32", "Q8_0", "Q4_0"))),
-    ),
-    Pack(
-        "ComfyUI-MultiGPU",
-        "pollockjj/ComfyUI-MultiGPU",
-        "a38cbda5fb64232bfa67867d55ae473d2c44d54e",
-        (Try("loaded beside OmniX, one device", more=NEUTRAL),),
-    ),
-    Pack(
-        "ComfyUI-IPAdapter-Flux",
-        "Shakker-Labs/ComfyUI-IPAdapter-Flux",
-        "eef22b6875ddaf10f13657248b8123d6bdec2014",
-        (Try("Apply IPAdapter Flux Model, made-up weights", ip_adapter),),
-    ),
-    Pack(
-        "ComfyUI-TiledDiffusion",
-        "shiimizu/ComfyUI-TiledDiffusion",
-        "a155b1bac39147381aeaa52b9be42e545626a44f",
-        (
-            Try(
-                "tiles of 64x64 pixels",
-                lambda pack, model: node(pack, "TiledDiffusion").apply(model, "MultiDiffusion", 64, 64, 0, 1)[0],
-            ),
-        ),
-    ),
-    Pack(
-        "RES4LYF",
-        "ClownsharkBatwing/RES4LYF",
-        "022c873c6d198c67b3312a1804336533a050df18",
-        # Its ReFluxPatcher needs CUDA; the double whose forward is replaced stands for it.
-        (Try("KSampler with its sampler res_2m", more={"run": {"sampler": "res_2m"}}),),
-    ),
-)
+}
+"""(a pack's repository, a commit) -> what is tried of it."""
 
 
 def companions(folder: Path) -> list[Companion]:
     """Return the rows of the packs below a folder; one that is not there ends the program with how to get it."""
-    absent = [pack for pack in PACKS if not (folder / pack.name / "__init__.py").is_file()]
-    if absent:
-        commands = "\n".join(
-            f"  git clone https://github.com/{pack.repository} {folder / pack.name} && "
-            f"git -C {folder / pack.name} checkout {pack.commit}"
-            for pack in absent
-        )
-        sys.exit(f"together: these packs are not below {folder}; get them with\n{commands}")
-    return [_companion(folder, pack, one) for pack in PACKS for one in pack.tries]
+    places = {pack: folder / pack[0].partition("/")[2] for pack in PACKS}
+    commands = [
+        f"  git clone https://github.com/{repository} {place} && git -C {place} checkout {commit}"
+        for (repository, commit), place in places.items()
+        if not (place / "__init__.py").is_file()
+    ]
+    if commands:
+        sys.exit("\n".join((f"together: some packs are not below {folder}; get them with", *commands)))
+    return [_companion(places[pack], pack[1], one) for pack, tries in PACKS.items() for one in tries]
 
 
-def _companion(folder: Path, pack: Pack, tried: Try) -> Companion:
-    place = folder / pack.name
-
+def _companion(place: Path, commit: str, tried: Try) -> Companion:
     def put(model: Model) -> Model:
         return tried.put(imported(place), model)
 
@@ -194,10 +190,10 @@ def _companion(folder: Path, pack: Pack, tried: Try) -> Companion:
         return tried.through(imported(place), sample, *given, **more)
 
     own = through if tried.through else None
-    return Companion(f"{pack.name}: {tried.what}", f"pack, {pack.commit[:7]}", put, through=own, **tried.more)
+    return Companion(f"{place.name}: {tried.what}", f"pack, {commit[:7]}", put, through=own, **tried.more)
 
 
-@cache
+@functools.cache
 def start_host() -> None:
     """Make what packs look for as they are imported: the host's server and all of its own nodes."""
     import server
@@ -211,15 +207,8 @@ def start_host() -> None:
 
 def imported(folder: Path) -> ModuleType:
     """Import a pack by its path, as the host does."""
-    name = f"pack_{folder.name.replace('-', '_')}"
-    if name not in sys.modules:
-        start_host()
-        place = [str(folder)]
-        spec = importlib.util.spec_from_file_location(name, folder / "__init__.py", submodule_search_locations=place)
-        assert spec is not None and spec.loader is not None
-        module = sys.modules[name] = importlib.util.module_from_spec(spec)
-        try:
-            spec.loader.exec_module(module)
-        except ModuleNotFoundError as error:
-            sys.exit(f"together: {folder.name} needs the package {error.name}; install it and run again.")
-    return sys.modules[name]
+    start_host()
+    try:
+        return load_pack(folder, f"pack_{folder.name.replace('-', '_')}")
+    except ModuleNotFoundError as error:
+        sys.exit(f"together: {folder.name} needs the package {error.name}; install it and run again.")

@@ -1,4 +1,4 @@
-"""Time one denoising step of our runtime beside the floor, the reference's way and dense up factors.
+"""Time one denoising step of our runtime beside the floor and the reference's way.
 
     python lab/bench/step.py [--streams 2 3] [--heights 64 128 256] [--rounds 9] [--weights float32]
     python lab/bench/step.py --device cuda --full --weights bfloat16 float8_e4m3fn --heights 512 720 1024
@@ -29,13 +29,13 @@ Clock = Callable[[], float]
 CLOCKS: Mapping[str, Clock] = {"wall": time.perf_counter, "process": time.process_time}
 COLUMNS = (
     *("weights", "streams", "panorama", "tokens"),
-    *("a ours, s", "b floor, s", "c reference, s", "d dense, s", "e no adapters, s"),
-    *("a/b", "a/c", "a/d", "a/e"),
+    *("a ours, s", "b floor, s", "c reference, s", "d no adapters, s"),
+    *("a/b", "a/c", "a/d"),
     *("adapters, MB", "peak a, MB", "peak b, MB", "peak c, MB", "a / (b + adapters)"),
 )
 
 
-COMPILED = ("f ours compiled, s", "g floor compiled, s", "f/g", "f/a")
+COMPILED = ("e ours compiled, s", "f floor compiled, s", "e/f", "e/a")
 
 
 def main() -> None:
@@ -112,8 +112,8 @@ def measured(bench: Bench, rounds: int, clock: Clock = time.perf_counter, compil
     every = {**ways.WAYS, **(ways.compiled(bench) if compiled else {})}
     seconds: dict[str, list[float]] = {name: [] for name in every}
     with torch.inference_mode():
-        first = {name: way(bench) for name, way in every.items() if name in "acdfg"}  # compiles, too
-        check_equal({name: result for name, result in first.items() if name != "g"})
+        first = {name: way(bench) for name, way in every.items() if name in "acef"}  # compiles, too
+        check_equal({name: result for name, result in first.items() if name != "f"})
         for _ in range(rounds):
             for name, way in every.items():
                 seconds[name].append(timed(way, bench, clock))
@@ -181,12 +181,12 @@ def row(bench: Bench, weights: str, facts: Mapping[str, Any]) -> list[str]:
     seconds, peaks = facts["seconds"], facts["peaks"]
     height, width = bench.conditions[0].shape[-2] * 8, bench.conditions[0].shape[-1] * 8
     adapters = sum(tensor.nbytes for tensor in bench.adapters.weights.parameters())
-    ratios = [statistics.median(x / y for x, y in zip(seconds["a"], seconds[way])) for way in "bcde"]
+    ratios = [statistics.median(x / y for x, y in zip(seconds["a"], seconds[way])) for way in "bcd"]
     held = sum(tensor.nbytes for tensor in bench.flux.parameters())
     share = (held + adapters + peaks["a"]) / (held + adapters + peaks["b"])
     return [
         *(weights, str(bench.streams), f"{height}x{width}", str(bench.tokens)),
-        *(f"{statistics.median(seconds[way]):.3f}" for way in "abcde"),
+        *(f"{statistics.median(seconds[way]):.3f}" for way in "abcd"),
         *(f"{ratio:.3f}" for ratio in ratios),
         f"{adapters / MB:.1f}",
         *(f"{peaks[way] / MB:.1f}" for way in "abc"),
@@ -197,9 +197,9 @@ def row(bench: Bench, weights: str, facts: Mapping[str, Any]) -> list[str]:
 
 def compiled_cells(seconds: Mapping[str, Sequence[float]]) -> Iterator[str]:
     """Yield the cells of what was compiled, if anything was."""
-    if "f" in seconds:
-        yield from (f"{statistics.median(seconds[way]):.3f}" for way in "fg")
-        yield from (f"{statistics.median(x / y for x, y in zip(seconds['f'], seconds[way])):.3f}" for way in "ga")
+    if "e" in seconds:
+        yield from (f"{statistics.median(seconds[way]):.3f}" for way in "ef")
+        yield from (f"{statistics.median(x / y for x, y in zip(seconds['e'], seconds[way])):.3f}" for way in "fa")
 
 
 if __name__ == "__main__":

@@ -45,6 +45,9 @@ KSampler does 4 steps, or 8 for caches. FLUX may be called less often (if a cach
 |---|---|---|---|---|---|
 """
 TAIL = """
+Four packs fail on this ComfyUI without OmniX too, so they have no row: ComfyUI-TeaCache (91dff8e), Comfy-WaveSpeed
+(8253745), ComfyUI-NAG (ef8a641) and ComfyUI-IPAdapter-Flux (eef22b6).
+
 The messages of the refused nodes:
 
 {sentences}

@@ -25,8 +25,8 @@ from comfyui_omnix.omnix.runtime.low_rank import LowRank, Rows
 from comfyui_omnix.omnix.runtime.noise import PeriodicNoise
 from comfyui_omnix.omnix.runtime.patch import KEY, run_streams
 from comfyui_omnix.omnix.runtime.sampling import RUN, Run
-from comfyui_omnix.omnix.runtime.streams import Stream, adapted, fold, joint_attention, stack
-from comfyui_omnix.omnix.runtime.tasks import TASKS
+from comfyui_omnix.omnix.runtime.streams import fold, stack
+from comfyui_omnix.omnix.runtime.tasks import APPLY, TASKS
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
@@ -46,7 +46,6 @@ class Bench:
 
     flux: Flux
     adapters: TaskAdapters
-    dense: tuple[dict[str, LowRank], ...]
     inputs: Mapping[str, Any]
     x: Tensor
     conditions: tuple[Tensor, ...]
@@ -112,20 +111,6 @@ def make_adapters(geometry: tiny.Geometry, streams: int, dtype: torch.dtype, dev
     return adapters
 
 
-def dense(layers: Mapping[str, LowRank]) -> dict[str, LowRank]:
-    """Write the up factors with their zeros, as a converted file holds them: [rows, sum r_i], one block."""
-    return {name: _dense(layer) for name, layer in layers.items()}
-
-
-def _dense(layer: LowRank) -> LowRank:
-    rows = max(place.start + place.size for place in layer.rows)
-    up, column = layer.down.new_zeros(rows, layer.down.shape[0]), 0
-    for block, place in zip(layer.ups, layer.rows):
-        up[place.start : place.start + place.size, column : column + block.shape[1]] = place.scale * block
-        column += block.shape[1]
-    return LowRank(layer.down, [up], [Rows(0, rows, 1.0)])
-
-
 def make_bench(flux: Flux, adapters: TaskAdapters, geometry: tiny.Geometry, height: int, dtype: torch.dtype) -> Bench:
     """Draw the inputs of one step for a panorama of `height` x 2 height pixels, computed in `dtype`."""
     device = next(flux.parameters()).device
@@ -142,7 +127,7 @@ def make_bench(flux: Flux, adapters: TaskAdapters, geometry: tiny.Geometry, heig
         "guidance": torch.full((1,), 3.5, device=device, dtype=dtype),
     }
     x = widen(noise(1, 16, height // 8, height // 4), SEAM)
-    return Bench(flux, adapters, tuple(dense(layers) for layers in adapters.stream_layers()), inputs, x, conditions)
+    return Bench(flux, adapters, inputs, x, conditions)
 
 
 def ours(bench: Bench, strength: float = 1.0) -> Tensor:
@@ -162,13 +147,6 @@ def floor(bench: Bench) -> Tensor:
     return _stacked(bench, _folded_attention(bench.streams))
 
 
-def ours_dense(bench: Bench) -> Tensor:
-    """(d) The pack's runtime, its up factors multiplied with their zeros."""
-    streams = [Stream(layers, 1.0) for layers in bench.dense]
-    with adapted(bench.flux, streams):
-        return _stacked(bench, joint_attention(None, bench.streams, TEXT_TOKENS, shared_text=True))
-
-
 def reference(bench: Bench) -> Tensor:
     """(c) The reference's way, plainly written: W and the adapter for each stream in turn, keys and values repeated."""
     with _one_after_another(bench.flux, bench.adapters.stream_layers()):
@@ -179,8 +157,7 @@ WAYS: Mapping[str, Callable[[Bench], Tensor]] = {
     "a": ours,
     "b": floor,
     "c": reference,
-    "d": ours_dense,
-    "e": ours_without_adapters,
+    "d": ours_without_adapters,
 }
 
 
@@ -189,7 +166,7 @@ def _graph(block: nn.Module, backend: str) -> nn.Module:
 
 
 def compiled(bench: Bench, backend: str = "inductor") -> Mapping[str, Callable[[Bench], Tensor]]:
-    """Return (f) the pack on a compiled model and (g) the floor with each of its blocks compiled, not yet run.
+    """Return (e) the pack on a compiled model and (f) the floor with each of its blocks compiled, not yet run.
 
     The host's attention on the CPU divides by the memory that is free, a figure that changes; both see a fixed one.
     """
@@ -197,7 +174,7 @@ def compiled(bench: Bench, backend: str = "inductor") -> Mapping[str, Callable[[
         comfy.model_management.get_free_memory = lambda _=None, both=False: (_FREE, _FREE) if both else _FREE
     wrapper = run_streams(bench.adapters, [1.0] * bench.streams, SEAM)
     height, width = bench.conditions[0].shape[-2:]
-    run = Run(height, width, PeriodicNoise(height, width, SEAM), compile={"backend": backend})
+    run = Run(height, width, PeriodicNoise(height, width, SEAM), APPLY, compile={"backend": backend})
     options = {"wrappers": {WrappersMP.DIFFUSION_MODEL: {KEY: [wrapper]}}, RUN: run}
     kinds = ("double_blocks", "single_blocks")
     graphs = {kind: nn.ModuleList(_graph(block, backend) for block in getattr(bench.flux, kind)) for kind in kinds}
@@ -215,7 +192,7 @@ def compiled(bench: Bench, backend: str = "inductor") -> Mapping[str, Callable[[
             for kind in kinds:
                 setattr(bench.flux, kind, stood[kind])
 
-    return {"f": ours_compiled, "g": floor_compiled}
+    return {"e": ours_compiled, "f": floor_compiled}
 
 
 def _stacked(bench: Bench, attention: Callable[..., Tensor]) -> Tensor:

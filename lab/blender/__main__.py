@@ -1,4 +1,4 @@
-"""Make places and render them in Blender: another renderer, other shapes and other looks than `lab/rooms`.
+"""Make places and render them in Blender: a renderer with other shapes and other looks than `lab/rooms`.
 
     python -m lab.blender ORDERS.json
 
@@ -22,7 +22,7 @@ from .place import Place
 from .places import FAMILIES
 
 SAMPLES = 16
-"""Rays a pixel, which Blender's denoiser then smooths."""
+"""Rays per pixel; Blender's denoiser smooths the result."""
 
 
 def render(order: dict[str, Any]) -> None:
@@ -32,7 +32,7 @@ def render(order: dict[str, Any]) -> None:
     family.build(Place(order["seed"], family.palette, order["labels"]))
     scene = bpy.context.scene
     _set_up(scene, order["height"])
-    # The picture is antialiased; the maps are those of the pixels' centres.
+    # The picture is antialiased; the maps are read at the centres of the pixels.
     for ending, samples, width in (("picture", SAMPLES, 1.5), ("maps", 1, 0.01)):
         scene.cycles.samples, scene.cycles.filter_width = samples, width
         scene.cycles.use_denoising = samples > 1
@@ -41,7 +41,7 @@ def render(order: dict[str, Any]) -> None:
 
 
 def _set_up(scene: Any, height: int) -> None:
-    """Set the camera at the origin, along +X, and what is rendered and written."""
+    """Set the camera (at the origin, along +X), the passes to render and the files to write."""
     camera = bpy.data.objects.new("camera", bpy.data.cameras.new("camera"))
     camera.data.type, camera.data.panorama_type = "PANO", "EQUIRECTANGULAR"
     camera.rotation_euler = math.pi / 2, 0.0, -math.pi / 2

@@ -94,7 +94,7 @@ def plant(place: Place, x: float, y: float, floor: float, radius: float) -> None
 
 
 def lamp(place: Place, x: float, y: float, floor: float, radius: float) -> None:
-    """Add a floor lamp that burns."""
+    """Add a floor lamp that is on."""
     rod(material(place, "lamp", metal=True), (x, y, floor), 0.02, 1.4)
     shade = material(place, "lamp", glow=place.between(2, 8))
     add("cone", shade, (x, y, floor + 1.5), (1, 1, 1), radius1=0.22, radius2=0.1, depth=0.3)

@@ -1,4 +1,4 @@
-"""What places are made of in Blender: chance, colours, materials with passes of their own, and primitives."""
+"""The parts of places in Blender: random draws, colours, materials with their own passes, and primitives."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Point = tuple[float, float, float]
 
 
 class Palette(NamedTuple):
-    """The range of saturation and of value that colours are drawn from."""
+    """The ranges of saturation and of value for random colours."""
 
     saturation: tuple[float, float]
     value: tuple[float, float]
 
 
 class Place:
-    """One place while it is being built."""
+    """A place that is being built."""
 
     def __init__(self, seed: int, palette: Palette, labels: Sequence[str]) -> None:
         self.random = np.random.default_rng(seed)
@@ -49,7 +49,7 @@ class Place:
         return red, green, blue, 1.0
 
     def free(self, radius: float, reach: float, tries: int = 15) -> tuple[float, float] | None:
-        """Find a circle on the ground that nothing has, not too near to the camera; None if there is none."""
+        """Find a free circle on the ground, not too near to the camera; None if there is no such circle."""
         for _ in range(tries):
             turn, away = self.between(-math.pi, math.pi), self.between(0.7 + radius, max(0.8 + radius, reach))
             x, y = away * math.cos(turn), away * math.sin(turn)
@@ -69,7 +69,7 @@ TEXTURES = (
 
 
 def material(place: Place, label: str, rough: float | None = None, metal: bool = False, glow: float = 0.0) -> Any:
-    """Make a material that a pass of its own tells apart: one colour, or two in a pattern."""
+    """Make a material with its own pass: one colour, or two in a pattern."""
     made = bpy.data.materials.new(label)
     made.use_nodes = True
     nodes, links = made.node_tree.nodes, made.node_tree.links

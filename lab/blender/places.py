@@ -1,4 +1,4 @@
-"""The families of places: rooms whose walls follow no axis, pale or colourful, and streets and gardens."""
+"""The families of places: pale and colourful rooms with walls at any angle, and streets and gardens."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from .furniture import FURNITURE, chair, plant, sofa, table
 from .place import Palette, Place, Point, add, ball, box, faces, material, rod
 
 FAR = 60.0
-"""Metres from the camera to where the ground ends."""
+"""Metres from the camera to the end of the ground."""
 
 
 class Family(NamedTuple):
-    """A kind of place: what builds it, and the colours it has."""
+    """A kind of place: its builder and its colours."""
 
     build: Callable[[Place], None]
     palette: Palette
 
 
 def indoors(place: Place) -> None:
-    """Build a room of 4 to 7 walls, none along an axis, under a level or a slanted ceiling."""
+    """Build a room of 4 to 7 walls, none along an axis, under a horizontal or slanted ceiling."""
     count, eye = int(place.random.integers(4, 8)), place.between(1.0, 1.8)
     turns = (np.arange(count) + place.random.uniform(-0.25, 0.25, count)) * 2 * math.pi / count + place.between(0, 6)
     away = place.random.uniform(1.9, 5.0, count)
@@ -82,17 +82,17 @@ class Wall(NamedTuple):
     def at(self, along: float, z: float, out: float = 0.0) -> Point:
         """Return a point of the wall, `out` metres in front of it."""
         share, c, s = along / self.long, math.cos(self.yaw), math.sin(self.yaw)
-        # The corners go round the camera to the left, so inside is to the left of the wall's way.
+        # The corners go around the camera to the left, so the inside is to the left of the wall's direction.
         return self.x0 + (self.x1 - self.x0) * share - s * out, self.y0 + (self.y1 - self.y0) * share + c * out, z
 
     def up(self, along: float) -> float:
-        """Return how high the ceiling is there."""
+        """Return the height of the ceiling there."""
         x, y, _ = self.at(along, 0.0)
         return self.shell.top(x, y)
 
 
 def build_wall(place: Place, look: Any, wall: Wall) -> None:
-    """Build a wall, whole or with a window, and hang or stand something on it."""
+    """Build a wall, with or without a window, and put something on it or in front of it."""
     long, floor = wall.long, wall.shell.floor
     if long > 1.6 and place.chance(0.45):
         window(place, look, wall)

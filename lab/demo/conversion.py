@@ -13,7 +13,8 @@ import comfy.sd
 import comfy.utils
 import torch
 
-from ...converters import STREAMS, find_adapters
+from ...converters import find_adapters
+from ...omnix.runtime.tasks import STREAMS
 from ..host import tiny
 from ..host.pack import ROOT
 from .files import short
@@ -24,7 +25,7 @@ TASKS = ("rgb_to_depth", "rgb_to_normal")
 def show(output: Path) -> None:
     """Make, convert, verify and load the adapters of two tasks, and print what was done."""
     source, result = output / "adapters" / "original", output / "adapters" / "converted"
-    print("== 1. Full-size adapters, made-up numbers (456 tensors each, rank 64, bfloat16)")
+    print("== 1. Full-size adapters, random numbers (456 tensors each, rank 64, bfloat16)")
     make_tree(source)
     print("\n== 2. omnix-convert: Diffusers layout -> ComfyUI's fused layers")
     cli(source, result, "--force")
@@ -35,7 +36,7 @@ def show(output: Path) -> None:
 
 
 def make_tree(folder: Path) -> None:
-    """Write the adapters in the layout in which OmniX publishes them."""
+    """Write the adapters in OmniX's published layout."""
     slots = [(task, stream) for task in TASKS for stream in STREAMS[task]]
     for seed, (task, stream) in enumerate(slots):
         path = folder / task / stream / "pytorch_lora_weights.safetensors"
@@ -45,7 +46,7 @@ def make_tree(folder: Path) -> None:
 
 
 def cli(*arguments: str | Path) -> None:
-    """Run the command line as a person would, from the clone.  Raises SystemExit if it fails."""
+    """Run the command line in the clone, like a user.  Raises SystemExit if it fails."""
     paths = [one.resolve() if isinstance(one, Path) else one for one in arguments]
     shown = [short(one) if isinstance(one, Path) and Path.cwd() == ROOT else one for one in paths]
     if subprocess.call([sys.executable, "-m", "converters", *map(str, shown)], cwd=ROOT):
@@ -72,7 +73,7 @@ def load_all(folder: Path) -> None:
 
 
 def full_flux() -> Any:
-    """Return a FLUX.1-dev of real size whose weights have shapes and no numbers."""
+    """Return a FLUX.1-dev of real size with weights that have shapes but no numbers."""
     with torch.device("meta"):
         state = {f"{name}.weight": torch.empty(tiny.HEAD) for name in tiny.norms(tiny.FULL)}
         for name, (columns, rows) in tiny.linears(tiny.FULL).items():
@@ -93,7 +94,7 @@ def bypassed_layers(patched: Any) -> int:
 
 
 class Warnings(logging.Handler):
-    """Count the host's warnings while it is entered."""
+    """Count the host's warnings inside this context."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

@@ -1,4 +1,4 @@
-"""Pictures that the demo writes, and paths as people read them."""
+"""Pictures that the demo writes, and paths in a form for people."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ def save_picture(path: Path, pixels: NDArray[Any]) -> None:
 
 
 def short(path: Path) -> Path:
-    """Return the path from the current folder if it lies below that, else as it is."""
+    """Return the path relative to the current folder if it is inside, else unchanged."""
     full = path.resolve()
     return full.relative_to(Path.cwd()) if full.is_relative_to(Path.cwd()) else path

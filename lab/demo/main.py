@@ -1,11 +1,12 @@
-"""The whole pipeline: convert adapters of full size, load them in a real ComfyUI, and perceive a panorama in it.
+"""The whole pipeline: convert full-size adapters, load them in a real ComfyUI, and predict the maps of a panorama.
 
-    python dev.py demo                       no downloads: full-size adapters of made-up numbers, and the micro model
-    python dev.py demo --flux F --vae V --clip-l C --t5 T --adapters A --panorama P      perceive with real files
+    python dev.py demo                       no downloads: full-size adapters with random numbers, and the micro model
+    python dev.py demo --flux F --vae V --clip-l C --t5 T --adapters A --panorama P      predict with real files
 
 The first run downloads ComfyUI and its Python packages: about 7 GB in your cache folder, once. The output folder gets
-2.2 GB of converted adapters; you may delete it. Without real files, the micro model of lab/micro perceives a rendered
-room that it was not trained on; maps, truth and errors are laid side by side, and the maps become a 3D scene.
+2.2 GB of converted adapters; you may delete it. Without real files, the micro model of lab/micro predicts the maps of a
+rendered room that it was not trained on. A sheet shows predictions, ground truth and errors, and the maps become a 3D
+scene.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def checked(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def check_panorama(path: Path) -> None:
-    """Exit with one sentence if the file is not a picture twice as wide as high; the host is not loaded yet."""
+    """Exit with one sentence, before the host is loaded, if the file is not a picture twice as wide as high."""
     from PIL import Image
 
     try:
@@ -82,17 +83,17 @@ def check_panorama(path: Path) -> None:
 
 
 def check_micro(options: argparse.Namespace) -> None:
-    """Exit with one sentence for options that the micro model can't follow."""
+    """Exit with one sentence for options that the micro model does not support."""
     for name in ("panorama", "height"):
         if getattr(options, name) is not None:
             sys.exit(
-                f"demo: {option(name)}: without real weights the demo uses the micro model, which knows only "
-                f"rendered rooms of 128x64; leave it out, or name {', '.join(map(option, WEIGHTS))} as well."
+                f"demo: {option(name)}: without real weights the demo uses the micro model, which works only for "
+                f"rendered rooms of 128x64; leave the option out, or set {', '.join(map(option, WEIGHTS))} too."
             )
 
 
 def option(name: str) -> str:
-    """Return an option as it is written."""
+    """Return an option as on the command line."""
     return f"--{name.replace('_', '-')}"
 
 
@@ -111,8 +112,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--clip-l", type=Path, help="clip_l.safetensors")
     made.add_argument("--t5", type=Path, help="t5xxl safetensors")
     made.add_argument("--adapters", type=Path, help="folder of OmniX adapters, original or converted")
-    made.add_argument("--panorama", type=Path, help="a panorama of your own, twice as wide as high")
-    made.add_argument("--height", type=int, help="height in pixels to work at, with real weights (default 720)")
+    made.add_argument("--panorama", type=Path, help="your own panorama, twice as wide as high")
+    made.add_argument("--height", type=int, help="height of the maps in pixels, with real weights (default 720)")
     made.add_argument("--steps", type=int, help="sampling steps (default 2, with real weights 28)")
     made.add_argument(
         "--output", type=Path, default=ROOT / "demo-output", help="where the results go (default demo-output)"

@@ -1,8 +1,8 @@
-"""Second half of the demo: the micro model perceives rooms that it was not trained on, next to their true maps.
+"""Second half of the demo: the micro model predicts maps of rooms that it was not trained on.
 
-One room is by the renderer that the model was trained with; the foreign ones are by another renderer, with other
-shapes, textures and lamps. `python -m evaluation` compares the folders `room` and `perceived` of the output, and the
-pairs of the foreign rooms.
+The sheet shows them next to the true maps. One room is from the renderer that the model was trained with; the foreign
+ones are from another renderer, with other shapes, textures and lamps. `python -m evaluation` compares the folders
+`room` and `perceived` of the output, and the pairs of the foreign rooms.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ STEM = "000001"
 FIGURE = {"depth": "abs_rel", "normal": "mean"}
 """Kind -> the figure on the sheet; other kinds show PSNR in dB."""
 NOTE = (
-    "Perceived by the micro model of lab/micro, a FLUX.1 of 3.4 million parameters, trained on rendered rooms of "
+    "Predicted by the micro model of lab/micro, a FLUX.1 of 3.4 million parameters, trained on rendered rooms of "
     f"{2 * HEIGHT}x{HEIGHT} pixels. It shows that the streams work, not how good OmniX is. It was not trained on any "
     "of these rooms, and never on rooms of the foreign renderer: there it is much worse. "
     "Real weights: python dev.py demo --flux F --vae V --clip-l C --t5 T --adapters A --panorama P"
@@ -44,8 +44,8 @@ NOTE = (
 
 
 def show(output: Path, steps: int | None) -> None:
-    """Render the rooms, perceive them in a real ComfyUI server, and lay maps, truth and errors on one sheet."""
-    print("\n== 5. Rooms that the micro model has never seen")
+    """Render the rooms, predict their maps in a real ComfyUI server, and put maps, truth and errors on one sheet."""
+    print("\n== 5. Rooms that the micro model was not trained on")
     truth, ours = output / "room", output / "perceived"
     prepare(truth)
     foreign = {family: prepare_foreign(output, family) for family in FAMILIES}
@@ -70,19 +70,19 @@ def show(output: Path, steps: int | None) -> None:
 def prepare(folder: Path) -> None:
     """Write the first of the judged rooms with its true maps."""
     write(folder, [own_room(JUDGED_SEED, PICTURE)])
-    print(f"{short(folder)}: room {JUDGED_SEED} and its true maps, as the renderer knows them")
+    print(f"{short(folder)}: room {JUDGED_SEED} and its true maps, from the renderer")
 
 
 def prepare_foreign(output: Path, family: str) -> tuple[Path, Path]:
-    """Write a room of the other renderer; return its folder and the one for what is perceived of it."""
+    """Write a room of the other renderer; return its folder and the folder for its predicted maps."""
     folder = output / f"foreign_{family}"
     write(folder, [other_room(JUDGED_SEED, family)])
-    print(f"{short(folder)}: a {family} room by another renderer, which the model was not trained with")
+    print(f"{short(folder)}: a {family} room from another renderer, which was not used for training")
     return folder, output / f"foreign_{family}_perceived"
 
 
 def install(base: Path) -> None:
-    """Put the micro model where the server looks, its adapters converted as a user's would be."""
+    """Put the micro model into the server's folders, with its adapters converted as for a user."""
     graphs.install(base / "models", graphs.WEIGHTS)
     adapters = base / "models" / graphs.PLACES[graphs.ADAPTERS]
     original = shutil.move(adapters, base / "original")
@@ -91,7 +91,7 @@ def install(base: Path) -> None:
 
 
 def perceive(server: Server, truth: Path, target: Path, steps: int) -> None:
-    """Run the shipped graph of each task that the room has maps for; keep what is perceived in the layout of maps."""
+    """Run the shipped graph of each task that the room has maps for; keep the predictions in the layout of maps."""
     shutil.rmtree(target, ignore_errors=True)
     for task in tasks_of(graphs.WEIGHTS, layout.kinds(truth)):
         image = server.upload(given(task, truth, STEM), f"{task}.png")
@@ -105,7 +105,7 @@ def panorama(truth: Path) -> Array:
 
 
 def tiles(truth: Path, ours: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the sheet's rows of three: perceived, true and error; and a panorama that is generated around a picture."""
+    """Yield the sheet's rows of three (perceived, true, error), and a panorama that is generated around a picture."""
     for kind in maps_in(ours):
         yield from perceived_beside_true(kind, truth, ours)
     if (ours / "rgb").is_dir():

@@ -1,4 +1,4 @@
-"""The demo with real weights: perceive a panorama in a real ComfyUI server, and put the maps on a sheet with it."""
+"""The demo with real weights: predict a panorama's maps in a real ComfyUI server, and put all of them on a sheet."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ...converters import STREAMS, find_adapters
+from ...converters import find_adapters
 from ...omnix.pictures.sheet import contact_sheet
+from ...omnix.runtime.tasks import STREAMS
 from ..host.graphs import graph_of, of_type, pointed
 from ..host.progress import heard
 from ..host.server import PACK, ROOT, Server
@@ -51,7 +52,7 @@ def check(options: argparse.Namespace) -> None:
 
 
 def show(options: argparse.Namespace) -> None:
-    """Start the server, run the depth, normal and material graphs, and save what comes out."""
+    """Start the server, run the depth, normal and material graphs, and save their results."""
     height = options.height or HEIGHT
     print("== 1. A panorama to perceive")
     panorama = prepared_panorama(options, height)
@@ -78,7 +79,7 @@ def prepared_panorama(options: argparse.Namespace, height: int) -> Path:
 
 
 def linked_models(base: Path, options: argparse.Namespace) -> ModelNames:
-    """Put the user's files where the server looks, as links; where links are not allowed, as copies."""
+    """Put the user's files into the server's folders, as links, or as copies if links are not allowed."""
     places = {
         "diffusion_models": [options.flux],
         "vae": [options.vae],
@@ -121,7 +122,7 @@ def perceive(server: Server, setting: Setting, panorama: Path, output: Path) -> 
 
 @contextmanager
 def shown_progress(server: Server, task: str, samplers: Container[str], steps: int) -> Iterator[None]:
-    """Show a bar of the sampler's steps on stderr while entered."""
+    """Show a bar of the sampler's steps on stderr inside this context."""
     with tqdm(total=steps, desc=task, unit="step", leave=False) as bar:
 
         def hear(node: str, value: int, _total: int) -> None:
@@ -133,7 +134,7 @@ def shown_progress(server: Server, task: str, samplers: Container[str], steps: i
 
 
 def changes(setting: Setting, image: str) -> dict[str, dict[str, Any]]:
-    """Return which inputs of which node types the demo sets."""
+    """Return the inputs that the demo sets, by node type."""
     return {
         "UNETLoader": {"unet_name": setting.names.flux},
         "VAELoader": {"vae_name": setting.names.vae},
@@ -146,7 +147,7 @@ def changes(setting: Setting, image: str) -> dict[str, dict[str, Any]]:
 def save_output(
     server: Server, file: dict[str, str], task: str, output: Path, pictures: list[tuple[str, torch.Tensor]]
 ) -> None:
-    """Fetch a file the server made, save it next to the input, and add a picture to the sheet."""
+    """Download a file that the server made, save it next to the input, and add a picture to the sheet."""
     data = server.fetch(file)
     path = output / f"{task}_{file['filename']}"
     path.write_bytes(data)

@@ -1,4 +1,4 @@
-"""The room of the demo as a 3D scene, from perceived and from true maps, and what it looks like from outside."""
+"""The room of the demo as a 3D scene, from predicted and from true maps, and pictures of it from outside."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VIEW = np.array([-0.4, 0.62, 0.73])
 
 
 def show(perceived: Path, truth: Path, rgb: Array, output: Path) -> list[Array]:
-    """Write scene.glb of the perceived maps; return pictures [h, w, 3] of it and of the true maps' scene."""
+    """Write scene.glb of the predicted maps; return pictures [h, w, 3] of it and of the scene of the true maps."""
     print("\n== 7. The room as a 3D scene, from the perceived maps")
     made, true = (scene_of(folder, rgb) for folder in (perceived, truth))
     (output / "scene.glb").write_bytes(made.glb)

@@ -167,13 +167,13 @@ class Workbench:
         self.settle()
 
     def troubles(self) -> list[str]:
-        """Return what the frontend marks: missing nodes, models or pictures, red nodes and inputs, our errors."""
+        """Return what the frontend reports: missing nodes, models or pictures, red nodes and inputs, our errors."""
         overlay = self.page.get_by_test_id("error-overlay")
         messages = overlay.all_inner_texts()
         return [*messages, *self.page.evaluate(MARKED), *self.complaints]
 
     def help_page(self, node_type: str) -> str:
-        """Put a node into an empty graph, open its help as a user does and return the text of the page."""
+        """Put a node into an empty graph, open its help like a user and return the text of the page."""
         self.page.evaluate(LOOK_AT, self.page.evaluate(ALONE, node_type))
         self.page.get_by_test_id("info-button").click()
         shown = self.page.locator(".node-help-content")
@@ -190,7 +190,7 @@ class ViewerOnPage:
         self.canvas = self.root.locator("canvas")
 
     def wait(self) -> None:
-        """Wait until a picture is on show."""
+        """Wait until a picture is visible."""
         self.bench.wait("() => document.querySelector('.omnix-panorama canvas')?.ariaLabel.includes('looking')")
         self.bench.wait("() => !document.querySelector('.omnix-message').textContent")
 
@@ -208,7 +208,7 @@ class ViewerOnPage:
         self.bench.settle()
 
     def pixels(self) -> Pixels:
-        """Return what the canvas shows, with the pointer elsewhere; it must be in view as a whole."""
+        """Return the picture on the canvas, with the pointer elsewhere; the whole canvas must be visible."""
         self.bench.page.mouse.move(5, 5)
         shown = self.bench.picture(self.canvas)
         box = self.canvas.bounding_box()
@@ -217,7 +217,7 @@ class ViewerOnPage:
         return shown
 
     def readout(self, x: float, y: float) -> str:
-        """Point at (x, y) in [0, 1] of the canvas and return what the readout says."""
+        """Point at (x, y) in [0, 1] of the canvas and return the text of the readout."""
         box = self.canvas.bounding_box()
         assert box is not None
         self.bench.page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])

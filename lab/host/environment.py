@@ -1,7 +1,7 @@
-"""Make what a machine lacks: environments, a ComfyUI, a frontend, npm packages, Chromium. Needs Python alone.
+"""Install what a machine lacks: environments, a ComfyUI, a frontend, npm packages, Chromium. Needs only Python.
 
-Environments and hosts live in a per-user cache folder, keyed by what `pins.py` pins, so that fresh clones share
-them; OMNIX_CACHE moves it. A folder is valid only once its stamp is written, which is the last thing done to it.
+Environments and hosts are in a per-user cache folder, by the versions in `pins.py`, so that all clones share them;
+OMNIX_CACHE moves the folder. A folder in it is valid only if it has a stamp, which is written last.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class SetupError(Exception):
 
 def set_up(version: str) -> Host:
     """Return the host and its environment; both are created or repaired if necessary."""
-    if sys.version_info < (3, 10):  # noqa: UP036 (this file is what tells so)
+    if sys.version_info < (3, 10):  # noqa: UP036 (this file reports it)
         raise SetupError(f"Python 3.10 or newer is needed, this is {platform.python_version()}; run a newer one.")
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
-    # torch (6 GB) lies in an environment of its own, which those of all hosts see through a .pth file.
+    # torch (6 GB) has its own environment; the environments of all hosts see it through a .pth file.
     base = made_venv(cache, "torch", TORCH)
     comfyui = existing_host() or downloaded_host(cache, version, base)
     requirements = comfyui / "requirements.txt"
@@ -89,7 +89,9 @@ def existing_host() -> Path | None:
         return None
     path = Path(named).expanduser().resolve()
     if not (path / "main.py").is_file() or not (path / "comfy").is_dir():
-        raise SetupError(f"COMFYUI_PATH={named} is no ComfyUI checkout (main.py and comfy/ expected); fix or unset it.")
+        raise SetupError(
+            f"COMFYUI_PATH={named} is not a ComfyUI checkout (main.py and comfy/ expected); correct or unset it."
+        )
     return path
 
 
@@ -117,7 +119,7 @@ def downloaded_host(cache: Path, version: str, python: Path) -> Path:
 
 
 def download(python: Path, requirement: str, folder: Path) -> Path:
-    """Fetch one source distribution with an environment's pip, without its dependencies."""
+    """Download one source distribution with an environment's pip, without its dependencies."""
     name = requirement.split("==")[0]
     options = ["--ignore-requires-python", "--no-deps", "--no-binary", name, "-d", str(folder)]
     run([str(python), "-m", "pip", "download", "-qq", *options, requirement])
@@ -180,10 +182,10 @@ def made_venv(
     base: Path | None = None,
     module: str = "torch",
 ) -> Path:
-    """Return the interpreter of a virtual environment keyed by what is installed in it; repair a half-made one.
+    """Return the interpreter of a virtual environment, named by the packages in it; repair an incomplete one.
 
-    `extra_key` is the contents of requirement files, `base` an environment whose packages it sees too, `module` what it
-    must be able to import.
+    `extra_key` is the contents of requirement files, `base` an environment whose packages it sees too, `module` a
+    module that it must be able to import.
     """
     pins = [item for item in packages if not item.endswith("requirements.txt")]
     key = hashlib.sha256(json.dumps([sys.version, platform.platform(), str(base), pins, extra_key]).encode())
@@ -202,7 +204,7 @@ def made_venv(
 
 
 def ensure(target: Path, ready: Callable[[], bool], build: Callable[[], None]) -> None:
-    """Build a folder from scratch unless it is ready; a process waits for another only if both must build it."""
+    """Build a folder from scratch unless it is ready; a process waits only for another that builds the same folder."""
     if not ready():
         with locked(target.with_name(f"{target.name}.lock")):
             if not ready():
@@ -238,7 +240,7 @@ def script(python: Path, name: str) -> Path:
 
 
 def works(python: Path, module: str) -> bool:
-    """Return whether an interpreter starts and finds a module (an upgrade or a clean-up may have broken it)."""
+    """Return whether an interpreter starts and finds a module; an upgrade or a clean-up may have broken it."""
     probe = f"import importlib.util, sys; sys.exit(importlib.util.find_spec('{module}') is None)"
     with contextlib.suppress(OSError):
         return subprocess.call([str(python), "-c", probe]) == 0
@@ -278,12 +280,12 @@ def found_chromium() -> Path | None:
 
 
 def run(command: list[str]) -> None:
-    """Run a set-up step; its output goes to stderr, so that the last line of stdout is our own."""
+    """Run a set-up step; its output goes to stderr, so that stdout ends with our own line."""
     code = subprocess.call(command, stdout=sys.stderr, stdin=subprocess.DEVNULL)
     if code:
         raise SetupError(f"`{' '.join(command)}` failed with status {code}; see its output above, then run again.")
 
 
 def say(message: str) -> None:
-    """Print on stderr what takes long."""
+    """Announce a long step on stderr."""
     print(f"dev.py: {message}", file=sys.stderr, flush=True)

@@ -30,7 +30,7 @@ def flux_vae() -> AutoencoderKL:
 
 
 def made_up(name: str, shape: torch.Size) -> Tensor:
-    """Draw a tensor by its name: weights keep the size of what they act on, the last layers' go beyond [-1, 1]."""
+    """Draw a tensor by its name: weights keep the size of their input, and the last layer's output exceeds [-1, 1]."""
     draw = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode()))).standard_normal(shape, dtype=np.float32)
     if len(shape) == 1:
         return torch.from_numpy(0.1 * draw + name.endswith("weight"))

@@ -1,4 +1,4 @@
-"""FLUX.1 in GGUF as ComfyUI-GGUF reads it; needs the package gguf, which neither ComfyUI nor the tests bring."""
+"""FLUX.1 in GGUF for ComfyUI-GGUF; needs the package gguf, which neither ComfyUI nor the tests install."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +26,7 @@ def write(path: Path, state: Mapping[str, Tensor], kind: str) -> None:
 
 
 def held(state: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
-    """Return the numbers that such a file holds, by ComfyUI's or Diffusers' names: quants work along rows."""
+    """Return the numbers in such a file, by ComfyUI's or Diffusers' names: quantisation works along rows."""
     import gguf
 
     of = gguf.GGMLQuantizationType[kind]

@@ -21,7 +21,7 @@ def graph_of(task: str) -> Graph:
         tasks = {node["inputs"]["task"] for node in of_type(graph, "OmniXLoadAdapters").values()}
         if tasks == {task} and not of_type(graph, "OmniXContactSheet"):
             return graph
-    raise LookupError(f"{API} holds no graph for {task}; run `python lab/workflows/build.py`.")
+    raise LookupError(f"{API} has no graph for {task}; run `python lab/workflows/build.py`.")
 
 
 def of_type(graph: Mapping[str, Mapping[str, Any]], kind: str) -> dict[str, dict[str, Any]]:
@@ -30,7 +30,7 @@ def of_type(graph: Mapping[str, Mapping[str, Any]], kind: str) -> dict[str, dict
 
 
 def pointed(graph: Graph, changes: Mapping[str, Mapping[str, object]]) -> Graph:
-    """Return the graph with other inputs: `changes` maps a node type to inputs; a node ignores what it lacks."""
+    """Return the graph with other inputs: `changes` maps a node type to inputs; unknown inputs are ignored."""
     changed = copy.deepcopy(graph)
     for node in changed.values():
         wanted = changes.get(node["class_type"], {})

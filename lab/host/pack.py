@@ -1,7 +1,7 @@
 """Load this repository as the package `comfyui_omnix`, by path, the way ComfyUI loads a custom node.
 
-The repository's root never goes on `sys.path`: our `nodes.py` would shadow the host's. The programs of the lab and the
-tests all come through here, so that they run exactly what ComfyUI runs, from a folder of any name.
+The repository's root is never on `sys.path`, because our `nodes.py` would shadow the host's. The programs of the lab
+and all tests load the pack with this module, so they run the same code as ComfyUI, from a folder of any name.
 """
 
 import importlib.util
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def use_host(comfyui: Path, cpu: bool = True) -> None:
     """Put the ComfyUI folder `comfyui` first on `sys.path`; `cpu` makes it compute on the CPU.
 
-    Raises RuntimeError if no ComfyUI lies there or if the host was imported before it could be told.
+    Raises RuntimeError if there is no ComfyUI, or if the host was imported before.
     """
     if not (comfyui / "comfy" / "cli_args.py").is_file():
         raise RuntimeError(f"{comfyui} is not a ComfyUI folder: it has no comfy/cli_args.py; set COMFYUI_PATH to one.")
@@ -33,7 +33,7 @@ def use_host(comfyui: Path, cpu: bool = True) -> None:
 def enter(program: str, cpu: bool = True) -> None:
     """Load the pack together with the host of COMFYUI_PATH, for a program of the lab that was started by its path.
 
-    `cpu` keeps the host off a GPU. Ends the program with one sentence where no host is named.
+    `cpu` keeps the host from using a GPU. Ends the program with one sentence if COMFYUI_PATH is not set.
     """
     if "COMFYUI_PATH" not in os.environ:
         sys.exit(f"{program}: set COMFYUI_PATH to the comfyui that `python dev.py setup --json` prints.")
@@ -47,7 +47,7 @@ def load_pack(root: Path = ROOT, name: str = NAME) -> ModuleType:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, root / "__init__.py", submodule_search_locations=[str(root)])
     if spec is None or spec.loader is None:
-        raise RuntimeError(f"{root / '__init__.py'} cannot be loaded; is this the root of the OmniX pack?")
+        raise RuntimeError(f"{root / '__init__.py'} can't be loaded; is this the root of a pack?")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

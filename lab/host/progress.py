@@ -16,7 +16,7 @@ CONNECT_SECONDS = 30
 
 @contextmanager
 def heard(url: str, hear: Hear) -> Iterator[None]:
-    """Call hear(node, value, total) at each step of a node's progress while entered, from a separate thread."""
+    """Call hear(node, value, total) at each step of a node's progress inside this context, from a separate thread."""
     loop, connected = asyncio.new_event_loop(), threading.Event()
     task = loop.create_task(_listen(url, hear, connected))
     thread = threading.Thread(target=_run, args=(loop, task), daemon=True)
@@ -39,7 +39,7 @@ async def _listen(url: str, hear: Hear, connected: threading.Event) -> None:
     async with aiohttp.ClientSession() as session, session.ws_connect(f"{url}/ws", max_msg_size=0) as socket:
         connected.set()
         async for message in socket:
-            # Previews come as bytes between the texts.
+            # Previews arrive as bytes between the texts.
             event = json.loads(message.data) if message.type == aiohttp.WSMsgType.TEXT else {}
             if event.get("type") == "progress":
                 data = event["data"]

@@ -1,6 +1,6 @@
 """Run ComfyUI's main.py as a script that ends when its standard input closes.
 
-The pipe is held by the process that started the server, so no server outlives a demo or a test, however that one dies.
+The process that started the server has the other end of the pipe, so the server ends with the demo or test in any case.
 
     python serve.py COMFYUI [options of main.py]
 """

@@ -1,7 +1,7 @@
 """Start a real ComfyUI server in its own folder, post graphs to it and fetch their results.
 
-Only the standard library and HTTP are used, as any client would. Nothing is downloaded: the server runs without API
-nodes, with a database in memory, and sees the packs it is given and no others.
+This module uses only the standard library and HTTP, like any client. Nothing is downloaded: the server runs without API
+nodes, with a database in memory, and sees only the packs that it is given.
 """
 
 import json
@@ -144,7 +144,7 @@ class Server:
         return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
     def submit(self, graph: Graph) -> str:
-        """Queue a graph in API format and return its id; raises GraphError where the server's checks refuse it."""
+        """Queue a graph in API format and return its id; raises GraphError if the server's checks refuse it."""
         try:
             return self._post("/prompt", {"prompt": graph})["prompt_id"]
         except urllib.error.HTTPError as error:
@@ -176,7 +176,7 @@ class Server:
         self._post("/interrupt", {})
 
     def free(self) -> None:
-        """Unload all models and forget the cached outputs of nodes."""
+        """Unload all models and the cached outputs of nodes."""
         self._post("/free", {"unload_models": True, "free_memory": True})
 
     def node_info(self, node_type: str) -> dict[str, Any]:
@@ -266,7 +266,7 @@ def _refusal(answer: Mapping[str, Any]) -> GraphError:
 
 
 def _finished(prompt_id: str, entry: Mapping[str, Any]) -> Result:
-    """Turn a history entry into a Result, or raise what went wrong."""
+    """Turn a history entry into a Result, or raise its error."""
     messages = dict(entry["status"]["messages"])
     if "execution_error" in messages:
         error = messages["execution_error"]

@@ -1,8 +1,8 @@
 """FLUX.1 weights and OmniX adapters of any size with random numbers; the shapes and names are real.
 
-Everything is deterministic by seed and in Diffusers layout. Weights are drawn so that activations keep their size from
-layer to layer, and adapters so that they change the result about as much as the weights themselves do: a test that
-loses one cannot pass. Nothing here imports ComfyUI.
+Everything depends only on the seed and is in Diffusers layout. Weights are drawn so that activations keep their size
+from layer to layer. Adapters are drawn so that they change the result about as much as the weights do: a test fails if
+one of them is missing. Nothing here imports ComfyUI.
 """
 
 from collections.abc import Iterable, Mapping
@@ -138,7 +138,7 @@ def adapter(
 
 
 def _normal(shape: tuple[int, int], deviation: float, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
-    """Draw in float32 unless the target type can be drawn directly, which a full-size adapter's 112 million need."""
+    """Draw in float32, or directly in the target type if possible: a full-size adapter has 112 million numbers."""
     if dtype == torch.bfloat16:
         return torch.empty(shape, dtype=dtype).normal_(0, deviation, generator=generator)
     return (torch.randn(shape, generator=generator) * deviation).to(dtype)

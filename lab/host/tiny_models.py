@@ -1,7 +1,7 @@
 """A models folder of a few megabytes for stock graphs: tiny FLUX.1, VAE, CLIP-L and T5 with random weights.
 
-UNETLoader and VAELoader take their files as they are. The host fixes the sizes of its text encoders, so
-DualCLIPLoader needs the pack `doubles/tiny_text_encoders` beside ours. Nothing here imports ComfyUI.
+UNETLoader and VAELoader read these files directly. The host fixes the sizes of its text encoders, so DualCLIPLoader
+needs the pack `doubles/tiny_text_encoders` next to ours. Nothing here imports ComfyUI.
 """
 
 import json
@@ -18,7 +18,7 @@ TEXT_SIZES = json.loads((DOUBLES / "tiny_text_encoders" / "config.json").read_te
 
 CHANNELS = 64
 LATENT = 16
-# FLUX.1's latent format: what the sampler sees is (latent - SHIFT) * SCALE.
+# FLUX.1's latent format: the sampler gets (latent - SHIFT) * SCALE.
 SCALE, SHIFT = 0.3611, 0.1159
 CLIP_VOCABULARY, CLIP_POSITIONS = 49408, 77
 T5_VOCABULARY, T5_BUCKETS = 32128, 32
@@ -62,8 +62,8 @@ def write_models(
 def vae(seed: int = 0, noise: float = 0.15) -> dict[str, Tensor]:
     """Make a TAESD-shaped VAE of 16 channels that VAELoader accepts: 8 pixels per latent cell.
 
-    Its structure carries the local mean colour through, [3] -> [16] -> [3], so pictures stay recognisable at an eighth
-    of their resolution; random weights of deviation noise / sqrt(fan in) on top make every tap and channel matter.
+    Its structure keeps the local mean colour, [3] -> [16] -> [3], so pictures can be recognised at an eighth of their
+    resolution. Random weights of deviation noise / sqrt(fan in) are added, so that every tap and channel has an effect.
     """
     generator = torch.Generator().manual_seed(seed)
     colours = torch.linalg.qr(torch.randn(LATENT, 3, generator=generator)).Q

@@ -4,8 +4,8 @@
     python -m lab.micro evaluate [--rooms N] [--seed S] [--steps N] [--threads N]
 
 `make` continues where it was stopped; its rooms, saves and curves are in --folder. `evaluate` prints the model's
-figures next to baselines: the mean of each row, a ridge regression on colour and row, and the empty room's own depth
-and normals.
+figures next to baselines: the mean of each row, a ridge regression on colour and row, and the depth and normals of the
+empty room.
 See README.md in this folder.
 """
 
@@ -27,7 +27,7 @@ CORES = os.cpu_count() or 1
 def main() -> int:
     """Run the command; return the exit status."""
     options = _parser().parse_args()
-    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # the server that evaluates starts with this environment
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # the server of the evaluation inherits this environment
     torch.set_num_threads(options.threads)
     enter("lab.micro", cpu=options.cpu or not torch.cuda.is_available())
     from comfyui_omnix.lab.host.environment import cache_folder
@@ -68,13 +68,17 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("make", help="render rooms and train")
     make.add_argument("--stages", nargs="+", help="train only these (default: all of recipe.py, in its order)")
-    make.add_argument("--steps", type=_number, help="end these stages at this training step instead of the table's")
+    make.add_argument("--steps", type=_number, help="last training step of these stages (default: the table's)")
     make.add_argument("--learning-rate", type=float, help="the highest learning rate (default: the table's)")
     make.add_argument("--begin", type=Path, help="continue from these weights if the saves are lost; not for the base")
     make.add_argument("--rooms", type=_number, help="rooms to render if there are none yet (default 9000)")
     evaluate = commands.add_parser("evaluate", help="measure the model on rooms that it was not trained on")
-    evaluate.add_argument("--weights", type=Path, help="default: those in --folder, else the shipped ones")
-    evaluate.add_argument("--rooms", type=_number, help="our own rooms; a quarter as many foreign ones (default 64)")
+    evaluate.add_argument(
+        "--weights", type=Path, help="the weights to measure (default: those in --folder, else the shipped ones)"
+    )
+    evaluate.add_argument(
+        "--rooms", type=_number, help="number of own rooms; a quarter as many foreign ones are added (default 64)"
+    )
     evaluate.add_argument("--seed", type=int, help="seed of the first room (default 1000000)")
     evaluate.add_argument("--steps", type=_number, help="sampling steps (default: the workflows' for this model)")
     for command in (make, evaluate):

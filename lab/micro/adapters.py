@@ -25,7 +25,7 @@ from .graphs import ADAPTERS
 from .recipe import BEGUN, FIRST, HEIGHT, RANK, SEAM_COLUMNS, Stage
 
 WATCHED, WATCHED_CURVE = 16, "watched.csv"
-"""Rooms of the validation part that are sampled now and then."""
+"""The number of validation rooms that are sampled during training."""
 
 
 def config(task: Task, stage: Stage, init: str = "") -> Config:
@@ -46,7 +46,7 @@ def config(task: Task, stage: Stage, init: str = "") -> Config:
         decay=True,
         weight_decay=0.0,
         ema=0.995,
-        # If the target is nearly noise, only the condition shows what it is. That is the part to learn.
+        # With a noisy target only the condition contains information, and the model must learn to use it.
         time_mean=1.0,
         time_deviation=1.3,
         size=f"{2 * HEIGHT}x{HEIGHT}",
@@ -60,7 +60,7 @@ def config(task: Task, stage: Stage, init: str = "") -> Config:
 
 
 class Data(NamedTuple):
-    """What every task is trained on: the base's file, all streams' latents, those to watch, and their transform."""
+    """The data of all tasks: the base's file, all streams' latents, those of the watched rooms, and their transform."""
 
     base: Path
     latents: Mapping[str, Tensor]
@@ -69,12 +69,12 @@ class Data(NamedTuple):
 
 
 def output_of(folder: Path, name: str, base_file: Path) -> Path:
-    """Return where a task's saves lie. A base that was trained further has adapters of its own."""
+    """Return the folder of a task's saves. A base that was trained further has separate adapters."""
     return folder / f"{name}_{checksum(base_file)[:8]}"
 
 
 def train(name: str, stage: Stage, data: Data, folder: Path) -> Result:
-    """Train one task's adapters to the stage's end, from the newest save that there is for this base."""
+    """Train one task's adapters to the stage's end, from the newest save for this base."""
     task, output = TASKS[name], output_of(folder, name, data.base)
     samples, held_out = (
         Latents([stacks[stream][:count] for stream in task.streams], *base.prompt())
@@ -87,7 +87,7 @@ def train(name: str, stage: Stage, data: Data, folder: Path) -> Result:
         base.InTwoPrecisions(base.loaded(load_file(data.base)).model, checksum(data.base)),
         samples,
         output,
-        go_on=bool(saves(output)),
+        resume=bool(saves(output)),
         held_out=held_out,
         sampled=watcher(data.blocks, data.watched[task.target][:WATCHED].float(), output / WATCHED_CURVE),
         show=sys.stderr.isatty(),
@@ -113,7 +113,7 @@ def begun_from(task: Task, output: Path, first: Path) -> str:
 
 
 def watcher(blocks: Blocks, truth: Tensor, path: Path) -> Callable[[int, Tensor], None]:
-    """Return what notes the error of sampled pictures, by the block transform alone: root mean square, and AbsRel."""
+    """Return a function that records errors of sampled pictures, decoded by the block transform: RMS, and AbsRel."""
     true = blocks.decode(truth).clamp(0.02, 1)
 
     def note(step: int, latents: Tensor) -> None:

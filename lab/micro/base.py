@@ -30,11 +30,11 @@ WARMUP = 200
 SAVE_EVERY, SAVED = 200, "base.pt"
 WEIGHT_DECAY = 0.02
 ORTHOGONAL = ("qkv", "proj", "mlp", "linear1", "linear2")
-"""Parts of the names of the matrices that Muon trains; AdamW trains what is left."""
+"""Parts of the names of the matrices that Muon trains; AdamW trains the rest."""
 
 
 def prompt() -> tuple[Tensor, Tensor]:
-    """Return the one prompt that there is: text [1, tokens, channels], pooled [1, channels]."""
+    """Return the only prompt: text [1, tokens, channels], pooled [1, channels]."""
     draw = torch.Generator().manual_seed(0)
     text = torch.randn(1, PROMPT_TOKENS, GEOMETRY.text, generator=draw)
     return text, torch.randn(1, GEOMETRY.pooled, generator=draw)
@@ -47,13 +47,13 @@ def loaded(state: Mapping[str, Tensor]) -> LoadedBase:
 
 
 class InTwoPrecisions(LoadedBase):
-    """A base that has its own weights and those that float8 leaves of them in turn, one step each, with gradients.
+    """A base that uses, in turn for one training step each, its own weights and their float8 copies.
 
-    What is trained on it needs neither's exact values. It samples with its own.
+    So adapters that are trained on it don't depend on the exact values. It samples with its own weights.
     """
 
     def flux(self) -> nn.Module:
-        """Return the transformer, frozen, with what exchanges its weights."""
+        """Return the transformer, frozen, with the hook that exchanges its weights."""
         flux, calls = super().flux(), itertools.count()
         weights = [(p, (p.data, p.data.to(torch.float8_e4m3fn).to(p.dtype))) for p in flux.parameters()]
 
@@ -67,7 +67,7 @@ class InTwoPrecisions(LoadedBase):
 
 
 def untrained(seed: int = 0) -> dict[str, Tensor]:
-    """Make weights to start from: every block hands its input on, every modulation and the output is 0."""
+    """Make initial weights: every block returns its input, and every modulation and the output are 0."""
     state = tiny.flux(GEOMETRY, seed)
     for name, tensor in state.items():
         if "norm" in name and "linear" not in name:
@@ -78,19 +78,19 @@ def untrained(seed: int = 0) -> dict[str, Tensor]:
 
 
 class Training(NamedTuple):
-    """What a save is made of: the weights, their moving average and the two optimisers."""
+    """The parts of a save: the weights, their moving average and the two optimisers."""
 
     flux: nn.Module
     average: dict[str, Tensor]
     optimizers: tuple[torch.optim.Optimizer, ...]
 
     def state(self, step: int) -> dict[str, Any]:
-        """Return all that going on needs."""
+        """Return everything that a resumed run needs."""
         optimizers = [each.state_dict() for each in self.optimizers]
         return {"step": step, "flux": self.flux.state_dict(), "average": self.average, "optimizers": optimizers}
 
     def restore(self, state: dict[str, Any]) -> int:
-        """Go on from a save; return its step."""
+        """Continue from a save; return its step."""
         self.flux.load_state_dict(state["flux"])
         for name, tensor in state["average"].items():
             self.average[name].copy_(tensor)
@@ -100,7 +100,7 @@ class Training(NamedTuple):
 
 
 def begun(stage: Stage) -> Training:
-    """Make weights and optimisers to start from."""
+    """Make initial weights and optimisers."""
     flux = loaded(untrained()).flux().requires_grad_(True)
     inner = {n: p for n, p in flux.named_parameters() if p.ndim == 2 and "blocks" in n and _is_orthogonal(n)}
     rest = [parameter for name, parameter in flux.named_parameters() if name not in inner]
@@ -148,7 +148,7 @@ def one_step(training: Training, streams: list[Stream], latents: dict[str, Tenso
 
 
 def drawn(latents: dict[str, Tensor], count: int, draw: torch.Generator) -> Iterator[Tensor]:
-    """Yield `count` pictures [n, 16, h, w], as many of each stream as of the others, each turned by whole columns."""
+    """Yield `count` pictures [n, 16, h, w], equally many of each stream, each rolled by whole columns."""
     for number, (name, stack) in enumerate(latents.items()):
         n = (count + number) // len(latents)
         chosen = stack[torch.randint(len(stack), (n,), generator=draw)].float()

@@ -76,7 +76,7 @@ def _products(x: Array, y: Array) -> tuple[Array, Array, int]:
 
 
 def by_class(kind: str, rooms: Sequence[JudgedRoom]) -> Predict:
-    """Predict the mean, over these very rooms, of each pixel's true class: an oracle.
+    """Predict the mean of each pixel's true class over these same rooms: an oracle.
 
     Within a class, the rooms' materials are random.
     """
@@ -87,7 +87,7 @@ def by_class(kind: str, rooms: Sequence[JudgedRoom]) -> Predict:
 
 
 def baselines(rooms: Sequence[JudgedRoom], others: Sequence[JudgedRoom]) -> Mapping[str, Mapping[str, Predict]]:
-    """Return title -> kind -> prediction; all but the oracle of classes is fitted to the other rooms."""
+    """Return title -> kind -> prediction; all except the oracle of classes are fitted to the other rooms."""
     kinds = [kind for kind in TARGETS if kind in rooms[0].maps]
     found = {
         "mean of rows": {kind: fitted(kind, others, rows) for kind in kinds},

@@ -1,8 +1,8 @@
-"""The latent of the micro model: each 8x8 block's coefficients on the axes along which such blocks differ most.
+"""The latent of the micro model: each 8x8 block's coefficients on the axes with the largest variance.
 
-A Karhunen-Loeve transform of all pictures that are trained on: 192 numbers of a block become 16. It is linear and
-needs no training. The first axis varies most and the others less, by the root of their variance, so that noise
-hides the less important ones first.
+A Karhunen-Loeve transform of all training pictures: 192 numbers of a block become 16. It is linear and needs no
+training. The first axis varies most and the others less, by the root of their variance, so that noise hides the less
+important ones first.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _cut(images: Tensor) -> Tensor:
 
 
 def fitted(batches: Iterable[Tensor]) -> Blocks:
-    """Find the transform of images [n, 3, H, W] in [0, 1] that come in batches."""
+    """Compute the transform of images [n, 3, H, W] in [0, 1] that come in batches."""
     count, total, products = _moments(_cut(batch).flatten(0, 2).double() for batch in batches)
     mean = total / count
     values, vectors = torch.linalg.eigh(products / count - torch.outer(mean, mean))

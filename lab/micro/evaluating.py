@@ -1,4 +1,4 @@
-"""Figures on rooms that were not trained on: the shipped graphs in a real ComfyUI server, judged by `evaluation`."""
+"""Figures on rooms that were not used for training: the shipped graphs in a real ComfyUI server, with `evaluation`."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ ENDINGS = {"rgb": "panorama.png", "depth": "depth_float.exr"}
 VIEWS = "views"
 GENERATED = "image_to_pano"
 FOREIGN_SHARE = 4
-"""One foreign room of each family for so many of our own."""
+"""For so many own rooms there is one foreign room of each family."""
 OTHER_SEEDS = 500_000
-"""From the judged rooms' seeds to those of the rooms that baselines are fitted to."""
+"""The difference between the seeds of judged rooms and of the rooms for fitting the baselines."""
 
 
 class Choice(NamedTuple):
-    """What to judge: the weights, how many rooms, the seed of the first one, and the sampling steps."""
+    """The options: the weights, the number of rooms, the seed of the first one, and the sampling steps."""
 
     weights: Path
     rooms: int = JUDGED
@@ -54,7 +54,7 @@ class RoomSet(NamedTuple):
 
 
 def evaluate(folder: Path, choice: Choice) -> None:
-    """Print the figures of what is perceived and of baselines, for our own rooms and for foreign ones."""
+    """Print the figures of predictions and of baselines, for own rooms and for foreign ones."""
     if not graphs.tasks(choice.weights):
         raise ValueError(
             f"{choice.weights}: expected a base, a VAE and adapters, but no task has adapters; run "
@@ -69,7 +69,7 @@ def evaluate(folder: Path, choice: Choice) -> None:
 
 
 def room_sets(count: int) -> tuple[RoomSet, ...]:
-    """Return our own rooms, and a share of foreign ones of each family."""
+    """Return own rooms, and foreign ones of each family."""
     few = max(1, count // FOREIGN_SHARE)
     foreign = (
         RoomSet(f"foreign {family}", lambda seed, family=family: other_room(seed, family), few) for family in FAMILIES
@@ -78,7 +78,7 @@ def room_sets(count: int) -> tuple[RoomSet, ...]:
 
 
 def judge(folder: Path, rooms: RoomSet, choice: Choice) -> str:
-    """Perceive rooms and return their table; pictures, true maps and perceived maps stay in the folder."""
+    """Predict maps of rooms and return their table; pictures, true maps and predicted maps stay in the folder."""
     judged = [rooms.room(choice.seed + number) for number in range(rooms.number)]
     others = [rooms.room(choice.seed + OTHER_SEEDS + number) for number in range(choice.rooms)]
     shutil.rmtree(folder, ignore_errors=True)
@@ -100,13 +100,13 @@ def judge(folder: Path, rooms: RoomSet, choice: Choice) -> str:
 
 
 def tasks_of(weights: Path, kinds: Collection[str]) -> list[str]:
-    """Return the tasks that rooms with these maps can judge."""
+    """Return the tasks that can be measured on rooms with these maps."""
     known = {f"rgb_to_{stream}": folders for stream, folders in PICTURES.items()} | {GENERATED: MADE}
     return [task for task in graphs.tasks(weights) if {*known[task]} <= {*kinds}]
 
 
 def completed(ours: Path, truth: Path, stems: Sequence[str]) -> tuple[float, float]:
-    """Return the PSNR in dB of the generated panoramas, all together, where the picture lay and elsewhere."""
+    """Return the PSNR in dB of all generated panoramas together, inside the given picture and outside."""
     _placed, unseen = place_on_panorama(torch.zeros(1, *VIEW[::-1], 3), 2 * HEIGHT, HEIGHT)
     pairs = [[layout.read(layout.find(folder, "rgb", stem), "rgb") for folder in (ours, truth)] for stem in stems]
     squares = np.mean([np.square(made - true).mean(-1) for made, true in pairs], axis=0)
@@ -117,7 +117,7 @@ def completed(ours: Path, truth: Path, stems: Sequence[str]) -> tuple[float, flo
 def perceive(
     truth: Path, target: Path, stems: Sequence[str], weights: Path, steps: int, tasks: Sequence[str] | None = None
 ) -> None:
-    """Run the graphs of tasks (all, unless some are named) on every room in a server of its own; keep their maps."""
+    """Run the graphs of tasks (default: all) on every room in a new server; keep their maps."""
     with tempfile.TemporaryDirectory(prefix="omnix-micro-") as folder:
         graphs.install(Path(folder) / "models", weights)
         with Server(Path(os.environ["COMFYUI_PATH"]), Path(folder), cpu=not torch.cuda.is_available()) as server:
@@ -128,7 +128,7 @@ def perceive(
 
 
 def given(task: str, truth: Path, stem: str) -> Path:
-    """Return the picture that a task is given: the panorama, or a view that is cut out of it."""
+    """Return the input picture of a task: the panorama, or a view that is cut out of it."""
     panorama = layout.find(truth, "rgb", stem)
     if task != GENERATED:
         return panorama
@@ -138,7 +138,7 @@ def given(task: str, truth: Path, stem: str) -> Path:
 
 
 def perceived(server: Server, graph: graphs.Graph, target: Path, stem: str) -> dict[str, Path]:
-    """Run a graph, keep what it saved in the layout of `mapfiles`; return the files by kind.
+    """Run a graph, keep the saved maps in the layout of `mapfiles`, and return the files by kind.
 
     Depth is kept as EXR, for its exact values.
     """
@@ -156,7 +156,7 @@ def perceived(server: Server, graph: graphs.Graph, target: Path, stem: str) -> d
 
 
 def maps_in(folder: Path) -> list[str]:
-    """Return the kinds of map in a folder that have figures: a generated panorama has no one truth."""
+    """Return the kinds of map in a folder that have figures; a generated panorama has no single ground truth."""
     return [kind for kind in layout.kinds(folder) if kind in MADE]
 
 

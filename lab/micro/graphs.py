@@ -12,13 +12,13 @@ BASE, VAE, PROMPT = "micro_flux.safetensors", "micro_vae.safetensors", "micro_pr
 ADAPTERS = "adapters"
 PLACES = {BASE: "diffusion_models", VAE: "vae", PROMPT: "conditioning", ADAPTERS: "loras/OmniX"}
 STEPS = 2
-"""The best on 32 rooms that are neither trained on nor judged (seeds from 2,000,000): see README.md."""
+"""The best number on 32 rooms that are neither trained on nor judged (seeds from 2,000,000): see README.md."""
 WEIGHTS = Path(__file__).parent / "weights"
-"""The shipped weights: `making.gather` wrote them after the longest training so far."""
+"""The shipped weights; `making.gather` wrote them after the longest training run."""
 
 
 def install(models: Path, weights: Path) -> None:
-    """Copy a folder of weights, as `making.gather` leaves it, below ComfyUI's `models`."""
+    """Copy a folder of weights that `making.gather` wrote into ComfyUI's `models`."""
     for name, place in PLACES.items():
         source, target = weights / name, models / place
         if source.is_dir():
@@ -35,12 +35,12 @@ def tasks(weights: Path) -> tuple[str, ...]:
 
 
 def micro_graph(task: str, image: str, steps: int = STEPS, height: int = HEIGHT) -> Graph:
-    """Return a task's shipped graph on the micro model.  `image` is a panorama, or of image to panorama a view."""
+    """Return a task's shipped graph on the micro model.  `image` is a panorama, or a view for image to panorama."""
     return on_micro(graph_of(task), image, steps, height)
 
 
 def on_micro(graph: Graph, image: str, steps: int = STEPS, height: int = HEIGHT) -> Graph:
-    """Return a shipped graph on the micro model, with the saved prompt in place of encoded text."""
+    """Return a shipped graph on the micro model, with the saved prompt instead of encoded text."""
     seam = {"seam_columns": SEAM_COLUMNS}
     changes = {
         "UNETLoader": {"unet_name": BASE},

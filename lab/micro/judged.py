@@ -1,4 +1,4 @@
-"""The rooms that are judged, at the model's size: picture, maps, where furniture is, and the same room without it."""
+"""The judged rooms, at the model's size: picture, maps, mask of the furniture, and the same room without it."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def own_room(seed: int, quality: Quality = FAST) -> JudgedRoom:
 
 
 def emptied(stage: Stage) -> Stage:
-    """Return a room with its floor, ceiling and walls alone, without the holes of windows."""
+    """Return a room with only its floor, ceiling and walls, without the holes of windows."""
     walls = [replace(shape, hole=None) for shape in stage.scene.shapes if isinstance(shape, Wall)]
     return replace(stage, scene=Scene(group(walls), stage.scene.backdrop))
 
 
 def other_room(seed: int, family: str) -> JudgedRoom:
-    """Return a room of the other renderer, which the model has never seen."""
+    """Return a room of the other renderer, which was not used for training."""
     made = foreign_room(seed, ROOMS_HEIGHT, family)
     return JudgedRoom(_small(made.maps), _furniture(made.furniture), _small(made.empty), {})
 

@@ -38,13 +38,13 @@ def encoded(blocks: Blocks, pictures: Images) -> dict[str, Tensor]:
 
 
 def of_tasks(blocks: Blocks, pictures: Images) -> dict[str, Tensor]:
-    """Return the latents of all tasks' streams: those of the pictures, and a view of each room and the whole of it."""
+    """Return the latents of all tasks' streams: those of the pictures, a view of each room and its whole panorama."""
     found = encoded(blocks, {**pictures, "masked_rgb": views_on_grey(pictures["rgb"])})
     return {**found, "filled_rgb": found["rgb"]}
 
 
 def seen_otherwise(blocks: Blocks, pictures: Images, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the latents `own` of all tasks' streams, and after them those of the same rooms seen otherwise."""
+    """Return the latents `own` of all tasks' streams, and after them those of the same rooms turned and mirrored."""
     others = [of_tasks(blocks, each) for each in otherwise(pictures)]
     return {name: torch.cat([stack, *(other[name] for other in others)]) for name, stack in own.items()}
 

@@ -1,4 +1,4 @@
-"""From nothing to the weights: rooms, pictures, latents, then each stage of the table in turn."""
+"""Make the weights from nothing: rooms, pictures, latents, then each stage of the table in turn."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .recipe import BEGUN, PICTURES, ROOMS, ROOMS_SEED, STAGES, TASKS, Stage
 
 PICTURES_KEPT, CURVES = "pictures.npz", "curves.svg"
 SHOWN = 400
-"""Points of a curve."""
+"""The number of points of a curve."""
 
 
 def chosen(names: Collection[str], steps: int | None = None, learning_rate: float | None = None) -> dict[str, Stage]:
-    """Return stages in the table's order, `steps` and `learning_rate` in place of its own.  ValueError for no stage."""
+    """Return stages in the table's order, with `steps` and `learning_rate` if given.  ValueError for unknown stages."""
     if unknown := [name for name in names if name not in STAGES]:
         raise ValueError(f"--stages {unknown[0]}: there is no such stage; the stages are {', '.join(STAGES)}.")
     return {
@@ -61,17 +61,17 @@ def make(folder: Path, stages: Mapping[str, Stage], threads: int, rooms: int = R
 
 
 def begin(weights: Path, folder: Path) -> None:
-    """Prepare `folder` so that the decoder and adapters of `weights`, whose saves are lost, are trained further there.
+    """Prepare `folder` for further training of the decoder and adapters of `weights`, whose saves are lost.
 
-    If `folder` is prepared already, nothing changes: the same command continues. Raises ValueError if `folder` has
+    If `folder` is already prepared, nothing changes, and the same command continues. Raises ValueError if `folder` has
     another base, or `weights` has none.
     """
     if missing := [name for name in (BASE, VAE) if not (weights / name).is_file()]:
-        raise ValueError(f"{weights / missing[0]}: expected weights as `make` leaves them, got no such file.")
+        raise ValueError(f"{weights / missing[0]}: expected the weights that `make` writes, got no such file.")
     if (folder / BASE).exists():
         if (folder / BEGUN).is_dir() and checksum(folder / BASE) == checksum(weights / BASE):
             return
-        raise ValueError(f"{folder / BASE}: there is a base already; give --begin a --folder without one.")
+        raise ValueError(f"{folder / BASE}: the folder already has a base; use --begin with a --folder without one.")
     shutil.copytree(weights, folder / BEGUN, dirs_exist_ok=True)
     save_file(vae.transform_of(load_file(weights / VAE))._asdict(), folder / latents.TRANSFORM)
     for name in (VAE, BASE):
@@ -91,7 +91,7 @@ def check(folder: Path, stages: Collection[str]) -> None:
 
 
 def write_base(average: dict[str, Tensor], folder: Path) -> None:
-    """Write the base as FLUX.1-dev's own file names its layers, in bfloat16."""
+    """Write the base with the names of FLUX.1-dev's own file, in bfloat16."""
     state = {name.replace("_norm.weight", "_norm.scale"): tensor.bfloat16() for name, tensor in average.items()}
     save_file(state, folder / BASE, {"format": "pt"})
 
@@ -117,7 +117,7 @@ def gather(folder: Path, weights: Path) -> None:
 
 
 def draw_curves(folder: Path, target: Path) -> None:
-    """Draw the loss of every stage that has one, and the error of the rooms that are watched."""
+    """Draw the loss of every stage that has one, and the error of the watched rooms."""
     curves = {"vae: mean square error": (folder / "vae.csv", "loss"), "base: loss": (folder / "base.csv", "loss")}
     for task in TASKS if (folder / BASE).is_file() else ():
         output = adapters.output_of(folder, task, folder / BASE)
@@ -132,7 +132,7 @@ def draw_curves(folder: Path, target: Path) -> None:
 
 
 def thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return as many means of neighbours as a picture shows."""
+    """Return means of neighbouring points, as many as a picture shows."""
     together = max(1, len(points) // SHOWN)
     groups = (points[start : start + together] for start in range(0, len(points), together))
     return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]

@@ -1,4 +1,4 @@
-"""The rooms and their maps as the trainer sees them: small pictures, all in memory."""
+"""The rooms and their maps as pictures for training: small, and all in memory."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ FRONT, LEFT = 0, 2
 
 
 class Pictures(NamedTuple):
-    """Pictures by stream, uint8 [rooms, H, W, 3], of rooms that may be trained on and of those to look at meanwhile."""
+    """Pictures by stream, uint8 [rooms, H, W, 3], of training rooms and of watched rooms."""
 
     train: Images
     validation: Images
 
 
 def render(folder: Path, seed: int, count: int) -> None:
-    """Render the rooms that are missing, twice as large as they are used."""
+    """Render the missing rooms, twice as large as needed."""
     size = f"{2 * ROOMS_HEIGHT}x{ROOMS_HEIGHT}"
     command = [
         sys.executable,
@@ -56,7 +56,7 @@ def render(folder: Path, seed: int, count: int) -> None:
 
 
 def load(rooms: Path, cached: Path) -> Pictures:
-    """Read the pictures of a folder of rooms, reduced; they are kept in one file, which is read the next time."""
+    """Read the reduced pictures of a folder of rooms; one file keeps them for the next time."""
     if not cached.is_file():
         stems = layout.stems(rooms, *(folder for folders in PICTURES.values() for folder in folders))
         parts = {
@@ -80,7 +80,7 @@ def reduced(rooms: Path, name: str, stems: Sequence[str]) -> NDArray[np.uint8]:
 
 
 def otherwise(pictures: Images) -> Iterator[Images]:
-    """Yield pictures of the same rooms by a camera turned by quarters, and what a mirror shows: others, and as true."""
+    """Yield pictures of the same rooms turned by quarters and mirrored, which are equally true."""
     for quarters in range(4):
         seen = turned(pictures, quarters)
         if quarters:
@@ -98,7 +98,7 @@ def turned(pictures: Images, quarters: int) -> Images:
 
 
 def mirrored(pictures: Images) -> Images:
-    """Return pictures of rooms as a mirror shows them."""
+    """Return mirrored pictures of rooms."""
     seen = {name: stack[:, :, ::-1].copy() for name, stack in pictures.items()}
     if "normal" in seen:
         seen["normal"][..., LEFT] = 255 - seen["normal"][..., LEFT]
@@ -106,13 +106,13 @@ def mirrored(pictures: Images) -> Images:
 
 
 def views_on_grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return what image to panorama is given of panoramas [n, H, W, 3]: a view of 90 degrees, laid on grey as there."""
+    """Return the condition of image to panorama for panoramas [n, H, W, 3]: a view of 90 degrees on grey."""
     placed, _unseen = place_on_panorama(view(torch.from_numpy(pixels).float() / 255), 2 * HEIGHT, HEIGHT)
     return (placed * 255).round().byte().numpy()
 
 
 def view(panoramas: Tensor) -> Tensor:
-    """Return the picture [n, h, w, 3] that image to panorama is given, straight ahead in panoramas [n, H, W, 3]."""
+    """Return the input picture [n, h, w, 3] of image to panorama: the view straight ahead in panoramas [n, H, W, 3]."""
     return perspective_view(panoramas, *VIEW)
 
 
@@ -122,6 +122,6 @@ def as_images(pixels: NDArray[np.uint8]) -> Tensor:
 
 
 def halved(values: Array) -> Array:
-    """Return the means of cells of 2x2 pixels [H, W, ..]; a cell with none of a value has none."""
+    """Return the means of cells of 2x2 pixels [H, W, ..]; a cell without any value is NaN."""
     height, width = values.shape[0] // 2, values.shape[1] // 2
     return values.reshape(height, 2, width, 2, *values.shape[2:]).mean((1, 3))

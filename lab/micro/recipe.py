@@ -1,4 +1,4 @@
-"""What the micro model is and how long each part of it is trained: the one table that `make` follows."""
+"""The sizes of the micro model, and the length of training of each part: the table that `make` follows."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from ...training.samples import may_roll
 from ..host.tiny import Geometry
 
 GEOMETRY = Geometry(hidden=128, double=5, single=1)
-"""Every kind of block, one head of 128 channels: 3.4 million parameters. Double blocks, because OmniX adapts all of an
-image's matrices there, and in a single block its q, k and v alone."""
+"""Both kinds of blocks, one head of 128 channels: 3.4 million parameters. Most blocks are double, because OmniX adapts
+all matrices of the image there, but only q, k and v in a single block."""
 HEIGHT = 64
-"""Pixels. 128x64 has 32 tokens, a quarter of 256x128's, and so four times as many rooms are seen in the same time."""
+"""Pixels. 128x64 has 32 tokens, a quarter of 256x128's, so training uses four times as many rooms in the same time."""
 ROOMS_HEIGHT = 128
 """The rooms are rendered twice as large and reduced."""
 ROOMS_SEED, ROOMS = 0, 9000
 JUDGED_SEED, JUDGED = 1_000_000, 64
-"""The rooms that are judged; their seeds are far from those of the training rooms."""
+"""The judged rooms; their seeds are far from those of the training rooms."""
 SEAM_COLUMNS = 2
-"""Of 16 latent columns: in proportion still four times the 6 that OmniX takes of 128."""
+"""Of 16 latent columns. OmniX uses 6 of 128, a smaller share."""
 PROMPT_TOKENS = 1
 BEGUN = "begun"
 """The folder next to the saves with the initial weights of a run, if it did not start from nothing."""
 NOT_LEARNED = ("metallic",)
 """Kinds of map in which the shipped weights are no better than a constant."""
 VIEW = (HEIGHT, HEIGHT)
-"""Width and height of the picture that image to panorama is given."""
+"""Width and height of the input picture of image to panorama."""
 
 PICTURES = {
     "rgb": ("rgb",),
@@ -59,4 +59,4 @@ FIRST = TASKS[0]
 """Trained from nothing; the other tasks start from its adapters."""
 RANK = 32
 TURNED = tuple(name for name, folders in PICTURES.items() if may_roll(folders))
-"""What stays true when it is turned, as in the trainer."""
+"""Streams that may be rolled, as in the trainer."""

@@ -50,7 +50,7 @@ ROWS = (
 )
 
 Maps = Mapping[str, Sequence[Array]]
-"""Kind -> one map a room."""
+"""Kind -> one map for each room."""
 
 
 def table(predictions: Mapping[str, Maps], rooms: Sequence[JudgedRoom]) -> str:

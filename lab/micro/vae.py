@@ -1,10 +1,10 @@
 """The VAE in TAESD's form, which VAELoader reads: its encoder is the block transform itself, its decoder is trained.
 
 The encoder needs no training. Two strided convolutions put the pixels of 4x4 blocks side by side in 48 channels, which
-are never below 0 and so pass every ReLU; the third gives the transform's coefficients and, in other channels, their
+are never below 0 and so pass every ReLU. The third computes the transform's coefficients and, in other channels, their
 negatives: ReLU(c) - ReLU(-c) is c. All residual blocks add nothing.
-The decoder can't be the transform's inverse, since it repeats pixels before each convolution. A narrow one is trained,
-one residual block a level, and written into TAESD's 64 channels with zeros around it.
+The decoder can't be the transform's inverse, because it repeats pixels before each convolution. A narrow decoder is
+trained, with one residual block on each level, and written into TAESD's 64 channels with zeros around it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .pictures import Images, as_images
 from .recipe import BEGUN, Stage
 
 SMALL = 0.05
-"""What TAESD's networks see is so small a multiple of the latent that their tanh(x / 3) * 3 leaves it alone."""
+"""TAESD's networks get such a small multiple of the latent that their tanh(x / 3) * 3 does not change it."""
 OF_PIXELS, OF_CHANNELS = "k (c y2 y1 y0 x2 x1 x0)", "k (c y0 x0 y1 x1) y2 x2"
 """An axis of the transform by a block's pixels, and by the channels and taps of the encoder's third strided layer."""
 WIDTHS = (64, 64, 40, 16)
@@ -123,14 +123,14 @@ def one_step(decoder: nn.Module, latents: Mapping[str, Tensor], images: Images, 
 
 
 def follow(average: nn.Module, trained: nn.Module, decay: float) -> None:
-    """Let a moving average follow the weights."""
+    """Update the moving average of the weights."""
     with torch.no_grad():
         for mean, now in zip(average.parameters(), trained.parameters()):
             mean.lerp_(now, 1 - decay)
 
 
 def taesd(blocks: Blocks, decoder: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Write both networks as one file of VAELoader, in float16; the encoder is exact but for that rounding."""
+    """Write both networks as one file for VAELoader, in float16; except for that rounding, the encoder is exact."""
     state = {"vae_scale": torch.tensor(SMALL * SCALE), "vae_shift": torch.tensor(SHIFT)}
     state |= {f"taesd_encoder.{name}": tensor for name, tensor in _encoder(blocks).items()}
     state |= {f"taesd_decoder.{name}": tensor for name, tensor in _decoder(decoder).items()}
@@ -151,7 +151,7 @@ def _encoder(blocks: Blocks) -> dict[str, Tensor]:
     first[:3, :, 1, 1] = torch.eye(3)
     layers[0] = {"weight": first, "bias": torch.zeros(CHANNELS)}
     for number, channels in ((2, 3), (6, 12)):
-        # the 2x2 pixels of the stride lie under the taps 1 and 2
+        # the 2x2 pixels of the stride are at the taps 1 and 2
         layers[number]["weight"][: 4 * channels, :channels, 1:, 1:] = rearrange(
             torch.eye(4 * channels), "o (i y x) -> o i y x", y=2, x=2
         )
@@ -175,7 +175,7 @@ def _decoder(trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def transform_of(state: Mapping[str, Tensor]) -> Blocks:
-    """Read the transform off the encoder of such a file; of the mean block, what lies along the axes is all it has."""
+    """Read the transform from the encoder of such a file; of the mean block it has only the part along the axes."""
     weights = {number: state[f"taesd_encoder.{number}.weight"].float() for number in (10, 14)}
     kept = weights[10][:LATENT, : 3 * 16, 1:, 1:]
     axes = rearrange(kept, f"{OF_CHANNELS} -> {OF_PIXELS}", y0=2, x0=2, y1=2, x1=2)
@@ -185,7 +185,7 @@ def transform_of(state: Mapping[str, Tensor]) -> Blocks:
 
 
 def narrowed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Read the decoder that was trained off such a file."""
+    """Read the trained decoder from such a file."""
     found = {
         name: state[f"taesd_decoder.{name}"][tuple(slice(size) for size in tensor.shape)].float()
         for name, tensor in narrow_decoder().state_dict().items()

@@ -1,4 +1,4 @@
-"""Write the texts that follow from the nodes' schemas:  python lab/pages/descriptions.py
+"""Write the texts that are generated from the nodes' schemas:  python lab/pages/descriptions.py
 
 It writes the English locale, the list of nodes for the registry, the page docs/nodes.md, and the tables of inputs and
 outputs in the help pages; those of the Chinese help pages use the Chinese locale. COMFYUI_PATH names the host, as

@@ -1,8 +1,8 @@
 """Draw the pictures of the help pages:  python lab/pages/help_pictures.py [--screens] [--thumbnails]
 
-Maps are the sample's room with its true maps, sent through the nodes' own functions; below some stands what the micro
-model perceived of another room, beside the truth. With --screens the nodes themselves are photographed too, in the
-frontend of ComfyUI: that needs the Chromium that OMNIX_CHROMIUM names. COMFYUI_PATH names the host.
+The pictures show the sample's room and its true maps, processed by the nodes' own functions. Some also show the micro
+model's prediction for another room, next to the truth. --screens also takes screenshots of the nodes in ComfyUI's
+frontend; this needs the Chromium that OMNIX_CHROMIUM names. COMFYUI_PATH names the host.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "web" / "docs"
 WIDTH, HEIGHT = 800, 400
 QUALITY = 80
-# The window shows the far outside; distances beyond this percentile count as far.
+# The world outside the window is far away; distances above this percentile count as far.
 FAR = 0.97
-# OmniX's distances seldom reach 1.
+# OmniX's distances rarely reach 1.
 DARKER = 0.7
-# The plan shows so many metres across, in so many pixels; what is above the camera's head is left out.
+# Width of the plan in metres and in pixels, and the height in metres above which points are left out.
 PLAN_METRES, PLAN_PIXELS = 6.5, 400
 CEILING = 0.4
-# Pixels by which what stands in front is masked, a step aside (glTF's axes), and where the camera looks from there:
-# yaw, pitch and field in degrees.
+# Pixels by which the mask of the foreground grows, a step aside (glTF's axes), and the view from there: yaw, pitch and
+# field in degrees.
 GROWN, ASIDE, LOOKS = 6, (0.6, 0.0, 0.0), (-110.0, -15.0, 80.0)
 MATERIAL = {"panorama": "rgb", "true roughness": "roughness", "true metallic": "metallic"}
 PERCEIVED = {"OmniXDepth": "depth", "OmniXNormal": "normal", "OmniXMaterial": "roughness", "OmniXCompareMaps": "depth"}
-"""Node -> the map that the micro model's is shown of."""
+"""Node -> the kind of map that the micro model predicts for it."""
 
 
 def sheets() -> Mapping[str, Tensor]:
@@ -50,7 +50,7 @@ def sheets() -> Mapping[str, Tensor]:
 
 
 def contact_sheet_of(parts: Mapping[str, Tensor]) -> Tensor:
-    """Lay labelled pictures [1, h, w, c] on one sheet, three in a row, or two where that leaves no gap."""
+    """Put labelled pictures [1, h, w, c] on one sheet, three in a row, or two if that leaves no gap."""
     from ...omnix.pictures.sheet import contact_sheet
 
     return contact_sheet(list(parts.items()), columns=2 if len(parts) in (2, 4) else 3)[0]
@@ -73,7 +73,7 @@ def perceived() -> Mapping[str, Mapping[str, Tensor]]:
 
 
 def edges() -> dict[str, Tensor]:
-    """Return what the micro model's base makes without adapters, turned so that the edges meet in the middle."""
+    """Return panoramas of the micro model's base without adapters, turned so that the edges meet in the middle."""
     import comfy.sample
     import comfy.sd
     import comfy.utils
@@ -105,7 +105,7 @@ def edges() -> dict[str, Tensor]:
 
 
 def of_the_sample() -> dict[str, dict[str, Tensor]]:
-    """Return the pictures, [1, H, W, C] by label, that each node makes of the sample's room and its true maps."""
+    """Return the pictures, [1, H, W, C] by label, that each node makes from the sample's room and its true maps."""
     from ...omnix.pictures import maps, panorama
     from ..rooms.room import render
     from ..rooms.stage import emptied, showroom
@@ -152,7 +152,7 @@ def turned(rgb: Tensor) -> dict[str, Tensor]:
 
 
 def layered(room: Room, empty: Room) -> dict[str, dict[str, Tensor]]:
-    """Return what the nodes for layers make of a room, and of the same one without its furniture, by their maps."""
+    """Return the results of the nodes for layers, from the maps of a room with and without its furniture."""
     from ...omnix.scene import Options
     from ...omnix.scene.layers import layers_behind, masked
     from ...omnix.scene.moved import view_from
@@ -177,7 +177,7 @@ def layered(room: Room, empty: Room) -> dict[str, dict[str, Tensor]]:
 
 
 def build_of(room: Room, second: Any) -> Any:
-    """Return the unlit scene of a rendered room, in metres, with a second layer behind it, if there is one."""
+    """Return the unlit scene of a rendered room, in metres, with a second layer behind it if one is given."""
     from ...omnix.scene import Options, build_scene
 
     return build_scene(room.distance, {"image": room.rgb, "normal": room.normal}, Options(camera_height=0), second)
@@ -201,7 +201,7 @@ def legend(room: Any) -> Tensor:
 
 
 def depths(rgb: Tensor, distance: Tensor) -> dict[str, Tensor]:
-    """Return what OmniX Depth makes of distances [1, H, W] in [0, 1]."""
+    """Return the results of OmniX Depth for distances [1, H, W] in [0, 1]."""
     from ...omnix.pictures import maps
 
     image = rearrange(distance, "b h w -> b h w 1")
@@ -233,7 +233,7 @@ def plan(distance: Tensor, rgb: Tensor) -> Tensor:
     inside = (row >= 0) & (row < PLAN_PIXELS) & (column >= 0) & (column < 2 * PLAN_PIXELS) & (up < CEILING)
     order = torch.argsort(up[inside])
     canvas = np.ones((PLAN_PIXELS, 2 * PLAN_PIXELS, 3), np.float32)
-    # Of several points in one pixel the last stays.
+    # If one pixel has several points, the last one remains.
     canvas[row[inside][order].numpy(), column[inside][order].numpy()] = colours[inside][order].numpy()
     return torch.from_numpy(canvas)[None]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from ...converters import STREAMS
+from ...omnix.runtime.tasks import STREAMS
 from ..host import tiny
 from ..host.browser import ViewerOnPage, Workbench, chromium
 from ..host.server import PACK, ROOT, Server
@@ -84,7 +84,7 @@ def photograph(folder: Path) -> None:
 
 @contextmanager
 def workbench(base: Path) -> Iterator[Any]:
-    """Start the server with tiny models and a browser, in the renderer that is new."""
+    """Start the server with tiny models, and a browser with the new renderer (Nodes 2.0)."""
     write_files(base)
     packs = {PACK: ROOT, "tiny_text_encoders": DOUBLES / "tiny_text_encoders"}
     with Server(Path(os.environ["COMFYUI_PATH"]), base, packs) as server, chromium() as browser:
@@ -92,7 +92,7 @@ def workbench(base: Path) -> Iterator[Any]:
 
 
 def write_files(base: Path) -> None:
-    """Put files there for the combos to list; nothing of them is run but the pictures."""
+    """Put files into the server's folders, so that the combos list them; only the pictures are used."""
     models = base / "models"
     write_models(models, names=DOWNLOADED)
     for task, streams in STREAMS.items():

@@ -1,4 +1,4 @@
-"""Draw a scene from inside: both of its meshes, cut at the camera's plane, as a viewer without lights does."""
+"""Draw a scene from inside, without lights: both of its meshes, cut at the camera's plane."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NEAR = 0.02
 def seen_from(
     scene: Scene, place: tuple[float, float, float], yaw: float, pitch: float, field: float, size: tuple[int, int]
 ) -> Array:
-    """Return what a camera at `place` (glTF's axes, front -Z) sees, [h, w, 3]; yaw to the right, all in degrees."""
+    """Return what a camera at `place` (glTF's axes, front -Z) sees, [h, w, 3]; yaw to the right, in degrees."""
     rows = 2 * math.degrees(math.atan(math.tan(math.radians(field) / 2) * size[1] / size[0]))
     camera = Camera(place, tuple(np.add(place, ahead(yaw, pitch)).tolist()), rows)
     corners, uv, texture = _joined(scene)
@@ -27,13 +27,13 @@ def seen_from(
 
 
 def ahead(yaw: float, pitch: float) -> Array:
-    """Return the unit vector in glTF's axes that looks so many degrees to the right and up."""
+    """Return the unit vector in glTF's axes for a view so many degrees to the right and up."""
     across, up = math.radians(yaw), math.radians(pitch)
     return np.array([math.sin(across) * math.cos(up), math.sin(up), -math.cos(across) * math.cos(up)])
 
 
 def before(corners: Array, uv: Array, camera: Camera) -> tuple[Array, Array, Array]:
-    """Return what lies before a camera of triangles [F, 3, xyz] and their uv [F, 3, 2]: positions, uv, and faces."""
+    """Return the part of triangles [F, 3, xyz], with uv [F, 3, 2], in front of a camera: positions, uv, and faces."""
     eye = np.array(camera.eye)
     corners, uv = _before(corners, uv, eye, np.array(camera.target) - eye)
     return corners.reshape(-1, 3), uv.reshape(-1, 2), np.arange(3 * len(corners)).reshape(-1, 3)
@@ -53,11 +53,11 @@ def _joined(scene: Scene) -> tuple[Array, Array, Array]:
 
 
 def _before(corners: Array, uv: Array, eye: Array, axis: Array) -> tuple[Array, Array]:
-    """Keep of each triangle what lies before the camera: all of it, a corner, or two corners as two triangles."""
+    """Keep the part of each triangle in front of the camera: all of it, a corner, or two corners as two triangles."""
     values = np.concatenate([corners, uv], axis=-1)
     depth = (corners - eye) @ axis - NEAR
     count = (depth > 0).sum(axis=1)
-    # The corner that is alone on its side comes first; triangles keep their turn.
+    # The corner that is alone on its side comes first; triangles keep their orientation.
     alone = np.where(count == 1, (depth > 0).argmax(axis=1), (depth <= 0).argmax(axis=1))
     order = (alone[:, None] + np.arange(3)) % 3
     values, depth = (np.take_along_axis(x, order if x.ndim == 2 else order[..., None], axis=1) for x in (values, depth))

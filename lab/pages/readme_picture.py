@@ -3,7 +3,7 @@
 FOLDER has rgb_1440x720.png, depth.png, normal.png, albedo.png and label.png: a panorama and maps cut out of the result
 pictures in the repository of OmniX's authors (HKU-MMLab/OmniX 237d91e, assets/pano_perc.png and
 assets/examples/panorama.png, Apache-2.0). A caption covers a corner of each map; label.png is white there. This pack
-builds the scene of these maps; it is drawn from a step aside. COMFYUI_PATH names the host.
+builds the scene from these maps, and it is drawn from a step aside. COMFYUI_PATH names the host.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "web" / "apartment.jpg"
 HEIGHT, SIZE, FIELD = 512, (640, 400), 80.0
-"""Rows of the maps that the scene is made of; width and height of a view, and its horizontal field in degrees."""
+"""Height of the maps for the scene; width and height of a view, and its horizontal field in degrees."""
 YAW, PITCH = -40.0, -12.0
 ASIDE = (-0.2, 0.05, -0.1)
-"""Where the second camera stands in glTF's axes, in multiples of the distance to the floor."""
+"""The position of the second camera in glTF's axes, in multiples of the distance to the floor."""
 Array = NDArray[Any]
 
 
@@ -34,7 +34,7 @@ def read(path: Path) -> Array:
 
 
 def without_caption(values: Array, covered: Array) -> Array:
-    """Fill a map under its caption from the pixel next to it, so that no letter becomes a surface."""
+    """Fill the pixels under a map's caption from the pixel next to them, so that no letter becomes a surface."""
     rows, columns = np.nonzero(covered)
     filled = values.copy()
     filled[rows, columns] = values[rows, min(columns.max() + 2, values.shape[1] - 1)]

@@ -1,6 +1,7 @@
-"""Photograph a workflow as it opens, and its app mode, for the README:  python lab/pages/readme_screens.py FOLDER
+"""Take screenshots of a workflow and of its app mode for the README:  python lab/pages/readme_screens.py FOLDER
 
-FOLDER is that of readme_picture.py: a panorama and its maps, by OmniX's authors. The viewer shows them; no model runs.
+FOLDER is the same as for readme_picture.py: a panorama and its maps, by OmniX's authors. The viewer shows them; no
+model runs.
 COMFYUI_PATH names the host, OMNIX_CHROMIUM a Chromium.
 """
 
@@ -19,7 +20,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOW = "OmniX 09 - Panorama to all maps"
 SCREEN = {"width": 1920, "height": 1080}
-# The part of the screen that holds the graph, and the width of the pictures.
+# The part of the screen with the graph, and the width of the pictures.
 PART, WIDTH = {"x": 60, "y": 100, "width": 1840, "height": 930}, 1280
 MAPS = ("depth", "normal", "albedo", "roughness", "metallic", "semantic")
 PANORAMA = "rgb_1440x720.png"
@@ -33,7 +34,7 @@ CHOOSE = """([name, maps]) => {
 
 
 def shown_maps(bench: Any) -> Any:
-    """Let the server's viewer prepare the pictures; return what it tells the browser."""
+    """Let the server's viewer prepare the pictures; return its message to the browser."""
     loaded = {name: {"class_type": "LoadImage", "inputs": {"image": f"{name}.png"}} for name in MAPS}
     loaded["image"] = {"class_type": "LoadImage", "inputs": {"image": PANORAMA}}
     links = {name: [name, 0] for name in loaded}
@@ -66,7 +67,7 @@ def photograph(folder: Path, target: Path) -> None:
 
 
 def save(png: bytes, path: Path) -> None:
-    """Write a photograph smaller, as JPEG."""
+    """Write a smaller screenshot as JPEG."""
     image = Image.open(io.BytesIO(png)).convert("RGB")
     image.resize((WIDTH, WIDTH * image.height // image.width), Image.Resampling.LANCZOS).save(
         path, quality=82, optimize=True, progressive=True

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "lab" / "bench" / "scenes.jpg"
 HEIGHT, SIZE, FIELD = 256, (480, 320), 85.0
 YAW, PITCH, ASIDE = -40.0, -12.0, (-0.4, 0.0, -0.3)
-"""Where the first two views look, in degrees, and where the second stands, in metres: 0.5 m from the first."""
+"""Directions of the first two views, in degrees, and position of the second, in metres: 0.5 m from the first."""
 
 
 def views(folder: Path) -> list[tuple[str, np.ndarray]]:

@@ -1,6 +1,6 @@
 """Write the sample that ships with the pack, a rendered room with its ground-truth maps:  python lab/pages/sample.py
 
-It is what Load Panorama offers to somebody who has no panorama at hand, and the truth to hold OmniX's maps against.
+Load Panorama lists it for users without a panorama, and its true maps can be compared with OmniX's maps.
 COMFYUI_PATH names the host.
 """
 
@@ -21,7 +21,7 @@ FARTHEST = 10.0
 
 
 def pictures() -> Mapping[str, Tensor]:
-    """Return the room and its true maps by the ending of their names, [H, W, 3] or [H, W, 1] in [0, 1]."""
+    """Return the room and its true maps by the last part of their file names, [H, W, 3] or [H, W, 1] in [0, 1]."""
     import torch
 
     from ..rooms.room import render

@@ -1,6 +1,6 @@
 """Draw the thumbnails for the template browser from the demo's room and its ground-truth maps.
 
-They show what goes in and what a perfect answer is; no model is run.
+They show the input and a perfect result; no model is run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WIDTH, HEIGHT, FINER = 400, 200, 2
 BORDER, MARGIN, GROWN = 2, 12, 6
 QUALITY = 82
 PALETTE_SEED = 5
-# The window shows the far outside; distances beyond this percentile get the last colour.
+# The world outside the window is far away; distances above this percentile get the last colour.
 FAR = 0.97
 
 
@@ -105,7 +105,7 @@ def scene_of(room: Room) -> Tensor:
 
 
 def front_of(room: Room) -> Tensor:
-    """Show the room with what stands in front in grey."""
+    """Show the room with its furniture in grey."""
     given = {"image": torch.from_numpy(room.rgb)[None]}
     return masked(given, torch.from_numpy(room.distance)[None], None, {}, GROWN, Options().tolerance).panorama[0]
 

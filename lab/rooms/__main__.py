@@ -59,18 +59,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("destination", type=Path, help="the folder to fill")
     parser.add_argument("--count", type=_at_least(1), required=True, help="number of rooms")
-    parser.add_argument("--size", type=_size, default=(1024, 512), help="pixels, width twice the height (1024x512)")
     parser.add_argument(
-        "--seed", type=_at_least(0), default=0, help="seed of the first room (0); the next has the next"
+        "--size", type=_size, default=(1024, 512), help="pixels, width twice the height (default 1024x512)"
     )
-    parser.add_argument("--fast", action="store_true", help="coarser light, for training: about half of the time")
+    parser.add_argument(
+        "--seed",
+        type=_at_least(0),
+        default=0,
+        help="seed of the first room (default 0); each further room has the next seed",
+    )
+    parser.add_argument("--fast", action="store_true", help="coarser light, for training: takes about half the time")
     parser.add_argument(
         "--blender",
         action="store_true",
-        help="rooms of other shapes and looks, rendered by Blender (370 MB, installed on first use)",
+        help="rooms with other shapes and looks, rendered by Blender (370 MB, installed on first use)",
     )
-    parser.add_argument("--captions", action="store_true", help="write a caption beside each picture")
-    parser.add_argument("--jobs", type=_at_least(1), default=os.cpu_count() or 1, help="processes (one a core)")
+    parser.add_argument("--captions", action="store_true", help="write a caption next to each picture")
+    parser.add_argument(
+        "--jobs", type=_at_least(1), default=os.cpu_count() or 1, help="processes (default: one for each core)"
+    )
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Shapes of one kind that are met together: a ray each, and each its own shape."""
+"""Shapes of one kind that are intersected together: each ray has its own shape."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .shapes import SKIN, Array, Ball, Box, Cone, Cushion, Shape, Solid, dot, un
 
 Rows: TypeAlias = NDArray[np.intp]
 ALIKE = (Box, Cushion, Ball, Cone)
-"""The kinds whose sizes may differ from ray to ray; of others, every shape is worked out by itself."""
+"""The kinds whose sizes may differ from ray to ray; for other kinds, each shape is computed alone."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Alike:
     sizes: dict[str, Array]
 
     def reach(self, which: Rows, origins: Array, directions: Array) -> Array:
-        """Return the distance along each ray [N] to the shape of its own, `which` [N]; infinite where it misses."""
+        """Return the distance along each ray [N] to its own shape, `which` [N]; infinite for rays that miss."""
         if not self.sizes:
             return self.model.reach(origins, directions)
         # `take` keeps the rays next to each other in memory, as indexing with [:, which] does not.
@@ -40,7 +40,7 @@ class Alike:
         return ahead + shape._local_reach(_into(axes, start), _into(axes, directions), SKIN - ahead)
 
     def normal(self, which: Rows, points: Array) -> Array:
-        """Return the outward unit normals at points [3, N], each on the shape of its own, `which` [N]."""
+        """Return the outward unit normals at points [3, N], each on its own shape, `which` [N]."""
         if not self.sizes:
             return self.model.normal(points)
         axes = self._axes(which)
@@ -65,7 +65,7 @@ def _into(axes: Array | None, vectors: Array) -> Array:
 
 
 def alike(shapes: Sequence[Shape]) -> Iterator[Alike]:
-    """Yield the sets of like shapes; those that stand straight, for which no ray is turned, are sets of their own."""
+    """Yield the sets of shapes of one kind; unrotated shapes, whose rays need no rotation, are separate sets."""
     sets: dict[tuple[Any, ...], list[int]] = {}
     for number, shape in enumerate(shapes):
         key = (type(shape), shape.turned) if type(shape) in ALIKE else (number,)

@@ -1,7 +1,7 @@
-"""Rooms of another renderer: `lab/blender`, started as a program, and what it rendered as a `Room`.
+"""Rooms of another renderer: starts `lab/blender` as a program and returns its result as a `Room`.
 
-Their shapes, textures, lights and colours have nothing in common with those of `random_room`, so they show what a model
-makes of pictures that are not like the ones it was trained on.
+Their shapes, textures, lights and colours have nothing in common with those of `random_room`, so they show how a
+model handles pictures that differ from its training data.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from .shapes import Array
 
 ROOT = Path(__file__).resolve().parents[2]
 BLENDER = "lab.blender 1, Blender 5.0.1"
-"""The renderer and the version of what a seed draws."""
+"""The renderer, and the version of the rooms that seeds give."""
 FAMILIES = ("pale", "colourful", "outdoors")
 """The families of `lab/blender/places.py`; rooms take turns."""
 LABELS = tuple(COLOURS)
 EXPOSURE = 0.5
-"""The mean of the radiance in a picture, before its highlights are rolled off."""
+"""The mean radiance of a picture, before its highlights are compressed."""
 
 
 def family_of(seed: int) -> str:
@@ -66,7 +66,7 @@ def room_of(file: Path) -> Room:
 
 
 def _rolled_off(radiance: Array) -> Array:
-    """Return radiance in [0, 1]: metered, then 1 - exp(-x), an older film than `room.py` has."""
+    """Return radiance in [0, 1]: metered, then 1 - exp(-x), a simpler tone curve than that of `room.py`."""
     mean = float(np.minimum(radiance, 4).mean())
     return (1 - np.exp(-radiance * np.float32(EXPOSURE / max(mean, 1e-3)))).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""What random rooms are furnished with: the pieces of the demo's room, each with the place it was built for."""
+"""The furniture of random rooms: the pieces of the demo's room, each with its original place."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ from .shapes import Array, Ball, Cone, Shape, Surface, Vector
 class Piece(NamedTuple):
     """A piece of furniture.
 
-    home is the point that is brought to its place: on the wall for what stands against one or hangs there, on the
-    ceiling for what hangs from it, else in the middle on the floor. turn (degrees) brings its back to +Z.
+    home is the point that is moved to the new place: on the wall for pieces at a wall, on the ceiling for hanging
+    pieces, else in the middle on the floor. turn (degrees) turns the back of the piece to +Z.
     """
 
     build: Callable[[], Node]
@@ -50,11 +50,11 @@ class Piece(NamedTuple):
     lamp: Lamp | None = None
 
     def move(self, place: Vector, yaw: float, size: float) -> Move:
-        """Return what brings the piece to a place, its back towards +Z turned to the left by yaw (degrees)."""
+        """Return the move of the piece to a place, with its back towards +Z turned to the left by yaw (degrees)."""
         return Move(self.home, place, self.turn + yaw, size)
 
     def box(self, place: Vector, yaw: float, size: float) -> tuple[Array, Array]:
-        """Return the corners of a box along the axes that holds the piece at a place; a tight one at right angles."""
+        """Return the corners of a box along the axes around the piece at a place; it is tight at right angles."""
         low, high = _box(self)
         a = np.radians(yaw)
         turn = np.array([[np.cos(a), 0, -np.sin(a)], [0, 1, 0], [np.sin(a), 0, np.cos(a)]])
@@ -64,7 +64,7 @@ class Piece(NamedTuple):
 
 @lru_cache
 def built(piece: Piece) -> Node:
-    """Return a piece as the demo's room has it; shapes never change, so it is built once."""
+    """Return a piece of the demo's room; shapes never change, so it is built once."""
     return piece.build()
 
 

@@ -1,7 +1,7 @@
-"""What soft light leaves to chance: directions and places, one for each pixel.
+"""Random directions and places for soft light, one for each pixel.
 
-Pixels that draw for themselves are noisy unless many are averaged. Where few are, the pixels of each 4x4 tile share
-sixteen strata among them, so that every tile looks everywhere alike (interleaved sampling, Keller and Heidrich, 2001).
+Independent pixels are noisy unless many are averaged. If only a few are, the pixels of each 4x4 tile share sixteen
+strata, so that every tile covers all directions equally (interleaved sampling, Keller and Heidrich, 2001).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .shapes import Array, unit
 
 TILE = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]])
-"""The stratum of each pixel of a tile; neighbours have strata that lie far apart (Bayer, 1973)."""
+"""The stratum of each pixel of a tile; neighbours have strata that are far apart (Bayer, 1973)."""
 GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -24,13 +24,13 @@ def strata_of(height: int, width: int) -> NDArray[np.int64]:
 
 
 class Chance(NamedTuple):
-    """Draws for N pixels: from their strata [N], or each for itself where there are none."""
+    """Draws for N pixels: from their strata [N], or independent if there are none."""
 
     random: np.random.Generator
     strata: NDArray[np.int64] | None = None
 
     def scatter(self, count: int) -> Array:
-        """Return normal vectors [3, count], without strata: they point everywhere alike."""
+        """Return normal vectors [3, count], without strata: all directions are equally likely."""
         return self.random.standard_normal(size=(3, count), dtype=np.float32)
 
     def sphere(self, count: int) -> Array:

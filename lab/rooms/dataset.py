@@ -1,7 +1,7 @@
-"""Make rooms by the thousand: the folders that trainers and `omnix-evaluate` read, and a manifest of what is in them.
+"""Make thousands of rooms: the folders that trainers and `omnix-evaluate` read, and a manifest of their contents.
 
-Room number n is the room of seed `seed + n`, whatever the count, so a longer run goes on where a shorter one ended. A
-room is in the manifest once all of its maps are on the disk; what is in it is not made again.
+Room number n is the room of seed `seed + n`, for any count, so a longer run continues a shorter one. A room
+is added to the manifest when all of its maps are on the disk, and rooms in the manifest are not made again.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from .room import Room, render
 
 MANIFEST = "manifest.jsonl"
 HELD_BACK = {"test": 16, "validation": 16}
-"""One room in so many belongs to each of these parts; which one says the seed alone."""
+"""One room in so many belongs to each of these parts; only the seed decides which."""
 
 RENDERER = "lab.rooms 1"
-"""This renderer and the version of what a seed draws: another number where the same seed gives another room."""
+"""This renderer and its version; the version changes when the same seed gives another room."""
 SHOWN = 0.005
-"""The share of a picture from which on its caption names a class."""
+"""The smallest share of a picture for which the caption names a class."""
 
 Record: TypeAlias = dict[str, Any]
 
@@ -47,7 +47,7 @@ renderer: {renderer}. Everything is computed, so there are no people and no phot
 | folder | values |
 |---|---|
 | rgb | 8-bit sRGB, what the camera sees |
-| depth | metres along the ray; 0 where nothing is hit, as through windows and in the sky |
+| depth | metres along the ray; 0 for no surface: the sky, and the view through windows |
 | normal | unit vectors, +X front, +Y up, +Z left, towards the camera |
 | albedo | 8-bit sRGB base colour, without light |
 | roughness, metallic | 0 to 1 |
@@ -60,7 +60,7 @@ apart: train on `train`, choose on `validation`, report on `test`.
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be made: the folder, its first seed, how many rooms, and how they are rendered."""
+    """The order for a data set: the folder, its first seed, the number of rooms, and how they are rendered."""
 
     folder: Path
     seed: int
@@ -84,7 +84,7 @@ class Order:
 
 
 def split_of(seed: int) -> str:
-    """Return the part that the room of a seed belongs to, "train", "validation" or "test", in every data set alike."""
+    """Return the part of the room of a seed, "train", "validation" or "test": the same in every data set."""
     place = int.from_bytes(hashlib.sha256(f"room {seed}".encode()).digest()[:8], "big") / 2**64
     for part, share in HELD_BACK.items():
         if place < 1 / share:
@@ -98,7 +98,7 @@ def make(order: Order, jobs: int, prepare: Callable[[], Any] | None = None) -> i
     done = _begun(order)
     missing = [number for number in range(order.count) if f"{number + 1:06d}" not in done]
     progress = tqdm(total=order.count, initial=order.count - len(missing), unit="room", disable=None)
-    # Every core has a worker of its own; started afresh, as a fork of a process with threads may hang.
+    # Every core has its own worker, started as a new process, because a fork of a process with threads may hang.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     spawn = multiprocessing.get_context("spawn")
     manifest = open(order.folder / MANIFEST, "a", encoding="utf-8")  # noqa: SIM115 (the next line closes it)
@@ -112,7 +112,7 @@ def make(order: Order, jobs: int, prepare: Callable[[], Any] | None = None) -> i
 
 
 def _results(pool: ProcessPoolExecutor, order: Order, numbers: list[int], ahead: int) -> Iterator[Record]:
-    """Yield the rooms' records as they are done; only a few are asked for ahead, so that Ctrl-C ends soon."""
+    """Yield the records of finished rooms; only a few rooms are queued ahead, so that Ctrl-C ends the run soon."""
     waiting: set[Future[Record]] = set()
     for number in numbers:
         waiting.add(pool.submit(make_one, order, number))
@@ -152,7 +152,7 @@ def caption(room: Room) -> str:
 
 
 def describe(order: Order) -> None:
-    """Write what a folder holds beside its rooms: `classes.json`, label -> 8-bit sRGB, and a card."""
+    """Write the other files of a folder: `classes.json`, label -> 8-bit sRGB, and README.md."""
     (order.folder / "classes.json").write_text(json.dumps(COLOURS, indent=1) + "\n", encoding="utf-8")
     parts = Counter(record["split"] for record in records(order.folder))
     counts = ", ".join(f"{parts[part]} {part}" for part in ("train", *HELD_BACK))
@@ -161,10 +161,10 @@ def describe(order: Order) -> None:
 
 
 def maps(room: Room) -> dict[str, np.ndarray[Any, Any]]:
-    """Return a room's maps by kind, as the layout holds them in memory.
+    """Return a room's maps by kind, in the layout's form in memory.
 
-    What is seen through windows and over walls has no depth, as the sky has none in measured data: the scenery's 20 m
-    would leave a room of 3 m the darkest seventh of a picture whose white is the farthest.
+    The scenery outside windows and above walls has no depth, like the sky in measured data. With its 20 m as white, a
+    room of 3 m would use only the darkest seventh of a depth picture.
     """
     outside = room.semantic == room.labels.index("outside")
     colours = np.array([COLOURS[label] for label in room.labels], dtype=np.uint8)
@@ -180,7 +180,7 @@ def maps(room: Room) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def records(folder: Path) -> list[Record]:
-    """Return the records of a folder's rooms, without the recipe; a last line that was cut off is none."""
+    """Return the records of a folder's rooms, without the recipe and without an incomplete last line."""
     found = []
     for line in _lines(folder)[1:]:
         try:
@@ -207,7 +207,7 @@ def _begun(order: Order) -> set[str]:
         return set()
     if lines[0] != first:
         raise MapError(f"{path}: begun as {lines[0]}, asked for {first}; choose another folder or the same options.")
-    # A run that was killed may have left half a line: it is ended, so that the next record has a line of its own.
+    # A killed run may have left half a line. A line break ends it, so that the next record has its own line.
     if not path.read_text(encoding="utf-8").endswith("\n"):
         with open(path, "a", encoding="utf-8") as manifest:
             manifest.write("\n")

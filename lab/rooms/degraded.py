@@ -1,7 +1,7 @@
-"""Make true maps as imperfect as a model's: what a scene, a cut or a metric meets in practice, from a seed.
+"""Make true maps as imperfect as a model's, from a seed, to test scenes, cuts and metrics with realistic maps.
 
-The kinds of error are those seen in maps of real weights. Distance in, distance out: it is first scaled to [0, 1] by
-its greatest value below the clip, as a model's depth is relative.
+The kinds of error are those in maps of real weights. The distance is first scaled to [0, 1] by its greatest value below
+the clip, because a model's depth is relative.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .shapes import Array
 
 @dataclass(frozen=True)
 class Degradation:
-    """How far maps are from the truth.
+    """The errors of degraded maps.
 
     blur: pixels from 10 to 90 % of an edge; drift: relative error of low frequency (standard deviation); grain: the
     relative error of each pixel; levels: steps that depth is rounded to, 0 = none; far: the quantile of distance where

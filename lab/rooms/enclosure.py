@@ -1,4 +1,4 @@
-"""What stands around a room: walls, which stand along the axes of the room, and the dome of the sky."""
+"""The surroundings of a room: walls along the axes of the room, and the dome of the sky."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Wall(Shape):
         return self.half
 
     def reach(self, origins: Array, directions: Array) -> Array:
-        """Return the distance along each ray to the wall, [N], infinite where it misses."""
+        """Return the distance along each ray to the wall, [N], infinite for rays that miss."""
         along = directions[self.axis]
         facing = np.flatnonzero(along * self.facing < -1e-9)
         start, d = origins if origins.shape[1] == 1 else origins.take(facing, axis=1), directions.take(facing, axis=1)
@@ -34,7 +34,7 @@ class Wall(Shape):
         return found
 
     def _holds(self, start: Array, d: Array, t: Array) -> NDArray[np.bool_]:
-        """Tell which rays meet the plane within the rectangle and beside the hole."""
+        """Return which rays hit the plane inside the rectangle and outside the hole."""
         others = [axis for axis in range(3) if axis != self.axis]
         places = [start[axis] + t * d[axis] for axis in others]
         held = np.ones(t.shape, dtype=bool)
@@ -46,7 +46,7 @@ class Wall(Shape):
         return held
 
     def normal(self, points: Array) -> Array:
-        """Return the direction that the wall faces, once for each point."""
+        """Return the direction that the wall faces, repeated for each point."""
         return np.broadcast_to(column(np.eye(3)[self.axis] * self.facing), points.shape)
 
 

@@ -1,7 +1,7 @@
-"""Rooms by other code and with other looks: what a model that was trained on the rooms beside this file has never seen.
+"""Rooms by other code and with other looks, for models that were trained on the rooms of the first renderer.
 
-Nothing is shared with that renderer. A room is a box that is turned against the camera, with balls and turned boxes in
-it; two point lamps with hard shadows light matt surfaces. Same axes and rays: see `room`.
+The two renderers share no code. A room is a box that is not aligned with the camera, with balls and turned boxes in it;
+two point lamps with hard shadows light matt surfaces. Axes and rays are the same: see `room`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ AMBIENT = 0.25
 class Thing(NamedTuple):
     """A ball (half is its radius) or a box turned about the vertical; `inside` is the room itself.
 
-    colours are two linear ones for each surface, [1, 2, 3]; of the room for floor, walls and ceiling, [3, 2, 3].
+    colours are two linear colours for each surface, [1, 2, 3]; for the room: floor, walls and ceiling, [3, 2, 3].
     """
 
     centre: Array
@@ -43,8 +43,8 @@ class Hit(NamedTuple):
 
 
 class ForeignRoom(NamedTuple):
-    """Picture, depth, normal and albedo as `mapfiles.layout` holds them in memory; where things stand in the room, bool
-    [H, W]; and depth and normal of the same room without them."""
+    """Picture, depth, normal and albedo in the form of `mapfiles.layout`; the mask of the furniture, bool [H, W]; and
+    depth and normal of the same room without furniture."""
 
     maps: dict[str, Array]
     furniture: Array
@@ -99,7 +99,7 @@ def _things(random: np.random.Generator, saturation: tuple[float, float]) -> lis
 
 
 def _colours(random: np.random.Generator, saturation: tuple[float, float]) -> Array:
-    """Draw the two linear colours of a checked surface [1, 2, 3]; half of the surfaces have one colour alone."""
+    """Draw the two linear colours of a checked surface [1, 2, 3]; half of the surfaces have only one colour."""
     hue = random.uniform(0, 1, (2, 1)) + np.array([0, 1 / 3, 2 / 3])
     bright = random.uniform(0.35, 0.85, (2, 1))
     pure = np.clip(np.abs(6 * (hue % 1) - 3) - 1, 0, 1)
@@ -122,7 +122,7 @@ def _nearest(things: list[Thing], origins: Array, rays: Array) -> Hit:
 
 
 def _met(thing: Thing, origins: Array, rays: Array) -> tuple[Array, Array]:
-    """Return the distance to a thing along each ray, infinite where it is missed, and the normal there."""
+    """Return the distance to a thing along each ray, infinite for rays that miss it, and the normal there."""
     start, way = _turned(origins - thing.centre, -thing.yaw), _turned(rays, -thing.yaw)
     if thing.is_ball:
         along = np.einsum("na,na->n", start, way)
@@ -157,7 +157,7 @@ def _lamps(random: np.random.Generator, room: Thing) -> list[Array]:
 
 
 def _lit(things: list[Thing], lamp: Array, points: Array, normals: Array) -> Array:
-    """Return what a lamp adds at points [N, 3]: with the cosine, the distance squared and hard shadows."""
+    """Return the light of a lamp at points [N, 3], with the cosine, the squared distance and hard shadows."""
     towards = lamp - points
     distance = np.linalg.norm(towards, axis=1)
     towards = towards / distance[:, None]

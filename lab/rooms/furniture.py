@@ -1,4 +1,4 @@
-"""The demo room's content: walls, window and furniture.
+"""The contents of the demo's room: walls, window and furniture.
 
 Metres; the camera is the origin. Front +X, up +Y, left +Z. The floor is at -1.5, the ceiling at 1.2.
 """
@@ -166,7 +166,7 @@ BOOK_COLOURS = ("7a2e2a", "2f4f6b", "c9a24a", "3f5f48", "d8cfbd", "54405e", "b06
 
 
 def books(x: float, base: float, z: float, seed: int) -> Iterator[Shape]:
-    """Yield one row of upright books, thickness, height, depth and colour drawn from a fixed hash."""
+    """Yield one row of upright books; a fixed hash gives their thickness, height, depth and colour."""
     edge = x + 0.76
     for k in range(40):
         thick, tall, deep, tint = (float(noise(np.array([k]), np.array([seed * 7 + n]))[0]) for n in range(4))
@@ -183,7 +183,7 @@ def books(x: float, base: float, z: float, seed: int) -> Iterator[Shape]:
 
 
 def dining_table() -> Group:
-    """Build the table behind on the left, its bowl of oranges and the lamp that hangs over it."""
+    """Build the table at the back on the left, its bowl of oranges and the lamp above it."""
     x, z, top = PENDANT[0], PENDANT[2], FLOOR + 0.74
     legs = [
         Box(OAK, (x + a * 0.55, FLOOR + 0.35, z + b * 0.33), half=(0.03, 0.35, 0.03)) for a in (-1, 1) for b in (-1, 1)
@@ -213,7 +213,7 @@ def pendant() -> Group:
 
 
 def chair(x: float, z: float, yaw: float) -> Group:
-    """Build a chair with its seat at (x, z), its back away from where yaw (degrees, to the left of front) looks."""
+    """Build a chair with its seat at (x, z) that faces yaw (degrees, to the left of front)."""
     c, s = np.cos(np.radians(yaw)), np.sin(np.radians(yaw))
 
     def at(forward: float, height: float, left: float) -> Vector:

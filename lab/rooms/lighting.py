@@ -1,8 +1,8 @@
-"""Light a room: sun and sky through its openings, lamps, what the surfaces pass on, and reflections.
+"""Light a room: sun and sky through its openings, lamps, light from other surfaces, and reflections.
 
-Light is irradiance / pi, so that a matt surface sends out albedo * light. Soft light is sampled by chance and then
-smoothed over neighbouring pixels of the same surface. What a ray meets after its first hit is looked up in the panorama
-itself, which sees nearly every surface of the room.
+Light is irradiance / pi, so that a matt surface emits albedo * light. Soft light is sampled at random and then smoothed
+over neighbouring pixels of the same surface. The light at the second hit of a ray is read from the panorama itself,
+which shows nearly every surface of the room.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MIRROR = 0.1
 
 @dataclass(frozen=True)
 class Lamp:
-    """A small ball of light: intensity, its radius, and the radius around it that its own shade may not block."""
+    """A small ball of light: intensity, radius, and the radius in which nothing (such as its shade) blocks it."""
 
     centre: Vector
     intensity: Vector
@@ -45,11 +45,11 @@ class Opening:
     outward: int
 
     def beyond(self, points: Array) -> NDArray[np.bool_]:
-        """Tell which points lie outside."""
+        """Return which points are outside."""
         return (points[self.axis] - self.low[self.axis]) * self.outward > 0
 
     def crossed(self, points: Array, towards: Array) -> NDArray[np.bool_]:
-        """Tell which rays leave through the opening, or start outside."""
+        """Return which rays leave through the opening, or start outside."""
         along = np.where(towards[self.axis] * self.outward > 1e-6, towards[self.axis], np.float32(np.inf))
         t = np.where(np.isinf(along), np.float32(np.nan), (self.low[self.axis] - points[self.axis]) / along)
         found = self.beyond(points)
@@ -62,7 +62,7 @@ class Opening:
 
 @dataclass(frozen=True)
 class Lights:
-    """What lights a room. sun is the direction towards it; ambient reaches places that the panorama can't see."""
+    """The lights of a room. sun is the direction towards the sun; ambient lights places that the panorama can't see."""
 
     openings: tuple[Opening, ...]
     lamps: tuple[Lamp, ...]
@@ -73,16 +73,16 @@ class Lights:
 
 
 class Quality(NamedTuple):
-    """How much is spent on a picture; the maps are exact in any."""
+    """The quality of a picture; the maps are exact in every quality."""
 
     step: int
-    """Soft light and reflections are worked out at every step-th pixel across and down."""
+    """Soft light and reflections are computed at every step-th pixel across and down."""
     suns: int
     """Rays to the sun from each pixel."""
     bounces: int
-    """How often surfaces pass light on."""
+    """The number of bounces."""
     edges: tuple[tuple[float, float], ...]
-    """Rays, as parts of a pixel down and right, whose mean a pixel on an edge is; none: it is blended with the next."""
+    """Rays that are averaged for a pixel on an edge, as parts of a pixel; none: it is blended with the next pixel."""
 
 
 PICTURE = Quality(1, 4, 2, ((-0.25, -0.25), (-0.25, 0.25), (0.25, -0.25), (0.25, 0.25)))
@@ -93,14 +93,14 @@ FAST = Quality(4, 1, 1, ())
 
 @dataclass(frozen=True)
 class Light:
-    """The light on every pixel of a panorama, [3, H * W] each: on matt surfaces, and reflected by glossy ones."""
+    """The light at every pixel of a panorama, [3, H * W] each: on matt surfaces, and reflected by glossy ones."""
 
     matt: Array
     gloss: Array
 
 
 def light_room(room: Scene, lights: Lights, view: View, grid: Grid, quality: Quality, seed: int) -> Light:
-    """Return the light on a panorama of `grid` whose pixels show `view`; the seed gives the chance."""
+    """Return the light of a panorama of `grid` whose pixels show `view`; the seed determines the random rays."""
     random = np.random.default_rng(seed)
     small, rows = grid.every(quality.step)
     part = view if quality.step == 1 else view.at(rows)
@@ -109,7 +109,7 @@ def light_room(room: Scene, lights: Lights, view: View, grid: Grid, quality: Qua
     if quality.step == 1:
         return sampled.light(sampled.smooth(sun, passes=1))
     light, enlarge = sampled.light(sun[:, rows]), Enlarger(view, grid, quality.step)
-    # The sun's light has edges, so it is worked out at every pixel.
+    # The sun's light has edges, so it is computed at every pixel.
     return Light(sun + enlarge(light.matt - sun[:, rows]), enlarge(light.gloss))
 
 
@@ -120,12 +120,12 @@ class _Sampled:
         self, room: Scene, lights: Lights, view: View, grid: Grid, random: np.random.Generator, quality: Quality
     ) -> None:
         self.room, self.lights, self.view, self.grid = room, lights, view, grid
-        # All passes together reach an eighth of the height, 22 degrees, whatever the size.
+        # All passes together reach an eighth of the height, 22 degrees, at any size.
         self.passes = max(1, round(np.log2(grid.height / 8)))
         self.bounces = quality.bounces
         self.smooth = Smoother(view, grid, self.passes)
         if quality.step == 1:
-            # Every pixel can be worked out: every other one is, as on a chess board.
+            # At step 1, every second pixel is computed, as on a chess board.
             board = (np.arange(grid.height)[:, None] + np.arange(grid.width)) % 2 == 0
             self.rows, self.chance = np.flatnonzero(board), Chance(random)
         else:
@@ -146,18 +146,18 @@ class _Sampled:
         return self.smooth.spread(self.rows, values, passes, self.lights.ambient)
 
     def _bounce(self, part: View, light: Array) -> Array:
-        """Return the light that other surfaces pass on to the pixels of `part`, given the light on the whole view."""
+        """Return the light from other surfaces at the pixels of `part`, given the light of the whole view."""
         start = part.hits.point + part.normal * np.float32(2e-3)
-        # A unit vector added to the normal is spread as the cosine, so the mean of what it meets is the light.
+        # The normal plus a random unit vector is distributed like the cosine, so the light is the mean of the hits.
         towards = unit(part.normal * np.float32(1.001) + self.chance.sphere(start.shape[1]))
         met = meet(self.room, start, towards)
-        # Lamps and the sky are lights of their own already, but in a window's reveal only chance finds the sky.
+        # Lamps and the sky are already computed separately, but in a window's reveal only random rays find the sky.
         dark = met.glow.sum(axis=0) == 0
         outside = np.any([opening.beyond(start) for opening in self.lights.openings] or [False], axis=0)
         return met.albedo * self._lookup(light, met) * dark + met.glow * (outside & ~dark)
 
     def _lookup(self, light: Array, met: Met) -> Array:
-        """Return the light on points that rays met, from the panorama's own pixels where it sees them."""
+        """Return the light at points that rays met, from the panorama's own pixels if it shows these points."""
         x, y, z = met.hits.point
         far, pixel = np.sqrt(x * x + y * y + z * z), self.grid.pixel(met.hits.point)
         seen = np.abs(self.view.hits.distance[pixel] - far) < 0.05 * far
@@ -180,7 +180,7 @@ class _Sampled:
 
 
 class _Beam(NamedTuple):
-    """One light's rays: the pixels [n] that face it, the way [3, n] and how far [n] it is, and its light [3, n]."""
+    """One light's rays: the pixels [n] that face it, its direction [3, n] and distance [n], and its light [3, n]."""
 
     rows: Rows
     towards: Array
@@ -189,7 +189,7 @@ class _Beam(NamedTuple):
 
 
 def _shone(room: Scene, view: View, beams: Sequence[_Beam]) -> Array:
-    """Return the light of beams on the pixels of a view, [3, N], where nothing stands in their way."""
+    """Return the light of beams at the pixels of a view, [3, N], without the blocked beams."""
     total = np.zeros_like(view.normal)
     if not beams:
         return total
@@ -209,7 +209,7 @@ def _sun(room: Scene, lights: Lights, view: View, chance: Chance, samples: int) 
         return light
     point = view.hits.point
     for _ in range(samples):
-        # The rim of a shadow is soft where its rays are many, and sharp where there is but one.
+        # With many rays the edge of a shadow is soft, with one ray it is sharp.
         scatter = chance.scatter(point.shape[1]) if samples > 1 else np.zeros_like(point)
         towards = unit(column(lights.sun) + np.float32(0.012) * scatter)
         through = np.any([opening.crossed(point, towards) for opening in lights.openings] or [False], axis=0)
@@ -235,7 +235,7 @@ def _sky(view: View, opening: Opening, skylight: Vector, chance: Chance) -> _Bea
 
 
 def _lamp(view: View, lamp: Lamp, chance: Chance) -> _Beam:
-    """Return the light of one lamp, less with the square of the distance, from one point on it for each pixel."""
+    """Return the light of one lamp, which falls with the squared distance, from one point on it for each pixel."""
     target = column(lamp.centre) + lamp.radius * chance.sphere(view.normal.shape[1])
     towards = target - view.hits.point
     far = np.sqrt(dot(towards, towards))

@@ -1,4 +1,4 @@
-"""Draw a textured mesh as a viewer without lights does: perspective, the nearest front face wins."""
+"""Draw a textured mesh without lights, in perspective; the nearest front face is visible."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BACKGROUND = 0.93
 
 @dataclass(frozen=True)
 class Camera:
-    """Where a camera stands and what it looks at (metres, +Y up), and its vertical field of view in degrees."""
+    """The position of a camera and the point it looks at (metres, +Y up), and its vertical field of view in degrees."""
 
     eye: tuple[float, float, float]
     target: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -34,16 +34,16 @@ class Shown(NamedTuple):
 
 
 FROM_OUTSIDE = Camera((-3.5, 5.5, 6.5), target=(0.0, -0.6, 0.0))
-"""From here one sees the whole of the demo's room."""
+"""This camera sees the whole of the demo's room."""
 
 
 def draw(
     positions: Array, uv: Array, faces: Ints, texture: Array, camera: Camera, size: tuple[int, int], finer: int = FINER
 ) -> Array:
-    """Return the picture [h, w, 3] of a mesh that lies before the camera as a whole; size is (width, height).
+    """Return the picture [h, w, 3] of a mesh that is completely in front of the camera; size is (width, height).
 
-    positions [V, 3], uv [V, 2] in [0, 1], faces [F, 3], texture [H, W, 3] in [0, 1].  A face that turns its back is
-    not drawn, so one looks into a room from outside.  A pixel is the mean of finer x finer points.
+    positions [V, 3], uv [V, 2] in [0, 1], faces [F, 3], texture [H, W, 3] in [0, 1].  A face seen from
+    behind is not drawn, so a room is open from outside.  A pixel is the mean of finer x finer points.
     """
     width, height = size[0] * finer, size[1] * finer
     shown = nearest_face(positions, uv, faces, camera, (width, height))
@@ -57,15 +57,15 @@ def draw(
 
 
 def nearest_face(positions: Array, uv: Array, faces: Ints, camera: Camera, size: tuple[int, int]) -> Shown:
-    """Return what the pixels' centres of a screen of (width, height) show; arguments as for `draw`."""
+    """Return the surfaces at the pixels' centres of a screen of (width, height); arguments as for `draw`."""
     width, height = size
     screen, nearness = _projected(positions, camera, width, height)
     pairs, pixel, weights = _covered(screen[faces], width, height)
-    # Inverse depth, and whatever is divided by depth, runs straight across the screen.
+    # Inverse depth, and values divided by depth, are linear across the screen.
     shares = weights * nearness[faces[pairs]]
     near = shares.sum(axis=1)
     first = np.argsort(near, kind="stable")
-    # Of several faces in one pixel the last stays, the nearest.
+    # If several faces are in one pixel, the last one remains, which is the nearest.
     held = np.full(width * height, -1)
     held[pixel[first]] = first
     shown = held[held >= 0]
@@ -91,7 +91,7 @@ def _covered(corners: Array, width: int, height: int) -> tuple[Ints, Ints, Array
     high = np.clip(np.floor(corners.max(axis=1) - 0.5) + 1, 0, [width, height]).astype(int)
     a, b, c = (corners[:, k] for k in range(3))
     area = _cross(b - a, c - a)
-    # On a screen whose rows run down, what turns counter-clockwise has a negative area.
+    # On a screen with rows from top to bottom, a counter-clockwise face has a negative area.
     across, down = np.maximum(high - low, 0).T * (area < 0)
     count = across * down
     pairs = np.repeat(np.arange(len(corners)), count)
@@ -105,7 +105,7 @@ def _covered(corners: Array, width: int, height: int) -> tuple[Ints, Ints, Array
 
 
 def _edges(a: Array, b: Array, c: Array) -> Array:
-    """Return, for each corner of faces, what turns (x, y, 1) into twice the area towards the other two, [F, 3, 3]."""
+    """Return, for each corner of faces, the row that maps (x, y, 1) to twice the area with the other two, [F, 3, 3]."""
     sides = ((b, c), (c, a), (a, b))
     rows = [np.stack([p[:, 1] - q[:, 1], q[:, 0] - p[:, 0], _cross(p, q)], axis=1) for p, q in sides]
     return np.stack(rows, axis=1)

@@ -1,4 +1,4 @@
-"""Move, size and repaint what was built once: a tree of shapes is data, so every copy of it can stand elsewhere."""
+"""Move, scale and repaint a tree of shapes: it is data, so each copy of it can have another place."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Move:
     size: float = 1.0
 
     def point(self, at: Vector) -> Vector:
-        """Return where a point comes to lie."""
+        """Return the new place of a point."""
         a = np.radians(self.yaw)
         x, y, z = ((value - home) * self.size for value, home in zip(at, self.home))
         c, s = np.cos(a), np.sin(a)
@@ -36,7 +36,7 @@ class Move:
 
 
 def moved(node: Node, move: Move) -> Node:
-    """Return a copy of a tree that has made a move."""
+    """Return a moved copy of a tree."""
     if isinstance(node, Group):
         return group([moved(member, move) for member in node.members])
     known = {field.name for field in fields(node)}
@@ -49,7 +49,7 @@ def _times(length: float | Vector, size: float) -> float | Vector:
 
 
 def repainted(node: Node, paint: Callable[[Surface], Surface]) -> Node:
-    """Return a copy of a tree in which every surface is what `paint` makes of it; what was alike stays alike."""
+    """Return a copy of a tree with every surface changed by `paint`; equal surfaces stay equal."""
     done: dict[int, Surface] = {}
 
     def copy(part: Node) -> Node:
@@ -63,13 +63,13 @@ def repainted(node: Node, paint: Callable[[Surface], Surface]) -> Node:
 
 
 def bounds(node: Node) -> tuple[Array, Array]:
-    """Return the lowest and the highest corner [3] of a box along the axes that holds a tree."""
+    """Return the lowest and the highest corner [3] of the box along the axes around a tree."""
     boxes = [_corners(shape) for shape in leaves(node)]
     return np.min([box.min(axis=1) for box in boxes], axis=0), np.max([box.max(axis=1) for box in boxes], axis=0)
 
 
 def _corners(shape: Shape) -> Array:
-    """Return the eight corners [3, 8] of the box in a shape's own frame that holds it."""
+    """Return the eight corners [3, 8] of the box around a shape, in its own frame."""
     signs = np.array([*product((-1, 1), repeat=3)], dtype=np.float64).T
     corners = signs * np.array(shape.half_box, dtype=np.float64)[:, None]
     return shape.axes.T.astype(np.float64) @ corners + np.array(shape.centre)[:, None]

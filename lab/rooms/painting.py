@@ -1,4 +1,4 @@
-"""Paint random rooms: what each kind of thing may be made of, in colours and patterns drawn by chance."""
+"""Paint random rooms: the materials of each kind of thing, with random colours and patterns."""
 
 from __future__ import annotations
 
@@ -49,41 +49,41 @@ def wooden(random: Random) -> Paint:
 
 
 def cloth(random: Random, old: Surface) -> Surface:
-    """Make of cloth."""
+    """Use cloth."""
     return Surface(old.semantic, dyed(random), random.uniform(0.85, 1.0))
 
 
 def wood(random: Random, old: Surface) -> Surface:
-    """Make of wood, or paint it over."""
+    """Use wood, plain or painted."""
     if random.random() < 0.7:
         return Surface(old.semantic, wooden(random), random.uniform(0.25, 0.6))
     return lacquer(random, old)
 
 
 def lacquer(random: Random, old: Surface) -> Surface:
-    """Paint in one colour, silky or matt."""
+    """Use paint of one colour, silky or matt."""
     return Surface(old.semantic, plain(colour(random)), random.uniform(0.25, 0.7))
 
 
 def metal(random: Random, old: Surface) -> Surface:
-    """Make of metal."""
+    """Use metal."""
     return Surface(old.semantic, plain(METALS[random.integers(len(METALS))]), random.uniform(0.12, 0.45), 1.0)
 
 
 def ceramic(random: Random, old: Surface) -> Surface:
-    """Make of glazed clay, seldom of metal."""
+    """Use glazed clay, rarely metal."""
     if random.random() < 0.2:
         return metal(random, old)
     return Surface(old.semantic, dyed(random), random.uniform(0.12, 0.5))
 
 
 def paper(random: Random, old: Surface) -> Surface:
-    """Make of matt paper or linen."""
+    """Use matt paper or linen."""
     return Surface(old.semantic, plain(colour(random)), random.uniform(0.5, 0.8))
 
 
 def light_wood(random: Random, old: Surface) -> Surface:
-    """Paint as trim and window frames are: pale, seldom wood."""
+    """Use pale paint, as on trim and window frames, rarely wood."""
     paint = wooden(random) if random.random() < 0.25 else plain(pale(random))
     return Surface(old.semantic, paint, random.uniform(0.3, 0.6))
 
@@ -103,14 +103,14 @@ def foliage(random: Random, old: Surface) -> Surface:
 
 
 def chair_part(random: Random, old: Surface) -> Surface:
-    """Make a seat of cloth, and the frame of wood or metal."""
+    """Use cloth for the seat, and wood or metal for the frame."""
     if old.roughness > 0.8:
         return cloth(random, old)
     return metal(random, old) if random.random() < 0.25 else wood(random, old)
 
 
 def lamp_part(random: Random, old: Surface) -> Surface:
-    """Keep what glows, and make the rest of metal or lacquer."""
+    """Keep glowing surfaces, and use metal or lacquer for the rest."""
     if max(old.glow) > 0:
         return old
     return metal(random, old) if random.random() < 0.5 else lacquer(random, old)
@@ -124,7 +124,7 @@ def picture_part(random: Random, old: Surface) -> Surface:
 
 
 def kept(_random: Random, old: Surface) -> Surface:
-    """Leave as it is."""
+    """Change nothing."""
     return old
 
 
@@ -149,11 +149,11 @@ MAKERS: dict[str, Maker] = {
     "picture": picture_part,
     "mirror": kept,
 }
-"""What a thing with this semantic label may be made of."""
+"""Semantic label -> the function that draws its material."""
 
 
-def made_anew(random: Random, lamps_on: float) -> Callable[[Surface], Surface]:
-    """Return what gives each surface of a piece another look; what glows does so `lamps_on` times as brightly."""
+def redecorated(random: Random, lamps_on: float) -> Callable[[Surface], Surface]:
+    """Return a function that repaints each surface of a piece; glowing surfaces become `lamps_on` times as bright."""
 
     def paint(old: Surface) -> Surface:
         new = MAKERS[old.semantic](random, old)
@@ -188,5 +188,5 @@ def ground(random: Random, outdoors: bool) -> Surface:
 
 
 def outside(radiance: Vector) -> Surface:
-    """Return what is seen through the openings, as bright as the sky is."""
+    """Return the view through the openings, as bright as the sky."""
     return Surface("outside", scenery, 1.0, glow=radiance)

@@ -1,4 +1,4 @@
-"""What the demo room is painted with: patterns from local points [3, N] in metres to linear albedo [3, N]."""
+"""The patterns of the demo's room: from local points [3, N] in metres to linear albedo [3, N]."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Paint: TypeAlias = Callable[[Array], Array]
 
 # The ranges of hills in the painting: waves per metre, phase, height in metres.
 HILLS = ((7.0, 0.0, 0.0), (9.0, 1.7, -0.1), (6.0, 3.9, -0.2))
-# Where patterns begin within their period: flat faces, at round numbers, must not lie on a border.
+# Patterns are shifted by this part of a period, so that flat faces at round numbers are not on a border.
 CORNER = 0.3711
-# How high the eye stands above the middle of the backdrop.
+# The height of the eye above the middle of the backdrop.
 HORIZON = 2.1
 
 
@@ -66,21 +66,21 @@ def checks(first: str, second: str, size: float) -> Paint:
 
 
 def mottled(first: str, second: str) -> Paint:
-    """Paint soft spots, in the first colour for the most part."""
+    """Paint soft spots, mostly in the first colour."""
     return mixed(
         first, second, lambda p: (np.sin(p[0] * 31 + 2 * np.sin(p[2] * 17)) * np.sin(p[1] * 27 + p[2] * 23) + 1) / 5
     )
 
 
 def tiles(tile: str, joint: str, size: tuple[float, float, float], gap: float) -> Paint:
-    """Paint blocks of a size with joints between them, each of a tone of its own."""
+    """Paint blocks of a size with joints between them, each in its own tone."""
     a, b, edge = srgb(tile), srgb(joint), np.array(size, dtype=np.float32)[:, None]
 
     def paint(p: Array) -> Array:
         place = p / edge + CORNER
         block = np.floor(place)
         inside = np.minimum(place - block, block + 1 - place) * edge
-        # A plane lies at one depth of its own axis, so a joint is never all of it.
+        # A plane has one depth along its own axis, so it is never completely a joint.
         joints = (inside < gap / 2).any(axis=0)
         return np.where(joints, b, a * (0.75 + 0.25 * noise(*block)))
 

@@ -1,7 +1,7 @@
-"""Rooms without end: every seed is another room, by day or by lamp, or a courtyard under the sky.
+"""Random rooms: every seed gives another room, by day or with lamps, or a courtyard under the sky.
 
-Pieces are placed one after another, each in a box along the walls that holds it and that must be free; what finds no
-place in a few tries is left out. So nothing intersects, and nothing stands in a door or at the camera.
+Pieces are placed one after another, each in a free box along the walls. A piece that finds no place in a few tries is
+left out. So nothing intersects, and nothing is in a doorway or at the camera.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .enclosure import Dome, Wall
 from .furniture import FLOOR, window
 from .lighting import Lamp, Lights, Opening
 from .moving import Move, Node, bounds, moved, repainted
-from .painting import Random, ground, made_anew, outside, pale, wall
+from .painting import Random, ground, outside, pale, redecorated, wall
 from .patterns import plain
 from .raycast import Scene, group
 from .shapes import Array, Shape, Surface, Vector
@@ -25,9 +25,9 @@ from .stage import Stage
 
 TRIES = 12
 GAP = 0.03
-"""What is left free around every piece, in metres."""
+"""Free space around every piece, in metres."""
 AROUND_CAMERA = 0.45
-"""What is left free on all sides of the camera, in metres."""
+"""Free space on all sides of the camera, in metres."""
 
 
 class Shell(NamedTuple):
@@ -38,7 +38,7 @@ class Shell(NamedTuple):
 
 
 class Side(NamedTuple):
-    """One wall: the axis that it stands across, where, which way is outside, and the yaw that brings +Z there."""
+    """One wall: its normal axis, its place on it, the direction to the outside, and the yaw that turns +Z there."""
 
     axis: int
     outward: int
@@ -49,7 +49,7 @@ SIDES = (Side(2, 1, 0.0), Side(0, -1, 90.0), Side(2, -1, 180.0), Side(0, 1, 270.
 
 
 class Mood(NamedTuple):
-    """The light of the hour: radiances of sun and sky, and how brightly lamps burn."""
+    """The light of a time of day: radiances of sun and sky, and the brightness of lamps."""
 
     sunlight: Vector
     skylight: Vector
@@ -78,8 +78,8 @@ class _Plan:
     taken: list[tuple[Array, Array]] = field(default_factory=list)
 
     def is_free(self, low: Array, high: Array, inside: bool = True) -> bool:
-        """Tell whether a box is free of all others and, but for windows, within the walls."""
-        # What touches a wall may lie within a hair of it, by rounding.
+        """Return whether a box intersects no other box and, except for windows, is within the walls."""
+        # Rounding may move a box that touches a wall a little.
         within = (low > np.array(self.shell.low) - 1e-3).all() and (high < np.array(self.shell.high) + 1e-3).all()
         apart = all(
             (low > other_high + GAP).any() or (high < other_low - GAP).any() for other_low, other_high in self.taken
@@ -87,7 +87,7 @@ class _Plan:
         return bool(apart and (within or not inside))
 
     def stand(self, piece: Piece, place: Vector, yaw: float, clear: float = 0.0, needed: bool = False) -> bool:
-        """Put a piece at a place if it is free there or needed; `clear` metres in front of its back are kept free."""
+        """Put a piece at a place if it is free there or needed; `clear` metres in front of its back stay free."""
         size = float(self.random.uniform(*piece.sizes))
         low, high = piece.box(place, yaw, size)
         if not needed and not self.is_free(low, high):
@@ -98,14 +98,14 @@ class _Plan:
             low, high = low + np.minimum(front, 0), high + np.maximum(front, 0)
         self.taken.append((low, high))
         move = piece.move(place, yaw, size)
-        self.nodes.append(repainted(moved(built(piece), move), made_anew(self.random, self.mood.lamps)))
+        self.nodes.append(repainted(moved(built(piece), move), redecorated(self.random, self.mood.lamps)))
         if piece.lamp and self.mood.lamps:
             self.lamps.append(_moved_lamp(piece.lamp, move, self.mood.lamps))
         return True
 
 
 def random_room(seed: int) -> Stage:
-    """Return the room of a seed (0 or more): the same one every time."""
+    """Return the room of a seed (0 or more), always the same one."""
     random = np.random.default_rng(seed)
     outdoors = random.random() < 0.12
     mood = OPEN_AIR if outdoors else (DAY, BOTH, DUSK, NIGHT)[random.choice(4, p=(0.4, 0.25, 0.15, 0.2))]
@@ -125,7 +125,7 @@ def random_room(seed: int) -> Stage:
 
 
 def _shell(random: Random, outdoors: bool) -> Shell:
-    """Draw the sizes of a room, and where in it the camera stands and how high."""
+    """Draw the sizes of a room, and the place and height of the camera."""
     length, width = random.uniform(3.2, 9.0), random.uniform(3.0, 7.0)
     height = random.uniform(2.3, 4.0) if outdoors else random.uniform(2.3, 3.4)
     eye = random.uniform(1.1, 1.8)
@@ -149,7 +149,7 @@ def _add_openings(plan: _Plan, outdoors: bool) -> dict[int, tuple[Vector, Vector
 
 
 def _window(plan: _Plan, number: int) -> tuple[Vector, Vector] | None:
-    """Add a window to a wall if there is room for it; return the corners of its hole."""
+    """Add a window to a wall if there is space for it; return the corners of its hole."""
     side, (low, high) = SIDES[number], plan.shell
     along = 2 - side.axis
     wide = plan.random.uniform(0.8, 2.6)
@@ -166,7 +166,7 @@ def _window(plan: _Plan, number: int) -> tuple[Vector, Vector] | None:
     ):
         return None
     plan.taken.append((box_low, box_high))
-    plan.nodes.append(repainted(node, made_anew(plan.random, 0.0)))
+    plan.nodes.append(repainted(node, redecorated(plan.random, 0.0)))
     corners = np.sort([move.point(corner) for corner in home], axis=0)
     corners[:, side.axis] = (low, high)[side.outward > 0][side.axis]
     first, second = ((float(x), float(y), float(z)) for x, y, z in corners)
@@ -181,7 +181,7 @@ def _furnish(plan: _Plan, outdoors: bool) -> None:
         for _ in range(random.integers(1, 3)):
             _anywhere(plan, catalogue.PENDANT_LAMP, high[1])
     if plan.mood.lamps and not plan.lamps:
-        # Above the camera there is always room for a flat one.
+        # Above the camera there is always space for a flat one.
         plan.stand(catalogue.CEILING_LIGHT, (0.0, high[1], 0.0), 0.0, needed=True)
     against = () if outdoors else (catalogue.SOFA, catalogue.BOOKCASE, catalogue.BOOKCASE, catalogue.SOFA)
     for piece in against:
@@ -201,7 +201,7 @@ def _furnish(plan: _Plan, outdoors: bool) -> None:
 
 
 def _against_wall(plan: _Plan, piece: Piece, number: int, clear: float = 0.0, height: float = 0.0) -> None:
-    """Put a piece against a wall, its home `height` above the floor, where there is room."""
+    """Put a piece against a wall at a free place, with its origin `height` above the floor."""
     side, (low, high) = SIDES[number], plan.shell
     for _ in range(TRIES):
         x, y, z = _on_wall(plan.shell, side, plan.random.uniform(low[2 - side.axis], high[2 - side.axis]))
@@ -210,7 +210,7 @@ def _against_wall(plan: _Plan, piece: Piece, number: int, clear: float = 0.0, he
 
 
 def _anywhere(plan: _Plan, piece: Piece, level: float) -> None:
-    """Put a piece anywhere on the floor or ceiling where there is room."""
+    """Put a piece at any free place on the floor or ceiling."""
     low, high = plan.shell
     for _ in range(TRIES):
         x, z = (float(plan.random.uniform(low[axis], high[axis])) for axis in (0, 2))
@@ -243,13 +243,13 @@ def _walls(plan: _Plan, holes: dict[int, tuple[Vector, Vector]], outdoors: bool)
 
 
 def _moved_lamp(lamp: Lamp, move: Move, brightness: float) -> Lamp:
-    """Return a lamp's light where its piece has been moved to."""
+    """Return a lamp's light at the place of its moved piece."""
     r, g, b = (value * brightness for value in lamp.intensity)
     return Lamp(move.point(lamp.centre), (r, g, b), lamp.radius * move.size, lamp.clear * move.size)
 
 
 def _sun(plan: _Plan) -> Vector:
-    """Draw where the sun stands: it shines through one of the openings, if there is one."""
+    """Draw the sun's direction: it shines through one of the openings, if there is one."""
     random = plan.random
     towards, height = random.uniform(-np.pi, np.pi), np.radians(random.uniform(18, 60))
     walls = [opening for opening in plan.openings if opening.axis != 1]

@@ -1,7 +1,7 @@
-"""A small ray caster: the nearest hit of many rays in a tree of shapes, and whether something is in the way.
+"""A small ray caster: the nearest hit of many rays in a tree of shapes, and whether rays are blocked.
 
-Rays are first sorted out by the balls around groups and shapes. What is left are pairs of a ray and a shape that it may
-meet, and all pairs with shapes of one kind are worked out together, whichever shapes they are.
+Rays that miss the balls around groups and shapes are first left out. The rest are pairs of a ray and a shape that it
+may hit. All pairs with shapes of one kind are computed together.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from .shapes import SKIN, Array, Shape, Vector, column, dot
 
 Rows: TypeAlias = NDArray[np.intp]
 CHUNK = 8192
-"""Pairs that are worked out at a time: what they need stays in the processor's cache."""
+"""Pairs that are computed at a time, so that their data fits into the processor's cache."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Shapes that stand together, in a ball that holds them: rays that miss the ball skip them all."""
+    """Shapes that are close together, with a ball around them: rays that miss the ball skip them all."""
 
     members: tuple[Shape | Group, ...]
     centre: Vector
@@ -33,7 +33,7 @@ class Group:
 
 
 class Balls(NamedTuple):
-    """The balls around the shapes that stand directly in a group: numbers [M], centres [3, M, 1], radii [M, 1]."""
+    """The balls around the direct shapes of a group: numbers [M], centres [3, M, 1], radii [M, 1]."""
 
     numbers: NDArray[np.int32]
     centres: Array
@@ -51,7 +51,7 @@ class Materials(NamedTuple):
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that stops light, and the backdrop that is seen where nothing does."""
+    """Everything that stops light, and the backdrop behind it."""
 
     root: Group
     backdrop: Shape
@@ -68,7 +68,7 @@ class Scene:
 
     @cached_property
     def materials(self) -> Materials:
-        """What the shapes are made of, by their numbers."""
+        """The surfaces of the shapes, by their numbers."""
         surfaces = [shape.surface for shape in self.shapes]
         colours = [surface.paint.colour if isinstance(surface.paint, Plain) else (np.nan,) * 3 for surface in surfaces]
         colour, glow = (
@@ -79,7 +79,7 @@ class Scene:
 
     @cached_property
     def balls(self) -> dict[int, Balls]:
-        """What a group's own shapes are sorted out by, by the group's id()."""
+        """The balls around a group's own shapes, by the group's id()."""
         return {id(node): _balls(node, self.numbers) for node in _groups(self.root)}
 
     @cached_property
@@ -97,7 +97,7 @@ class Scene:
 
 
 class Hits(NamedTuple):
-    """What rays meet: distance [N], number of the shape [N], and the point [3, N]."""
+    """The hits of rays: distance [N], number of the shape [N], and the point [3, N]."""
 
     distance: Array
     shape: NDArray[np.int32]
@@ -105,7 +105,7 @@ class Hits(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Rays [P] and the numbers of shapes that they may meet [P]; the backdrop is in none."""
+    """Rays [P] and the numbers of shapes that they may hit [P], without the backdrop."""
 
     rows: Rows
     numbers: NDArray[np.int32]
@@ -120,7 +120,7 @@ def group(members: Sequence[Shape | Group]) -> Group:
 
 
 def nearest(scene: Scene, origins: Array, directions: Array) -> Hits:
-    """Return the first thing that each ray meets, at least the backdrop; rays may share one origin [3, 1]."""
+    """Return the first hit of each ray, at least the backdrop; rays may share one origin [3, 1]."""
     count = directions.shape[1]
     distance = np.full(count, np.inf, dtype=np.float32)
     shape = np.full(count, len(scene.shapes) - 1, dtype=np.int32)
@@ -135,7 +135,7 @@ def nearest(scene: Scene, origins: Array, directions: Array) -> Hits:
 
 
 def blocked(scene: Scene, origins: Array, directions: Array, limits: Array) -> NDArray[np.bool_]:
-    """Return whether something stands on each ray before its limit [N]; the backdrop never does."""
+    """Return whether each ray is blocked before its limit [N]; the backdrop never blocks one."""
     found = np.zeros(directions.shape[1], dtype=bool)
     for rows, _, t in _meetings(
         scene, origins, directions, _pairs(scene, origins, directions, limits.astype(np.float32))
@@ -192,7 +192,7 @@ def _balls(node: Group, numbers: dict[int, int]) -> Balls:
 def _meetings(
     scene: Scene, origins: Array, directions: Array, pairs: Pairs
 ) -> Iterator[tuple[Rows, NDArray[np.int32], Array]]:
-    """Yield rays [P], the shapes that they may meet [P] and where [P], infinite where they miss after all."""
+    """Yield rays [P], the shapes that they may hit [P] and the distance [P], infinite for rays that miss."""
     rows, numbers = pairs
     which, place = scene.kind_of
     for kind, members in by_value(which[numbers]):
@@ -223,7 +223,7 @@ def _pairs(scene: Scene, origins: Array, directions: Array, limits: Array | None
 
 
 class _Task(NamedTuple):
-    """A group of the tree, and the rays that may meet it: their numbers, origins, directions and limits."""
+    """A group of the tree, and the rays that may hit it: their numbers, origins, directions and limits."""
 
     node: Group
     rows: Rows
@@ -240,7 +240,7 @@ class _Task(NamedTuple):
 
 
 def _some(origins: Array, rows: Rows) -> Array:
-    """Return the origins of some rays; one for all stays as it is."""
+    """Return the origins of some rays; a single origin for all rays stays unchanged."""
     return origins if origins.shape[1] == 1 else origins.take(rows, axis=1)
 
 
@@ -250,7 +250,7 @@ def _narrow(task: _Task) -> _Task:
 
 
 def _through(task: _Task, centres: Array, radii: Array | np.float32) -> NDArray[np.bool_]:
-    """Tell which rays pass through balls before their limits: [N], or [M, N] for M balls of centres [3, M, 1]."""
+    """Return which rays pass through balls before their limits: [N], or [M, N] for M balls of centres [3, M, 1]."""
     origins, directions = (
         values if centres.ndim == 2 else values[:, None] for values in (task.origins, task.directions)
     )

@@ -1,8 +1,8 @@
-"""Render a panorama of a furnished room with its true distance, normals, albedo and materials beside it.
+"""Render a panorama of a furnished room with its true distance, normals, albedo and materials.
 
-No model can be judged without a truth to compare with, so a room has one at every pixel centre, along the rays of
+To measure a model you need the ground truth, so a room has it at every pixel centre, along the rays of
 `omnix.pictures.panorama.camera_rays`: lon = (0.5 - (j + 0.5) / W) 2 pi, lat = (0.5 - (i + 0.5) / H) pi, axes front +X,
-up +Y, left +Z. Only the picture itself is anti-aliased and lit by chance (from a fixed seed); the maps are exact.
+up +Y, left +Z. Only the picture is anti-aliased and lit with random rays (from a fixed seed); the maps are exact.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Room:
     """A rendered room; arrays are [H, W] or [H, W, 3], float32 unless said otherwise.
 
     rgb and albedo are sRGB in [0, 1], distance is in metres along the ray, normal is a unit vector in the panorama's
-    axes that faces the camera, roughness and metallic are in [0, 1], semantic holds indices into labels (int32).
+    axes that faces the camera, roughness and metallic are in [0, 1], semantic has indices into labels (int32).
     """
 
     rgb: Array
@@ -40,7 +40,7 @@ class Room:
 def render(width: int, height: int, seed: int = 0, stage: Stage | None = None, quality: Quality = PICTURE) -> Room:
     """Render a room (the demo's, unless one is given) at width x height pixels, width = 2 * height.
 
-    The same arguments give the same arrays. The seed moves the noise of the light alone.
+    The same arguments give the same arrays. The seed changes only the noise of the light.
     """
     if height < 8 or width != 2 * height:
         raise ValueError(f"A panorama is twice as wide as high and at least 16x8, got {width}x{height}.")
@@ -71,7 +71,7 @@ def geometry(width: int, height: int, stage: Stage) -> tuple[Array, Array]:
 
 
 def _turned(vectors: Array, yaw: float) -> Array:
-    """Return vectors [3, N] of the room in the axes of a camera turned to the left by yaw."""
+    """Return vectors [3, N] of the room in the axes of a camera that is turned to the left by yaw."""
     if yaw == 0:
         return vectors
     c, s = np.float32(np.cos(yaw)), np.float32(np.sin(yaw))
@@ -85,7 +85,7 @@ def _shade(view: View, matt: Array, gloss: Array) -> Array:
 
 
 def _antialias(stage: Stage, view: View, light: Light, grid: Grid, quality: Quality) -> Array:
-    """Return the picture's radiance; pixels on an edge are the mean of a few rays, lit as their like neighbours are."""
+    """Return the picture's radiance; a pixel on an edge is the mean of a few rays, lit like the closest neighbours."""
     picture = _shade(view, light.matt, light.gloss)
     edge = np.flatnonzero(_edges(view, grid))
     if not quality.edges:
@@ -101,7 +101,7 @@ def _antialias(stage: Stage, view: View, light: Light, grid: Grid, quality: Qual
 
 
 def _blended(picture: Array, grid: Grid) -> Array:
-    """Return radiance [3, H * W] under a tent of two pixels: a quarter its own, the rest of those around."""
+    """Return radiance [3, H * W] under a tent of two pixels: a quarter is the pixel itself, the rest its neighbours."""
     planes, rows = grid.planes(picture), np.arange(grid.height)
     planes = planes / 2 + (np.roll(planes, 1, 2) + np.roll(planes, -1, 2)) / 4
     above, below = (planes.take((rows + step).clip(0, grid.height - 1), axis=1) for step in (-1, 1))
@@ -109,7 +109,7 @@ def _blended(picture: Array, grid: Grid) -> Array:
 
 
 def _edges(view: View, grid: Grid) -> NDArray[np.bool_]:
-    """Tell which pixels differ from the next one to the right or below, or are that next one: [H * W]."""
+    """Return which pixels differ from the next one to the right or below, or are that next one: [H * W]."""
     shape = view.hits.shape.reshape(grid.height, grid.width)
     features = grid.planes(np.concatenate([view.normal, view.albedo * 6]))
     edge = np.zeros(shape.shape, dtype=bool)
@@ -121,14 +121,14 @@ def _edges(view: View, grid: Grid) -> NDArray[np.bool_]:
 
 
 def _around(pixels: Rows, grid: Grid, down: int, right: int) -> Rows:
-    """Return pixels themselves and their neighbours beside, below (or above) and across, [4, N]."""
+    """Return pixels and their horizontal, vertical and diagonal neighbours, [4, N]."""
     i, j = np.divmod(pixels, grid.width)
     row, beside = (i + down).clip(0, grid.height - 1) * grid.width, (j + right) % grid.width
     return np.stack([pixels, i * grid.width + beside, row + j, row + beside])
 
 
 def _alike(view: View, near: View, around: Rows) -> Rows:
-    """Return, for rays beside their pixels, which of the pixels around [4, N] shows most nearly the same surface."""
+    """Return, for rays between pixels, which of the pixels around [4, N] is closest to the same surface."""
     best, score = around[0], np.full(around.shape[1], -np.inf, dtype=np.float32)
     for other in around:
         same = (view.hits.shape[other] == near.hits.shape).astype(np.float32)
@@ -139,7 +139,7 @@ def _alike(view: View, near: View, around: Rows) -> Rows:
 
 
 def _exposed(stage: Stage, radiance: Array) -> Array:
-    """Return radiance [3, N] as the camera takes it in."""
+    """Return radiance [3, N] after the exposure of the camera."""
     mean = float(np.minimum(radiance, 4.0).mean()) if stage.metered else 1.0
     return radiance * np.float32(stage.exposure / max(mean, 1e-3))
 

@@ -1,4 +1,4 @@
-"""The shapes of the demo room: where a ray meets them, which way they face there, and what they are made of.
+"""The shapes of the demo's room: their intersections with rays, their normals, and their surfaces.
 
 Arrays of points and directions are [3, N] float32, in metres. Axes: front +X, up +Y, left +Z. Directions are unit.
 """
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 Array: TypeAlias = NDArray[np.floating]
 Vector: TypeAlias = tuple[float, float, float]
 
-# Hits closer than this are the surface that the ray starts on.
+# A hit closer than this is the surface where the ray starts.
 SKIN = 1e-3
 
 
 @dataclass(frozen=True)
 class Surface:
-    """What a shape is made of. paint: local points [3, N] -> linear albedo [3, N]; glow is emitted radiance."""
+    """The surface of a shape. paint: local points [3, N] -> linear albedo [3, N]; glow is emitted radiance."""
 
     semantic: str
     paint: Callable[[Array], Array]
@@ -33,7 +33,7 @@ class Surface:
 
 
 def column(vector: Vector | Array) -> Array:
-    """Return a vector as [3, 1]; vectors [3, N], one for each ray, stay as they are."""
+    """Return a vector as [3, 1]; vectors [3, N], one for each ray, stay unchanged."""
     return np.asarray(vector, dtype=np.float32).reshape(3, -1)
 
 
@@ -46,7 +46,7 @@ def dot(a: Array, b: Array) -> Array:
 
 
 def unit(vectors: Array) -> Array:
-    """Return vectors [3, N] at length 1."""
+    """Return vectors [3, N] with length 1."""
     return vectors / np.sqrt(np.maximum(dot(vectors, vectors), 1e-20))
 
 
@@ -69,7 +69,7 @@ class Shape(ABC):
 
     @property
     def turned(self) -> bool:
-        """Whether the shape's own axes are not the world's."""
+        """Whether the shape's axes differ from the world's."""
         return not self.yaw == self.lean == 0
 
     def local(self, points: Array) -> Array:
@@ -90,17 +90,17 @@ class Shape(ABC):
     @property
     @abstractmethod
     def half_box(self) -> Vector:
-        """The half sizes of a box along the shape's own axes that holds it."""
+        """The half sizes of the box around the shape, along its own axes."""
 
     @property
     def radius(self) -> float:
-        """The radius of a ball about the centre that holds the shape."""
+        """The radius of the ball around the shape, about its centre."""
         return float(np.linalg.norm(self.half_box))
 
 
 @dataclass(frozen=True)
 class Solid(Shape):
-    """A shape that is met in its own frame."""
+    """A shape whose intersections are computed in its own frame."""
 
     def normal(self, points: Array) -> Array:
         """Return the outward unit normals at world points on the surface."""
@@ -109,7 +109,7 @@ class Solid(Shape):
 
     def reach(self, origins: Array, directions: Array) -> Array:
         """Return the distance along each ray to the surface, [N], infinite where it misses."""
-        # Counted from the point nearest to the centre, small shapes far away don't drown in float32's rounding.
+        # From the point nearest to the centre, because float32's rounding is too coarse for small shapes far away.
         ahead = dot(column(self.centre) - origins, directions)
         return ahead + self._local_reach(self.local(origins + ahead * directions), self._into(directions), SKIN - ahead)
 
@@ -127,7 +127,7 @@ def _slabs(half: Array, o: Array, d: Array) -> tuple[Array, Array]:
     inverse = 1.0 / np.where(np.abs(d) < 1e-9, np.float32(1e-9), d)
     middle, reach = -o * inverse, half * np.abs(inverse)
     near, far = middle - reach, middle + reach
-    # Faster than max(axis=0) by far: numpy's reduction over so short an axis does not vectorise.
+    # Much faster than max(axis=0): numpy's reduction over such a short axis is not vectorised.
     return np.maximum(np.maximum(near[0], near[1]), near[2]), np.minimum(np.minimum(far[0], far[1]), far[2])
 
 
@@ -174,7 +174,7 @@ class Cushion(Solid):
         return found
 
     def _first_touch(self, rows: NDArray[np.intp], o: Array, d: Array, t: Array) -> Array:
-        """Walk from the box that some rays enter to the rounded surface; infinite where they miss it."""
+        """Step from the box that some rays enter to the rounded surface; infinite for rays that miss it."""
         inner, rounding = column(self.half) - self._rounding, self._rounding
         inner = inner if inner.shape[1] == 1 else inner[:, rows]
         rounding = rounding if rounding.ndim == 0 else rounding[rows]
@@ -189,7 +189,7 @@ class Cushion(Solid):
             if not nearer.any():
                 break
             t = np.where(nearer, t - gap * length / np.minimum(slope, -1e-9), t)
-        # A ray that is on its way out again has only passed by.
+        # A ray that already leaves has missed the surface.
         return np.where((gap < 1e-4) & (slope < 0), t, np.float32(np.inf))
 
     @property
@@ -197,7 +197,7 @@ class Cushion(Solid):
         return np.asarray(self.rounding, dtype=np.float32)
 
     def _local_normal(self, p: Array) -> Array:
-        """The vector from the inner box that the rounding is wrapped around; on flat faces, that of the face."""
+        """The vector from the inner box, around which the edges are rounded; on flat faces, the face's vector."""
         past = np.maximum(np.abs(p) - (column(self.half) - self._rounding), 0) * np.sign(p)
         return np.where(dot(past, past) > 1e-12, past, _flat_normal(column(self.half), p))
 

@@ -10,10 +10,11 @@ from .view import Grid, View
 
 
 class Smoother:
-    """Average light over neighbours on the same flat surface; each pass looks twice as far as the one before.
+    """Average light over neighbours on the same flat surface; each pass reaches twice as far as the one before.
 
-    An edge-avoiding a-trous filter (Dammertz et al., 2010). Neighbours count by how little they lie off the tangent
-    plane and how alike their normals are; that depends on the view alone, so it is worked out once.
+    An edge-avoiding a-trous filter (Dammertz et al., 2010). The weight of a neighbour depends on its
+    distance from the tangent plane and on the angle between the normals. Weights depend only on the view, so they are
+    computed once.
     """
 
     def __init__(self, view: View, grid: Grid, passes: int) -> None:
@@ -68,7 +69,7 @@ class Enlarger:
                 other = view.normal.take(there, axis=1), view.hits.point.take(there, axis=1)
                 like = _likeness(view.normal, view.hits.point, *other)
                 self.sources.append(source)
-                # Where no neighbour is on the same surface, the nearest ones still say more than nothing.
+                # If no neighbour is on the same surface, the nearest ones are still better than nothing.
                 self.weights.append(share * (like + 1e-4))
         self.total = np.sum(self.weights, axis=0)
 
@@ -79,13 +80,13 @@ class Enlarger:
 
 
 def _likeness(normal: Array, point: Array, other_normal: Array, other_point: Array) -> Array:
-    """Return in [0, 1] how much other points lie on the surfaces at these, all [3, ...]."""
+    """Return the weights in [0, 1] of other points on the surfaces at these points, all [3, ...]."""
     off_plane = np.abs(dot(other_point - point, normal))
     return np.maximum(dot(other_normal, normal), 0) ** 16 * np.exp(off_plane / np.float32(-0.02))
 
 
 def _moved(planes: Array, down: int, right: int) -> Array:
-    """Return planes [C, H, W] so that every pixel holds the one further down and right; columns go round, rows end."""
+    """Return planes [C, H, W] with the values from further down and right; columns wrap around, rows do not."""
     rows = (np.arange(planes.shape[1]) + down).clip(0, planes.shape[1] - 1)
     return np.roll(planes.take(rows, axis=1), -right, axis=2)
 

@@ -1,4 +1,4 @@
-"""A room ready to be rendered, and the demo's own."""
+"""A room ready to be rendered, and the demo's room."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from .shapes import Surface
 
 @dataclass(frozen=True)
 class Stage:
-    """A furnished and lit room around the camera, which stands at the origin, turned to the left by yaw (radians).
+    """A furnished and lit room around the camera, which is at the origin, turned to the left by yaw (radians).
 
-    exposure is what radiance is multiplied by; if metered, after it was divided by the mean of the picture.
+    Radiance is multiplied by exposure; if metered, it is first divided by the mean of the picture.
     """
 
     scene: Scene
@@ -51,7 +51,7 @@ STRUCTURE = ("floor", "ceiling", "wall", "trim", "window", "door", "curtain", "o
 
 
 def emptied(stage: Stage) -> Stage:
-    """Return the same room, lit by the same lamps, without its furniture."""
+    """Return the same room with the same lights, without its furniture."""
     kept = [shape for shape in leaves(stage.scene.root) if shape.surface.semantic in STRUCTURE]
     return replace(stage, scene=Scene(group(kept), stage.scene.backdrop))
 

@@ -1,4 +1,4 @@
-"""What a panorama's rays meet: the grid of its pixels, and the surfaces that they show."""
+"""The grid of a panorama's pixels, and the surfaces that they show."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .raycast import Hits, Rows, Scene, by_value, nearest, normals
 from .shapes import Array, dot
 
 ORIGIN = np.zeros((3, 1), dtype=np.float32)
-"""Where the camera stands."""
+"""The place of the camera."""
 
 
 class Grid(NamedTuple):
-    """The pixels of a panorama; yaw (radians) is how far the camera is turned to the left in the room."""
+    """The pixels of a panorama; yaw (radians) is the turn of the camera to the left in the room."""
 
     height: int
     width: int
@@ -39,7 +39,7 @@ class Grid(NamedTuple):
         return i * self.width + j
 
     def every(self, step: int) -> tuple[Grid, Rows]:
-        """Return the grid of every step-th pixel across and down, and where its pixels lie in this one."""
+        """Return the grid of every step-th pixel across and down, and the places of its pixels in this one."""
         i, j = np.arange(0, self.height, step), np.arange(0, self.width, step)
         return Grid(i.size, j.size, self.yaw), (i[:, None] * self.width + j).reshape(-1)
 
@@ -50,7 +50,7 @@ class Grid(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
-    """What one set of N rays meets. normal, albedo (linear) and glow are [3, N], the others [N]."""
+    """The hits of one set of N rays. normal, albedo (linear) and glow are [3, N], the others [N]."""
 
     hits: Hits
     normal: Array
@@ -60,14 +60,14 @@ class View:
     metallic: Array
 
     def at(self, rows: Rows) -> View:
-        """Return what the rays with these numbers meet."""
+        """Return the hits of the rays with these numbers."""
         hits = Hits(self.hits.distance[rows], self.hits.shape[rows], self.hits.point[:, rows])
         normal, albedo, glow = (values.take(rows, axis=1) for values in (self.normal, self.albedo, self.glow))
         return View(hits, normal, albedo, glow, self.roughness[rows], self.metallic[rows])
 
 
 class Met(NamedTuple):
-    """What rays meet, as far as their light is concerned: albedo (linear) and glow are [3, N]."""
+    """The part of hits that lighting needs: albedo (linear) and glow are [3, N]."""
 
     hits: Hits
     albedo: Array
@@ -75,7 +75,7 @@ class Met(NamedTuple):
 
 
 def meet(room: Scene, origins: Array, directions: Array) -> Met:
-    """Follow rays to what they meet and read its colour there."""
+    """Trace rays and read the colour at their hits."""
     hits = nearest(room, origins, directions)
     albedo = room.materials.colour.take(hits.shape, axis=1)
     patterned = np.flatnonzero(np.isnan(albedo[0]))
@@ -86,10 +86,10 @@ def meet(room: Scene, origins: Array, directions: Array) -> Met:
 
 
 def look(room: Scene, origins: Array, directions: Array) -> View:
-    """Follow rays to what they meet and read its surface there."""
+    """Trace rays and read the surface at their hits."""
     hits, albedo, glow = meet(room, origins, directions)
     normal = normals(room, hits.shape, hits.point)
-    # On an edge, rounding may choose the face that can't be seen: a hair nearer, it is the other one.
+    # On an edge, rounding may choose the hidden face; a slightly nearer point is on the visible one.
     away = np.flatnonzero(dot(normal, directions) > 0)
     nearer = hits.point[:, away] - directions[:, away] * np.float32(1e-3)
     normal[:, away] = normals(room, hits.shape[away], nearer)

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .boxes import BOXES, end_slot, first_number, output_type, with_boxes
-from .definitions import Describe, output_slot
 from .formats import PACK, PACK_VERSION, Wire, Wiring, identity, ui_form, ui_node
-from .graph import Blueprint, Graph
+from .graph import Blueprint, Describe, Graph, output_slot
 from .layout import place
 
 CATEGORY = "OmniX"

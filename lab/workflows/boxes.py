@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from .definitions import Definition, Describe, Slot, output_slot, slots
-from .graph import Blueprint, Graph, Link, Node
+from .graph import Blueprint, Definition, Describe, Graph, Link, Node, Slot, output_slot, slots
 from .shelf import BLUEPRINTS
 
 BOXES: Mapping[str, Blueprint] = {blueprint.name: blueprint for blueprint in BLUEPRINTS}

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .definitions import Describe
+    from .graph import Describe
 
 ROOT = Path(__file__).resolve().parents[2]
 # Run by path this file belongs to no package; main() loads the pack then.

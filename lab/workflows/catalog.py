@@ -17,9 +17,8 @@ from .notes import (
     scene_notes,
 )
 from .parts import ROOM, models, text
-from .perceivers import ALL_MAPS
 from .scenes import SCENE, WHOLE
-from .shelf import ANY_MODEL, FLUX, PICTURE_PROMPT
+from .shelf import ALL_MAPS, ANY_MODEL, FLUX, PICTURE_PROMPT
 
 __all__ = ["GRAPHS", "PICTURE_PROMPT"]
 Inputs = dict[str, Value | Link]

@@ -9,8 +9,7 @@ from typing import Any
 
 from ...converters.version import VERSION
 from .boxes import BOXES, opened
-from .definitions import MATCHED, Describe, Slot, output_slot, slots, value
-from .graph import Graph, Link, Node
+from .graph import MATCHED, Describe, Graph, Link, Node, Slot, output_slot, slots, value
 from .layout import Placed, note_boxes, place
 
 PACK, PACK_VERSION = "omnix-panorama", VERSION

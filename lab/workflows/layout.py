@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .definitions import Describe, slots
-from .graph import Group, Node, Note
+from .graph import Describe, Group, Node, Note, slots
 
 WIDTH, GAP, MARGIN, TITLE = 310, 50, 30, 60
 VIEWER = 600

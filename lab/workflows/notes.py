@@ -6,8 +6,8 @@ graph. web/notes.css enlarges every note that links to this project, so each doe
 
 from __future__ import annotations
 
-from ...converters import STREAMS
 from ...mapfiles.nyu40 import CLASSES
+from ...omnix.runtime.tasks import STREAMS
 from .graph import Note
 
 HUB = "https://huggingface.co"

@@ -1,9 +1,13 @@
-"""The parts of the graphs: models, prompt, streams, maps."""
+"""The parts of the graphs: models, prompt, streams, maps; and several tasks on one panorama.
+
+Their nodes stand beside each other, named apart, with what they share made once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from .graph import Group, Link, Node, Value
 
@@ -118,3 +122,94 @@ def reading(target: str) -> Reading:
         found = {name: Link("material", name) for name in ("roughness", "metallic")}
         return Reading((Node("material", "OmniXMaterial", {"image": decoded}),), found)
     return Reading((), {target: decoded})
+
+
+Ends = tuple[tuple[str, str], ...]
+ROWS = 720
+"""Most rows that the authors perceive at; a box brings larger panoramas down to it."""
+# The size that the box works at; it outputs the panorama in this size too, so that its maps match.
+FITTED = Node("fitted", "OmniXFitPanorama", {"height": ROWS})
+FITTING: Mapping[str, Ends] = {name: (("fitted", name),) for name in ("height", "fit")}
+
+
+def encoders(*names: str, decoded: str = "decoded") -> Ends:
+    """Return where the VAE goes: to the encoders of these streams, and to the decoder."""
+    return (*((f"{name}_latent", "vae") for name in names), (decoded, "vae"))
+
+
+def renamed(nodes: Iterable[Node], names: Mapping[str, str]) -> tuple[Node, ...]:
+    """Return nodes with other names, and their links to each other; names that are not listed stay."""
+
+    def moved(given: Value | Link) -> Value | Link:
+        return Link(names.get(given.node, given.node), given.output) if isinstance(given, Link) else given
+
+    return tuple(
+        replace(node, name=names.get(node.name, node.name), inputs={k: moved(v) for k, v in node.inputs.items()})
+        for node in nodes
+    )
+
+
+def one_of_all(task: str) -> Reading:
+    """Run one task beside others: its nodes, named after its target, and what they give."""
+    target = task.rpartition("_to_")[2]
+    nodes, read = streams(task, "rgb_condition"), reading(target)
+    names = {node.name: f"{node.name}_{target}" for node in nodes}
+
+    outputs = {name: Link(names.get(link.node, link.node), link.output) for name, link in read.outputs.items()}
+    return Reading(renamed((*nodes, *read.nodes), names), outputs)
+
+
+class Several(NamedTuple):
+    """Tasks in one box: their groups, the maps that they give by name, and what the box's inputs and settings set."""
+
+    groups: tuple[Group, ...]
+    found: dict[str, Link]
+    inputs: Mapping[str, Ends]
+    settings: Mapping[str, Ends]
+
+
+def several(tasks: Sequence[str]) -> Several:
+    """Run tasks beside each other on one panorama; prompt and picture are encoded once."""
+    runs = {task.rpartition("_to_")[2]: one_of_all(task) for task in tasks}
+    return Several(
+        (
+            Group("Prompt and condition stream", 0, (FITTED, text(), *condition("rgb", "fitted", "text"))),
+            canvas("fitted", "rgb_condition"),
+            *(Group(target.capitalize(), 2 + i, run.nodes) for i, (target, run) in enumerate(runs.items())),
+        ),
+        {name: link for run in runs.values() for name, link in run.outputs.items()},
+        {
+            "panorama": (("fitted", "image"),),
+            "model": (("shifted", "model"),),
+            "clip": (("text", "clip"),),
+            "vae": (("rgb_latent", "vae"), *((f"decoded_{target}", "vae") for target in runs)),
+        },
+        {
+            **FITTING,
+            "steps": tuple((f"sampler_{target}", "steps") for target in runs),
+            "seed": tuple((f"sampler_{target}", "seed") for target in runs),
+            "adapters_folder": tuple((f"adapters_{target}", "folder") for target in runs),
+        },
+    )
+
+
+def again(run: Several, suffix: str, pixels: str) -> Several:
+    """Return the same tasks on a second panorama, the node `pixels`; what any panorama of that size shares is left out.
+
+    Names get a suffix.
+    """
+    shared = ("fitted", "text", *(node.name for node in canvas("", "").nodes if node.name != "negative"))
+    kept = [Group(g.title, g.column, tuple(n for n in g.nodes if n.name not in shared)) for g in run.groups]
+    names = {node.name: f"{node.name}_{suffix}" for group in kept for node in group.nodes}
+    given = {names["rgb_latent"]: {"pixels": Link(pixels)}}
+
+    def fed(node: Node) -> Node:
+        return replace(node, inputs={**node.inputs, **given.get(node.name, {})})
+
+    groups = tuple(Group(g.title, g.column, tuple(fed(n) for n in renamed(g.nodes, names))) for g in kept)
+    found = {name: Link(names[link.node], link.output) for name, link in run.found.items()}
+
+    def ends(old: Mapping[str, Ends]) -> dict[str, Ends]:
+        return {label: tuple((names[n], field) for n, field in led if n in names) for label, led in old.items()}
+
+    return Several(groups, found, {"vae": ends(run.inputs)["vae"]}, ends(run.settings))

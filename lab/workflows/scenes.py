@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .graph import Blueprint, Group, Link, Node, Value
-from .parts import PANORAMA_HEIGHT, condition, streams, text
-from .several import FITTED, Several, again, encoders, renamed, several
+from .parts import FITTED, PANORAMA_HEIGHT, Several, again, condition, encoders, renamed, several, streams, text
 
 SCENE = "Panorama to 3D scene (OmniX)"
 SCENE_TASKS = ("rgb_to_depth", "rgb_to_normal", "rgb_to_albedo", "rgb_to_pbr")

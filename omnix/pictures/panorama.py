@@ -98,7 +98,7 @@ def _empty(pixels: Tensor, height: int, width: int, background: Sequence[float])
 
 
 def _filled(onto: Laid, pixels: Tensor, background: Sequence[float]) -> Laid:
-    """Return a panorama beside a picture's pixels, in the background's colour where nothing of it is seen."""
+    """Return a panorama, converted like a picture's pixels, with the background's colour in its unseen parts."""
     unseen = onto.unseen.to(pixels)
     nothing = rearrange(unseen >= 1, "b h w -> b h w 1")
     return Laid(torch.where(nothing, pixels.new_tensor(background), onto.colours[..., :3].to(pixels)), unseen)

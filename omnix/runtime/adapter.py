@@ -155,7 +155,7 @@ def _slots(name: str, endings: Mapping[str, tuple[str, str]]) -> Iterator[tuple[
 
 
 def task_in(folder: str, name: str, tasks: Mapping[str, Task], find: Find) -> Task:
-    """Return the task of that name as a folder's own files describe it, else as it is known.  Raises ValueError.
+    """Return the task of that name from the headers of a folder's files, else from `tasks`.  Raises ValueError.
 
     Two trainings with one name may differ in their streams, so each folder's own header counts.
     """

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .schedule import ENTRIES, flow_shift, sigmas
-from .tasks import SEAM_COLUMNS, Task
+from .tasks import APPLY, SEAM_COLUMNS, Task
 
 PIXELS_PER_LATENT = 8
 CHANNELS = 16
@@ -173,12 +173,12 @@ def check_whole(got: Sequence[int], height: int, width: int, seam: int) -> None:
         )
 
 
-def check_sampled(got: Sequence[int], height: int, width: int, seam: int) -> None:
+def check_sampled(got: Sequence[int], height: int, width: int, seam: int, node: str) -> None:
     """Raise ValueError if the sampler has resized the picture: [h, w] is not the picture's size plus the seam."""
     if tuple(got) != (height, width + seam):
         raise ValueError(
             f"The sampler resizes the panorama of {_in_pixels(height, width)} during sampling (SamplerLCMUpscale does "
-            "this), but OmniX samples at one size. Choose another sampler, and resize the picture before or after."
+            f"this), but {node} samples at one size. Choose another sampler, and resize the picture before or after."
         )
 
 
@@ -207,7 +207,7 @@ def check_seam(columns: int) -> None:
         )
 
 
-def check_place(got: Tensor, sampled: Tensor | None) -> None:
+def check_place(got: Tensor, sampled: Tensor | None, node: str) -> None:
     """Raise ValueError if a model is given the sampled picture [b, c, .., h, w], once or more, with its cells moved."""
     if sampled is None or got.shape[0] % sampled.shape[0]:
         return
@@ -217,7 +217,7 @@ def check_place(got: Tensor, sampled: Tensor | None) -> None:
     if torch.equal(*(x.flatten(2).sort(dim=-1).values for x in (got, want))):
         raise ValueError(
             "A node on the model rolls or mirrors the picture before the model sees it, and the conditions don't fit "
-            "it then. Remove that node (Seamless Tiling); OmniX's own seam_columns close the seam."
+            f"it then. Remove that node (Seamless Tiling); the seam_columns of {node} close the seam."
         )
 
 
@@ -247,10 +247,13 @@ def check_noise(noise: Tensor, seam: int) -> None:
             f"OmniX samples latents of FLUX.1, [batch, {CHANNELS}, height, width], got {list(noise.shape)}; "
             "connect Empty SD3 Latent Image, or encode with the VAE of FLUX.1 (ae.safetensors)."
         )
-    if seam > noise.shape[-1]:
-        raise ValueError(
-            f"The seam is {seam} latent columns, but the latent has only {noise.shape[-1]}; lower seam_columns."
-        )
+    check_narrower(seam, noise.shape[-1])
+
+
+def check_narrower(seam: int, width: int) -> None:
+    """Raise ValueError for a seam wider than the latent."""
+    if seam > width:
+        raise ValueError(f"The seam is {seam} latent columns, the latent has {width}; lower seam_columns.")
 
 
 def check_cards(models: Sequence[nn.Module], compiled: bool) -> None:
@@ -268,7 +271,7 @@ def check_cards(models: Sequence[nn.Module], compiled: bool) -> None:
 
 def check_conds(conds: Conds, batch: int) -> None:
     """Raise ValueError for conditionings of a part of the picture, and for batch sizes that don't match."""
-    check_area(conds)
+    check_area(conds, APPLY)
     for size in {latent.shape[0] for cond in each_cond(conds) for latent in references(cond)} - {1, batch}:
         raise ValueError(
             f"The reference latents are a batch of {size}, but the sampled latent is a batch of {batch}; set "
@@ -276,12 +279,12 @@ def check_conds(conds: Conds, batch: int) -> None:
         )
 
 
-def check_area(conds: Conds) -> None:
+def check_area(conds: Conds, node: str) -> None:
     """Raise ValueError for conditionings of a part of the picture."""
     if any("area" in cond for cond in each_cond(conds)):
         raise ValueError(
-            "OmniX can't run on a part of the picture; remove Conditioning (Set Area), or use Conditioning (Set Mask) "
-            "without bounds."
+            f"{node} can't run on a part of the picture; remove Conditioning (Set Area), or use Conditioning (Set "
+            "Mask) without bounds."
         )
 
 

@@ -115,7 +115,7 @@ def prepare_widened(adapters: TaskAdapters, seam: int) -> Callable[..., Any]:
     """Return the PREPARE_SAMPLING wrapper: let the memory estimate see the seam and every stream of every sequence.
 
     The adapters follow FLUX to the device that a node has chosen for it, before the host moves both there.
-    The host counts one sequence of each reference latent; each runs beside every sequence, batch or not.
+    The host counts one sequence of each reference latent, but each reference runs with every sequence of a batch.
     """
 
     def prepare(

@@ -68,13 +68,13 @@ class PeriodicNoise(TorchFunctionMode):
             self._left |= func in _TO_OUTSIDE
             for tensor, kind in inputs:
                 if kind == "noise":
-                    self._go_on(tensor)
+                    self._match_seam(tensor)
                     self._kinds[tensor] = "picture"  # the function may write to it
         outcome = func(*args, **given)
         for tensor in _tensors(args[:1] if func is Tensor.__setitem__ else (outcome,)):
             self._kinds[tensor] = made
             if func in _DRAWS:
-                self._go_on(tensor)
+                self._match_seam(tensor)
         return outcome
 
     def _made(self, func: Callable[..., Any], inputs: Sequence[Kind]) -> Kind:
@@ -94,7 +94,7 @@ class PeriodicNoise(TorchFunctionMode):
             return "constant"
         return known or ("noise" if _is_foreign(tensor) and not self._left else "picture")
 
-    def _go_on(self, noise: Tensor) -> None:
+    def _match_seam(self, noise: Tensor) -> None:
         """Make the last columns of noise of the picture's size its first, in place."""
         if noise.shape[-2:] == self.size:
             own = noise[tuple(slice(None) if stride else slice(1) for stride in noise.stride())]  # once, if expanded

@@ -2,8 +2,7 @@
 
 `attach` returns a clone of the user's MODEL with five wrappers, three of them the seam's (`seamless`). Everything else
 (hooks, the attention override, the widened tensors) exists only while one of them runs, so the original MODEL is never
-touched and there is nothing to undo. The adapters ride along as an additional model: the host counts their bytes, loads
-and offloads them.
+touched. The adapters are an additional model: the host counts their bytes, loads and offloads them.
 
 - DIFFUSION_MODEL stacks the reference latents and x into streams and returns the target's prediction.
 - PREPARE_SAMPLING adds to the memory estimate the seam columns and references that run once a sequence.
@@ -32,7 +31,7 @@ from torch import Tensor, nn
 
 from ..pictures.panorama import widen
 from .adapter import TaskAdapters
-from .blame import Place, accused, blaming, method, pack_of, replacement
+from .causes import Place, error_of, explaining, method, pack_of, replacement
 from .checks import (
     CHANNELS,
     check_cards,
@@ -59,7 +58,7 @@ from .memory import load_diffusers_flux as load_diffusers_flux
 from .sampling import Run, run_of
 from .seamless import REPLACED, attach_seam, has_seam
 from .streams import Stream, adapted, by_stream, joint_attention, layers_of, of_target, stack, text_is_shared
-from .tasks import Task
+from .tasks import APPLY, Task
 from .watch import OVERRIDE, Block, Step, current, guarded, unwrapped, wanted_of
 
 PATCHES = "patches"
@@ -95,7 +94,8 @@ def attach(
         WrappersMP.DIFFUSION_MODEL: run_streams(adapters, strengths, seam),
         WrappersMP.PREPARE_SAMPLING: prepare_widened(adapters, seam),
     }
-    patched = attach_seam(model, seam, own, partial(check_run, seam), partial(overseen, seam, adapters.task), OWN_CONDS)
+    around = partial(overseen, seam, adapters.task)
+    patched = attach_seam(model, seam, APPLY, own, partial(check_run, seam), around, OWN_CONDS)
     patched.set_additional_models(KEY, [loaded.patcher])
     return patched
 
@@ -120,7 +120,7 @@ def flux_of(model: Patcher) -> Flux:
         )
     if flux.params.in_channels != CHANNELS:
         raise ValueError(
-            "OmniX adapters fit FLUX.1-dev, got a FLUX.1 that takes a picture beside the noise (Fill, Canny, Depth); "
+            "OmniX adapters fit FLUX.1-dev, got a FLUX.1 with a picture as second input (Fill, Canny, Depth); "
             "connect FLUX.1-dev itself."
         )
     return flux
@@ -142,7 +142,7 @@ class Call(NamedTuple):
 
     @property
     def run(self) -> Run | None:
-        """The run that the call belongs to; None if nobody samples."""
+        """The run that the call belongs to; None outside sampling."""
         return run_of(self.options)
 
 
@@ -185,7 +185,7 @@ def check_call(task: Task, call: Call, seam: int) -> None:
     else:
         check_count(task, len(call.latents), run.asked(call.options), set(run.names.values()), run.cfg)
         check_whole(size, run.height, run.width, seam)
-        check_place(call.x, run.x)
+        check_place(call.x, run.x, run.node)
         run.warn_once((note_on(call.options.get(OVERRIDE)), note_on_rows(call.context)), warn)
     check_latents(task, size[0], size[1] - seam, call.latents)
 
@@ -209,10 +209,10 @@ def joining_step(call: Call, streams: Sequence[Stream]) -> Step:
 def watched(call: Call, step: Step) -> Iterator[None]:
     """Raise ValueError if this call of FLUX leaves out a join or an adapter; count the call in its run."""
     flux, run = call.flux, call.run
-    blame = blaming(partial(_places, flux, call.options))
+    explain = explaining(partial(_places, flux, call.options))
     # The run watches its own models; another one, called by a node, is watched for this call.
-    watch = nullcontext() if run and flux in run.cards else guarded(flux, blame, lambda: None)
-    with watch, current(step, blame):
+    watch = nullcontext() if run and flux in run.cards else guarded(flux, explain, lambda: None)
+    with watch, current(step, explain):
         yield
         if run is not None:
             run.ran(step.blocks, lambda: replacement(_places(flux, call.options)))
@@ -242,13 +242,13 @@ def overseen(seam: int, task: Task, guider: Any, run: Run) -> Iterator[None]:
     cards = [_card(patcher) for patcher in options.get("multigpu_clones", {None: guider.model_patcher}).values()]
     run.cards, run.compile = dict(cards), options.get(HOW)
     check_cards([flux for flux, _ in cards], run.compile is not None)
-    blames = [blaming(partial(_places, flux, options.get("transformer_options", {}))) for flux in run.cards]
+    explainers = [explaining(partial(_places, flux, options.get("transformer_options", {}))) for flux in run.cards]
     with ExitStack() as watches:
-        for flux, blame in zip(run.cards, blames):
-            watches.enter_context(guarded(flux, blame, run.called))
+        for flux, explain in zip(run.cards, explainers):
+            watches.enter_context(guarded(flux, explain, run.called))
         yield
     if run.calls and not run.blocks:
-        raise accused("FLUX ran without OmniX's streams", run.suspect) if run.suspect else blames[0]("streams", None)
+        raise error_of("FLUX ran without OmniX's streams", run.cause) if run.cause else explainers[0]("streams", None)
 
 
 def _doubts(seam: int, task: Task, guider: Any, run: Run) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Sample a panorama: widen the inputs by the seam, close the seam in the result, and check each call in between.
 
-These wrap the host's sampling but know no more of it than the arguments that they pass on.
+These functions wrap the host's sampling and depend only on the arguments that they pass.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ class Run:
     height: int
     width: int
     noise: PeriodicNoise
+    node: str
+    """The node that closes the seam, for messages."""
     x: Tensor | None = None
     """The conditionings that the sampler currently evaluates."""
     cards: Mapping[nn.Module, nn.Module | None] = field(default_factory=dict)
@@ -37,7 +39,7 @@ class Run:
     """Of FLUX."""
     blocks: int = 0
     """The number of blocks that ran with the streams joined."""
-    suspect: str | None = None
+    cause: str | None = None
     """The function that prevents the join, if FLUX ran without one of its blocks."""
     names: Mapping[Any, str] = field(default_factory=dict)
     """The guider's name of each conditioning, by the id that the host gives to it."""
@@ -70,11 +72,11 @@ class Run:
                 self.warned.add(note)
                 warn(note)
 
-    def ran(self, blocks: int, suspect: Callable[[], str | None]) -> None:
+    def ran(self, blocks: int, cause: Callable[[], str | None]) -> None:
         """Count the blocks of one call; for a call without any, find the possible cause at once."""
         self.blocks += blocks
-        if not blocks and self.suspect is None:
-            self.suspect = suspect()
+        if not blocks and self.cause is None:
+            self.cause = cause()
 
 
 @dataclass
@@ -111,13 +113,14 @@ Check = Callable[[Any, Tensor], None]
 
 def sample_widened(
     seam: int,
+    node: str,
     check: Check,
     around: Around = alone,
     by_the_model: Collection[str] = (),
 ) -> Callable[..., Tensor]:
     """Return the SAMPLER_SAMPLE wrapper: sample with the seam columns, then blend them into the first and crop.
 
-    `by_the_model` names conditions that the model's own wrapper widens.
+    Messages name the `node` that does this. `by_the_model` names conditions that the model's own wrapper widens.
     """
 
     def sample(
@@ -135,13 +138,13 @@ def sample_widened(
         height, width = noise.shape[-2:]
         guider.conds = with_wide_conds(guider.conds, (height, width), seam, by_the_model)  # a copy of this run alone
         names = {cond.get("uuid"): name for name, each in guider.conds.items() for cond in each}
-        run = Run(height, width, PeriodicNoise(height, width, seam), names=names)
+        run = Run(height, width, PeriodicNoise(height, width, seam), node, names=names)
         stage = options_of(extra_args).get(STAGE) or Stage()
         wide = [None if part is None else widen(part, seam) for part in (noise, latent_image, denoise_mask)]
         if stage.given is not None:
             wide[1] = stage.given.to(noise)
         arguments = (guider, sigmas, with_run(extra_args, run), closing(callback, run), *wide, disable_pbar)
-        with around(guider, run), of_one_width(run, seam), run.noise:
+        with around(guider, run), of_one_width(run), run.noise:
             stage.left = executor(*arguments)
             return closed(stage.left, seam)
 
@@ -161,26 +164,26 @@ def with_run(extra_args: Mapping[str, Any], run: Run) -> dict[str, Any]:
 
 
 @contextmanager
-def of_one_width(run: Run, seam: int) -> Iterator[None]:
+def of_one_width(run: Run) -> Iterator[None]:
     """Raise ValueError if another node's tensor of the panorama's own width meets the widened one."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        if seam and _two_widths(str(error), run, seam):
+        if run.seam and _two_widths(str(error), run):
             raise ValueError(
                 f"Another node or the sampler holds a picture of the panorama's own width ({run.width} latent columns) "
-                f"and meets the one that OmniX has widened by {seam}: set seam_columns to 0, on Apply OmniX Adapters "
-                "and on OmniX Flow Shift, or on Seamless Panorama."
+                f"and meets the one that {run.node} has widened by {run.seam}: set seam_columns to 0, on {run.node} "
+                "and on OmniX Flow Shift, if there is one."
             ) from error
         raise
 
 
-def _two_widths(message: str, run: Run, seam: int) -> bool:
+def _two_widths(message: str, run: Run) -> bool:
     """Return whether a message names both widths, in latent columns, pixels, tokens or tokens of the whole picture."""
     numbers = {int(number) for number in re.findall(r"\d+", message)}
-    own, wide = run.width, run.width + seam
+    own, wide = run.width, run.width + run.seam
     pixels = ((own * each, wide * each) for each in (1, 8, 16, 32))
     across = [(-(-own // patch), -(-wide // patch), -(-run.height // patch)) for patch in (1, 2)]
     tokens = ((a * rows, b * rows) for a, b, height in across for rows in (1, height))
@@ -240,7 +243,7 @@ def between_steps(x: Tensor, run: Run) -> Tensor:
 
     Before the first step this changes nothing, for there the columns are equal.
     """
-    check_sampled(x.shape[-2:], run.height, run.width, run.seam)
+    check_sampled(x.shape[-2:], run.height, run.width, run.seam, run.node)
     try:
         return blend_seam_(x, run.seam)
     except torch.OutOfMemoryError:

@@ -15,10 +15,11 @@ from comfy.model_patcher import ModelPatcher as Patcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
-from .checks import Conds, check_area, check_place, each_cond, references
+from .checks import Conds, check_area, check_narrower, check_place, each_cond, references
 from .memory import KEY, as_result
 from .sampling import Around, Check, alone, is_picture, predict_between_steps, run_of, sample_widened
 from .stages import sample_in_stages
+from .tasks import SEAMLESS
 from .watch import unwrapped
 
 TRIED = frozenset(
@@ -50,6 +51,7 @@ _HINTS = ("image", "render_video")
 def attach_seam(
     model: Patcher,
     seam: int,
+    node: str,
     own: Mapping[str, Callable[..., Any]],
     check: Check,
     around: Around = alone,
@@ -57,12 +59,12 @@ def attach_seam(
 ) -> Patcher:
     """Return a clone of `model` that samples `seam` latent columns twice, with the wrappers `own` beside the seam's.
 
-    An earlier seam is replaced. `check` raises ValueError before a run, `around` lasts as long as one, and
-    `by_the_model` names conditions that a wrapper of `own` widens.
+    An earlier seam is replaced. Messages name the `node`, `check` raises ValueError before a run, `around` lasts as
+    long as one, and `by_the_model` names conditions that a wrapper of `own` widens.
     """
     patched = without_seam(model)
     wrappers = {
-        WrappersMP.SAMPLER_SAMPLE: sample_widened(seam, check, around, by_the_model),
+        WrappersMP.SAMPLER_SAMPLE: sample_widened(seam, node, check, around, by_the_model),
         WrappersMP.OUTER_SAMPLE: sample_in_stages(seam, as_result),
         WrappersMP.PREDICT_NOISE: predict_between_steps,
         **own,
@@ -107,7 +109,7 @@ def close_seam(model: Patcher, seam: int, warn: Callable[[str], None]) -> Patche
     if name not in TRIED:
         warn(f"Seamless Panorama was never tried with {name}: look at the seam of the result.")
     own = {WrappersMP.APPLY_MODEL: see_whole(seam), WrappersMP.PREPARE_SAMPLING: prepare_seam(seam)}
-    return attach_seam(model, seam, own, check_run(seam))
+    return attach_seam(model, seam, SEAMLESS, own, check_run(seam))
 
 
 def columns_at_once(model: Patcher) -> int:
@@ -126,7 +128,7 @@ def check_run(seam: int) -> Check:
     def check(guider: Any, noise: Tensor) -> None:
         patcher, conds = guider.model_patcher, guider.conds
         check_latent(noise, seam, columns_at_once(patcher), patcher.model)
-        check_area(conds)
+        check_area(conds, SEAMLESS)
         for cond in each_cond(conds):
             check_cond(cond, (noise.shape[-2], noise.shape[-1]))
         check_patches(guider.model_options.get("transformer_options", {}))
@@ -143,8 +145,7 @@ def check_latent(noise: Tensor, seam: int, patch: int, model: nn.Module) -> None
         )
     width, name = noise.shape[-1], type(model).__name__
     pixels = getattr(getattr(model, "latent_format", None), "spacial_downscale_ratio", 8)
-    if seam > width:
-        raise ValueError(f"The seam is {seam} latent columns, the latent has {width}; lower seam_columns.")
+    check_narrower(seam, width)
     if width % patch:
         raise ValueError(
             f"The latent is {width} columns wide, and {name} sees {patch} at a time, so the edges can't meet: make the "
@@ -221,7 +222,7 @@ def see_whole(seam: int) -> Callable[..., Tensor]:
                     f"the seam) into parts of {x.shape[-1]} by {x.shape[-2]}; Seamless Panorama needs the whole "
                     "picture. Remove that node (Tiled Diffusion, Context Windows), or set seam_columns to 0."
                 )
-            check_place(x, run.x)
+            check_place(x, run.x, run.node)
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
     return apply

@@ -80,10 +80,10 @@ def adapted(
 ) -> Iterator[None]:
     """Add every stream's deltas to its rows of the stacked batch during the context; `added` is called for each layer.
 
-    `model` is a FLUX in ComfyUI's layout; a hook sees whatever forward a layer has at that time, be it quantised,
+    `model` is a FLUX in ComfyUI's layout; a hook works with any forward that a layer has then, also if quantised,
     offloaded or wrapped by another LoRA. All hooks are removed on the way out, also by an exception. Of the model's
-    result only the last stream's part counts. Raises ValueError where a layer is called as OmniX does not know, also
-    for other than the `stacked` sequences.
+    result only the last stream's part counts. Raises ValueError if a layer is called in an unknown way, or with other
+    sequences than the `stacked` ones.
     """
     names = layers_of(streams)
     with ExitStack() as hooks:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
-from ...converters import STREAMS
 from ...converters.tasks import is_plain
 
 PROMPT_TAG = "[EQUIRECTANGULAR]"
@@ -16,6 +16,22 @@ SEAM_COLUMNS = 6
 """Latent columns that wrap around the seam during sampling (the reference pipeline's default)."""
 WRAP_COLUMNS = 2
 """Latent columns that wrap around the seam during decoding (the reference pipeline's default)."""
+APPLY, SEAMLESS = "Apply OmniX Adapters", "Seamless Panorama"
+"""The nodes that close a seam. The message of a check that both make names its node."""
+
+
+STREAMS = MappingProxyType(
+    {
+        "image_to_pano": ("masked_rgb", "filled_rgb"),
+        "rgb_to_depth": ("rgb", "depth"),
+        "rgb_to_normal": ("rgb", "normal"),
+        "rgb_to_albedo": ("rgb", "albedo"),
+        "rgb_to_pbr": ("rgb", "pbr"),
+        "rgb_to_semantic": ("rgb", "semantic"),
+        "rgb_camray_to_normal": ("rgb", "camray", "normal"),
+    }
+)
+"""Task -> its streams in stacking order: first the conditions, then the target."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +54,7 @@ class Task:
         return self.streams[-1]
 
 
-TASKS = {name: Task(name, tuple(streams), name != "image_to_pano") for name, streams in STREAMS.items()}
+TASKS = {name: Task(name, streams, name != "image_to_pano") for name, streams in STREAMS.items()}
 """The tasks of OmniX. The headers of adapter files describe other tasks."""
 
 TASK_HEADER = "omnix_streams"

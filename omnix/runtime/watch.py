@@ -29,7 +29,7 @@ JOIN = "attention"
 _QUERIES = {"double": "img_attn.qkv", "single": "linear1"}
 _MODULATION = {"double": "img_mod", "single": "modulation"}
 
-Blame = Callable[[str, "Block | None"], Exception]
+Explain = Callable[[str, "Block | None"], Exception]
 """Makes the error for something that went wrong, in one block or in the whole model."""
 
 
@@ -96,7 +96,7 @@ class Step:
             self.blocks += layer.endswith(tuple(_QUERIES.values()))
 
     def enter(self, block: Block, kwargs: Mapping[str, Any], takes_options: bool) -> dict[str, Any]:
-        """Return the arguments for a block; they include the join, whatever the caller passed."""
+        """Return the arguments for a block; they always include the join."""
         self._block, self._seen = block, set()
         self.blocks += 1
         options = {OPTIONS: self._options(block, kwargs.get(OPTIONS) or {})} if takes_options else {}
@@ -135,18 +135,18 @@ class Step:
             return None
         return JOIN if JOIN in missing else min(missing)
 
-    def check(self, blame: Blame) -> None:
+    def check(self, explain: Explain) -> None:
         """Raise if blocks ran without being called as modules, and the join or some of their adapters are missing."""
         outside = self._outside
         wanted = [layers - {JOIN} for name, layers in self._wanted.items() if "_blocks." in name]
         blocks = [sorted((outside[layer], layer) for layer in layers) for layers in wanted]
         runs = sum(each[-1][0] for each in blocks)
         if outside[JOIN] < runs:
-            raise blame(JOIN, None)
+            raise explain(JOIN, None)
         least = 1 if outside[JOIN] > runs else 0  # a block was joined, and none of its adapters was added
         short = [each[0][1] for each in blocks if each[0][0] < max(least, each[-1][0])]
         if short:
-            raise blame(short[0], None)
+            raise explain(short[0], None)
 
 
 def _computed(given: Iterable[Any], output: Any) -> bool:
@@ -186,23 +186,23 @@ def eager() -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def current(step: Step, blame: Blame) -> Iterator[None]:
-    """Give the hooks of `guarded` their step during one call of FLUX; afterwards raise `blame`'s error if it failed."""
+def current(step: Step, explain: Explain) -> Iterator[None]:
+    """Give the hooks of `guarded` their step during one call of FLUX, then raise `explain`'s error if it failed."""
     token = _STEP.set(step)
     try:
         yield
     finally:
         _STEP.reset(token)
-    step.check(blame)
+    step.check(explain)
 
 
 @contextmanager
-def guarded(model: nn.Module, blame: Blame, called: Callable[[], None]) -> Iterator[None]:
+def guarded(model: nn.Module, explain: Explain, called: Callable[[], None]) -> Iterator[None]:
     """Join the streams in the blocks of a FLUX and check the blocks, while sampling runs; `called` runs at each call.
 
     Meanwhile all threads run compiled modules uncompiled (`eager`).
 
-    Raises `blame`'s error as soon as a block runs without streams, without joining them or without its adapters.
+    Raises `explain`'s error as soon as a block runs without streams, without joining them or without its adapters.
     """
 
     def hear(_module: nn.Module, _args: Sequence[Any]) -> None:
@@ -211,13 +211,13 @@ def guarded(model: nn.Module, blame: Blame, called: Callable[[], None]) -> Itera
 
     def compute(_module: nn.Module, _args: Sequence[Any]) -> None:
         if not torch.compiler.is_compiling():
-            _current(blame).computes()
+            _current(explain).computes()
 
     with ExitStack() as undo:
         undo.enter_context(eager())
         undo.callback(model.register_forward_pre_hook(hear).remove)
         for block in blocks_of(model):
-            enter, leave = _hooks(block, blame)
+            enter, leave = _hooks(block, explain)
             undo.callback(block.module.register_forward_pre_hook(enter, with_kwargs=True).remove)
             undo.callback(block.module.register_forward_hook(leave, with_kwargs=True).remove)
             modulation = getattr(block.module, _MODULATION[block.kind], None)
@@ -226,29 +226,29 @@ def guarded(model: nn.Module, blame: Blame, called: Callable[[], None]) -> Itera
         yield
 
 
-def _hooks(block: Block, blame: Blame) -> tuple[Callable[..., Any], Callable[..., None]]:
+def _hooks(block: Block, explain: Explain) -> tuple[Callable[..., Any], Callable[..., None]]:
     """Return the hooks that run before and after a block."""
     takes_options = _takes(unwrapped(block.module).forward, OPTIONS)
 
     def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if torch.compiler.is_compiling():  # another node runs the block in its own graph
             return None
-        return args, _current(blame).enter(block, kwargs, takes_options)
+        return args, _current(explain).enter(block, kwargs, takes_options)
 
     def leave(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if not torch.compiler.is_compiling():
-            missing = _current(blame).leave(block, (*args, *kwargs.values()), output)
+            missing = _current(explain).leave(block, (*args, *kwargs.values()), output)
             if missing is not None:
-                raise blame(missing, block)
+                raise explain(missing, block)
 
     return enter, leave
 
 
-def _current(blame: Blame) -> Step:
-    """Return the current step; raise `blame`'s error if FLUX runs without one, bypassing our wrapper."""
+def _current(explain: Explain) -> Step:
+    """Return the current step; raise `explain`'s error if FLUX runs without one, bypassing our wrapper."""
     step = _STEP.get()
     if step is None:
-        raise blame("streams", None)
+        raise explain("streams", None)
     return step
 
 

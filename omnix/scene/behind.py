@@ -17,7 +17,7 @@ from .edges import parts_of
 from .frame import Array, pixel_directions
 from .noise import noise_of
 from .planes import REACH, dotted, fitted
-from .surface import Flags, Surface
+from .surface import Flags, Ints, Surface
 from .walls import OFF, Large, large
 
 # Planes are found and carried on so many rows at most.
@@ -55,6 +55,24 @@ class Behind(NamedTuple):
     drawn: Flags
 
 
+class _Carried(NamedTuple):
+    """The planes that continue behind cuts, [K] each; number 0 is none.
+
+    plane [K, 3]: of the farther side; start [K, 3]: the ray to the cut; shown: the cosine of how far it goes; far: its
+    inverse distance at the cut; known: how well.
+    """
+
+    plane: Array
+    start: Array
+    shown: Array
+    far: Array
+    known: Array
+
+
+_SIZES = ((3,), (3,), (), (), ())
+_Places = tuple[Ints, ...]
+
+
 def behind(surface: Surface, second: Array | None = None) -> Behind | None:
     """Return the surface behind the cuts of a surface, or None if there is nothing to invent.
 
@@ -82,16 +100,19 @@ def behind(surface: Surface, second: Array | None = None) -> Behind | None:
 
 def _found(maps: tuple[Array, Flags, Flags, Flags], planes: Array, wide: Large, inverse: Array, step: int) -> Array:
     """Return the inverse distance of what is behind `inverse` [M, N], 0 where nothing is; maps are `reduced`."""
-    carried = _carried(maps, planes, wide.planes, inverse.shape, step)
-    rays = pixel_directions(*inverse.shape)
-    found = np.maximum(dotted(carried, rays), carried[..., 7] / FARTHER)
+    carried, number = _carried(maps, planes, wide.planes)
+    number = number[np.ix_(*(np.minimum(np.arange(n) // step, m - 1) for n, m in zip(inverse.shape, number.shape)))]
+    at = np.nonzero(number)
+    number, rays, seen = number[at], pixel_directions(*inverse.shape)[at], inverse[at]
+    found = np.maximum(dotted(carried.plane[number], rays), carried.far[number] / FARTHER)
     end = np.zeros_like(found)
     for plane in wide.planes[wide.around]:
         there = dotted(plane, rays)
-        end = np.maximum(end, np.where(there < inverse * (1 - SAME), there, 0.0))
+        end = np.maximum(end, np.where(there < seen * (1 - SAME), there, 0.0))
     # Floor, ceiling and walls end everything, and are a better guess than a plane of a few pixels.
-    end = np.where(found > 0, end, 0.0)
-    return np.where((carried[..., 8] == FACING) & (end > 0), end, np.maximum(found, end))
+    behind = np.zeros_like(inverse)
+    behind[at] = np.where((carried.known[number] == FACING) & (end > 0), end, np.maximum(found, end))
+    return behind
 
 
 def _border(surface: Surface) -> Flags:
@@ -130,78 +151,98 @@ def reduced(surface: Surface, step: int) -> tuple[Array, Flags, Flags, Flags]:
     return inverse, valid, right, down
 
 
-def _carried(
-    maps: tuple[Array, Flags, Flags, Flags], planes: Array, wide: Array, shape: tuple[int, ...], step: int
-) -> Array:
-    """Return what was carried to each pixel, as `_seeds`, on the full lattice [M, N, 9]."""
+def _carried(maps: tuple[Array, Flags, Flags, Flags], planes: Array, wide: Array) -> tuple[_Carried, Ints]:
+    """Return what is carried under the nearer surfaces, and the number [M, N] of the one that each pixel gets."""
     w, valid, right, down = maps
     rays = pixel_directions(*w.shape).astype(np.float32)
     part = parts_of(valid, right, down[:-1])
-    found = _seeds(planes, wide, w, rays, valid, right, down)
+    carried, starts = _seeds(planes, wide, w, rays, valid, right, down)
+    number = np.zeros(w.shape, dtype=np.int32)
+    for start in starts:
+        number = _nearer(number, start, carried, w, rays)
     reach = max(1, len(w) // 8)
     for jump in (*(reach >> k for k in range(reach.bit_length())), 1):
         for way in ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1)):
             way = way[0] * jump, way[1] * jump
-            other = np.where((part == moved(part, way))[..., None], moved(found, way), 0.0)
-            found = _nearer(found, other, w, rays)
-    rows, columns = (np.minimum(np.arange(n) // step, m - 1) for n, m in zip(shape, w.shape))
-    return found[np.ix_(rows, columns)]
+            other = np.where(part == moved(part, way), moved(number, way), 0)
+            number = _nearer(number, other, carried, w, rays)
+    return carried, number
 
 
-def _seeds(planes: Array, wide: Array, w: Array, rays: Array, valid: Flags, right: Flags, down: Flags) -> Array:
-    """Return for each pixel on the nearer side of a cut what is carried from there, [M, N, 9]; 0 = nothing.
+def _seeds(
+    planes: Array, wide: Array, w: Array, rays: Array, valid: Flags, right: Flags, down: Flags
+) -> tuple[_Carried, list[Ints]]:
+    """Return what is carried from each cut to its nearer side, and for each way the numbers [M, N] where it starts.
 
-    It is the plane of the farther side, the ray where it starts, the cosine of how far it goes, its inverse distance
-    there, and how well it is known. Two surfaces shift against each other by the step aside times the difference of
-    their inverse distances.
+    Two surfaces shift against each other by the step aside times the difference of their inverse distances.
     """
-    found = np.zeros((*w.shape, 9), dtype=np.float32)
+    found, starts, count = [_Carried(*(np.zeros((1, *size)) for size in _SIZES))], [], 1
     aside = ASIDE / float(np.median(w[-1][valid[-1]])) if valid[-1].any() else ASIDE / float(np.median(w[valid]))
     for cut, way in sides(right, down):
         far, there = (moved(a, way) for a in (w, valid))
-        plane, known = _beyond(planes, wide, w, rays, way)
         seed = cut & valid & there & (far < w)
-        shown = np.cos(np.clip(aside * (w - far), 2 * np.pi / len(w), MOST_SHOWN))
-        carried = np.concatenate([plane, rays, *(a[..., None] for a in (shown, far, known))], axis=-1)
-        found = _nearer(found, np.where(seed[..., None], carried, 0.0), w, rays)
-    return found
+        at = np.nonzero(seed)
+        plane, known = _beyond(planes, wide, w, rays, at, way)
+        shown = np.cos(np.clip(aside * (w - far)[at], 2 * np.pi / len(w), MOST_SHOWN))
+        found.append(_Carried(*(a.astype(float) for a in (plane, rays[at], shown, far[at], known))))
+        start = np.zeros(w.shape, dtype=np.int32)
+        start[at] = count + np.arange(len(plane))
+        starts, count = [*starts, start], count + len(plane)
+    return _Carried(*(np.concatenate(parts) for parts in zip(*found))), starts
 
 
-def _beyond(planes: Array, wide: Array, w: Array, rays: Array, way: tuple[int, int]) -> tuple[Array, Array]:
-    """Return the plane [M, N, 3] on which the next pixel that way lies, and how well it is known [M, N].
+def _beyond(
+    planes: Array, wide: Array, w: Array, rays: Array, at: _Places, way: tuple[int, int]
+) -> tuple[Array, Array]:
+    """Return the planes [K, 3] on which the next pixels that way of some [K] lie, and how well they are known [K].
 
     It is a large one, moved to that pixel, if the pixels further on lie on it; else the pixel's own if that explains
     them; else one that faces the viewer.
     """
-    plane, far, ray = (moved(a, way) for a in (planes, w, rays))
-    local = np.ones(w.shape, dtype=bool)
-    for off in _misses(plane, w, rays, way, PROOF):
+    plane, far, ray = (_further(a, at, way) for a in (planes, w, rays))
+    local = np.ones(len(far), dtype=bool)
+    for off in _misses(plane, w, rays, at, way, PROOF):
         local &= np.abs(off) < EXPLAINS
-    plane, known = np.where(local[..., None], plane, ray * far[..., None]), np.where(local, LOCAL, FACING)
-    least = np.full(w.shape, OFF * len(LOOKED))
+    plane, known = np.where(local[:, None], plane, ray * far[:, None]), np.where(local, LOCAL, FACING)
+    least = np.full(len(far), OFF * len(LOOKED))
     for one in wide.astype(np.float32):
-        off = np.stack(_misses(np.broadcast_to(one, planes.shape), w, rays, way, LOOKED))
+        off = np.stack(_misses(one, w, rays, at, way, LOOKED))
         fits, total = np.abs(off) < OFF, np.minimum(np.abs(off), OFF).sum(axis=0)
         better = fits[0] & (total < least)
         # A map drifts, so the plane is moved to lie where the pixels that fit it do.
-        shifted = one / (1 + (off * fits).sum(axis=0) / np.maximum(fits.sum(axis=0), 1))[..., None]
-        plane, known = np.where(better[..., None], shifted, plane), np.where(better, LARGE, known)
+        shifted = one / (1 + (off * fits).sum(axis=0) / np.maximum(fits.sum(axis=0), 1))[:, None]
+        plane, known = np.where(better[:, None], shifted, plane), np.where(better, LARGE, known)
         least = np.where(better, total, least)
     return plane, known
 
 
-def _misses(plane: Array, w: Array, rays: Array, way: tuple[int, int], steps: tuple[int, ...]) -> list[Array]:
-    """Return by which shares the planes of pixels [M, N, 3] miss the pixels so many steps further that way."""
+def _misses(
+    plane: Array, w: Array, rays: Array, at: _Places, way: tuple[int, int], steps: tuple[int, ...]
+) -> list[Array]:
+    """Return by which shares the planes [K, 3] of pixels miss the pixels so many steps further that way."""
     ways = [(way[0] * step, way[1] * step) for step in steps]
-    return [dotted(plane, moved(rays, far)) / np.maximum(moved(w, far), 1e-9) - 1 for far in ways]
+    return [dotted(plane, _further(rays, at, far)) / np.maximum(_further(w, at, far), 1e-9) - 1 for far in ways]
 
 
-def _nearer(found: Array, other: Array, w: Array, rays: Array) -> Array:
-    """Return of two things that are carried the one that is better known, or met first behind what was seen."""
-    old, new = dotted(found, rays), dotted(other, rays)
-    better = (other[..., 8] > found[..., 8]) | ((other[..., 8] == found[..., 8]) & (new > old))
-    better &= (new > 0) & (new < w * (1 - SAME)) & (dotted(other[..., 3:6], rays) >= other[..., 6])
-    return np.where(better[..., None], other, found)
+def _further(values: Array, at: _Places, way: tuple[int, int]) -> Array:
+    """Return the values [K, ..] that lie so many rows down and columns to the right of pixels; 0 beyond the poles."""
+    rows, columns = at[0] + way[0], (at[1] + way[1]) % values.shape[1]
+    found = values[rows.clip(0, len(values) - 1), columns]
+    found[(rows < 0) | (rows >= len(values))] = 0
+    return found
+
+
+def _nearer(number: Ints, other: Ints, carried: _Carried, w: Array, rays: Array) -> Ints:
+    """Return of two that are carried to a pixel the one that is better known, or met first behind what was seen."""
+    at = np.nonzero((other > 0) & (other != number))
+    old, new = number[at], other[at]
+    there, here = dotted(carried.plane[old], rays[at]), dotted(carried.plane[new], rays[at])
+    known = carried.known[new] - carried.known[old]
+    better = (known > 0) | ((known == 0) & (here > there))
+    better &= (here > 0) & (here < w[at] * (1 - SAME)) & (dotted(carried.start[new], rays[at]) >= carried.shown[new])
+    found = number.copy()
+    found[at] = np.where(better, new, old)
+    return found
 
 
 def moved(values: Array, way: tuple[int, int]) -> Array:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from einops import einsum
 
 from .frame import Array, pixel_directions
+from .planes import dotted
 from .surface import Flags, Surface, over_poles
 
 # How far a predicted normal may be wrong. Without it, two degrees would tear a floor that is seen edge-on.
@@ -92,10 +92,10 @@ def _predicted(normals: Array, at: Array, towards: Array, doubt: float) -> tuple
     On a plane it is (n . towards) / (n . at) = cos d - tan(phi) sin d, d between the rays and phi between plane and
     sight.
     """
-    cosine = einsum(at, towards, "... xyz, ... xyz -> ...")
+    cosine = dotted(at, towards)
     sine = np.sqrt(np.maximum(1 - cosine**2, 1e-18))
-    facing = einsum(normals, at, "... xyz, ... xyz -> ...")
-    along = (einsum(normals, towards, "... xyz, ... xyz -> ...") - facing * cosine) / sine
+    facing = dotted(normals, at)
+    along = (dotted(normals, towards) - facing * cosine) / sine
     slant = np.arctan2(along, -facing)
     low, high = (cosine - np.tan(np.clip(slant + tilt, -STEEPEST, STEEPEST)) * sine for tilt in (doubt, -doubt))
     return low, high

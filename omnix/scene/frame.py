@@ -16,18 +16,23 @@ Array = NDArray[Any]
 
 def to_gltf(vectors: Array) -> Array:
     """Return vectors [.., 3] of our axes (front, up, left) in glTF's."""
-    return np.stack([-vectors[..., 2], vectors[..., 1], -vectors[..., 0]], axis=-1)
+    return _vectors(-vectors[..., 2], vectors[..., 1], -vectors[..., 0])
 
 
 def from_gltf(vectors: Array) -> Array:
     """Return vectors [.., 3] of glTF's axes in ours, the inverse of `to_gltf`."""
-    return np.stack([-vectors[..., 2], vectors[..., 1], -vectors[..., 0]], axis=-1)
+    return _vectors(-vectors[..., 2], vectors[..., 1], -vectors[..., 0])
+
+
+def _vectors(*parts: Array) -> Array:
+    """Return vectors [.., 3] of their parts, which broadcast. In memory each part is in one piece, which is fast."""
+    return np.moveaxis(np.stack(np.broadcast_arrays(*parts)), 0, -1)
 
 
 def directions(v: ArrayLike, u: ArrayLike) -> Array:
     """Return the unit vectors [.., 3] at v, u in [0, 1] of the panorama, which broadcast, in glTF's axes."""
-    lat, lon = np.broadcast_arrays((0.5 - np.asarray(v)) * np.pi, (0.5 - np.asarray(u)) * 2 * np.pi)
-    return to_gltf(np.stack([np.cos(lat) * np.cos(lon), np.sin(lat), np.cos(lat) * np.sin(lon)], axis=-1))
+    lat, lon = (0.5 - np.asarray(v)) * np.pi, (0.5 - np.asarray(u)) * 2 * np.pi
+    return to_gltf(_vectors(np.cos(lat) * np.cos(lon), np.sin(lat), np.cos(lat) * np.sin(lon)))
 
 
 def coordinates(vectors: Array) -> tuple[Array, Array]:

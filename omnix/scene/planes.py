@@ -6,9 +6,11 @@ be averaged, carried to another pixel, and compared there, without a distance or
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 
 import numpy as np
+from einops import rearrange
+from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
 from .frame import Array, pixel_directions
@@ -40,20 +42,20 @@ def fitted(inverse: Array, usable: Flags, slack: float | Array, reach: tuple[int
     It starts from the slopes beside the pixel and is averaged with the planes of pixels further off, of those that
     predict this pixel's inverse distance within `slack` (a share), as this one's predicts theirs.
     """
-    rays = pixel_directions(*inverse.shape).astype(np.float32)
     w = np.where(usable, inverse, np.nan).astype(np.float32)
     allowed = (slack * w).astype(np.float32)
-    planes = _local(w, allowed)
+    planes = rearrange(_local(w, allowed), "xyz h w -> xyz (h w)")
+    rays = rearrange(pixel_directions(*w.shape).astype(np.float32), "h w xyz -> xyz (h w)")
     for step in reach:
-        planes = _averaged(planes, w, rays, step, allowed)
-    return np.nan_to_num(planes)
+        planes = _averaged(planes, (rays, w.ravel(), allowed.ravel()), _pairs(w.shape, step))
+    return rearrange(np.nan_to_num(planes), "xyz (h w) -> h w xyz", h=len(w))
 
 
 def _local(w: Array, allowed: Array) -> Array:
+    """Return the plane of each pixel by its own slopes, [3, M, N]."""
     height, width = w.shape
     latitude = ((0.5 - (np.arange(height) + 0.5) / height) * np.pi)[:, None]
     longitude = ((0.5 - (np.arange(width) + 0.5) / width) * 2 * np.pi)[None]
-    east, north, rays = _frames(latitude, longitude)
     across = np.full_like(w, np.nan)
     stride = _strides(height)
     for one in np.unique(stride):
@@ -65,7 +67,8 @@ def _local(w: Array, allowed: Array) -> Array:
     down = _slope(w - padded[:-2], padded[2:] - w, allowed)
     across = across * (width / (2 * np.pi)) / np.cos(latitude)
     down = down * (height / np.pi)
-    return (w[..., None] * rays + across[..., None] * east - down[..., None] * north).astype(np.float32)
+    axes = zip(*_frames(latitude, longitude))
+    return np.stack([(w * ray + across * east - down * north).astype(np.float32) for east, north, ray in axes])
 
 
 def _strides(height: int) -> Array:
@@ -74,13 +77,16 @@ def _strides(height: int) -> Array:
     return np.minimum(np.rint(1 / np.cos(latitude)), height // 4 + 1).astype(int)
 
 
-def _frames(latitude: Array, longitude: Array) -> tuple[Array, Array, Array]:
-    """Return the unit vectors to the right, upwards and outwards at each pixel, [M, N, 3] each, in glTF's axes."""
+def _frames(latitude: Array, longitude: Array) -> tuple[tuple[Array, Array, Array], ...]:
+    """Return x, y, z of the unit vectors to the right, upwards and outwards at each pixel, in glTF's axes.
+
+    latitude [M, 1], longitude [1, N]: each component broadcasts to [M, N].
+    """
     sin_lat, cos_lat, sin_lon, cos_lon = np.sin(latitude), np.cos(latitude), np.sin(longitude), np.cos(longitude)
     # The panorama's right is the way of a falling longitude; in glTF's axes a ray is (-left, up, -front).
-    east = np.stack(np.broadcast_arrays(cos_lon, 0.0 * latitude, -sin_lon * np.ones_like(latitude)), axis=-1)
-    north = np.stack(np.broadcast_arrays(sin_lat * sin_lon, cos_lat, sin_lat * cos_lon), axis=-1)
-    rays = np.stack(np.broadcast_arrays(-cos_lat * sin_lon, sin_lat, -cos_lat * cos_lon), axis=-1)
+    east = cos_lon, np.zeros_like(cos_lon), -sin_lon
+    north = sin_lat * sin_lon, cos_lat, sin_lat * cos_lon
+    rays = -cos_lat * sin_lon, sin_lat, -cos_lat * cos_lon
     return east, north, rays
 
 
@@ -91,31 +97,39 @@ def _slope(before: Array, after: Array, allowed: Array) -> Array:
     return np.nan_to_num(np.where(np.isnan(before), after, np.where(np.isnan(after), before, both)))
 
 
-def _averaged(planes: Array, w: Array, rays: Array, step: int, allowed: Array) -> Array:
-    """Return the means of planes and of those that fit among the four at `step` pixels."""
+_Pair = tuple[slice, slice | NDArray[np.integer]]
+
+
+def _averaged(planes: Array, pixels: tuple[Array, Array, Array], pairs: Iterable[_Pair]) -> Array:
+    """Return the means of planes [3, K] and of those that fit among the pixels that they are paired with.
+
+    pixels: rays [3, K], inverse distances [K], and by how much those may be missed.
+    """
+    rays, w, allowed = pixels
     total, count = planes.copy(), np.ones_like(w)
-    for shifted in _shifts(w.shape, step):
-        theirs, there, ray, slack = (shifted(a) for a in (planes, w, rays, allowed))
+    for one, other in pairs:
+        here, there = ([a[..., at] for a in (planes, rays, w, allowed)] for at in (one, other))
         with np.errstate(invalid="ignore"):
-            fits = (np.abs(dotted(theirs, rays) - w) < allowed) & (np.abs(dotted(planes, ray) - there) < slack)
-        total += np.where(fits[..., None], theirs, 0.0)
-        count += fits
-    return total / count[..., None]
+            fits = (_missed(there[0], *here[1:3]) < here[3]) & (_missed(here[0], *there[1:3]) < there[3])
+        for at, near in ((one, there[0]), (other, here[0])):
+            total[:, at] += np.where(fits, near, 0.0)
+            count[at] += fits
+    return total / count
 
 
-def _shifts(shape: tuple[int, ...], step: int) -> list[Callable[[Array], Array]]:
-    """Return what moves a map by `step` pixels to either side, up and down; beyond the poles there is none."""
-    columns = np.arange(shape[1])[None] + np.array([[1], [-1]])[:, None] * step * _strides(shape[0])[:, None]
-    rows = np.arange(shape[0])[:, None]
+def _missed(planes: Array, rays: Array, w: Array) -> Array:
+    return np.abs(planes[0] * rays[0] + planes[1] * rays[1] + planes[2] * rays[2] - w)
 
-    def fallen(values: Array, way: int) -> Array:
-        moved = np.full_like(values, np.nan)
-        if abs(way) < len(values):
-            moved[max(0, -way) : len(values) - max(0, way)] = values[max(0, way) : len(values) - max(0, -way)]
-        return moved
 
-    across: list[Callable[[Array], Array]] = [lambda a, c=c % shape[1]: a[rows, c] for c in columns]
-    return [*across, lambda a: fallen(a, step), lambda a: fallen(a, -step)]
+def _pairs(shape: tuple[int, ...], step: int) -> list[_Pair]:
+    """Return where the pixels of a map are, row by row, and those `step` further to the right, and further down.
+
+    Beyond the poles there is nothing.
+    """
+    height, width = shape
+    columns = (np.arange(width) + step * _strides(height)[:, None]) % width
+    right = (columns + np.arange(height)[:, None] * width).ravel()
+    return [(slice(None), right), (slice(None, -step * width), slice(step * width, None))]
 
 
 def nearest(kept: Flags) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""Where the browser tests take place: one Chromium for a module, a page in each renderer, what a person downloaded."""
+"""Fixtures of the browser tests: one Chromium for a module, a page in each renderer, and a user's downloaded files."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ in_both_renderers = pytest.fixture(scope="module", params=RENDERERS)
 
 @contextmanager
 def opened(browser: Browser, server: Server, nodes2: bool) -> Iterator[Workbench]:
-    """A page of its own, closed in the end."""
+    """A separate page, which is closed at the end."""
     page = Workbench(browser, server, nodes2)
     yield page
     page.close()
@@ -41,7 +41,7 @@ def bench(request: pytest.FixtureRequest, browser: Browser, server: Server) -> I
 
 @pytest.fixture(scope="module")
 def stocked(server: Server, files: None) -> Server:
-    """What a person has who followed the notes: adapters, a picture and models, so that nothing is missing."""
+    """The files of a user who has followed the notes: adapters, a picture and models; nothing is missing."""
     write_models(server.base / "models", names=DOWNLOADED)
     for kind, name in (("checkpoints", YOUR_MODEL), ("loras", YOUR_LORA)):
         tiny.save({}, server.base / "models" / kind / name)

@@ -1,4 +1,4 @@
-"""The fields of the blueprints' boxes in a real browser: what is set there arrives at every node that it is for."""
+"""The fields of the blueprints' boxes in a real browser: each value arrives at every node that it belongs to."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -85,7 +85,7 @@ def test_numbers_that_are_typed_arrive(bench: Workbench) -> None:
 
 
 INSIDE = ("OmniXPlaceOnPanorama", "EmptySD3LatentImage", "KSampler")
-# Where the right part of a field of the old renderer is, on the page.
+# The place of the right part of an old renderer's field on the page.
 FIELD = """([title, field]) => {
     const { canvas, rootGraph } = window.app;
     const node = rootGraph.nodes.find((each) => each.title === title);

@@ -25,7 +25,7 @@ def shown(bench: Workbench, pictures: object) -> ViewerOnPage:
 
 @pytest.fixture
 def viewer(shown: ViewerOnPage) -> Iterator[ViewerOnPage]:
-    """Return the same viewer, looking to the front at the first map; no error of ours may come up."""
+    """Return the same viewer, looking to the front at the first map; this pack must report no error."""
     shown.bench.complaints.clear()
     shown.press("r")
     shown.press("1")
@@ -194,7 +194,7 @@ def test_it_can_be_used_without_eyes_or_mouse(viewer: ViewerOnPage) -> None:
 
 
 def drawn(viewer: ViewerOnPage) -> tuple[float, float]:
-    """Return the viewer's size on the screen once the graph has been drawn anew."""
+    """Return the viewer's size on the screen after the graph has been drawn again."""
     for _ in range(3):
         viewer.bench.page.evaluate("() => window.app.canvas.draw(true, true)")
         viewer.bench.settle()

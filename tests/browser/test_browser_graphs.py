@@ -34,7 +34,7 @@ def test_another_tab_and_a_reload_keep_what_was_on_show(bench: Workbench, pictur
 
 @inside
 def test_the_seam_cannot_be_seen(bench: Workbench, pictures: object) -> None:
-    """Noise, zoomed out until its coarser levels are drawn, is the same across the seam as it is in one piece."""
+    """Noise, zoomed out until its coarser levels are drawn, looks the same across the seam as elsewhere."""
     viewer = opened(bench, "noise", "turned")
     viewer.press("1")
     viewer.press("r")
@@ -158,7 +158,7 @@ def test_a_picture_that_the_server_lost_is_reported_and_not_a_blank(
 
 @pytest.mark.parametrize("edit", ["capture", "another node"])
 def test_undo_and_redo_keep_the_viewer(bench: Workbench, pictures: object, edit: str) -> None:
-    """Each makes the nodes anew, whatever it was that was edited."""
+    """Each action makes the nodes again, whichever of them was edited."""
     viewer = opened(bench, "rays", "swapped")
     viewer.press("1")
     viewer.press("r")

@@ -1,4 +1,4 @@
-"""What a person finds in a real browser: every shipped workflow opens and runs, every node has a page of help."""
+"""The pack in a real browser: every shipped workflow opens and runs, and every node has a help page."""
 
 from pathlib import Path
 from typing import Any

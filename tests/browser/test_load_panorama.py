@@ -1,4 +1,4 @@
-"""Load Panorama as people meet it: workflows from before it had a fit, a picture dropped on it, its refusals."""
+"""Load Panorama in the browser: old workflows without a fit, a picture that is dropped on it, and its refusals."""
 
 import base64
 import io
@@ -84,7 +84,7 @@ def test_a_fit_is_saved_and_opened(bench: Workbench) -> None:
     assert (known["height"], known["fit"], known["vertical_fov"]) == (512, "pad", 45)
 
 
-def test_a_dropped_picture_is_loaded_and_its_refusal_stands_on_the_node(bench: Workbench) -> None:
+def test_a_dropped_picture_is_loaded_and_its_refusal_is_on_the_node(bench: Workbench) -> None:
     bench.open_workflow(workflow([SAMPLE, 512, "by GPano", 0, "image"]))
     bench.settle()
     file = io.BytesIO()

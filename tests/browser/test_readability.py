@@ -19,8 +19,8 @@ ZOOM, LETTERS = 0.6, 11
 """The least zoom of a workflow as it opens, and the least height of the letters of its notes in pixels."""
 
 
-# What is on the screen, in its pixels: the whole of every node, what lies over its title, text of notes that is cut
-# off, and the nodes that a wire runs behind. A wire's own nodes hold its ends, a little within their rims.
+# The screen, in its pixels: the whole of every node, things that cover its title, text of notes that is cut off,
+# and the nodes that a wire runs behind. The two nodes of a wire cover its ends, a little within their borders.
 MEASURED = """async () => {
     const { canvas, rootGraph } = window.app;
     const frame = canvas.canvas.getBoundingClientRect();
@@ -93,7 +93,7 @@ RECTANGLES = """() => [
 
 
 class Box(NamedTuple):
-    """The whole of a node on the screen, its title included, in pixels; `seen` if nothing lies over its title."""
+    """The whole of a node on the screen with its title, in pixels; `seen` if nothing covers its title."""
 
     title: str
     left: float
@@ -103,14 +103,14 @@ class Box(NamedTuple):
     seen: bool
 
     def overlaps(self, other: "Box") -> bool:
-        """Tell whether two nodes share more than a pixel."""
+        """Return whether two nodes share more than a pixel."""
         apart = self.right <= other.left + 1 or other.right <= self.left + 1
         return not apart and self.bottom > other.top + 1 and other.bottom > self.top + 1
 
 
 @pytest.fixture(scope="module")
 def bench(stocked_bench: Workbench) -> Workbench:
-    """Nothing is missing, so no message lies over the graph."""
+    """Nothing is missing, so no message covers the graph."""
     stocked_bench.page.set_viewport_size(SCREEN)
     return stocked_bench
 
@@ -144,7 +144,7 @@ def test_a_workflow_can_be_read_as_it_opens_and_after_a_run(bench: Workbench, na
 
 
 def check(found: dict[str, Any], message: bool = False) -> None:
-    """Nodes are whole on the screen, nothing lies over a title, no node over another, and no wire runs behind one.
+    """Nodes are completely on the screen, nothing covers a title, no node covers another, and no wire runs behind one.
 
     message: one of the host lies over a corner.
     """

@@ -1,4 +1,4 @@
-"""What can't work is told in the browser before anything runs: one sentence, at the field that is wrong."""
+"""The browser reports impossible graphs before anything runs: one sentence, at the field that is wrong."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +25,7 @@ CHOOSE = """([title, field, value]) => {
 
 @pytest.fixture(params=benches.RENDERERS)
 def bench(request: pytest.FixtureRequest, browser: Browser, stocked: Server) -> Iterator[Workbench]:
-    """A page of its own for each test: a message of the one before would still be there."""
+    """A new page for each test; otherwise a message of the test before would still be visible."""
     with benches.opened(browser, stocked, request.param == "nodes2") as opened:
         yield opened
 

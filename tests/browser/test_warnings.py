@@ -1,4 +1,4 @@
-"""What a run warns of stands where people look: under the node or its box, after the run too, and in the console."""
+"""Warnings of a run are visible under the node or its box, also after the run, and in the console."""
 
 from collections.abc import Iterator
 
@@ -52,7 +52,7 @@ def bench(request: pytest.FixtureRequest, browser: Browser, stocked: Server) -> 
         yield opened
 
 
-def test_a_warning_of_a_node_inside_stands_under_the_box_and_stays(bench: Workbench) -> None:
+def test_a_warning_of_a_node_inside_is_under_the_box_and_stays(bench: Workbench) -> None:
     said: list[str] = []
     bench.page.on("console", lambda message: said.append(message.text) if message.type == "warning" else None)
     bench.open_workflow(read(UI[DEPTH]))

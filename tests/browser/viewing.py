@@ -16,7 +16,7 @@ browser, bench = benches.browser, benches.bench
 # Older frontends lay their panels over the node, whose pixels are compared.
 MARKS = [pytest.mark.server, pytest.mark.since("0.20.1")]
 
-# What happens inside the canvas is the same in both renderers: shown in one of them.
+# The canvas has the same content in both renderers, so the tests use one of them.
 inside = pytest.mark.parametrize("bench", ["legacy"], indirect=True)
 
 KEY_STEP = 7.5  # degrees an arrow key turns at the first field of view, 90 degrees
@@ -96,7 +96,7 @@ def opened(bench: Workbench, image: str, normal: str) -> ViewerOnPage:
 
 
 def error(shown: Pixels, expected: Pixels) -> float:
-    """Return the largest difference away from the rim, where the screen may blend in what lies beside."""
+    """Return the largest difference away from the border, where the screen may blend in its surroundings."""
     return float(np.abs(shown - expected)[4:-4, 4:-4].max())
 
 

@@ -1,4 +1,4 @@
-"""Adapter files for the converter's tests, whole and broken, and a slow independent way to compute what they mean."""
+"""Adapter files for the converter's tests, whole and broken, and a slow independent computation of their meaning."""
 
 import json
 import struct
@@ -77,7 +77,7 @@ def expected_deltas(
 
 
 def fused_deltas(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Multiply the factors of a fused state dict in float64, by layer, with the alpha that float8 has beside them."""
+    """Multiply the factors of a fused state dict in float64, by layer, with the separate alpha that float8 has."""
     ends = (".lora_A.weight", ".lora_B.weight")
     layers = {key.removesuffix(ends[0]) for key in state if key.endswith(ends[0])}
     alphas = {layer: state[f"{layer}.alpha"] for layer in layers if f"{layer}.alpha" in state}

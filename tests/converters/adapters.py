@@ -17,7 +17,7 @@ SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I
 
 
 class Raw(NamedTuple):
-    """A tensor as it stands in a file."""
+    """A tensor as it is stored in a file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -95,7 +95,7 @@ def write(path: Path, tensors: Mapping[str, Raw], metadata: Mapping[str, str] | 
 
 
 def read(path: Path) -> tuple[dict[str, str], Tensors]:
-    """Read a file back, metadata and tensors, by a reader of its own."""
+    """Read a file back, metadata and tensors, with an independent reader."""
     content = path.read_bytes()
     start = 8 + struct.unpack("<Q", content[:8])[0]
     fields = json.loads(content[8:start])

@@ -1,7 +1,7 @@
 """FLUX.1 in float64, written from its equations on a Diffusers state dict: a second opinion on every forward pass.
 
 Plain tensors and functions; a LoRA is merged as W + scale * up @ down. Neither the pack nor ComfyUI nor Diffusers is
-used, so that none of them is its own witness.
+used, so that it is an independent check of all three.
 """
 
 import math
@@ -79,7 +79,7 @@ def _wave(value: float) -> Tensor:
 
 
 def _angles(words: int, rows: int, columns: int) -> Tensor:
-    """Rotation angles [l, 64]: text stands at the origin, an image token at (0, row, column)."""
+    """Rotation angles [l, 64]: text is at the origin, an image token at (0, row, column)."""
     places = torch.zeros(words + rows * columns, 3, dtype=torch.float64)
     places[words:, 1] = torch.arange(rows).repeat_interleave(columns)
     places[words:, 2] = torch.arange(columns).repeat(rows)

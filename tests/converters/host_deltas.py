@@ -1,4 +1,4 @@
-"""What the host's own LoRA loader, and our runtime, make of a converted file: dense deltas, to hold against a truth."""
+"""Dense deltas of a converted file, from the host's own LoRA loader and from our runtime, to compare with the truth."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Trees that are converted again, headers that name another model, folders that name no task."""
+"""Trees that are converted again, headers that name another model, and folders without the name of a task."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Scales: alpha tensors, PEFT configurations beside the file and in its header, and what is wrong with them."""
+"""Scales: alpha tensors, PEFT configurations next to the file and in its header, and errors in them."""
 
 import json
 from pathlib import Path
@@ -65,7 +65,7 @@ def test_alpha_tensors_come_before_configurations(tmp_path: Path) -> None:
 
 
 def test_a_configuration_is_not_for_every_file_beside_it(tmp_path: Path) -> None:
-    """What a file means must not hang on which others lie in its folder: also not on its own result."""
+    """The meaning of a file must not depend on other files in its folder, not even on its own result."""
     (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 400, "r": 4, "target_modules": ["to_q"]}')
     first = save(small(), tmp_path / "one.safetensors")
     convert(first, tmp_path / "two.safetensors")

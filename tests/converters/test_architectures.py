@@ -1,4 +1,4 @@
-"""Other models that name their layers like FLUX.1 are told by their sizes; what acts on FLUX.1 is never left out."""
+"""Other models that name their layers like FLUX.1 are recognised by size; FLUX.1's tensors are never left out."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Bad input: one clear sentence that names file, key, what was expected, what was found and what to do."""
+"""Bad input: one clear sentence with the file, the key, the expected value, the value found and what to do."""
 
 import io
 import pickle
@@ -123,7 +123,7 @@ def test_a_truncated_file_is_never_taken_for_a_whole_one(share: float, good: Pat
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_header_with_changed_bytes_is_refused_or_understood(data: st.DataObject, good: Path, tmp_path: Path) -> None:
-    """Whatever stands in a header, nothing but AdapterError comes of it."""
+    """Any header gives a result or an AdapterError, and no other exception."""
     content = bytearray(good.read_bytes())
     (length,) = struct.unpack("<Q", content[:8])
     for _ in range(data.draw(st.integers(1, 4))):

@@ -1,4 +1,4 @@
-"""The command line as a process, with torch and numpy made impossible to import where no arithmetic is due."""
+"""The command line as a process that can't import torch and numpy, unless arithmetic is needed."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Bad input and bad luck, really injected: one clear sentence, exit status 1, nothing under the final name."""
+"""Injected faults and bad input: one clear sentence, exit status 1, and no file under the final name."""
 
 import fcntl
 import json
@@ -156,7 +156,7 @@ def test_a_destination_that_is_read_only(tmp_path: Path) -> None:
 
 # A file may become no larger than this: the kernel refuses the write, in the middle of the file.
 _LIMIT = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0}))\n"
-# A full disk, as the kernel tells it: at the n-th write, or when the file is sent to the disk.
+# A full disk, as the kernel reports it: at the n-th write, or when the file is sent to the disk.
 _FULL = """
 import errno, os
 
@@ -193,7 +193,7 @@ def test_a_full_disk(call: str, tmp_path: Path) -> None:
 _KILL = """
 import os, signal
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the test run may ignore it
 _real, _left = os.{call}, {count}
 
 def _deadly(*arguments, **options):

@@ -1,4 +1,4 @@
-"""Who writes where: races, permissions, links and odd names; a result never lands elsewhere or half done."""
+"""Places for results: races, permissions, links and odd names; no result is in a wrong place or incomplete."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Properties that hold for every adapter that can be thought of (hypothesis draws them)."""
+"""Properties of every possible adapter (hypothesis draws them)."""
 
 import math
 import struct

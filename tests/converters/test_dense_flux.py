@@ -1,4 +1,4 @@
-"""The float64 forward, Diffusers and the host are the same FLUX: three writings, one function."""
+"""The float64 forward, Diffusers and the host compute the same FLUX: three implementations, one function."""
 
 from collections.abc import Callable
 

@@ -29,7 +29,7 @@ def drawn(shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 def comfy_pairs(hidden: Geometry = H, double: int = 2, single: int = 2) -> Pairs:
-    """Draw a pair for every ComfyUI layer whose size the table tells."""
+    """Draw a pair for every ComfyUI layer with a size in the table."""
     pairs: Pairs = {}
     for seed, fused in enumerate(LAYOUT):
         rows, columns = height(fused), fused.columns

@@ -1,4 +1,4 @@
-"""A short run of the fuzzer, and proof that it would see what it looks for."""
+"""A short run of the fuzzer, and proof that it would find a fault."""
 
 import subprocess
 import sys
@@ -38,7 +38,7 @@ def test_the_dearest_headers_stay_below_the_memory(root: Path) -> None:
 
 
 def test_the_fuzzer_sees_other_exceptions(root: Path, tmp_path: Path) -> None:
-    """The same run over a converter with a fault in it: a header that is no JSON is let through as an error of JSON."""
+    """The same run with a fault in the converter: a header that is not JSON raises JSON's own error."""
     for name in ("lab/bench", "converters"):
         for path in (root / name).rglob("*"):
             if path.suffix in (".py", ".safetensors"):

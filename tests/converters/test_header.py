@@ -1,4 +1,4 @@
-"""The reader of headers: what is wrong is refused by one sentence, what is right equals safetensors' own reading."""
+"""The reader of headers: wrong headers are refused with one sentence, right ones are read as safetensors reads them."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a header says of the scale is in the numbers of the result, and nowhere that a loader would read it again."""
+"""A scale in the header is multiplied into the result, and no loader can read it from the result's header again."""
 
 import json
 from pathlib import Path
@@ -86,7 +86,7 @@ def test_a_plain_alpha_is_asked_about(root: Path, tmp_path: Path) -> None:
     ],
     ids=["scale 1", "alpha tensors", "no number", "a text encoder's", "a configuration"],
 )
-def test_nothing_is_asked_where_nothing_hangs_on_it(
+def test_nothing_is_asked_if_nothing_depends_on_it(
     state: dict[str, Tensor], metadata: dict[str, str], tmp_path: Path
 ) -> None:
     convert(tiny.save(state, tmp_path / "a.safetensors", metadata), tmp_path / "b.safetensors")

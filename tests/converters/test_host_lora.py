@@ -1,4 +1,4 @@
-"""Converted adapters through the host's own LoRA loaders: nothing is lost, and the sums are right."""
+"""Converted adapters with the host's own LoRA loaders: every layer is used, and the sums are right."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -183,7 +183,7 @@ def test_the_effect_is_large(base: tuple[str, Any, dict[str, Tensor]], measured:
 
 
 def test_unconverted_is_wrong_in_bypass(base: tuple[str, Any, dict[str, Tensor]], measured: Measured) -> None:
-    """What is lost unconverted is exactly q, k and v: the result is that of the other modules alone."""
+    """Without conversion exactly q, k and v are lost: the result is that of the other modules alone."""
     name, patcher, weights = base
     result = forward(with_lora(patcher, ADAPTER, bypass=True), GIVEN)
     kept = {key: tensor for key, tensor in ADAPTER.items() if not any(f".to_{part}." in key for part in "qkv")}
@@ -193,7 +193,7 @@ def test_unconverted_is_wrong_in_bypass(base: tuple[str, Any, dict[str, Tensor]]
 
 
 def test_merged_float32_weights_equal_those_of_the_unconverted_file(tmp_path: Path) -> None:
-    """Where weights are merged the host slices Diffusers keys itself; the converted file gives the same weights."""
+    """To merge weights, the host slices Diffusers keys itself; the converted file gives the same weights."""
     sliced, fused = (merged_weights(lora) for lora in (ADAPTER, converted(tmp_path)))
     base = load(STATE).model.diffusion_model.state_dict()
     for name, tensor in sliced.items():
@@ -219,7 +219,7 @@ def test_alphas_and_ranks_are_folded(tmp_path: Path) -> None:
 
 
 def test_repeated_loading_changes_nothing() -> None:
-    """Merging and bypassing leave the base bit for bit as it was."""
+    """Merging and bypassing leave the base unchanged, bit for bit."""
     patcher, lora = load(STATE), convert_state_dict(ADAPTER).state
     before = forward(patcher, GIVEN)
     for bypass in (False, True, False):

@@ -76,7 +76,7 @@ def test_other_fused_names_have_no_place(name: str) -> None:
     assert fused_place(name) is None
 
 
-def test_no_name_stands_twice() -> None:
+def test_no_name_occurs_twice() -> None:
     names = [(fused.block, name) for fused, part in ROWS for name in (part.name, *part.aliases)]
     assert len(set(names)) == len(names)
     assert len({fused.name for fused in LAYOUT}) == len(LAYOUT)

@@ -1,4 +1,4 @@
-"""Plain LoRA under other names, shapes and with companions is converted; other adapters are called by their names."""
+"""Plain LoRAs with other names, shapes and extra tensors are converted; other adapters are recognised by name."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -299,7 +299,7 @@ NAMED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "LoKr beside pairs": (
         {**tiny.adapter(rank=RANK), "transformer.transformer_blocks.0.ff.net.2.lokr_w1": torch.ones(4, 4)},
-        "a LyCORIS LoKr adapter beside LoRA pairs; some of its layers have LoRA pairs",
+        "a LyCORIS LoKr adapter next to LoRA pairs; some of its layers have LoRA pairs",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""The arithmetic with NumPy alone gives torch's bits, and a scale is folded without torch."""
+"""The arithmetic with NumPy only gives torch's bits, and a scale is multiplied in without torch."""
 
 import io
 import sys

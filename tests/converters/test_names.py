@@ -1,13 +1,14 @@
-"""Spellings of tensors, pairs, formats that are not converted, and what a file's place tells."""
+"""Spellings of tensors, pairs, formats that are not converted, and the tasks that follow from a file's place."""
 
 from pathlib import Path
 
 import pytest
-from comfyui_omnix.converters import STREAMS, AdapterError, find_adapters, slot_of_name
+from comfyui_omnix.converters import AdapterError, find_adapters, slot_of_name
 from comfyui_omnix.converters.lora.dialects import parse
 from comfyui_omnix.converters.lora.formats import foreign_format
 from comfyui_omnix.converters.lora.names import fused_keys, original_keys, pair_up
 from comfyui_omnix.converters.tasks import is_plain, slot_of
+from comfyui_omnix.omnix.runtime.tasks import STREAMS
 
 LAYER = "transformer_blocks.0.attn.to_q"
 PREFIXES = ("", "transformer.", "base_model.model.", "base_model.model.transformer.", "diffusion_model.")
@@ -110,6 +111,9 @@ def test_foreign_formats_are_named(key: str) -> None:
         ("alone.safetensors", None),
         ("alone/pytorch_lora_weights.safetensors", None),
         ("rgb_to_depth_sound.safetensors", None),
+        ("rgb_to_shading_shading.safetensors", ("rgb_to_shading", "shading")),
+        ("flux_photo_to_anime_v2.safetensors", None),
+        ("a:_to_b_b.safetensors", None),
         ("mine/con.safetensors", None),
         ("mine/.hidden.safetensors", None),
     ],

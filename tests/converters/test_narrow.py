@@ -1,4 +1,4 @@
-"""Scales and dtypes of few exponents: the delta stays the source's, by the host and by the runtime."""
+"""Scales and dtypes with few exponents: the delta equals the source's, in the host and in the runtime."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -129,7 +129,7 @@ def test_state_dicts_are_folded_alike(tmp_path: Path) -> None:
 
 
 def test_verify_refuses_a_scale_folded_into_few_bits(tmp_path: Path) -> None:
-    """What the converter wrote before: every number is the one that rounding gives, and the delta is far off."""
+    """A file of the earlier converter: every number is correctly rounded, but the delta is far from the source's."""
     state = made(E4M3, 0.02, 4.0)
     source = tiny.save(state, tmp_path / "a.safetensors")
     wide = {key: tensor.float() if "lora" in key else tensor for key, tensor in state.items()}

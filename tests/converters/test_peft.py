@@ -1,4 +1,4 @@
-"""Files as Diffusers and PEFT write them, converted and loaded by ComfyUI, do what they do in Diffusers and PEFT."""
+"""Files of Diffusers and PEFT have the same effect in ComfyUI after conversion as in Diffusers and PEFT."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Scaled float8 is plain arithmetic and converts; other quantised LoRAs are called that."""
+"""Scaled float8 is plain arithmetic and is converted; other quantised LoRAs are refused under their names."""
 
 from pathlib import Path
 
@@ -63,7 +63,7 @@ def test_scaled_float8_written_wide(dtype: str, tmp_path: Path) -> None:
 
 
 def test_one_scale_for_the_whole_layer_comes_back_bit_for_bit(tmp_path: Path) -> None:
-    """All parts of one scale: it stays beside the factors, whose bytes are moved."""
+    """All parts have one scale: it stays separate from the factors, whose bytes are moved."""
     state = {key: (tensor.float() * 100).to(E4M3) for key, tensor in small(dtype=torch.float32).items()}
     state |= {key.replace(".weight", ".scale_weight"): torch.tensor(0.01) for key in list(state)}
     source = tiny.save(state, tmp_path / "a.safetensors")

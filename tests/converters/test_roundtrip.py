@@ -1,4 +1,4 @@
-"""Whatever an adapter looks like: converted it means the same, and splitting gives it back bit for bit."""
+"""Every kind of adapter has the same meaning after conversion, and splitting restores it bit for bit."""
 
 import json
 import math
@@ -106,7 +106,7 @@ def test_exact_conversions_mean_the_same_and_are_undone_bit_for_bit(
 
 
 NARROW = tuple(name for name in DTYPES if name.startswith("F8") or name == "F16")
-"""A scale is not folded into so few bits: it stays beside the factors, or a wider dtype is written (test_narrow.py)."""
+"""Too few bits for a scale: it stays separate from the factors, or a wider dtype is written (test_narrow.py)."""
 WIDE = tuple(name for name in DTYPES if name not in NARROW)
 
 

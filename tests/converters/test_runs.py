@@ -1,4 +1,4 @@
-"""Runs as the system sees them: killed, interrupted, two at once, without permission, with a full disk."""
+"""Runs and the system: killed, interrupted, two at once, without permission, with a full disk."""
 
 import resource
 import signal
@@ -27,7 +27,7 @@ def names(folder: Path) -> list[str]:
 # Stops a conversion where its file is written but has no name yet, until a line comes on its standard input.
 PAUSED = """
 import os, signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the process that runs the tests may ignore it
 real = os.dup
 def dup(descriptor):
     print("written", flush=True)
@@ -55,7 +55,7 @@ def paused(root: Path, *arguments: object) -> "subprocess.Popen[str]":
 
 
 def resumed(process: "subprocess.Popen[str]") -> tuple[int, str]:
-    """Let a paused conversion go on; return its status and what it said."""
+    """Let a paused conversion continue; return its status and its output."""
     out, err = process.communicate("\n", timeout=60)
     return process.returncode, out + err
 

@@ -1,4 +1,4 @@
-"""Where the scale of a pair comes from: alpha tensors, PEFT's configuration beside the file or in its header."""
+"""The sources of a pair's scale: alpha tensors, PEFT's configuration next to the file or in its header."""
 
 import itertools
 import json

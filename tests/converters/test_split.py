@@ -120,7 +120,7 @@ def test_blocks_in_metadata_are_not_trusted(text: str, tmp_path: Path) -> None:
     assert not (tmp_path / "d.safetensors").exists()
 
 
-def test_a_part_that_stands_twice_is_refused(tmp_path: Path) -> None:
+def test_a_part_that_occurs_twice_is_refused(tmp_path: Path) -> None:
     convert(write(tmp_path / "a.safetensors", adapter()), tmp_path / "b.safetensors")
     text = read(tmp_path / "b.safetensors")[0]["omnix_blocks"]
     path = tampered(tmp_path / "t", "omnix_blocks", text.replace(f"{K}", f"{Q}"))

@@ -1,4 +1,4 @@
-"""State dicts in memory: converted, split, inspected and verified as files are."""
+"""State dicts in memory: converted, split, inspected and verified like files."""
 
 import pytest
 import torch

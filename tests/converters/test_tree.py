@@ -7,7 +7,6 @@ import pytest
 import torch
 from adapter_files import small
 from comfyui_omnix.converters import (
-    STREAMS,
     AdapterError,
     convert_tree,
     find_adapters,
@@ -18,6 +17,7 @@ from comfyui_omnix.converters import (
 )
 from comfyui_omnix.converters.tasks import is_plain
 from comfyui_omnix.lab.host import tiny
+from comfyui_omnix.omnix.runtime.tasks import STREAMS
 
 PLACES = {
     "rgb_to_depth/rgb/pytorch_lora_weights.safetensors": ("rgb_to_depth", "rgb"),
@@ -27,6 +27,7 @@ PLACES = {
     "deep/er/rgb_to_pbr_pbr.safetensors": ("rgb_to_pbr", "pbr"),
     "rgb_to_albedo/albedo.safetensors": ("rgb_to_albedo", "albedo"),
     "my_task/my stream/pytorch_lora_weights.safetensors": ("my_task", "my stream"),
+    "deep/rgb_to_shading_shading.safetensors": ("rgb_to_shading", "shading"),
     "über/größe.safetensors": ("über", "größe"),
     "some_style.safetensors": None,
     "pytorch_lora_weights.safetensors": None,
@@ -92,7 +93,7 @@ def test_convert_tree_keeps_task_and_stream(tmp_path: Path) -> None:
     assert [outcome.error for outcome in outcomes] == [None] * len(outcomes)
     for slot in filter(None, PLACES.values()):
         plan = open_adapter(tmp_path / "out" / slot[0] / f"{slot[1]}.safetensors")
-        reported = slot if slot[0] in STREAMS else (None, None)  # a folder of any other name tells no task
+        reported = slot if "_to_" in slot[0] else (None, None)  # a folder of any other name names no task
         assert (plan.converted, plan.task, plan.stream) == (True, *reported)
     assert set(find_adapters(tmp_path / "out")) == {slot for slot in PLACES.values() if slot}
 
@@ -283,7 +284,7 @@ def test_suffixes_in_capitals_are_found(tmp_path: Path) -> None:
 
 
 def test_a_tree_converted_into_itself_can_be_used_again(tmp_path: Path) -> None:
-    """What an earlier run made beside its originals is no second original; it counts as the result that it is."""
+    """A result that an earlier run wrote next to its originals is recognised as a result, not as a second original."""
     names = ("rgb_to_depth/rgb/pytorch_lora_weights.safetensors", "rgb_to_depth_depth.safetensors")
     fill(tmp_path / "in", *names)
     assert not [outcome.error for outcome in convert_tree(tmp_path / "in", tmp_path / "in") if outcome.error]

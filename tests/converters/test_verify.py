@@ -1,4 +1,4 @@
-"""Verification finds every change of a converted file, and says how exact an honest one is."""
+"""Verification finds every change of a converted file, and reports how exact an unchanged one is."""
 
 import json
 from pathlib import Path

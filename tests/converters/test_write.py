@@ -1,4 +1,4 @@
-"""Bad luck while writing: full disks, killed runs, two runs at once. A name stands for a whole file or for none."""
+"""Failures while writing: full disks, killed runs, two runs at once. A file is complete, or it does not exist."""
 
 import errno
 import fcntl
@@ -40,7 +40,7 @@ def test_a_full_disk_at_any_step(call: str, source: Path, tmp_path: Path, monkey
 
 
 def test_a_full_disk_that_only_flushing_notices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What can't be made again is flushed to the disk before it has its name."""
+    """A file that can't be made again is flushed to the disk before it gets its name."""
 
     def full(_: int) -> None:
         raise NO_SPACE

@@ -1,4 +1,4 @@
-"""The figures once more, from their definitions, one pixel at a time or with scipy and scikit-image: slow and plain."""
+"""The figures again, from their definitions, one pixel at a time or with scipy and scikit-image: slow and plain."""
 
 import math
 from typing import Any

@@ -17,7 +17,7 @@ COLOURS = np.array([[200, 30, 40], [10, 120, 210], [60, 190, 80]], dtype=np.uint
 
 
 def maps(seed: int, height: int = 16) -> dict[str, Any]:
-    """One map of every kind, none of them the same everywhere."""
+    """One map of every kind; none of them is constant."""
     rng = np.random.default_rng(seed)
     shape = (height, 2 * height)
     normals = rng.normal(size=(*shape, 3))
@@ -67,7 +67,7 @@ def sides(tmp_path: Path, stems: int = 2, height: int = 16) -> tuple[Path, Path]
 
 
 class Done(NamedTuple):
-    """What a run has said and how it ended."""
+    """The output of a run and its exit status."""
 
     returncode: int
     stdout: str

@@ -1,4 +1,4 @@
-"""EXR files as renderers write them: many channels by name, several parts, one channel by any name."""
+"""EXR files with the channels of renderers: many channels by name, several parts, one channel of any name."""
 
 from pathlib import Path
 from typing import Any
@@ -108,8 +108,8 @@ UNCLEAR = [
 
 
 @pytest.mark.parametrize(("kind", "names"), UNCLEAR)
-def test_what_the_names_do_not_tell_is_an_error_that_lists_them(kind: str, names: list[str], tmp_path: Path) -> None:
+def test_names_that_do_not_decide_are_an_error_that_lists_them(kind: str, names: list[str], tmp_path: Path) -> None:
     write(tmp_path / "1.exr", names)
-    with pytest.raises(MapError, match=f"can't tell which channels hold {kind}; it has ") as caught:
+    with pytest.raises(MapError, match=f"unclear which channels contain {kind}; it has ") as caught:
         layout.read(tmp_path / "1.exr", kind)
     assert all(name in str(caught.value) for name in names) and str(tmp_path / "1.exr") in str(caught.value)

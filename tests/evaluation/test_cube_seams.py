@@ -52,7 +52,7 @@ def test_they_are_the_oracles(height: int, seed: int) -> None:
 
 
 def test_faces_are_those_of_a_cube() -> None:
-    """The largest part of a direction names its face, but for a row or column of rounding at an edge."""
+    """The largest part of a direction names its face, except for a row or column at an edge, because of rounding."""
     height = 128
     face = faces(height, 2 * height)
     rows, columns = np.meshgrid(np.arange(height), np.arange(2 * height), indexing="ij")

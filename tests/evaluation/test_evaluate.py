@@ -1,4 +1,4 @@
-"""The command line: what it prints, what it writes, and what it says of what it can't measure."""
+"""The command line: its output, its files, and its messages about maps that it can't measure."""
 
 import json
 import subprocess
@@ -175,7 +175,7 @@ def cut(path: Path, values: Any) -> None:
 
 
 def test_doubtful_figures_are_printed_with_a_word(tmp_path: Path) -> None:
-    """A picture that is no whole panorama, and a label map whose colours were mixed; each named once a kind."""
+    """A picture that is not a whole panorama, and a label map with mixed colours, each reported once for its kind."""
     predicted, truth = sides(tmp_path, stems=7)
     for side in (predicted, truth):
         for stem in ("0001", "0002"):
@@ -192,7 +192,7 @@ def test_doubtful_figures_are_printed_with_a_word(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["depth", "normal"])
 def test_a_prediction_without_values_where_the_truth_has_some_is_doubtful(kind: str, tmp_path: Path) -> None:
-    """Whoever leaves out the hardest rows would look better than they are; a hole of the truth is no such thing."""
+    """Leaving out the hardest rows would make a prediction look better than it is; a hole in the truth would not."""
     predicted, truth = sides(tmp_path, stems=2)
     for side, stem in ((predicted, "0000"), (truth, "0001")):
         holes = maps(7)[kind].copy()
@@ -216,7 +216,7 @@ def test_a_bad_map_is_one_sentence(fault: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["depth", "normal", "albedo", "semantic"])
 @pytest.mark.parametrize("side", ["predicted", "true"])
 def test_a_map_that_can_not_be_judged_is_a_line_of_the_report(kind: str, side: str, tmp_path: Path) -> None:
-    """Everything else is measured and printed; the status tells, and so does a line with the reason."""
+    """Everything else is measured and printed; the exit status and a line with the reason report the failure."""
     folders = dict(zip(("predicted", "true"), sides(tmp_path)))
     spoiled = layout.find(folders[side], kind, "0001")
     spoiled.write_bytes(b"no picture")
@@ -265,7 +265,7 @@ def test_bad_folders_are_one_sentence(folders: tuple[Path, Path], tmp_path: Path
     assert failure(tmp_path / "other", truth) == words
     write_maps(tmp_path / "albedo only", "0000", {"albedo": maps(0)["albedo"]})
     assert failure(tmp_path / "albedo only", truth / "depth") == (
-        "nothing to compare: predicted are albedo, but true are depth."
+        "nothing to compare: the predictions are albedo, but the truth is depth; use two folders with maps of one kind."
     )
     layout.write(layout.place(tmp_path / "other", "depth", "z", ".png"), "depth", maps(0)["depth"])
     assert "there is also z.exr; keep one file of a stem" in failure(tmp_path / "other", truth)

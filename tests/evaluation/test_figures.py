@@ -89,7 +89,7 @@ def test_semantics_are_the_oracles() -> None:
 
 
 def test_ssim_is_that_of_scikit_image_inside_the_picture() -> None:
-    """Bands of rows leave no trace, and columns beside the seam are the only ones that differ."""
+    """Bands of rows leave no trace, and only columns next to the seam differ."""
     prediction, truth = pair("roughness", 1, 100, 50)
     _, theirs = structural_similarity(truth, prediction, data_range=1.0, full=True)
     ours = similarity(truth, prediction)
@@ -268,7 +268,7 @@ def test_nothing_to_measure_is_no_number() -> None:
     assert (found["pixels"], found["invalid"]) == (0, 32)
 
 
-def test_sizes_that_differ_are_told() -> None:
+def test_different_sizes_are_reported() -> None:
     with pytest.raises(MapError, match=r"the prediction is 8x4 but the truth is 16x8; resize one to match the other"):
         compare("depth", np.ones((4, 8)), np.ones((8, 16)))
 

@@ -1,4 +1,4 @@
-"""LPIPS against its definition, with made-up weights of AlexNet and the package's own calibration."""
+"""LPIPS against its definition, with random weights of AlexNet and the package's own calibration."""
 
 import json
 from pathlib import Path
@@ -87,7 +87,7 @@ def test_lpips_is_what_its_paper_defines(kind: str, alexnet: Path, weights: dict
     assert "lpips" not in plain["unweighted"] and plain["unweighted"]["psnr"] == found["unweighted"]["psnr"]
 
 
-def test_lpips_stands_in_the_tables(alexnet: Path, tmp_path: Path) -> None:
+def test_the_tables_have_lpips(alexnet: Path, tmp_path: Path) -> None:
     sides(tmp_path, "albedo")
     table = run(tmp_path / "predicted", tmp_path / "truth", "--lpips", alexnet).stdout
     header, unweighted, weighted = table.splitlines()[1:]

@@ -1,4 +1,4 @@
-"""The folders of maps that rooms, training and evaluation share: what is written is read, and nothing else."""
+"""The folders of maps that rooms, training and evaluation share: written maps can be read, other files are refused."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Depths that mean "nothing is here" are no distances, whoever wrote them; and they are counted."""
+"""Depth values that mean "no surface" are not distances, from any program; and they are counted."""
 
 import json
 from pathlib import Path
@@ -80,7 +80,7 @@ def test_the_table_counts_them(tmp_path: Path) -> None:
         layout.save(tmp_path / side / "depth" / "1.exr", values.astype(np.float32))
     for form in ("--markdown", "--map=depth"):
         words = run(tmp_path / "predicted", tmp_path / "true", form).stdout
-        assert "nothing is there: 0 predicted pixels, 64 true ones" in words
+        assert "no surface: 0 predicted pixels, 64 true ones" in words
 
 
 def test_maps_that_are_written_never_mean_nothing_by_chance(tmp_path: Path) -> None:

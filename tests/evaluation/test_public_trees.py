@@ -1,4 +1,4 @@
-"""The trees of public sets, built as their own pages describe them, against predictions in the plain layout."""
+"""The layouts of public data sets, built as their own pages describe them, against predictions in the plain layout."""
 
 import json
 from pathlib import Path

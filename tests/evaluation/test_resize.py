@@ -1,4 +1,4 @@
-"""Maps of two sizes: refused with a way out, or brought to the smaller size with the filter that each needs."""
+"""Maps of two sizes: refused with advice, or resized to the smaller size with the right filter for each kind."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What Save Panorama and Maps writes is read as it is, by the node's own files."""
+"""The files of Save Panorama and Maps, written by the node itself, can be measured directly."""
 
 import json
 from pathlib import Path

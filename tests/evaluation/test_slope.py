@@ -84,7 +84,8 @@ def test_normals_of_another_room_are_said_without_advice(tmp_path: Path) -> None
     true = {"depth": turned.depth, "normal": np.broadcast_to([0.6, 0.0, 0.8], turned.normal.shape)}
     words = said(tmp_path, {"normal": turned.normal}, true)
     assert (
-        "truth: the normals contradict" in words and "they may be of two rooms, or turned against each other." in words
+        "truth: the normals contradict" in words
+        and "they may be of two rooms, or turned relative to each other." in words
     )
 
 

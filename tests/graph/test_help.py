@@ -1,4 +1,4 @@
-"""The pages of help: one for every node, true to the schemas, the code's sentences and the names on the screen."""
+"""The help pages: one for every node; they agree with the schemas, the code's messages and the names on the screen."""
 
 import ast
 import json
@@ -17,7 +17,7 @@ IDS = [node.__name__ for node in nodes.NODES]
 SECTIONS = ["Inputs", "Outputs", "When it fails", "Example"]
 CHINESE = {path.parent.name: path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("*/zh.md"))}
 NEVER_FAIL = {"OmniXPrompt"}
-# A template with fewer letters of its own would match almost any sentence.
+# A template with fewer fixed letters would match almost any sentence.
 LETTERS = 30
 
 
@@ -145,7 +145,7 @@ def test_workflows_that_pages_name_are_shipped() -> None:
 @pytest.mark.server
 @pytest.mark.since("0.26.0")
 def test_nodes_are_called_as_on_the_screen(server: Server) -> None:
-    """What is bold on a page is the name of a node, ours or the host's."""
+    """Bold text on a page is the name of a node, ours or the host's."""
     reported = json.loads(fetched(server, "/object_info")).values()
     known = {entry["display_name"] or entry["name"] for entry in reported}
     for node in IDS:

@@ -1,4 +1,4 @@
-"""A map goes to the node that reads it; another map's node says so, and where it belongs."""
+"""A map must go to the node that reads it; another map's node refuses it and names the right one."""
 
 import itertools
 import json
@@ -125,7 +125,7 @@ MAPS_MADE = {
 
 
 def made(task: str = "rgb_to_depth") -> dict[str, Any]:
-    """A task's graph, with nodes that made maps beside it."""
+    """A task's graph, together with nodes that made maps."""
     return soak.graph(task, 0, 1) | {
         "depth node": node("OmniXDepth", image=["somewhere", 0]),
         "normal node": node("OmniXNormal", image=["somewhere", 0]),

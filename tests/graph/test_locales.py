@@ -1,4 +1,4 @@
-"""Both languages say something for every node, input, output and option, and for nothing else."""
+"""Both languages have a text for every node, input, output and option, and for nothing else."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from comfyui_omnix.lab.host.server import ROOT, Server
 from comfyui_omnix.lab.pages import descriptions
 
 LANGUAGES = ("en", "zh")
-# What stays as it is in Chinese: names, file names, and values that people also meet in English.
+# Texts that are not translated into Chinese: names, file names, and values that users also see in English.
 SAME = {"vae", "Latent", "ORM", "OpenGL", "DirectX", "Turbo", "PNG", "JPEG"} | {
     workflow for workflow, _ in WORKFLOWS.values()
 }

@@ -1,4 +1,4 @@
-"""The nodes themselves: their ids, inputs and outputs, on which others rely, and what each one calls."""
+"""The nodes: their ids, inputs and outputs, which other graphs depend on, and the functions that they call."""
 
 import asyncio
 import json

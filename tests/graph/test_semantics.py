@@ -1,4 +1,4 @@
-"""OmniX Semantic: masks by name, nothing named that is not known, and a legend; against numpy and by hand."""
+"""OmniX Semantic: masks by name, no names for unknown colours, and a legend; against numpy and by hand."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""From a picture and a prompt to a picture, the reference's way: Diffusers, transformers, PEFT, numpy; nothing of ours.
+"""From a picture and a prompt to a picture as in the reference: Diffusers, transformers, PEFT, numpy; none of our code.
 
 Text is FluxPipeline's own `encode_prompt` on the tokenizers that the host ships, latents are AutoencoderKL's of FLUX's
 own shape, the streams are the oracle's. What the reference pipeline draws from the VAE's encoder is taken at its mode,

@@ -1,4 +1,4 @@
-"""What the stock nodes of a test server make of the tiny models, computed in this process for the oracle.
+"""The results of a test server's stock nodes with the tiny models, computed in this process for the oracle.
 
 Text, VAE and noise are the host's own work; only what OmniX adds is left to the oracle. Latents are after shift and
 scale, as the model sees them.
@@ -61,7 +61,7 @@ def encoded(image: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def decoded(latent: Tensor) -> Tensor:
-    """Decode a latent [b, 16, h, w] to pixels [b, 8h, 8w, 3], which may lie beyond [0, 1]: a seam is blended first."""
+    """Decode a latent [b, 16, h, w] to pixels [b, 8h, 8w, 3], which may exceed [0, 1]: a seam is blended first."""
     image = vae().first_stage_model.decode(latent / SCALE + SHIFT)
     return rearrange(image, "b c h w -> b h w c") / 2 + 0.5
 

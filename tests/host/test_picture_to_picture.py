@@ -14,12 +14,12 @@ import OpenImageIO as oiio
 import pytest
 import reference
 import torch
-from comfyui_omnix.converters import STREAMS
 from comfyui_omnix.lab.host import tiny
 from comfyui_omnix.lab.host.flux_vae import flux_vae
 from comfyui_omnix.lab.host.graphs import Graph, graph_of, pointed
 from comfyui_omnix.lab.host.server import Server
 from comfyui_omnix.lab.host.tiny_models import ModelNames
+from comfyui_omnix.omnix.runtime.tasks import STREAMS
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor

@@ -17,7 +17,7 @@ SAMPLE = "omnix_sample_room.png"
 
 
 def graph(name: str, height: int = 720, **saved: Any) -> dict[str, dict[str, Any]]:
-    """Return a graph as it was posted before Load Panorama had a fit."""
+    """Return a graph in the form from before Load Panorama had a fit."""
     inputs = {"panorama": ["load", 0], "filename_prefix": "OmniX/loaded", "values": "depth", **saved}
     return {
         "load": {"class_type": "OmniXLoadPanorama", "inputs": {"image": name, "height": height}},
@@ -167,7 +167,7 @@ def test_a_replaced_file_is_noticed(server: Server) -> None:
 
 
 def test_one_run_writes_one_number(server: Server) -> None:
-    """Also where a file of the last run is gone, or one of another kind lies in the way."""
+    """Also if a file of the last run is gone, or one of another kind has the name."""
     output = server.base / "output" / "OmniX"
     name = put(server, "numbered.png", 16, 32)
     for run, expected in enumerate(("00001", "00002", "00004")):
@@ -185,7 +185,7 @@ def test_one_run_writes_one_number(server: Server) -> None:
 
 
 def test_one_run_writes_equal_numbers_as_exr_and_png(server: Server, tmp_path: Path) -> None:
-    """Read by another library: what 16 bits hold of the floats, and not a brighter or a stretched copy."""
+    """Read by another library: the floats with the precision of 16 bits, not a brighter or a stretched copy."""
     name = put(server, "equal.png", 16, 32)
     result = server.run(graph(name, filename_prefix="OmniX/equal", depth=["map", 0], values="depth"))
     read = {}
@@ -227,3 +227,25 @@ def test_the_picture_says_that_it_is_a_panorama_and_holds_its_graph(server: Serv
     with Image.open(io.BytesIO(data)) as image:
         assert 'GPano:ProjectionType="equirectangular"' in image.info["XML:com.adobe.xmp"]
         assert "OmniXLoadPanorama" in image.info["prompt"]
+
+
+def test_a_panorama_of_any_origin_is_viewed_saved_and_made_a_scene(server: Server) -> None:
+    """A picture and a depth map of other programs, read by core's own loader, with no model in the graph."""
+    files = {"load": SAMPLE, "map": "omnix_sample_room_depth.png"}
+    posted: dict[str, Any] = {
+        **{name: {"class_type": "LoadImage", "inputs": {"image": file}} for name, file in files.items()},
+        "mask": {"class_type": "ImageToMask", "inputs": {"image": ["map", 0], "channel": "red"}},
+    }
+    pictures = {"panorama": ["load", 0], "depth": ["map", 0], "filename_prefix": "OmniX/any_origin", "values": "none"}
+    posted["save"] = {"class_type": "OmniXSavePanorama", "inputs": pictures}
+    viewer = {"image": ["load", 0], "depth": ["map", 0], "view": "", "width": 64}
+    posted["viewer"] = {"class_type": "OmniXPanoramaViewer", "inputs": viewer}
+    scene = {"image": ["load", 0], "depth": ["mask", 0], "cut": True, "camera_height": 1.6, "triangles": 20000}
+    scene |= {"tolerance": 0.03, "max_error": 0.001, "unlit": True}
+    posted["scene"] = {"class_type": "OmniXScene", "inputs": scene}
+    posted["report"] = {"class_type": "PreviewAny", "inputs": {"source": ["scene", 2]}}
+    result = server.run(posted)
+    assert len(result.files("save")) == 2
+    assert {entry["label"] for entry in result.outputs["viewer"]["omnix_maps"]} == {"image", "depth"}
+    (report,) = result.outputs["report"]["text"]
+    assert "Mesh: " in report and "OmniX" not in report

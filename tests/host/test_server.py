@@ -1,4 +1,4 @@
-"""The harness itself: stock graphs run unmodified on the tiny models, and every way to fail is told as it is."""
+"""The test server itself: stock graphs run unmodified on the tiny models, and every failure is reported."""
 
 import copy
 import io

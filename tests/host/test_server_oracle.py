@@ -1,4 +1,4 @@
-"""Every task as a graph on a real server: the picture that comes back is the oracle's, level for level."""
+"""Every task as a graph on a real server: the resulting picture equals the oracle's, level for level."""
 
 import io
 from typing import Any

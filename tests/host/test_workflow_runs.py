@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
-from comfyui_omnix.converters import STREAMS
 from comfyui_omnix.lab.host import tiny
 from comfyui_omnix.lab.host.server import Server
 from comfyui_omnix.lab.host.tiny_models import ModelNames
+from comfyui_omnix.omnix.runtime.tasks import STREAMS
 from graph_files import API, Graph, by_host, read
 from PIL import Image
 

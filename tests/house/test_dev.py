@@ -1,4 +1,4 @@
-"""The set-up script: it repairs what was interrupted, refuses what is not what it pinned, and says where things are."""
+"""The set-up script: it repairs interrupted set-ups, refuses downloads that are not pinned, and prints its folders."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def test_host_with_another_hash_is_refused(tmp_path: Path, monkeypatch: pytest.M
 
 def test_existing_host_must_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
-    with pytest.raises(environment.SetupError, match=r"is no ComfyUI checkout .*; fix or unset it"):
+    with pytest.raises(environment.SetupError, match=r"is not a ComfyUI checkout .*; correct or unset it"):
         environment.existing_host()
 
 

@@ -1,4 +1,4 @@
-"""Imports run one way, lab -> nodes -> graph -> omnix -> converters; ComfyUI is known where it must be alone."""
+"""Imports run one way, lab -> nodes -> graph -> omnix -> converters; only the necessary modules use ComfyUI."""
 
 import ast
 import os
@@ -63,7 +63,7 @@ ALLOWED = SHIPPED | UNSHIPPED
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (level, module) of every import of a file, wherever it stands."""
+    """Yield (level, module) of every import of a file, at any place in it."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((0, alias.name) for alias in node.names)
@@ -90,7 +90,7 @@ def own_modules(path: Path) -> Iterator[tuple[str, ...]]:
 
 
 def room_of(module: tuple[str, ...]) -> str:
-    """The room in which a module lies: the longest known one above it, or the pack's root."""
+    """The part of the pack that a module belongs to: the longest known name above it, or the pack's root."""
     above = (room for room in ALLOWED if module[: room.count(".") + 1] == tuple(room.split(".")))
     return max(above, key=len, default=ROOF)
 
@@ -111,7 +111,7 @@ def test_the_plan_of_the_house_has_no_way_back() -> None:
 
 
 def python_files() -> list[Path]:
-    """All of the pack's and the lab's modules; the doubles are packs of their own."""
+    """All modules of the pack and of the lab; the doubles are separate packs."""
     tracked = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     paths = [ROOT / name for name in tracked.splitlines()]
     return [path for path in paths if not {"tests", "doubles"} & {*path.relative_to(ROOT).parts} and path.exists()]

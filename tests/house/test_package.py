@@ -1,4 +1,4 @@
-"""The Python package: sdist and wheel hold the command lines alone, are fit for an index, and work once installed."""
+"""The Python package: sdist and wheel contain only the command lines, fit an index, and work once installed."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The pages for people: their links lead somewhere, what they name is there, and they say the same as the code."""
+"""The pages for people: their links work, the things that they name exist, and they agree with the code."""
 
 import ast
 import fnmatch
@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from comfyui_omnix.converters import STREAMS
 from comfyui_omnix.converters.tasks import PUBLISHED_NAME
 from comfyui_omnix.lab.host.server import ROOT
 from comfyui_omnix.lab.workflows import formats, notes
+from comfyui_omnix.omnix.runtime.tasks import STREAMS
 from huggingface_hub import snapshot_download
 
 PAGES = [

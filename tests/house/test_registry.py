@@ -1,4 +1,4 @@
-"""What the registry is told, field by field, and that the packed archive is a working pack."""
+"""The fields that the registry reads, and a test that the packed archive is a working pack."""
 
 import json
 import os
@@ -155,7 +155,7 @@ def test_public_ci_runs_the_same_command_as_ours() -> None:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clean checkout of the working tree, so that what is packed does not hang on what lies around here."""
+    """A clean checkout of the working tree, so that the package does not depend on other files of this machine."""
     copy = tmp_path_factory.mktemp("checkout") / "pack"
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", "__pycache__", ".*_cache", ".hypothesis"))
     for command in (["init", "-q"], ["add", "-A"]):

@@ -1,4 +1,4 @@
-"""What the pack may do: no code from data, no shell, no network, and no file outside the host's folders."""
+"""The limits of the pack: no code from data, no shell, no network, and no file outside the host's folders."""
 
 import ast
 import asyncio
@@ -34,10 +34,10 @@ ALLOWED_CALLS = {"re.compile", "torch.compile"}
 
 # Files that only the command lines run, each with what it needs and why that is safe.
 COMMAND_LINES = {
-    # An extra's package, by a name that stands in the file.
+    # An extra's package, by a name written in the file.
     "mapfiles/errors.py": ["importlib.import_module"],
     "training/optimizers.py": ["importlib.import_module"],
-    # Our own modules, or ComfyUI's, by a name that stands in the file.
+    # Our own modules, or ComfyUI's, by a name written in the file.
     "evaluation/__main__.py": ["importlib.import_module"],
     "training/__init__.py": ["importlib.import_module", "import_module"],
     "training/__main__.py": ["importlib.import_module"],
@@ -133,7 +133,7 @@ HOSTILE = (
 
 @pytest.fixture
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The host's folders below host/, and beside it, with the same names, what no node may reach: outside/."""
+    """The host's folders in host/, and next to it, with the same names, a folder that no node may reach: outside/."""
     host, kinds = tmp_path / "host", ("loras", "diffusers", "vae")
     table = {kind: ([str(host / "models" / kind)], {".safetensors"}) for kind in kinds}
     for kind in kinds:

@@ -1,4 +1,4 @@
-"""The shipped graphs on disk, and how the browser turns its form of a graph into the posted one, told from the host."""
+"""The shipped graphs on disk, and how the browser turns its form of a graph into the posted one, read from the host."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 UI = {path.stem: path for path in sorted((ROOT / "workflows").glob("*.json"))}
 OWN_MODEL = ("OmniX 13 - Any model to panorama to maps",)
-"""Workflows that wait for a person's own checkpoint: no test has one, so the host's message lies over them."""
+"""Workflows that need a user's own checkpoint: no test has one, so the host's message covers them."""
 API = {path.stem: path for path in sorted((ROOT / "lab" / "workflows" / "api").glob("*.json"))}
 BLUEPRINTS = {path.stem: path for path in sorted((ROOT / "subgraphs").glob("*.json"))}
 FORMS = {

@@ -1,4 +1,4 @@
-"""The shapes of rooms described a second time, as solids: how far points lie outside them."""
+"""The shapes of rooms described a second time, as solids: the distance of points from them."""
 
 import math
 

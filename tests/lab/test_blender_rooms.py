@@ -1,4 +1,4 @@
-"""Rooms that Blender renders: their maps agree with each other, and nothing of them depends on chance."""
+"""Rooms rendered by Blender: their maps agree with each other and depend only on the seed."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The blueprints: each one is a box of the workflows, whole in itself, and the host offers it."""
+"""The blueprints: each one is a box of the workflows, complete in itself, and the host lists it."""
 
 import json
 

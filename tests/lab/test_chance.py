@@ -1,4 +1,4 @@
-"""Draws that pixels share among them: every tile looks everywhere alike, and a fast picture is the same picture."""
+"""Draws that pixels share: every tile covers all directions equally, and a fast picture equals the slow one."""
 
 import numpy as np
 import pytest

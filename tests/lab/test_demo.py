@@ -1,4 +1,4 @@
-"""What the demo shows while it runs: how far the sampler is, and paths that are short."""
+"""The demo's output while it runs: the progress of the sampler, and short paths."""
 
 import time
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_each_step_of_the_sampler_is_heard(server: Server) -> None:
         deadline = time.monotonic() + 10
         while (3, 3) not in steps and time.monotonic() < deadline:  # what is heard comes by another way than the end
             time.sleep(0.05)
-    # The host tells a step only if the one before was told a while ago; the last is always told.
+    # The host reports a step only if some time has passed since the last report; the last step is always reported.
     assert steps == sorted({*steps}) and steps[-1] == (3, 3) and {total for _, total in steps} == {3}
 
 
@@ -58,7 +58,7 @@ def test_the_room_comes_out_as_a_scene_and_a_picture_of_it(tmp_path: Path) -> No
     pictures = scene.show(truth, truth, made["rgb"], tmp_path)
     assert np.array_equal(*pictures)
     mesh = trimesh.load(tmp_path / "scene.glb", force="mesh")
-    # The scene is as large as if the camera stood as high as people hold it.
+    # The scene has the size for a camera at the height of a person's eyes.
     below = mesh.vertices[np.abs(mesh.vertices[:, [0, 2]]).max(axis=1) < 1e-3, 1].min()
     assert np.isclose(below, -Options().camera_height, rtol=0.02)
     with Image.open(tmp_path / "scene.png") as picture:

@@ -1,4 +1,4 @@
-"""The second renderer of rooms: its maps against the shapes themselves, by other means than rays."""
+"""The second renderer of rooms: its maps against the shapes themselves, computed without rays."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def things_of(seed: int, family: str) -> list[foreign.Thing]:
 
 
 def outside(thing: foreign.Thing, points: Any) -> Any:
-    """How far points are outside of a thing's surface; below 0 within it."""
+    """The distance of points from a thing's surface; below 0 inside it."""
     if thing.is_ball:
         return np.linalg.norm(points - thing.centre, axis=-1) - thing.half[0]
     # Left is +Z, so a turn to the left is a negative one about Y.
@@ -48,7 +48,7 @@ def test_normals_are_the_slope_of_the_depth(seed: int, family: str) -> None:
     assert found is not None and found.angle < 3 and not found.has_better
 
 
-def test_the_empty_room_is_the_room_where_nothing_stands() -> None:
+def test_the_empty_room_is_the_room_without_furniture() -> None:
     room = foreign.foreign_room(0, HEIGHT, "pale")
     assert 0.02 < room.furniture.mean() < 0.4
     for kind in ("depth", "normal"):

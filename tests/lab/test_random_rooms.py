@@ -62,7 +62,7 @@ def test_nothing_intersects(stages: list[Stage]) -> None:
 
 
 def test_the_pieces_of_the_rug_lie_on_each_other() -> None:
-    """The test above can't see inside a piece; the table on the rug is the one that was put together anew."""
+    """The test above can't see inside a piece; the table on the rug is the piece that was rebuilt."""
     from comfyui_omnix.lab.rooms.catalogue import TABLE_ON_RUG
 
     rug, *others = raycast.leaves(TABLE_ON_RUG.build())

@@ -1,4 +1,4 @@
-"""The demo room's truth, against shapes described a second time, and a look at its picture."""
+"""The true maps of the demo's room, against shapes described a second time, and a check of its picture."""
 
 import math
 
@@ -97,7 +97,7 @@ def test_the_tree_finds_what_trying_every_shape_finds() -> None:
     directions = shapes.unit(random.normal(size=(3, 3000)).astype(np.float32))
     hits = raycast.nearest(scene, origins, directions)
     tried = np.stack([shape.reach(origins, directions) for shape in scene.shapes])
-    # The backdrop lies behind everything; from inside the room it is met last.
+    # The backdrop is behind everything; from inside the room it is hit last.
     assert np.allclose(hits.distance, tried.min(axis=0), atol=1e-5)
     assert np.allclose(np.take_along_axis(tried, hits.shape[None], axis=0)[0], hits.distance, atol=1e-5)
     limits = random.uniform(0.1, 4, size=3000).astype(np.float32)
@@ -130,7 +130,7 @@ def test_points_lie_on_floor_and_ceiling_and_walls(rendered: room.Room) -> None:
         assert np.abs(found[:, 1] - height).max() < 1e-4
     walls = points[rendered.semantic == rendered.labels.index("wall")]
     sides = np.abs(walls[:, [0, 0, 2, 2]] - [furniture.BACK, furniture.FRONT, furniture.RIGHT, furniture.LEFT])
-    # The window's reveal is wall as well, and lies behind its wall.
+    # The window's reveal is wall too, and is behind its wall.
     assert ((sides.min(axis=1) < 1e-4) | (walls[:, 2] > furniture.LEFT - 1e-4)).all()
 
 

@@ -1,4 +1,4 @@
-"""`python -m lab.rooms`: what it writes, how it goes on, and what it refuses."""
+"""`python -m lab.rooms`: its files, how it continues, and what it refuses."""
 
 import hashlib
 import json
@@ -88,10 +88,10 @@ def test_the_manifest_knows_every_file(made: Path) -> None:
     assert "3 rendered rooms" in (made / "README.md").read_text()
 
 
-def test_it_goes_on_where_it_was_stopped(root: Path, made: Path, tmp_path: Path) -> None:
+def test_it_continues_after_a_stop(root: Path, made: Path, tmp_path: Path) -> None:
     folder = tmp_path / "rooms"
     command = [sys.executable, "-m", "lab.rooms", str(folder), "--count", "400", "--jobs", "1", *OPTIONS]
-    # Whoever runs the tests may ignore Ctrl-C, and children inherit that.
+    # The process that runs the tests may ignore Ctrl-C, and children inherit that.
     with subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True, start_new_session=True) as running:
         while not (folder / "manifest.jsonl").exists() or len(manifest(folder)) < 2:
             assert running.poll() is None

@@ -1,4 +1,4 @@
-"""The made-up models have the real names and shapes, and nothing in them is idle."""
+"""The tiny models have the real names and shapes, and every weight has an effect."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the page of companions says follows from what was measured."""
+"""The texts on the page of companions follow from the measurements."""
 
 import re
 

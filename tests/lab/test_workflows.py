@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from comfyui_omnix.converters import STREAMS
 from comfyui_omnix.lab.host.server import Server
 from comfyui_omnix.lab.pages import thumbnails
 from comfyui_omnix.lab.workflows import build
+from comfyui_omnix.omnix.runtime.tasks import STREAMS
 from graph_files import (
     API,
     BLUEPRINTS,

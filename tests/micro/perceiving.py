@@ -34,7 +34,7 @@ COUNT = 16
 
 
 class Judged(NamedTuple):
-    """How a task's decoded picture becomes a map, the map's kind, and the figure that tells how far it is off."""
+    """How a task's decoded picture becomes a map, the map's kind, and the figure that measures its error."""
 
     kind: str
     read: Callable[[Tensor], Tensor]

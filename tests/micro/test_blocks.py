@@ -1,4 +1,4 @@
-"""The block transform and the optimiser against what numpy computes."""
+"""The block transform and the optimiser against numpy."""
 
 from __future__ import annotations
 

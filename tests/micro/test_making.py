@@ -143,9 +143,9 @@ def test_weights_without_saves_are_gone_on_with(made: Path, tmp_path: Path) -> N
 
 
 def test_what_cannot_be_resumed_is_reported(made: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="there is a base already"):
+    with pytest.raises(ValueError, match="the folder already has a base"):
         making.begin(made / "weights", made)
-    with pytest.raises(ValueError, match="expected weights as `make` leaves them"):
+    with pytest.raises(ValueError, match="expected the weights that `make` writes"):
         making.begin(tmp_path, tmp_path / "new")
     assert not any(tmp_path.iterdir())
     making.begin(made / "weights", tmp_path)

@@ -1,4 +1,4 @@
-"""What the micro model proves: its maps mean something, and every wrong wiring of the streams makes them worse.
+"""The micro model proves that its maps mean something, and that every wrong wiring of the streams makes them worse.
 
 Each wrong wiring makes the error of depth at least twice as large. Random weights can't show any of this: a picture of
 noise is as wrong with the streams exchanged as without.

@@ -1,4 +1,4 @@
-"""The VAE that is written, through the host: its encoder is the transform, its decoder the narrow one."""
+"""The written VAE in the host: its encoder is the transform, its decoder the narrow one."""
 
 from __future__ import annotations
 

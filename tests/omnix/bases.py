@@ -1,4 +1,4 @@
-"""Tiny models of the host's other kinds, with made-up weights: what Seamless Panorama samples besides FLUX.1."""
+"""Tiny models of the host's other kinds, with random weights, which Seamless Panorama samples besides FLUX.1."""
 
 from __future__ import annotations
 

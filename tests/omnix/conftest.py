@@ -1,4 +1,4 @@
-"""Run whatever loads a FLUX under each of the host's memory managers."""
+"""Run every test that loads a FLUX with each of the host's memory managers."""
 
 import gc
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ import pytest
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Double the tests that load a model, but for those that say why not."""
+    """Double the tests that load a model, except for those that give a reason against it."""
     known, asked = vars(metafunc.module), set(metafunc.fixturenames)
     loads = ("load_flux" in known and {"case", "tmp_path"} & asked) or ("load_base" in known and "kind" in asked)
     if loads and not metafunc.definition.get_closest_marker("ordinary"):

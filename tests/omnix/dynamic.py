@@ -1,4 +1,4 @@
-"""DynamicVRAM, the host's memory manager for NVIDIA cards, on a CPU: the host's own but for what asks for a card."""
+"""DynamicVRAM, the host's memory manager for NVIDIA cards, on a CPU: the host's own code without the card's parts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 class PinnedBuffer:
-    """Stands in for memory that only a card's driver can pin."""
+    """Replaces memory that only a card's driver can pin."""
 
     size = 0
 

@@ -1,4 +1,4 @@
-"""How far two results are apart."""
+"""The difference between two results."""
 
 import torch
 from torch import Tensor

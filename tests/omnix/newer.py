@@ -1,4 +1,4 @@
-"""What newer hosts do to FLUX and its layers, each written from what is known of the change, and no more than that.
+"""Changes of newer hosts to FLUX and its layers, each written from the known facts about the change, and no more.
 
 - q, k and v travel in containers, and an override gets `preferred_attention`;
 - blocks normalise and modulate in one function, and do not call their norms;
@@ -40,14 +40,14 @@ def by_keywords(layer: nn.Module, x: Tensor, act: bool, residual: Tensor, scale:
 
 
 def by_a_kernel(layer: nn.Module, x: Tensor, act: bool, residual: Tensor, scale: Tensor) -> Tensor:
-    """What `linear_input_act` does for int8 weights, and on plain ones for fp16 accumulation, unless it must not."""
+    """Like `linear_input_act` for int8 weights, and for plain weights with fp16 accumulation, unless prevented."""
     if getattr(layer, CALLED, False):
         return plainly(layer, x, act, residual, scale)
     return by_a_kernel_always(layer, x, act, residual, scale)
 
 
 def by_a_kernel_always(layer: nn.Module, x: Tensor, act: bool, residual: Tensor, scale: Tensor) -> Tensor:
-    """What it does on hosts on which nothing keeps it from that."""
+    """The same on hosts where nothing prevents it."""
     weight, bias = comfy.ops.cast_bias_weight(layer, x)[:2]
     return residual + scale * nn.functional.linear(gelu(x) if act else x, weight, bias)
 
@@ -68,7 +68,7 @@ class Fused(nn.Module):
 
 
 class Strange(nn.Module):
-    """A layer that takes a keyword that nobody has heard of."""
+    """A layer that gets an unknown keyword."""
 
     def forward(self, input: Tensor, *_: Any, output_act: Any = None, **__: Any) -> Tensor:
         out = super().forward(input)
@@ -76,7 +76,7 @@ class Strange(nn.Module):
 
 
 class Wide(nn.Module):
-    """A layer that gives float32 whatever comes in."""
+    """A layer that returns float32 for any input."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).float()
@@ -102,7 +102,7 @@ def int8(case: Case) -> Model:
 
 
 class Container:
-    """What carries a tensor to one attention, and is empty afterwards."""
+    """A container that carries a tensor to one attention and is empty afterwards."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor: Tensor | None = tensor

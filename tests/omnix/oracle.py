@@ -1,4 +1,4 @@
-"""What OmniX should compute, the plain way: one whole Diffusers FLUX with its own PEFT adapter for each stream.
+"""The plain computation of OmniX: one whole Diffusers FLUX with its own PEFT adapter for each stream.
 
 The models of a step run side by side, one thread each, and meet in every attention layer, where each waits for the keys
 and values of all others. Nothing is folded, shared, fused or computed once for all, and nothing here imports the pack.
@@ -23,7 +23,7 @@ TIMEOUT = 300.0
 
 
 class Meeting:
-    """Where the streams of one step exchange keys and values, layer by layer."""
+    """The exchange of keys and values between the streams of one step, layer by layer."""
 
     def __init__(self, streams: int) -> None:
         self.barrier = threading.Barrier(streams, timeout=TIMEOUT)

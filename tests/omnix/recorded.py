@@ -1,6 +1,6 @@
-"""The recorded runs: a FLUX.1 whose numbers follow from a seed, and what the oracle makes of it (see golden/README.md).
+"""The recorded runs: a FLUX.1 with numbers from a seed, and the oracle's results with it (see golden/README.md).
 
-python tests/omnix/recorded.py      records the results anew
+python tests/omnix/recorded.py      records the results again
 """
 
 import json
@@ -52,7 +52,7 @@ def flux() -> dict[str, Tensor]:
 
 
 def inputs(task: str) -> dict[str, Any]:
-    """Return the arguments of the oracle's `sample` for a task, but for the weights and the number of steps."""
+    """Return the arguments of the oracle's `sample` for a task, except for the weights and the number of steps."""
     case, tensors = CASES[task], load_file(RESULTS)
     folders = [ROOT / "adapters" / task / stream for stream in case["streams"]]
     return {
@@ -72,7 +72,7 @@ def result(task: str, steps: int) -> Tensor:
 
 
 def record() -> None:
-    """Write the oracle's results in float64 beside the inputs, rounded to float32."""
+    """Write the oracle's results in float64 next to the inputs, rounded to float32."""
     weights = flux()
     found = {
         f"{task}.result_{steps}": sample(weights, **inputs(task), steps=steps, dtype=torch.float64).float()

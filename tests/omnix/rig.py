@@ -86,9 +86,9 @@ def make_case(
 
 
 def load_flux(state: dict[str, Tensor], dtype: torch.dtype = torch.float32, **how: bool) -> Model:
-    """Load a FLUX through the host, which swaps the halves of norm_out in place: it gets tensors of its own.
+    """Load a FLUX through the host, which swaps the halves of norm_out in place: it gets its own tensors.
 
-    Like the host's own loaders it tells how the model is made anew.
+    As with the host's own loaders, the model stores how it can be loaded again.
     """
     own = {name: tensor.to(dtype, copy=True) for name, tensor in state.items()}
     model = comfy.sd.load_diffusion_model_state_dict(own, model_options={"dtype": dtype}, **how)
@@ -114,7 +114,7 @@ def patched(model: Model, case: Case, strength: tuple[float, float] = (1.0, 1.0)
 
 
 def conditioning(model: Model, case: Case, references: Sequence[Tensor] | None = None, **extra: Any) -> Conditioning:
-    """What CLIP Text Encode, Flux Guidance and Set Reference Latent make."""
+    """The result of CLIP Text Encode, Flux Guidance and Set Reference Latent."""
     latents = case.conditions if references is None else references
     options = {"pooled_output": case.pooled, "guidance": case.guidance, **extra}
     if latents:

@@ -1,4 +1,4 @@
-"""Decode Panorama blends the seam before values are cut, as the reference does, however the VAE decodes."""
+"""Decode Panorama blends the seam before values are clipped, like the reference, for every VAE's way of decoding."""
 
 import copy
 from collections.abc import Callable
@@ -62,7 +62,7 @@ def test_the_seam_is_blended_before_it_is_cut(vae: Any, batch: int) -> None:
 
 
 def test_one_picture_of_a_batch_at_a_time(vae: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where memory is short the host decodes a batch in parts."""
+    """With little memory the host decodes a batch in parts."""
     x = latent(3)
     monkeypatch.setattr(vae.patcher, "get_free_memory", lambda device: 1, raising=False)
     with torch.inference_mode():
@@ -70,7 +70,7 @@ def test_one_picture_of_a_batch_at_a_time(vae: Any, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_hosts_tiles(vae: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where memory runs out the host decodes in tiles."""
+    """If memory runs out the host decodes in tiles."""
     x = latent()
     with torch.inference_mode():
         want = blended_then_cut(raw(vae, x, tiled=True), as_colour)
@@ -96,7 +96,7 @@ def test_the_users_vae_stays_as_it_is(vae: Any) -> None:
 
 
 def test_a_vae_of_another_range(vae: Any) -> None:
-    """What a VAE's own `process_output` does is done once, and nothing else."""
+    """A VAE's own `process_output` is called exactly once, and nothing else is done."""
     own = copy.copy(vae)
     own.process_output = lambda image: image.mul(3).clamp(-2, 2)
     x = latent()
@@ -106,7 +106,7 @@ def test_a_vae_of_another_range(vae: Any) -> None:
 
 
 def test_decoders_that_are_not_the_hosts(vae: Any) -> None:
-    """A wrapper, and a VAE whose decode somebody has replaced, decode as they do."""
+    """A wrapper, and a VAE with a replaced decode, decode in their own way."""
 
     class Wrapper:
         def __init__(self) -> None:

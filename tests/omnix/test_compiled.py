@@ -1,4 +1,4 @@
-"""Compiled models run compiled with OmniX: exact, one graph for each kind of block, and nothing of a run stays."""
+"""Compiled models stay compiled with OmniX: exact, one graph for each kind of block, and no traces of a run."""
 
 import copy
 import gc
@@ -26,7 +26,7 @@ GRAPHS = 3
 
 @pytest.fixture(autouse=True)
 def _free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The host's attention divides by the memory that is free: a figure of its own in every graph.
+    # The host's attention divides by the free memory, so every graph contains its own figure.
     monkeypatch.setattr(
         comfy.model_management, "get_free_memory", lambda _=None, both=False: (GIB, GIB) if both else GIB
     )
@@ -34,7 +34,7 @@ def _free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def _graphs() -> Iterator[None]:
-    """Graphs are dear, and made once for all tests that do not count them; they hold models."""
+    """Graphs are expensive, so they are made once for all tests that do not count them; they keep models alive."""
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
@@ -52,7 +52,7 @@ def model(case: Case) -> Model:
 
 
 def core(model: Model, backend: str = "eager") -> Model:
-    """TorchCompileModel, but for its choice of backends."""
+    """TorchCompileModel, except for its choice of backends."""
     own = model.clone(disable_dynamic=True)
     set_torch_compile_wrapper(model=own, backend=backend, options={"guard_filter_fn": skip_torch_compile_dict})
     return own
@@ -195,7 +195,7 @@ def with_attention(model: Model) -> Model:
 def test_a_patch_or_an_attention_of_another_node(
     of_another_node: Callable[[Model], Model], case: Case, model: Model
 ) -> None:
-    """Seen by the graphs' own guards or not at all: the blocks run as they are written."""
+    """Either the graphs' own guards see it, or nothing does: the blocks run as written."""
     compiled = block_wise(model)
     ours = patched(compiled, case)
     alone = ksample(ours, case, 2)

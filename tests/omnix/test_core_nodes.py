@@ -50,7 +50,7 @@ def model(case: Case) -> Model:
 
 @pytest.mark.parametrize("cut", [1, 2, 3])
 @pytest.mark.parametrize("sampler", ["euler", "heun", "dpm_2"])
-def test_ksampler_advanced_goes_on_exactly(model: Model, case: Case, sampler: str, cut: int) -> None:
+def test_ksampler_advanced_continues_exactly(model: Model, case: Case, sampler: str, cut: int) -> None:
     """With leftover noise, then without new noise: as in one run, for samplers that look at one step alone."""
     ours = patched(model, case)
     first = ksample_parts(ours, case, sampler, [(0, cut), (cut, 4)])
@@ -60,8 +60,8 @@ def test_ksampler_advanced_goes_on_exactly(model: Model, case: Case, sampler: st
         assert relative_error(whole, sample(**case.oracle(), steps=4)) <= EXACT
 
 
-def test_results_in_half_precision_go_on_exactly(model: Model, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host that hands on latents in float16 (--fp16-intermediates) rounds them; what goes along is whole."""
+def test_results_in_half_precision_continue_exactly(model: Model, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that passes latents in float16 (--fp16-intermediates) rounds them; the other data keeps its precision."""
     whole = ksample_parts(patched(model, case), case, "euler", [(0, 4)])
     monkeypatch.setattr(comfy.model_management, "intermediate_dtype", lambda: torch.float16, raising=False)
     ours, parts = patched(model, case), [(0, 2), (2, 4)]
@@ -99,7 +99,7 @@ class Noise:
 
 
 @torch.inference_mode()
-def test_split_sigmas_go_on_exactly(model: Model, case: Case) -> None:
+def test_split_sigmas_continue_exactly(model: Model, case: Case) -> None:
     """Three runs of SamplerCustomAdvanced; a latent that another node has changed is taken as it is."""
     ours = patched(model, case)
     guider = BasicGuider.execute(ours, conditioning(model, case)).result[0]
@@ -134,7 +134,7 @@ def test_a_noise_mask_of_ones_changes_nothing(model: Model, case: Case, sampler:
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_seam_is_blended_where_a_cache_answers(model: Model, case: Case, masked: bool) -> None:
-    """LazyCache stands round the model: a step that it answers is a step, and so is the next one."""
+    """LazyCache wraps the model: a step that the cache answers counts as a step, and so does the next one."""
     seen: list[Tensor] = []
 
     def lazy(executor: Any, x: Tensor, *given: Any) -> Tensor:
@@ -214,7 +214,10 @@ def euler(model: Model, case: Case, steps: int, **changes: Any) -> Tensor:
 @pytest.mark.parametrize("ratio", [0.5, 1.5, 2.0])
 def test_a_sampler_that_resizes_is_reported(model: Model, case: Case, seam: int, ratio: float) -> None:
     sampler = SamplerLCMUpscale.execute(ratio, 1, "bilinear").result[0]
-    with pytest.raises(ValueError, match=r"resizes the panorama of 128x64 during .* Choose another sampler") as caught:
+    with pytest.raises(
+        ValueError,
+        match=r"resizes the panorama of 128x64 .* Apply OmniX Adapters samples at one size\. Choose another sampler",
+    ) as caught:
         custom(patched(model, case, seam=seam), case, sampler, 3)
     assert "tiles" not in str(caught.value)
 
@@ -303,7 +306,7 @@ def test_dual_model_guider(model: Model, case: Case) -> None:
 
 
 def tile(case: Case, height: int, width: int) -> Case:
-    """What Ultimate SD Upscale makes of a panorama: latent and references are cut, each is sampled alone."""
+    """Ultimate SD Upscale's use of a panorama: latent and references are cut, and each part is sampled alone."""
     cut = [one[..., :height, :width] for one in (case.noise, *case.conditions)]
     return Case(**{**vars(case), "noise": cut[0], "conditions": cut[1:]})
 

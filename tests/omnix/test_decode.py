@@ -1,4 +1,4 @@
-"""Headers and pixels of picture files: nothing is decoded to refuse one, colours and turns are applied, kinds named."""
+"""Headers and pixels of picture files: no picture is decoded only to be refused; colours, turns and kinds are right."""
 
 import io
 import os
@@ -119,7 +119,7 @@ def test_a_large_picture_takes_three_times_its_own_memory(tmp_path: Path, ending
     small = "picture.load_panorama(Path(sys.argv[2]), 720)"
     megabytes, caught = grown(small, path)
     assert not caught
-    # What libraries take for themselves is there with a small picture too.
+    # A small picture already includes the memory that libraries need for themselves.
     Image.new("RGB", (64, 32)).save(tmp_path / "small.png")
     own_megabytes = height * width * own / 2**20
     assert megabytes - grown(small, tmp_path / "small.png")[0] < 3 * own_megabytes

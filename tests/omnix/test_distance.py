@@ -1,4 +1,4 @@
-"""Depths that mean "there is nothing here" are no surfaces, in scenes and in MoGe's geometry; real distances stay."""
+"""Depth values for "no surface" give no surfaces, in scenes and in MoGe's geometry; real distances are kept."""
 
 from typing import Any
 

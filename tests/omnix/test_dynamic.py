@@ -1,4 +1,4 @@
-"""Models that ComfyUI moves, copies and runs on several cards: nothing leaks, all moves once a run."""
+"""Models that ComfyUI moves, copies and runs on several cards: nothing leaks, and adapters move once for each run."""
 
 import gc
 import itertools
@@ -45,7 +45,7 @@ def model(case: Case) -> Model:
 
 
 def core_shift(model: Model, shift: float) -> Model:
-    """What the host's node ModelSamplingFlux does."""
+    """The same as the host's node ModelSamplingFlux."""
 
     class Sampling(comfy.model_sampling.ModelSamplingFlux, comfy.model_sampling.CONST):
         pass
@@ -66,7 +66,7 @@ def levels(model: Model) -> list[float]:
     return comfy.samplers.calculate_sigmas(sampling, "simple", 4).tolist()
 
 
-# The host itself leaks its own table between the MODEL and ModelSamplingFlux; OmniX must stand between them.
+# The host itself leaks its own table between the MODEL and ModelSamplingFlux, so OmniX must run between them.
 ORDERS = ["".join(order) for order in itertools.product("poc", repeat=4)]
 SWAPPED = [f"o{order}o" for order in ORDERS if "pc" not in order and "cp" not in order]
 
@@ -90,7 +90,7 @@ def test_every_order_of_plain_omnix_and_core(model: Model, case: Case, unload: b
 
 @pytest.mark.parametrize("turn", range(3))
 def test_plain_flux_before_and_after(model: Model, case: Case, expected: Tensor, turn: int) -> None:
-    """Bit-identical, whatever was loaded first: OmniX, another panorama's shift, or the plain MODEL."""
+    """Bit-identical after any first load: OmniX, another panorama's shift, or the plain MODEL."""
     fresh = forward(load_flux(case.flux), case)
     other = patch.with_flow_shift(model, flow_shift(64, 128, 6))
     runs: list[Callable[[], Any]] = [
@@ -240,7 +240,7 @@ def test_select_model_device(
 
 @pytest.mark.since("0.30.0")
 def test_select_the_cpu(diffusers: Model, case: Case, expected: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The host makes the model anew without its dynamic patcher; the adapters follow it."""
+    """The host makes the model again without its dynamic patcher; the adapters follow it."""
     monkeypatch.setattr(comfy.model_management, "get_torch_device", lambda: CARDS[1])
     ours = patched(diffusers, case)
     (before,) = ours.get_additional_models_with_key(patch.KEY)
@@ -254,7 +254,7 @@ def test_select_the_cpu(diffusers: Model, case: Case, expected: Tensor, monkeypa
 
 @pytest.mark.since("0.30.0")
 def test_torch_compile_model_on_a_diffusers_flux(diffusers: Model, case: Case, expected: Tensor) -> None:
-    """The node gets a copy without DynamicVRAM. What graphs compute is tested elsewhere; this backend needs none."""
+    """The node gets a copy without DynamicVRAM. Compiled graphs are tested elsewhere; this backend compiles none."""
     from comfy_extras.nodes_torch_compile import TorchCompileModel
 
     own = TorchCompileModel.execute(diffusers, "cudagraphs").args[0]

@@ -1,4 +1,4 @@
-"""Faults put in on purpose: after each the MODEL is bit-identical, the next run works, and nothing is left behind."""
+"""Injected faults: after each one the MODEL is bit-identical, the next run works, and nothing is left behind."""
 
 import contextlib
 import errno
@@ -23,7 +23,7 @@ STEPS = 3
 
 
 class Broken(RuntimeError):
-    """What the tests raise; nothing else raises it."""
+    """The exception that only the tests raise."""
 
 
 @pytest.fixture(scope="module")
@@ -43,19 +43,19 @@ def ours(model: Model, case: Case) -> Model:
 
 @pytest.fixture(scope="module")
 def plain(model: Model, case: Case) -> torch.Tensor:
-    """What the plain MODEL gives before anything went wrong."""
+    """The result of the plain MODEL before any error."""
     return forward(model, case)
 
 
 @pytest.fixture(scope="module")
 def expected(ours: Model, case: Case) -> torch.Tensor:
-    """What an undisturbed run gives."""
+    """The result of a run without errors."""
     return ksample(ours, case, STEPS)
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_left(model: Model, ours: Model, case: Case, plain: torch.Tensor, expected: torch.Tensor) -> Iterator:
-    """After every test here: no hook, the plain MODEL as it was, and the next run as if nothing had been."""
+    """After every test here: no hook, the plain MODEL unchanged, and the next run as if nothing had happened."""
     hooks = hook_count(model), hook_count(ours)
     yield
     assert (hook_count(model), hook_count(ours)) == hooks
@@ -139,7 +139,7 @@ def test_out_of_memory_in_the_attention(ours: Model, case: Case, call: int) -> N
 def test_adapter_file_lost_after_loading(
     model: Model, expected: torch.Tensor, case: Case, tmp_path: Path, damage: str
 ) -> None:
-    """What is loaded does not depend on the file any more."""
+    """Loaded adapters no longer depend on the file."""
     own = make_case(tmp_path, "rgb_camray_to_normal")
     loaded = patched(model, own)
     file = own.folder / "rgb_camray_to_normal/normal/pytorch_lora_weights.safetensors"
@@ -229,7 +229,7 @@ def fits_nowhere(path: Path, saved: list[list[Any]], message: str) -> None:
 
 @pytest.mark.parametrize("call", ["pwrite" if hasattr(os, "pwrite") else "write", "ftruncate", "fsync"])
 def test_disk_full(saved: list[list[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    """Whichever call is told first: with delayed allocation it is not always the write."""
+    """Any of the calls can be the first to fail: with delayed allocation it is not always the write."""
     path = tmp_path / "saved.safetensors"
 
     def full(*_: Any) -> int:

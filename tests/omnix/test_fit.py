@@ -1,4 +1,4 @@
-"""Pictures of any shape on the sphere: GPano as cameras write it, padding and cropping, and advice for each layout."""
+"""Pictures of any shape on the sphere: GPano data of cameras, padding and cropping, and advice for each layout."""
 
 import math
 import struct

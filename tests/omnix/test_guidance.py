@@ -1,4 +1,4 @@
-"""Several conditionings and sequences in one call: CFG, batches, regions, and what the host does between them."""
+"""Several conditionings and sequences in one call: CFG, batches, regions, and the host's work between them."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Several pictures on one panorama, of any colour, with soft borders; the seam to the middle and back."""
+"""Several pictures on one panorama of any colour, with soft borders; the seam to the middle and back."""
 
 import math
 
@@ -72,7 +72,7 @@ def test_soft_borders() -> None:
 
 
 def test_a_part_of_a_panorama_below() -> None:
-    """What a loader has filled with grey, as its mask tells, takes the background's colour."""
+    """Pixels that a loader has filled with grey, according to its mask, get the background's colour."""
     part = torch.rand(1, 32, 64, 4)
     unseen = torch.zeros(1, 32, 64)
     unseen[:, :10] = 1

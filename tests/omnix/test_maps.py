@@ -1,4 +1,4 @@
-"""Maps out of decoded pictures: exactly what the picture holds, and what the host's own nodes make of it."""
+"""Maps from decoded pictures: exactly the picture's values, and the results of the host's own nodes with them."""
 
 import math
 

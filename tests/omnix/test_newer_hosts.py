@@ -1,4 +1,4 @@
-"""Doubles of what newer hosts do to FLUX (newer.py): the result is right, or one sentence names the layer."""
+"""Stand-ins for newer hosts' changes to FLUX (newer.py): the result is right, or one sentence names the layer."""
 
 import contextlib
 from pathlib import Path
@@ -12,8 +12,8 @@ import torch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 from comfyui_omnix.lab.host import tiny
-from comfyui_omnix.omnix.runtime import blame
-from comfyui_omnix.omnix.runtime.blame import blaming
+from comfyui_omnix.omnix.runtime import causes
+from comfyui_omnix.omnix.runtime.causes import explaining
 from comfyui_omnix.omnix.runtime.fused import CALLED, called
 from comfyui_omnix.omnix.runtime.watch import Step, wanted_of
 from measure import relative_error
@@ -59,8 +59,8 @@ def expected(case: Case) -> Tensor:
 
 @pytest.fixture(autouse=True)
 def _of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What stands here counts as the host's: no pack is to blame for it."""
-    monkeypatch.setattr(blame, "_OWN", (*blame._OWN, __name__, newer.__module__))
+    """Functions in this file count as the host's, so no pack is named as their source."""
+    monkeypatch.setattr(causes, "_OWN", (*causes._OWN, __name__, newer.__module__))
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def model(case: Case) -> Model:
 
 
 class Broken(RuntimeError):
-    """What a test raises; nothing else raises it."""
+    """The exception that only a test raises."""
 
 
 def left(model: Model) -> tuple[int, list[Any]]:
@@ -109,7 +109,7 @@ def test_a_kernel_on_plain_weights(model: Model, case: Case, expected: Tensor) -
 
 
 def test_layers_whose_output_has_another_dtype(tmp_path: Path) -> None:
-    """bfloat16 goes in and float32 comes out: the delta is added in float32."""
+    """The input is bfloat16 and the output float32: the delta is added in float32."""
     case = make_case(tmp_path)
     model = load_flux(case.flux, torch.bfloat16)
     once = ksample(patched(model, case), case, 2)
@@ -121,7 +121,7 @@ def test_layers_whose_output_has_another_dtype(tmp_path: Path) -> None:
 @pytest.mark.parametrize("run", [by_keywords, by_a_kernel])
 def test_compiled(model: Model, case: Case, expected: Tensor, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a graph a layer with its adapters has no weights that a kernel could run past it."""
-    # The host's attention divides by the memory that is free: a figure of its own in every graph.
+    # The host's attention divides by the free memory, so every graph contains its own figure.
     monkeypatch.setattr(
         comfy.model_management, "get_free_memory", lambda _=None, both=False: (GIB, GIB) if both else GIB
     )
@@ -142,7 +142,7 @@ def test_int8_weights(case: Case) -> None:
 
 
 def test_a_quantised_layer_computes_as_it_is_set(model: Model) -> None:
-    """Whoever asks from outside is told to call it; its own forward reads what it was, after an error, too."""
+    """Other code sees a layer that must be called; the layer's forward sees the original value, also after an error."""
     flux, name = model.model.diffusion_model, "double_blocks.0.img_mlp.2"
     layer, seen = flux.get_submodule(name), []
     x = torch.zeros(1, 1, layer.in_features)
@@ -172,7 +172,7 @@ def reported(model: Model, case: Case, message: str) -> None:
 @pytest.mark.since("0.30.0")
 @pytest.mark.parametrize("run", [by_a_kernel_always, by_the_hosts_own])
 def test_a_kernel_that_nothing_keeps_from_the_weights(case: Case, run: Run) -> None:
-    """On int8 weights the host's own function passes a layer over, as it is in this host."""
+    """On int8 weights the host's own function does not call a layer, as in this host."""
     layer = "img_attn.proj" if run is by_a_kernel_always else "img_mlp.2"
     message = rf"not added to double_blocks\.0\.{layer}, so .*fused kernels do\. Load FLUX\.1-dev in bf16 or fp8"
     reported(newer(int8(case), run), case, message)
@@ -183,7 +183,7 @@ UNKNOWN = {
     r"Tensor\[.*\], input_act='swish'": lambda layer, x: layer(x, input_act="swish"),
     r"Tensor\[.*\], residual_scale=Tensor\[.*\]": lambda layer, x: layer(x, residual_scale=x),
     r"Tensor\[.*\], 'gelu_tanh'": lambda layer, x: layer(x, "gelu_tanh"),
-    # Rows of all sequences in one, with which nobody knows whose they are.
+    # Rows of all sequences in one tensor, so it is unknown which rows belong to which sequence.
     r"Tensor\[\d+, 256\]": lambda layer, x: layer(x.flatten(0, 1)).view_as(x),
     r"Tensor\[1, \d+, 256\]": lambda layer, x: layer(x.flatten(0, 1)[None]).view_as(x),
 }
@@ -199,7 +199,7 @@ def test_a_call_that_nobody_knows(model: Model, case: Case, call: str) -> None:
 
 
 def past_the_modules(model: Model) -> Model:
-    """Call each block's forward, past the module and all that hangs on it, with the options that FLUX was given."""
+    """Call each block's forward, without the module and its hooks, with the options that FLUX was given."""
 
     def theirs(*args: Any, transformer_options: Any = None, **_: Any) -> Tensor:
         *given, options = (*args, transformer_options)[:9]
@@ -229,4 +229,4 @@ def test_a_join_past_the_modules_without_every_adapter(added: list[str]) -> None
     for layer in added:
         step.added(layer)
     with pytest.raises(ValueError, match=f"not added to double_blocks.0.img_mlp.{2 if added else 0}"):
-        step.check(blaming(lambda _block: ()))
+        step.check(explaining(lambda _block: ()))

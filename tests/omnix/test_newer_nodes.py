@@ -1,4 +1,4 @@
-"""Core nodes of newer hosts on the model: right, refused in a sentence, or told of."""
+"""Core nodes of newer hosts on the model: the result is right, refused with a sentence, or has a warning."""
 
 from collections.abc import Callable
 from typing import Any

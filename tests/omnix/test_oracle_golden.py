@@ -1,4 +1,4 @@
-"""The oracle that the runtime is measured against computes what it always did, and what Diffusers computes."""
+"""The runtime's oracle computes the same as its recorded results and the same as Diffusers."""
 
 import functools
 from typing import Any
@@ -13,7 +13,7 @@ from recorded import CASES, RUNS, flux
 
 @functools.cache
 def inputs(task: str) -> dict[str, Any]:
-    """Gather the arguments of `sample` for a task, but for the step count."""
+    """Gather the arguments of `sample` for a task, except for the step count."""
     return {"transformer_sd": flux(), **recorded.inputs(task)}
 
 

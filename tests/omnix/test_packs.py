@@ -1,4 +1,4 @@
-"""Doubles of packs that compute FLUX in their own way: the result is right, or one sentence says who is in the way.
+"""Stand-ins for packs that compute FLUX in their own way: the result is right, or one sentence names the cause.
 
 Each double does what its pack does to the model, and no more.
 """
@@ -57,7 +57,7 @@ def old_forward_orig(
     run: Callable[..., Any] = lambda block, *args, **kwargs: block(*args, **kwargs),
     **_: Any,
 ) -> torch.Tensor:
-    """What FluxForwardOverrider, TeaCache, WaveSpeed and PuLID put in: blocks without transformer_options."""
+    """The replacement by FluxForwardOverrider, TeaCache, WaveSpeed and PuLID: blocks without transformer_options."""
     img, txt = self.img_in(img), self.txt_in(txt)
     vec = self.time_in(timestep_embedding(timesteps, 256).to(img.dtype))
     vec = vec + self.guidance_in(timestep_embedding(guidance, 256).to(img.dtype)) + self.vector_in(y)
@@ -99,7 +99,7 @@ def test_blocks_that_are_called_without_options_are_joined(
 
 
 def test_a_first_block_cache_is_allowed(model: Model, case: Case, expected: torch.Tensor) -> None:
-    """What TeaCache does: the second step computes no block."""
+    """Like TeaCache: the second step computes no block."""
     calls: list[int] = []
 
     def cached(self: Flux, img: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -195,7 +195,7 @@ class TheirFlux(Flux):
 
 
 class TheirSingleBlock(SingleStreamBlock):
-    """An attention that nobody can get at."""
+    """An attention that other code can't replace."""
 
     def forward(self, x: torch.Tensor, vec: torch.Tensor, pe: torch.Tensor, **_: Any) -> torch.Tensor:
         mod, _ = self.modulation(vec)
@@ -251,7 +251,7 @@ def their_layer(model: Model) -> Model:
 
 
 def direct_forwards(model: Model) -> Model:
-    """Blocks whose forward is called past the module, and past everything that hangs on it."""
+    """Blocks whose forward is called without the module and its hooks."""
     own = model.clone()
     direct = partial(old_forward_orig, model.model.diffusion_model, run=lambda block, *a, **k: block.forward(*a, **k))
     own.add_object_patch("diffusion_model.forward_orig", direct)
@@ -313,7 +313,7 @@ def test_what_cannot_be_joined_is_named(model: Model, case: Case, name: str, fir
 
 @pytest.mark.parametrize("place", ["attention", "optimized_attention"])
 def test_an_attention_that_asks_for_no_override_is_named(model: Model, case: Case, place: str) -> None:
-    """What packs put in the place of a function of the host's modules."""
+    """The functions with which packs replace functions of the host's modules."""
     module = comfy.ldm.flux.layers if place == "attention" else comfy.ldm.flux.math
 
     def theirs(q: Any, k: Any, v: Any, heads: int = 0, **_: Any) -> torch.Tensor:

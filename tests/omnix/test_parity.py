@@ -1,4 +1,4 @@
-"""A graph of stock nodes and ours computes what the oracle computes, number for number."""
+"""A graph of stock nodes and our nodes gives the oracle's numbers."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Pictures as files: every kind of pixel is read as it is, nothing is cropped, and what is written is read back."""
+"""Pictures as files: every kind of pixel is read unchanged, nothing is cropped, and written files can be read back."""
 
 import io
 import struct

@@ -1,4 +1,4 @@
-"""OmniX among everything else people put on a model, and what is left of it afterwards: nothing."""
+"""OmniX together with everything else that users put on a model; nothing of it is left afterwards."""
 
 import gc
 from collections.abc import Callable
@@ -144,7 +144,7 @@ def test_composes_with_an_attention_override(model: Model, case: Case, expected:
 
 
 def test_ksampler_advanced_in_two_halves(model: Model, case: Case) -> None:
-    """Leftover noise from the first half goes on in the second; without the seam's columns the split is exact."""
+    """Leftover noise of the first half continues in the second; without the seam's columns the split is exact."""
     ours = patched(model, case, seam=0)
     first = ksample(ours, case, 4, start_step=0, last_step=2, force_full_denoise=False)
     latent = ours.model.latent_format.process_out(first)
@@ -201,7 +201,7 @@ def test_previews_are_as_wide_as_the_picture(model: Model, case: Case) -> None:
 
 
 class Recorded(torch.nn.Linear):
-    """A Linear with a forward of its own over weights it alone understands, as GGUF loaders bring."""
+    """A Linear with its own forward and a private format of weights, as in GGUF loaders."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         stored = self.packed.to(input)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What is computed once, or not at all, because the result cannot depend on it; that it does not, the oracle tests."""
+"""Computations that are done once or not at all, because the result does not depend on them (the oracle tests that)."""
 
 from collections.abc import Callable
 from pathlib import Path

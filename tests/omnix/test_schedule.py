@@ -9,7 +9,7 @@ from comfyui_omnix.omnix.runtime.schedule import ENTRIES, LARGEST_STEP_COUNT, fl
 
 
 class Sampling:
-    """What the host's schedulers see of a model."""
+    """The part of a model that the host's schedulers use."""
 
     def __init__(self, mu: float) -> None:
         self.sigmas = sigmas(mu)

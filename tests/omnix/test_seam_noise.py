@@ -1,7 +1,7 @@
-"""The seam under every sampler of the host: the noise that it draws between steps is the same on both of its sides.
+"""The seam with every sampler of the host: noise drawn between steps is the same on both sides of the seam.
 
-FLUX is left out here. A stand-in says that the denoised picture is half of what it is given, so that what is left of
-the noise can be told.
+FLUX is left out here. A stand-in returns half of its input as the denoised picture, so that the rest of
+the noise can be measured.
 """
 
 from collections.abc import Callable
@@ -63,7 +63,7 @@ def test_the_seam_keeps_its_deviation(model: Model, case: Case, sampler: str) ->
 def test_the_test_would_see_noise_of_two_kinds(
     model: Model, case: Case, monkeypatch: pytest.MonkeyPatch, sampler: str
 ) -> None:
-    """Without the mend, every sampler that draws noise loses deviation at the seam."""
+    """Without the correction, every sampler that draws noise loses deviation at the seam."""
     monkeypatch.setattr(
         PeriodicNoise,
         "__torch_function__",
@@ -140,8 +140,8 @@ ANY_NOISE: dict[str, Callable[[torch.Size], Tensor]] = {
 
 @pytest.mark.parametrize("name", ANY_NOISE)
 @pytest.mark.parametrize("add", ["sum", "in place", "into the noise", "lerp", "cat"])
-def test_any_noise_goes_on_past_the_seam(model: Model, case: Case, name: str, add: str) -> None:
-    """Whatever noise is made of, both sides of the seam get the same, and the other columns get it unchanged."""
+def test_any_noise_continues_past_the_seam(model: Model, case: Case, name: str, add: str) -> None:
+    """For any kind of noise, both sides of the seam get the same noise, and the other columns get it unchanged."""
     drawn: list[Tensor] = []
 
     def add_noise(x: Tensor, noise: Tensor) -> Tensor:
@@ -183,7 +183,7 @@ def test_any_noise_goes_on_past_the_seam(model: Model, case: Case, name: str, ad
 
 
 def test_a_picture_that_comes_back_from_numpy_is_no_noise() -> None:
-    """What descends from the picture is never changed, also where it leaves torch and is brought back."""
+    """Tensors that depend on the picture are never changed, also if they leave torch and come back."""
     picture = torch.rand(1, 16, 8, WIDTH + SEAM)
     with PeriodicNoise(8, WIDTH, SEAM):
         back = torch.from_numpy(picture.clone().numpy() * 2)
@@ -191,7 +191,7 @@ def test_a_picture_that_comes_back_from_numpy_is_no_noise() -> None:
     assert torch.equal(total, picture * 3)
 
 
-def test_what_is_drawn_goes_on_past_the_seam() -> None:
+def test_drawn_noise_continues_past_the_seam() -> None:
     draws = (
         lambda: torch.randn(2, 16, 8, WIDTH + SEAM),
         lambda: torch.randn_like(torch.empty(8, WIDTH + SEAM)),

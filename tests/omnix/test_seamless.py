@@ -1,4 +1,4 @@
-"""Seamless Panorama on every kind of model: the edges meet, and the host's own sampling is all that runs besides."""
+"""Seamless Panorama on every kind of model: the edges meet, and everything else is the host's own sampling."""
 
 import logging
 import math
@@ -101,12 +101,14 @@ class Mixing:
 
 
 @torch.inference_mode()
-def by_hand(model: Model, noise: Tensor, positive: list[list[Any]], steps: int = 2) -> Tensor:
+def by_hand(
+    model: Model, noise: Tensor, positive: list[list[Any]], steps: int = 2, scheduler: str = "simple"
+) -> Tensor:
     """Sample a wider picture with the host alone, mix in its euler, mix twice at the end, and crop."""
     euler = comfy.samplers.ksampler("euler")
     function = euler.sampler_function
     euler.sampler_function = lambda model, *args, **kwargs: function(Mixing(model), *args, **kwargs)
-    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", steps)
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), scheduler, steps)
     empty = torch.zeros_like(wide(noise))
     sized = [[text, {"width": WIDTH * 8, "height": HEIGHT * 8, **options}] for text, options in positive]
     out = comfy.sample.sample_custom(
@@ -122,6 +124,15 @@ def test_it_is_the_hosts_sampling_of_a_wider_picture(kind: str) -> None:
     model, noise = load_base(kind), torch.randn(BASES[kind].shape(HEIGHT, WIDTH, 2))
     want = by_hand(model, noise, conditioning(kind))
     assert relative_error(sampled(close(model), noise, conditioning(kind)), want) <= 1e-5
+
+
+@pytest.mark.parametrize("scheduler", comfy.samplers.SCHEDULER_NAMES)
+@pytest.mark.parametrize("scheduled", ["SDXL", "Z-Image", "Wan 2.1"])
+def test_every_scheduler(scheduled: str, scheduler: str) -> None:
+    model, text = load_base(scheduled), conditioning(scheduled)
+    noise = torch.randn(BASES[scheduled].shape(HEIGHT, WIDTH))
+    want = by_hand(model, noise, text, 4, scheduler)
+    assert relative_error(sampled(close(model), noise, text, steps=4, scheduler=scheduler), want) <= 1e-5
 
 
 # --- what goes with the picture ---------------------------------------------------------------------------------------
@@ -140,7 +151,7 @@ def seen(model: Model, name: str, into: list[Any]) -> Model:
 
 @pytest.mark.parametrize("reference", sorted({"FLUX.1", "FLUX.2", "Qwen-Image", "Krea 2", "Z-Image"} & {*BASES}))
 def test_references_of_the_pictures_size_continue(reference: str) -> None:
-    """Others (a photo to look at) stay as they are."""
+    """Others (a photo to look at) stay unchanged."""
     model, shape = load_base(reference), BASES[reference].shape
     latents = [torch.randn(shape(HEIGHT, WIDTH)), torch.randn(shape(6, 12))]
     text = conditioning(reference, reference_latents=latents)
@@ -175,7 +186,7 @@ def test_an_inpainting_models_channels_continue(inpainting: str, channels: dict[
 
 
 def test_a_noise_mask_keeps_what_it_covers(kind: str) -> None:
-    """Under a mask the latent stays, also beside the seam."""
+    """Under a mask the latent stays, also next to the seam."""
     model, shape = load_base(kind), BASES[kind].shape(HEIGHT, WIDTH)
     latent, mask = ring(kind), torch.ones(1, 1, HEIGHT, WIDTH)
     mask[..., :12] = mask[..., -4:] = 0
@@ -204,7 +215,7 @@ def test_noise_that_a_sampler_draws_continues(drawn: str, sampler: str) -> None:
 
 
 @pytest.mark.parametrize("staged", ["FLUX.2", "Qwen-Image", "Wan 2.1"])
-def test_two_samplers_go_on_where_one_left_noise(staged: str) -> None:
+def test_a_second_sampler_continues_leftover_noise(staged: str) -> None:
     """KSampler Advanced: two steps, then two more, are four."""
     model, noise, text = close(load_base(staged)), torch.randn(BASES[staged].shape(HEIGHT, WIDTH)), conditioning(staged)
     whole = sampled(model, noise, text, steps=4)
@@ -218,7 +229,7 @@ def test_two_samplers_go_on_where_one_left_noise(staged: str) -> None:
 
 @pytest.fixture
 def estimated(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """What the host's estimate gives for each run."""
+    """The host's estimate for each run."""
     found: list[Any] = []
     estimate = comfy.sampler_helpers.estimate_memory
 
@@ -257,7 +268,7 @@ def test_a_run_that_ends_early_leaves_the_model(kind: str, fault: type[BaseExcep
     assert not hook_count(model)
 
 
-def test_a_kind_that_was_never_tried_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_untested_kind_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     model = load_base("Qwen-Image")
     type(model.model).__name__, named = "Unheard", type(model.model).__name__
     try:

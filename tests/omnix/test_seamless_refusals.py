@@ -1,4 +1,4 @@
-"""What Seamless Panorama can't run is refused in one sentence before sampling; two nodes on a model make one seam."""
+"""Seamless Panorama refuses impossible runs in one sentence before sampling; two nodes on a model make one seam."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +12,9 @@ import torch
 from bases import BASES, conditioning, load_base
 from comfyui_omnix.lab.host import tiny
 from comfyui_omnix.omnix.runtime import patch, seamless
-from comfyui_omnix.omnix.runtime.tasks import Task
+from comfyui_omnix.omnix.runtime.noise import PeriodicNoise
+from comfyui_omnix.omnix.runtime.sampling import Run, between_steps, of_one_width
+from comfyui_omnix.omnix.runtime.tasks import APPLY, SEAMLESS, Task
 from rig import Case, hook_count, ksample, load_flux, make_case, patched
 from test_seamless import SEAM, WIDTH, close, sampled
 from torch import Tensor
@@ -64,7 +66,7 @@ def test_the_largest_panorama_of_absolute_positions() -> None:
 
 
 def test_a_tile_of_a_panorama() -> None:
-    """Tiled upscalers sample each tile as a picture of its own, whose edges must not meet."""
+    """Tiled upscalers sample each tile as a separate picture, whose edges must not meet."""
     refuse(r"got a latent of 32 by 32\. If another node cuts the panorama into tiles", "FLUX.2", height=32)
 
 
@@ -72,6 +74,16 @@ def test_a_latent_of_sound() -> None:
     guider = SimpleNamespace(model_patcher=load_base("Wan 2.1"), conds={}, model_options={})
     with pytest.raises(ValueError, match=r"samples pictures .* and videos, got \[1, 1, 4096\]"):
         seamless.check_run(SEAM)(guider, torch.randn(1, 1, 4096))
+
+
+@pytest.mark.parametrize("node", [APPLY, SEAMLESS])
+def test_what_both_nodes_check_names_its_own(node: str) -> None:
+    run = Run(16, 32, PeriodicNoise(16, 32, SEAM), node)
+    with pytest.raises(ValueError, match=f"resizes the panorama of 256x128 .* but {node} samples at one size"):
+        between_steps(torch.zeros(1, 4, 8, 20), run)
+    told = f"that {node} has widened by {SEAM}: set seam_columns to 0, on {node} and on OmniX Flow Shift, if there is"
+    with pytest.raises(ValueError, match=told), of_one_width(run):
+        torch.zeros(32) + torch.zeros(32 + SEAM)
 
 
 class Hint(comfy.controlnet.ControlBase):
@@ -92,7 +104,7 @@ def test_what_sees_the_plain_width() -> None:
     refuse("can't run with a ControlNet", "Qwen-Image", model=model)
     mask = {"attention_mask": torch.ones(1, 69, 69), "attention_mask_img_shape": (4, 16)}
     refuse("attention mask of the picture", "FLUX.1", **mask)
-    refuse("part of the picture", "FLUX.2", area=(8, 8, 0, 0))
+    refuse("Seamless Panorama can't run on a part of the picture", "FLUX.2", area=(8, 8, 0, 0))
     refuse(r"has time_dim_concat of \[1, 16, 1, 4, 16\]", "Wan 2.1", time_dim_concat=torch.randn(1, 16, 1, 4, 16))
 
 
@@ -104,7 +116,10 @@ def test_tiles_are_refused_and_windows_of_time_are_not() -> None:
     def rolled(apply: Any, given: dict[str, Any]) -> Tensor:
         return apply(given["input"].roll(5, -1), given["timestep"], **given["c"]).roll(-5, -1)
 
-    for wrapper, told in ((halves, "cuts the panorama .*parts of 20 by 16"), (rolled, "rolls or mirrors")):
+    for wrapper, told in (
+        (halves, "cuts the panorama .*parts of 20 by 16"),
+        (rolled, "rolls or mirrors .* the seam_columns of Seamless Panorama close"),
+    ):
         model = load_base("FLUX.2")
         model.set_model_unet_function_wrapper(wrapper)
         refuse(told, "FLUX.2", model=model)

@@ -1,4 +1,4 @@
-"""The contact sheet: every picture whole and under its own label, at any size."""
+"""The contact sheet: every picture is complete and under its own label, at any size."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Numbers at their limits: narrow dtypes, extreme strengths, odd adapters, flat pictures, all sizes. Finite or told."""
+"""Extreme numbers: narrow dtypes, strengths, odd adapters, flat pictures, all sizes. Results are finite, or refused."""
 
 from pathlib import Path
 

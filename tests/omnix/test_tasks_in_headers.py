@@ -1,4 +1,4 @@
-"""Tasks that adapter files tell in their headers: listed beside OmniX's own, with their streams in order."""
+"""Tasks from the headers of adapter files: listed after OmniX's own, with their streams in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a wrong or doubtful graph is told is true where it stands: follow the advice and the run is right."""
+"""Messages about wrong or doubtful graphs are true: follow the advice and the run is right."""
 
 import gc
 import itertools
@@ -81,7 +81,8 @@ def custom(model: Model, case: Case, sampler: Any, steps: int = 2) -> Tensor:
 def test_another_nodes_tensor_of_the_own_width(model: Model, case: Case, mix: str) -> None:
     sampler = guided_by(case.conditions[0], MIXES[mix])
     with pytest.raises(
-        ValueError, match=r"own width \(16 latent columns\) .* set seam_columns to 0, on Apply"
+        ValueError,
+        match=r"own width \(16 latent columns\) .* OmniX Adapters has widened by 6: set seam_columns to 0, on Apply",
     ) as caught:
         custom(patched(model, case), case, sampler)
     assert "\n" not in str(caught.value)
@@ -144,7 +145,7 @@ def graphs() -> int:
 @pytest.mark.parametrize("wrap", [compiled_whole, compiled_block])
 @torch.inference_mode()
 def test_compiled_clones_of_one_checkpoint(tmp_path: Path, eager_compile: Any, wrap: Callable[..., Model]) -> None:
-    """After a compiled clone has run, its wrapper stands on the modules that all clones share."""
+    """After a compiled clone has run, its wrapper is on the modules that all clones share."""
     case = make_case(tmp_path, geometry=tiny.Geometry(hidden=128, double=1, single=1))
     model, want = load_flux(case.flux), sample(**case.oracle(), steps=2)
     theirs = wrap(model, eager_compile)
@@ -178,7 +179,7 @@ def test_a_compiled_block_sees_no_hook_of_ours(tmp_path: Path, eager_compile: An
 
 
 class ComfyFluxWrapper(torch.nn.Module):
-    """What Nunchaku puts in the place of the transformer."""
+    """Nunchaku's replacement of the transformer."""
 
 
 def test_a_foreign_transformer_is_reported_by_its_own_name(model: Model, case: Case) -> None:
@@ -274,7 +275,7 @@ def test_a_right_graph_is_not_warned_of(model: Model, case: Case, said: Callable
 def test_perception_with_cfg_is_warned_of(
     tmp_path: Path, said: Callable[[], list[str]], cfg: float, task: str, doubtful: bool
 ) -> None:
-    """Generation is told by its prompt, which cfg is for; a map is told by the panorama."""
+    """Generation depends on its prompt, which cfg is for; a map depends on the panorama."""
     case = make_case(tmp_path, task)
     assert ksample(patched(load_flux(case.flux), case), case, 2, cfg=cfg).isfinite().all()
     words = said()
@@ -328,7 +329,7 @@ def test_a_flow_shift_for_another_size(
 def test_a_text_of_another_length(
     model: Model, case: Case, said: Callable[[], list[str]], rows: int, cfg: float, warnings: int
 ) -> None:
-    """Told once a run, at every run, and the run goes on; a negative that nobody asks for is not told of."""
+    """One warning for each run, and the run continues; a negative that is not used causes no warning."""
     channels = case.text.shape[-1]
     positive = conditioning(model, replace(case, text=torch.randn(1, rows, channels)))
     negative = conditioning(model, replace(case, text=torch.randn(1, 300 if cfg == 1.0 else rows, channels)))

@@ -1,4 +1,4 @@
-"""Decode Panorama with the VAEs of other models, tiny and made up: the edges meet, tiled or not, of videos too."""
+"""Decode Panorama with tiny random VAEs of other models: the edges meet, tiled or not, also in videos."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""The view that the viewer keeps is read with care, and cut out of the right map."""
+"""The view that the viewer stores is checked when it is read, and cut out of the right map."""
 
 import json
 

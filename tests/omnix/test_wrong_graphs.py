@@ -1,4 +1,4 @@
-"""Every wrong graph is answered by one sentence that says what to change, and the model is as it was."""
+"""Every wrong graph gives one sentence that says what to change, and the model stays unchanged."""
 
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ def test_reference_that_is_wider_by_the_seam(model: Model, case: Case) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 4, 8, 16), (1, 16, 1, 8, 16)])
 def test_reference_of_another_vae(model: Model, case: Case, shape: tuple[int, ...]) -> None:
-    """What the VAE of SDXL, or of a video model, makes."""
+    """The latents of SDXL's VAE, or of a video model."""
     match = r"reference latent camray is \[.*\], expected \[batch, 16, height, width\]; encode .* VAE of FLUX\.1"
     given = [model.model.latent_format.process_out(case.conditions[0]), torch.zeros(shape)]
     refused(model, case, match, positive=[[case.text, {"pooled_output": case.pooled, "reference_latents": given}]])
@@ -81,9 +81,14 @@ def test_references_of_another_batch(model: Model, case: Case) -> None:
 
 
 def test_part_of_the_picture(model: Model, case: Case) -> None:
-    """What Conditioning (Set Area) puts on the conditioning."""
+    """The entries that Conditioning (Set Area) adds to the conditioning."""
     area = conditioning(model, case, area=(8, 8, 0, 0), strength=1.0, set_area_to_bounds=False)
-    refused(model, case, r"part of the picture; remove Conditioning \(Set Area\)", positive=area)
+    refused(
+        model,
+        case,
+        r"Apply OmniX Adapters can't run on a part of the picture; remove Conditioning \(Set Area\)",
+        positive=area,
+    )
 
 
 def test_not_twice_as_wide_as_high(model: Model, case: Case) -> None:
@@ -107,14 +112,14 @@ def test_controlnet_on_top(model: Model, case: Case) -> None:
 
 
 def test_attention_mask(model: Model, case: Case) -> None:
-    """What Apply Style Model with a mask puts on the conditioning: text and image tokens against each other."""
+    """The entries that Apply Style Model with a mask adds to the conditioning: text tokens against image tokens."""
     rows = case.text.shape[1] + 4 * 8
     extra = {"attention_mask": torch.ones(1, rows, rows), "attention_mask_img_shape": (4, 8)}
     refused(model, case, "can't run with an attention mask", positive=conditioning(model, case, **extra))
 
 
 def test_seam_wider_than_the_panorama(model: Model, case: Case) -> None:
-    with pytest.raises(ValueError, match="seam is 64 latent columns, but the latent has only 16; lower seam_columns"):
+    with pytest.raises(ValueError, match="The seam is 64 latent columns, the latent has 16; lower seam_columns"):
         ksample(patched(model, case, seam=64), case, 1)
 
 

@@ -1,4 +1,4 @@
-"""A tiny FLUX.1 on the host, and made-up latents of a made-up task."""
+"""A tiny FLUX.1 on the host, and random latents of an invented task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Captions through the host's own text encoders: encoded once, gone while FLUX trains, dropped as often as is said."""
+"""Captions with the host's own text encoders: encoded once, unloaded while FLUX trains, dropped at the given rate."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ def test_captions_are_encoded_once_and_the_encoders_leave(captioned: Config) -> 
     assert sorted(base.asked) == sorted([PROMPT_TAG, *tagged])
     assert base.encoders and not base.left
     again = Watched(captioned)
-    steps.run(replace(captioned, steps=3), base=again, go_on=True, show=False)
+    steps.run(replace(captioned, steps=3), base=again, resume=True, show=False)
     assert not again.asked
 
 
 def test_they_are_what_omnix_encode_prompt_makes(captioned: Config) -> None:
-    """Two samples of one batch, one on the bare tag: each has the text and the pooled vector of its own words."""
+    """Two samples of one batch, one with the bare tag: each has the text and the pooled vector of its own words."""
     samples = encoded(captioned)
     batch = samples.batch([0, 1], [False, True])
     want = [stock.text(words) for words in (f"{PROMPT_TAG} {CAPTIONS['0000']}", PROMPT_TAG)]
@@ -102,7 +102,7 @@ def test_a_caption_of_more_than_512_tokens_is_cut_as_the_reference_cuts_it(
 
 
 @pytest.mark.parametrize(("rows", "warnings"), [(512, 0), (256, 1)])
-def test_a_saved_prompt_of_another_length_is_told_of(
+def test_a_saved_prompt_of_another_length_is_reported(
     captioned: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture, rows: int, warnings: int
 ) -> None:
     path = tmp_path / "prompt.safetensors"
@@ -156,7 +156,7 @@ def test_a_changed_caption_is_seen(captioned: Config) -> None:
     ],
 )
 def test_another_file_is_no_text_encoder(captioned: Config, kind: str, taken: str, words: str) -> None:
-    """The host takes any file, and what is missing in it keeps whatever was in memory."""
+    """The host accepts any file, and layers that are missing in it keep the previous contents of the memory."""
     told = replace(captioned, **{kind: getattr(captioned, taken) if taken else ""})
     with pytest.raises(TrainingError, match=words):
         HostBase(told).prompt(PROMPT_TAG)

@@ -1,4 +1,4 @@
-"""The trainer runs where the host runs the model, wherever its weights lie."""
+"""The trainer runs on the host's device for the model, on whatever device the weights are."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 
 def test_the_device_is_the_hosts_not_that_of_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """DynamicVRAM leaves the weights on the CPU. What can be made on the device "meta" is made on any."""
+    """DynamicVRAM leaves the weights on the CPU. Adapters that can be made on the device "meta" can be made on any."""
     loaded = base()
     monkeypatch.setattr("comfy.model_management.load_models_gpu", lambda *_args, **_named: None)
     monkeypatch.setattr("torch.autocast", lambda *_args, **_named: None)  # it knows no such device

@@ -1,4 +1,4 @@
-"""The training loop: it goes on exactly, it stops where it must, and what it saves is whole."""
+"""The training loop: it continues exactly, it stops when it must, and its saves are complete."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ UNASKED = "factor.0.single_blocks/1/linear1.up_0"
 
 
 def run(output: Path, **changes: Any) -> engine.Result:
-    go_on = changes.pop("go_on", False)
+    resume = changes.pop("resume", False)
     samples = changes.pop("samples", None) or latents()
-    return train(config(**changes), TASK, base(), samples, output, go_on=go_on, show=False)
+    return train(config(**changes), TASK, base(), samples, output, resume=resume, show=False)
 
 
 def state(result: engine.Result) -> dict[str, torch.Tensor]:
@@ -61,10 +61,10 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path
         pytest.importorskip(NEEDS[variant])
     options = VARIANTS[variant]
     whole = run(tmp_path / "whole", **options)
-    # The learning rate's decay knows the number of steps, so the run is told of all of them and interrupted.
+    # The learning rate's decay needs the number of steps, so the run gets the whole number and is interrupted.
     first = interrupted(tmp_path / "parts", 2, **options)
     assert first.stopped and first.step == 2
-    second = run(tmp_path / "parts", go_on=True, **options)
+    second = run(tmp_path / "parts", resume=True, **options)
     assert not second.stopped and second.step == whole.step == 6
     assert same(state(whole), state(second))
     for file in ("rgb.safetensors", "shading/pytorch_lora_weights.safetensors"):
@@ -92,7 +92,7 @@ def interrupted(output: Path, after: int, **options: Any) -> engine.Result:
 
 
 def test_latents_in_memory_that_are_directions_are_not_rolled(tmp_path: Path) -> None:
-    """Who calls the engine alone need not know of it: with `roll` on the run is the one with `roll` off."""
+    """The engine alone does this too: with `roll` on, the run equals the one with `roll` off."""
     normals = Task("rgb_to_normal", ("rgb", "normal"))
     for task, alike in ((normals, True), (TASK, False)):
         on, off = (
@@ -175,7 +175,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_save(tmp_path
     with pytest.raises(TrainingError, match=r"Step 5: the loss is nan.*step-000003.*--resume"):
         run(tmp_path, samples=Broken(plain.latents, plain.text, plain.pooled, plain.identity))
     assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "step-000003" / saving.STATE).values())
-    assert run(tmp_path, go_on=True).step == 6
+    assert run(tmp_path, resume=True).step == 6
     assert len(read(tmp_path / engine.CURVE)) == 6
 
 
@@ -190,11 +190,11 @@ def test_a_full_disk_keeps_what_was_saved(tmp_path: Path, monkeypatch: pytest.Mo
         with monkeypatch.context() as patched:
             patched.setattr(saving, name, full)
             with pytest.raises(OSError, match="No space left"):
-                run(tmp_path, go_on=True)
+                run(tmp_path, resume=True)
         after = {path: path.read_bytes() for path in tmp_path.rglob("step-*/**/*") if path.is_file()}
         assert after == before
         assert not list(tmp_path.glob(".step*"))
-    assert run(tmp_path, go_on=True).step == 6
+    assert run(tmp_path, resume=True).step == 6
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_a_full_disk_keeps_what_was_saved(tmp_path: Path, monkeypatch: pytest.Mo
 def test_another_run_is_not_gone_on_with(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     run(tmp_path, steps=3)
     with pytest.raises(TrainingError, match=words):
-        run(tmp_path, go_on=True, **changes)
+        run(tmp_path, resume=True, **changes)
 
 
 def test_saves_are_not_overwritten_by_a_new_run(tmp_path: Path) -> None:
@@ -217,12 +217,12 @@ def test_saves_are_not_overwritten_by_a_new_run(tmp_path: Path) -> None:
         run(tmp_path)
 
 
-def test_a_damaged_save_is_told(tmp_path: Path) -> None:
+def test_a_damaged_save_is_reported(tmp_path: Path) -> None:
     result = run(tmp_path, steps=3)
     path = result.folder / saving.STATE
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(TrainingError, match="damaged"):
-        run(tmp_path, go_on=True)
+        run(tmp_path, resume=True)
 
 
 def test_starting_from_a_trained_adapter(tmp_path: Path) -> None:

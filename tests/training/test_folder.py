@@ -1,4 +1,4 @@
-"""From a folder to adapters that the loader, the converter and Diffusers take; and what is wrong with folders."""
+"""From a folder to adapters that the loader, the converter and Diffusers accept; and errors in folders."""
 
 from __future__ import annotations
 
@@ -69,19 +69,19 @@ def test_a_run_leaves_saves_sheets_curves_and_latents(shop: Shop, trained: Path)
 
 
 def test_the_vae_is_not_asked_again(shop: Shop, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Latents and prompts are on the disk; a changed picture is encoded anew, and the run does not go on with it."""
+    """Latents and prompts are on the disk; a changed picture is encoded again, and the run can't be resumed with it."""
     _, config = shop
     asked: list[tuple[int, ...]] = []
     encode = HostBase.encode
     monkeypatch.setattr(HostBase, "encode", lambda base, image: asked.append(image.shape) or encode(base, image))
-    run(config, go_on=True, show=False)
+    run(config, resume=True, show=False)
     assert not asked
     path = layout.find(Path(config.data), "rgb", "0002")
     before = path.read_bytes()
     layout.write(path, "rgb", layout.read(path, "rgb") * 0.5)
     try:
         with pytest.raises(TrainingError, match="have changed since this save"):
-            run(replace(config, steps=6), go_on=True, show=False)
+            run(replace(config, steps=6), resume=True, show=False)
     finally:
         path.write_bytes(before)
     assert len(asked) == 1
@@ -107,7 +107,7 @@ def test_trained_files_round_trip_in_the_converter(trained: Path, stream: str, t
 
 
 def test_trained_files_load_in_diffusers(trained: Path) -> None:
-    """With the very deltas that were trained: alpha is folded, so no reader has to be told of it."""
+    """Every reader gets exactly the trained deltas, because alpha is folded."""
     state = load_file(trained / "rgb_to_shading" / "shading" / saving.PUBLISHED)
     model = oracle.transformer(tiny.flux(SMALL))
     model.load_lora_adapter(dict(state), prefix="transformer", adapter_name="trained")
@@ -190,7 +190,7 @@ def test_several_targets_several_conditions_and_channels(shop: Shop) -> None:
 def test_directions_turn_only_with_their_rays(
     shop: Shop, tmp_path: Path, conditions: tuple[str, ...], target: str, turned: bool
 ) -> None:
-    """A normal map that is rolled and not turned tells walls ahead that they face aside."""
+    """A normal map that is rolled but not turned shows walls ahead as if they faced sideways."""
     _, config = shop
     rooms = shutil.copytree(config.data, tmp_path / "rooms")
     for path in sorted((rooms / "shading").iterdir()):
@@ -221,7 +221,7 @@ def test_depth_is_relative_to_the_farthest(shop: Shop) -> None:
     assert torch.allclose(ranged, torch.from_numpy(((metres - 1) / 2).clip(0, 1)), atol=1e-6)
 
 
-@pytest.mark.parametrize("value", [1e10, 65504.0, np.inf, 0.0, 1000.0])
+@pytest.mark.parametrize("value", [1e10, 65504.0, np.inf, np.nan, 0.0, 1000.0])
 @pytest.mark.parametrize("folder", ["depth", "far"])
 def test_sky_is_farthest_and_the_room_keeps_its_range(shop: Shop, tmp_path: Path, value: float, folder: str) -> None:
     """Values that renderers write where nothing is, a far plane too: with them as distances the room would be black."""
@@ -262,7 +262,7 @@ BAD: dict[str, tuple[Any, str]] = {
             layout.write(folder / "shading" / "0001.exr", "depth", np.full((64, 128), 7, np.float32))
             or (folder / "shading" / "0001.png").unlink()
         ),
-        "say with --range shading=LOW:HIGH",
+        "set with --range shading=LOW:HIGH",
     ),
     "damaged": (
         lambda folder: (folder / "shading" / "0001.png").write_bytes(
@@ -302,7 +302,7 @@ def test_bad_folders(shop: Shop, tmp_path: Path, name: str) -> None:
         ({"model": ""}, "--model is missing"),
         ({"model": "gone.safetensors"}, "no such file, nor below ComfyUI's models/diffusion_models"),
         ({"conditioning": ""}, "--clip-l is missing"),
-        ({"prompt": "a room"}, "holds the bare"),
+        ({"prompt": "a room"}, "contains only the prompt"),
         ({"data": "gone"}, "--data gone"),
         ({"output": ""}, "--output is missing"),
     ],
@@ -368,3 +368,23 @@ def test_a_base_that_is_no_flux(shop: Shop, tmp_path: Path, kind: str) -> None:
         other = tiny.save(state, tmp_path / "other.safetensors")
     with pytest.raises(TrainingError, match=r"FLUX\.1-dev"):
         run(replace(config, model=str(other), output=str(tmp_path / "out"), held_out=0), show=False)
+
+
+@pytest.mark.parametrize(("size", "noted"), [(1.0, False), (0.3611 / 1.5305, True)])
+def test_another_vae_of_the_same_shape_is_noted(
+    shop: Shop,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    size: float,
+    noted: bool,
+) -> None:
+    """Latents as large as FLUX.1's, and as those of Stable Diffusion 3's VAE when the host scales them for FLUX.1."""
+    _root, config = shop
+    monkeypatch.setattr(HostBase, "encode", lambda _self, image: size * torch.randn(1, 16, *_latent(image)))
+    run(replace(config, output=str(tmp_path), steps=1, held_out=0, sample_every=0), show=False)
+    assert ("check that this is not the VAE of Stable Diffusion 3" in caplog.text) == noted
+
+
+def _latent(image: torch.Tensor) -> tuple[int, int]:
+    return image.shape[1] // 8, image.shape[2] // 8

@@ -1,7 +1,7 @@
 """A base in GGUF, through the pack ComfyUI-GGUF.
 
-What is wrong with file or pack is tried with packs made up here. The pack itself is tried where COMFYUI_GGUF names its
-folder and its package `gguf` is installed; the tests bring neither.
+Errors in files and packs are tested with invented packs. The pack itself is tested if COMFYUI_GGUF names its
+folder and its package `gguf` is installed; the tests install neither.
 """
 
 from __future__ import annotations

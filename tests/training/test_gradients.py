@@ -1,4 +1,4 @@
-"""The gradient of every factor, against Diffusers + PEFT: plain joint attention, plain loss, nothing of the pack."""
+"""The gradient of every factor, against Diffusers + PEFT: plain joint attention, plain loss, none of our code."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_gradients_equal_those_of_diffusers_and_peft(
     label = f"{task}, seam {seam}{', weighted' if weighted else ''}"
     worst = 0.0
     for ours, theirs in zip(found, expected, strict=True):
-        # What other streams' last layers do to nobody has no gradient there and a zero here.
+        # Last layers of other streams that no stream reads have no gradient in the oracle and a zero here.
         assert set(theirs) <= set(ours)
         scale = max(gradient.norm().item() for gradient in theirs.values())
         for name, gradient in ours.items():

@@ -1,4 +1,4 @@
-"""A run of hours: what may change when it is resumed, what does not end it, and which of its saves stay."""
+"""Long runs: settings that may change on resume, errors that don't end a run, and the saves that are kept."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from torch import Tensor
 
 
 def go(output: Path, **changes: Any) -> engine.Result:
-    named = ("go_on", "held_out", "sampled", "ranking")
+    named = ("resume", "held_out", "sampled", "ranking")
     options = {name: changes.pop(name) for name in named if name in changes}
     return train(config(**changes), TASK, base(), latents(), output, show=False, **options)
 
@@ -33,7 +33,7 @@ def rates(output: Path) -> list[float]:
 
 def test_a_changed_learning_rate_is_reported_and_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     go(tmp_path, steps=2)
-    go(tmp_path, steps=3, learning_rate=5e-5, go_on=True)
+    go(tmp_path, steps=3, learning_rate=5e-5, resume=True)
     assert rates(tmp_path) == [1e-4, 1e-4, 5e-5]
     assert any("learning_rate was 0.0001 in" in text and "now it is 5e-05" in text for text in caplog.messages)
 
@@ -42,10 +42,10 @@ def test_a_changed_number_of_steps_keeps_the_schedule(tmp_path: Path, caplog: py
     """Half a cosine from 0 to 4; longer, the rate stays 0 and the run says so; --decay-steps gives another end."""
     stopped = {"sample_every": 2, "sample_steps": 1, "held_out": latents(count=1), "sampled": ctrl_c_after(2)}
     assert go(tmp_path, steps=4, decay=True, **stopped).step == 2
-    go(tmp_path, steps=6, decay=True, go_on=True)
+    go(tmp_path, steps=6, decay=True, resume=True)
     assert rates(tmp_path) == pytest.approx([half_cosine(min(1, step / 4)) for step in range(6)], abs=1e-12)
     assert any("reaches 0 at step 4" in text and "--decay-steps 6" in text for text in caplog.messages)
-    go(tmp_path, steps=8, decay=True, decay_steps=8, go_on=True)
+    go(tmp_path, steps=8, decay=True, decay_steps=8, resume=True)
     assert rates(tmp_path)[6:] == pytest.approx([half_cosine(step / 8) for step in (6, 7)])
 
 
@@ -78,7 +78,7 @@ def test_a_spoilt_curve_does_not_end_a_run(tmp_path: Path, name: str) -> None:
     go(tmp_path, steps=4)
     path = tmp_path / engine.CURVE
     path.write_bytes(SPOILT[name](path.read_text().replace("\r\n", "\n")).encode())
-    assert go(tmp_path, steps=6, go_on=True).step == 6
+    assert go(tmp_path, steps=6, resume=True).step == 6
     rows = record.read(path)
     assert [row["step"] for row in rows][-2:] == [5, 6] and all(math.isfinite(row["loss"]) for row in rows[-2:])
     assert "<svg" in (tmp_path / "loss.svg").read_text()
@@ -118,7 +118,7 @@ def test_held_out_pictures_are_sampled_at_step_0_and_not_again(tmp_path: Path) -
     seen: list[tuple[int, Tensor]] = []
     given = {"held_out": latents(count=1), "sampled": lambda *given: seen.append(given), "sample_steps": 2}
     go(tmp_path, steps=2, sample_every=2, **given)
-    go(tmp_path, steps=4, sample_every=2, go_on=True, **given)
+    go(tmp_path, steps=4, sample_every=2, resume=True, **given)
     assert [step for step, _ in seen] == [0, 2, 4]
     fresh = engine._Run(config(sample_steps=2), TASK, base(), latents(), tmp_path / "new")
     with engine.recording(fresh.flux, fresh.streams):
@@ -141,7 +141,7 @@ def test_saves_are_pruned_to_the_last_and_the_best(
     go(tmp_path, steps=5, save_every=1, keep=keep, ranking=lambda: ranking)
     assert [path.name for path in saving.saves(tmp_path)] == [f"step-{step:06d}" for step in left]
     assert not list(tmp_path.glob(".step*"))
-    assert go(tmp_path, steps=6, save_every=1, keep=keep, go_on=True).step == 6
+    assert go(tmp_path, steps=6, save_every=1, keep=keep, resume=True).step == 6
 
 
 def test_the_best_save_is_that_of_the_held_out_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +152,7 @@ def test_the_best_save_is_that_of_the_held_out_figures(tmp_path: Path, monkeypat
     often = {"save_every": 1, "sample_every": 1, "sample_steps": 1, "held_out": 1, "keep": 1, "batch": 1}
     given = small_run(tmp_path, target=("depth",), steps=3, **often)
     run(given, show=False)
-    run(replace(given, steps=5), go_on=True, show=False)
+    run(replace(given, steps=5), resume=True, show=False)
     assert [path.name for path in saving.saves(Path(given.output))] == ["step-000002", "step-000005"]
 
 
@@ -198,7 +198,7 @@ def test_curves_go_to_tensorboard_if_it_is_installed(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     go(tmp_path, steps=3)
-    go(tmp_path, steps=5, go_on=True)
+    go(tmp_path, steps=5, resume=True)
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     for name in ("loss", "gradient", "learning_rate"):
         found = [(event.step, event.value) for event in events.Scalars(f"loss/{name}")]

@@ -1,4 +1,4 @@
-"""A tiny model learns four rooms by heart: the loss falls, and the sampled map nears that of the room given."""
+"""A tiny model learns four rooms by heart: the loss falls, and the sampled map approaches that of the given room."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the page of the trainer tells people to type: every flag and field is there, and its file reads."""
+"""The commands on the trainer's page: every flag and field exists, and its file can be read."""
 
 from __future__ import annotations
 

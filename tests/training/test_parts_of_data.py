@@ -1,4 +1,4 @@
-"""Which pictures are trained on: the data's own split, and what a dry run says of every file."""
+"""The pictures that are trained on: the data's own split, and the report of a dry run about every file."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_a_dry_run_reads_every_file(rooms: Path, capsys: pytest.CaptureFixture[s
     assert not (rooms / "out").exists()
 
 
-def test_a_dry_run_tells_of_holes_and_of_small_pictures(rooms: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_reports_holes_and_small_pictures(rooms: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (path,) = [layout.find(rooms, "depth", "0004")]
     metres = layout.read(path, "depth")
     metres[:32] = 0

@@ -1,4 +1,4 @@
-"""What the trainer samples of held-out pictures is what KSampler will give with the same adapters and noise."""
+"""The trainer's samples of held-out pictures equal KSampler's result with the same adapters and noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page "ten minutes from a folder to a map": each of its commands, on fewer rooms and steps."""
+"""The page "ten minutes from a folder to a map": each of its commands, with fewer rooms and steps."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def replaced(text: str, table: dict[str, str], used: set[str]) -> str:
 
 
 def test_every_command_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In order, in the clone; what the page reads and writes beside it lies in another folder here."""
+    """In order, in the clone; the files that the page reads and writes next to it are in another folder here."""
     used: set[str] = set()
     settings = (
         replaced(SETTINGS, SHORTER, used)

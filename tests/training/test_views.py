@@ -1,4 +1,4 @@
-"""Turned and mirrored panoramas: what a turned camera or a mirror would show, directions too."""
+"""Turned and mirrored panoramas, like a turned camera or a mirror, with their directions."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_weights_move_with_the_picture(tmp_path: Path) -> None:
 
 
 def test_a_run_on_turned_and_mirrored_normals(tmp_path: Path) -> None:
-    """Every view has latents of its own; the held-out picture is shown as it is."""
+    """Every view has its own latents; the held-out picture is shown unchanged."""
     given = small_run(tmp_path, target=("normal",), turns=4, mirror=True, steps=1, held_out=1, sample_every=0)
     for path in sorted((tmp_path / "rooms" / "rgb").iterdir()):
         facing = np.broadcast_to(np.array([1, 0, 0], np.float32), (64, 128, 3))

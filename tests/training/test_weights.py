@@ -1,4 +1,4 @@
-"""What the loss leaves out and how it weights the rest: masks, pixels without a value, and the latitude."""
+"""The loss leaves out or weights pixels: masks, pixels without a value, and the latitude."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def depth(factor: int = 1) -> np.ndarray:
     return chance.uniform(1, 4, (factor * HEIGHT, factor * WIDTH)).astype(np.float32)
 
 
-@pytest.mark.parametrize("value", [0.0, -1.0, np.inf, 65504.0, 1e10, 1000.0])
+@pytest.mark.parametrize("value", [0.0, -1.0, np.inf, np.nan, 65504.0, 1e10, 1000.0])
 @pytest.mark.parametrize("factor", [1, 2])
 def test_depth_that_is_not_a_distance_is_left_out(tmp_path: Path, value: float, factor: int) -> None:
     """1000 is a far plane: many pixels share it, and it is much farther than all others."""
@@ -70,17 +70,20 @@ def test_a_folder_whose_white_is_the_farthest_is_a_depth_too(tmp_path: Path) -> 
     np.testing.assert_array_equal(weight_of(tmp_path / "mine" / "a.exr", range=("mine=max",)), cells(metres > 0))
 
 
-@pytest.mark.parametrize("suffix", [".png", ".exr"])
-def test_normals_without_a_direction(tmp_path: Path, suffix: str) -> None:
+@pytest.mark.parametrize("name", ["a.png", "a.exr", "nan.exr"])
+def test_normals_without_a_direction(tmp_path: Path, name: str) -> None:
     facing = np.broadcast_to(np.array([0, 0.6, 0.8], np.float32), (HEIGHT, WIDTH, 3)).copy()
     facing[30:40, 10:60] = np.nan
-    layout.write(tmp_path / "normal" / f"a{suffix}", "normal", facing)
+    if name == "nan.exr":
+        layout.save(tmp_path / "normal" / name, facing)
+    else:
+        layout.write(tmp_path / "normal" / name, "normal", facing)
     known = ~np.isnan(facing[..., 0])
-    np.testing.assert_array_equal(weight_of(tmp_path / "normal" / f"a{suffix}"), cells(known))
+    np.testing.assert_array_equal(weight_of(tmp_path / "normal" / name), cells(known))
 
 
 def test_a_mask_of_another_size_and_a_hole(tmp_path: Path) -> None:
-    """Grey is a weight between; a hole counts beside the mask."""
+    """Grey is a weight in between; a hole counts in addition to the mask."""
     metres = depth()
     metres[0, 0] = 0
     layout.save(tmp_path / "depth" / "a.exr", metres)
@@ -96,7 +99,7 @@ def test_a_mask_of_another_size_and_a_hole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pixels", "words"),
     [
-        (np.zeros((HEIGHT, WIDTH), np.uint8), "no part of the picture is left to learn"),
+        (np.zeros((HEIGHT, WIDTH), np.uint8), "no part of the picture can be learned"),
         (np.zeros((HEIGHT, HEIGHT), np.uint8), "twice as wide as high, got 64x64"),
         (np.arange(HEIGHT * WIDTH * 3, dtype=np.uint8).reshape(HEIGHT, WIDTH, 3), "expected a grey mask"),
     ],

@@ -175,11 +175,11 @@ export class Viewer {
     if (!this.#shown || this.renderer.lost) return;
     this.renderer.draw(this.#shown, this.#camera);
     this.#read();
-    this.parts.canvas.setAttribute("aria-label", this.#told());
+    this.parts.canvas.setAttribute("aria-label", this.#description());
   }
 
   /** Update the text for screen readers: the map and the direction in whole degrees. */
-  #told() {
+  #description() {
     const { say } = this.host;
     const { yaw, pitch, map } = this.view;
     const across = say(yaw < -0.5 ? "{0}° to the left" : "{0}° to the right", Math.round(Math.abs(yaw)));

@@ -1,8 +1,8 @@
 """Let the stock DualCLIPLoader (type flux) load the tiny text encoders of `lab/host/tiny_models.py`.
 
 ComfyUI fixes the sizes of CLIP-L and T5-XXL in JSON files, but lets `model_options` override them per model. This
-custom node pack has no nodes: it gives those options to every FLUX text encoder that is built after it was imported.
-It is for servers of the demo and the tests alone; with it, real text encoders no longer load.
+custom node pack has no nodes: it gives those options to every FLUX text encoder that is built after the import.
+Only the servers of the demo and the tests use it; with it, real text encoders no longer load.
 """
 
 import json

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from .watch import JOIN, Blame, Block
+from .watch import JOIN, Block, Explain
 
-_OWN = ("comfy", "comfy_extras", "torch", __name__.removesuffix(".omnix.runtime.blame"))
+_OWN = ("comfy", "comfy_extras", "torch", __name__.removesuffix(".omnix.runtime.causes"))
 """Packages whose functions replace nothing."""
 
 
@@ -26,22 +26,22 @@ def method(owner: Any, name: str, called: str) -> Place:
     return Place(called, getattr(owner, name, None), of_the_host and name not in vars(owner))
 
 
-def blaming(places: Callable[[Block | None], Iterable[Place]]) -> Blame:
+def explaining(places: Callable[[Block | None], Iterable[Place]]) -> Explain:
     """Return a function that makes the error for streams that did not meet or adapters that were not added.
 
     The error names the pack that caused it.
     """
 
-    def blame(what: str, block: Block | None) -> Exception:
+    def explain(what: str, block: Block | None) -> Exception:
         where, who = f" in {block.name}" if block is not None else "", replacement(places(block))
         sentences = {JOIN: f"OmniX's streams did not meet{where}", "streams": "FLUX ran without OmniX's streams"}
         happened = sentences.get(what, f"OmniX's adapter was not added to {what}")
-        return accused(happened, who) if who or what in sentences else passed_over(happened)
+        return error_of(happened, who) if who or what in sentences else passed_over(happened)
 
-    return blame
+    return explain
 
 
-def accused(happened: str, who: str | None) -> ValueError:
+def error_of(happened: str, who: str | None) -> ValueError:
     """Return the error that says what happened and, if known, which function caused it."""
     return ValueError(
         f"{happened}, so the picture would be wrong: {who or 'a node on the model computes FLUX in its own way'}. "
