@@ -1,43 +1,54 @@
 """What a scene shows from aside, against the truth that the renderer of rooms knows.
 
-python lab/bench/novel.py [--rooms 32] [--first 0] [--maps true usual] [--aside 0.3 0.6 1.0]
+python lab/bench/novel.py [--rooms 32] [--first 1000000] [--maps true usual perceived] [--aside 0.3 0.6 1.0]
+                          [--keep FOLDER] [--jobs 1]
 
-Each room is made into a scene from its true maps and from degraded ones, as (a) a mesh with cuts and nothing behind
-them, (b) one skin without cuts, (c) a mesh with what is invented behind the cuts. Six views of 90 degrees are drawn
-from the viewer and from places aside of it, towards the side that has the most room, and compared with views of the
-room itself from there. Colours are the surfaces' own, without light. What is open is black. COMFYUI_PATH names the
-host.
+Each room is made into a scene from its true maps, from degraded ones, and from what the micro model perceives: as (a) a
+mesh with cuts and nothing behind them, (b) one skin without cuts, (c) a mesh with what is invented behind the cuts, (d)
+with what image_to_pano of the micro model draws there, as workflow 12 does. FOLDER keeps what the micro model makes.
+Six views of 90 degrees are drawn from places aside of the viewer, towards the side that has the most room, and compared
+with views of the room itself from there. Colours are the surfaces' own, without light; what was seen has those of the
+true panorama. What is open is black. The second table says where the error of (c) lies. COMFYUI_PATH names the host.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import functools
 import math
+import multiprocessing
 import runpy
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from einops import rearrange, reduce
 from numpy.typing import NDArray
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import maximum_filter
+
+if TYPE_CHECKING:
+    from .aside import Known, Part, Pictures, Truth
 
 ROOT = Path(__file__).resolve().parents[2]
 Array = NDArray[Any]
-HEIGHT, SIDE = 256, 192
-"""Rows of the panoramas, and of the views, which are compared at half of it."""
-VIEWS = ((0.0, 0.0), (90.0, 0.0), (180.0, 0.0), (270.0, 0.0), (0.0, 89.9), (0.0, -89.9))
+Row = tuple[str, float, str]
+"""Kind of maps, metres aside, and way of making the scene."""
+FRONT, SKIN, BEHIND, DRAWN = "front", "skin", "behind", "drawn"
 WAYS = {
-    "a: cuts alone": {"background": False},
-    "b: one skin": {"cut": False},
-    "c: background": {},
+    "a: cuts alone": (FRONT,),
+    "b: one skin": (SKIN,),
+    "c: background": (FRONT, BEHIND),
+    "d: image_to_pano": (FRONT, DRAWN),
 }
+"""The meshes that a way of making a scene shows."""
+ANALYSED = "c: background"
 CLOSE = 0.05
 """A depth within this share of the true one counts."""
+EDGE = 1
+"""Pixels of a compared view, which are two of a view, on each side of an edge of depth."""
 
 
 class Figures(NamedTuple):
@@ -49,45 +60,23 @@ class Figures(NamedTuple):
     close: float
 
 
-class Pictures(NamedTuple):
-    """Six views: colours [6, h, w, 3], and depth along their axes in metres [6, h, w], infinite where it is open."""
+class Losses(NamedTuple):
+    """Shares of the pixels and of the squared error that were hidden, and that are within a few pixels of an edge; and
+    the PSNR in dB if the hidden ones were true, and if those near edges were true too."""
 
-    colour: Array
-    depth: Array
-
-
-class Known(NamedTuple):
-    """What the renderer knows of a room: the stage, and distance, normals and colours of its panorama."""
-
-    stage: Any
-    distance: Array
-    normal: Array
-    colour: Array
+    hidden: float
+    edges: float
+    error_hidden: float
+    error_edges: float
+    psnr_hidden: float
+    psnr_both: float
 
 
-def known(seed: int, height: int = HEIGHT) -> Known:
-    """Return a random room, not turned, without light."""
-    from ..rooms.random_room import random_room
-    from ..rooms.room import encode
-    from ..rooms.view import ORIGIN, Grid, look
+class Measured(NamedTuple):
+    """The figures of one scene from one place."""
 
-    stage, grid = replace(random_room(seed), yaw=0.0), Grid(height, 2 * height)
-    view = look(stage.scene, ORIGIN, grid.rays())
-    parts = [
-        encode(look(stage.scene, ORIGIN, grid.rays(*part)).albedo)
-        for part in itertools.product((-0.25, 0.25), repeat=2)
-    ]
-    normal, colour = (np.moveaxis(grid.planes(values), 0, -1) for values in (view.normal, np.mean(parts, axis=0)))
-    return Known(stage, view.hits.distance.reshape(height, -1).astype(float), normal, colour)
-
-
-def free_side(room: Known) -> Array:
-    """Return the level unit vector, in glTF's axes, along which the nearest thing within 35 degrees is farthest."""
-    from ...omnix.scene.frame import directions, pixel_directions
-
-    ways = directions(0.5, np.arange(16) / 16)
-    rays = pixel_directions(*room.distance.shape)
-    return max(ways, key=lambda way: room.distance[rays @ way > np.cos(np.radians(35))].min())
+    figures: Figures
+    losses: Losses
 
 
 def figures(true: Pictures, made: Pictures) -> Figures:
@@ -95,105 +84,132 @@ def figures(true: Pictures, made: Pictures) -> Figures:
     from skimage.metrics import structural_similarity
 
     fine = np.abs(made.depth / true.depth - 1) < CLOSE
-    ours, theirs = (rearrange(reduced.colour, "v h w c -> (v h) w c") for reduced in (coarser(made), coarser(true)))
-    error = float(((ours - theirs) ** 2).mean())
+    ours, theirs = (rearrange(coarser(shown.colour), "v h w c -> (v h) w c") for shown in (made, true))
     alike = np.mean(structural_similarity(ours, theirs, channel_axis=2, data_range=1.0))
-    return Figures(float(np.isinf(made.depth).mean()), -10 * math.log10(error), float(alike), float(fine.mean()))
+    error = ((ours - theirs) ** 2).mean()
+    return Figures(float(np.isinf(made.depth).mean()), decibels(error), float(alike), float(fine.mean()))
 
 
-def coarser(pictures: Pictures) -> Pictures:
-    """Return pictures whose pixels are the means of four."""
-    return pictures._replace(colour=reduce(pictures.colour, "v (h a) (w b) c -> v h w c", "mean", a=2, b=2))
+def losses(true: Truth, made: Pictures) -> Losses:
+    """Return where the colours of a scene differ from those of its room."""
+    errors = ((coarser(made.colour) - coarser(true.shown.colour)) ** 2).mean(axis=-1)
+    hidden = coarser(true.hidden.astype(float)[..., None])[..., 0] > 0
+    edges = near_edges(true.shown.depth) & ~hidden
+    parts = [float((errors * part).mean()) for part in (hidden, edges)]
+    rest = float(errors.mean()) - np.cumsum(parts)
+    shares = np.divide(parts, errors.mean())
+    return Losses(float(hidden.mean()), float(edges.mean()), *shares, *(decibels(error) for error in rest))
 
 
-def truth(room: Known, place: Array) -> Pictures:
-    """Return what the room itself shows from a place in metres, in glTF's axes."""
-    from ...omnix.scene.frame import from_gltf
-    from ..pages.inside import ahead
-    from ..rooms.room import encode
-    from ..rooms.view import look
-
-    across = (np.arange(SIDE) + 0.5) / SIDE * 2 - 1
-    shown = []
-    for view in VIEWS:
-        axis = ahead(*view)
-        right = np.cross(axis, [0.0, 1.0, 0.0])
-        right /= np.linalg.norm(right)
-        rays = axis + across[None, :, None] * right - across[:, None, None] * np.cross(right, axis)
-        length = np.linalg.norm(rays, axis=-1)
-        ours = from_gltf(rays / length[..., None]).reshape(-1, 3).T.astype(np.float32)
-        seen = look(room.stage.scene, from_gltf(place)[:, None].astype(np.float32), ours)
-        shown.append((encode(seen.albedo).T.reshape(SIDE, SIDE, 3), seen.hits.distance.reshape(SIDE, SIDE) / length))
-    return Pictures(*(np.stack(part) for part in zip(*shown)))
+def near_edges(depth: Array) -> Array:
+    """Return the compared pixels [v, h / 2, w / 2] near an edge: there the inverse depth, which is straight on a plane,
+    bends by more than a depth that is not close."""
+    inverse = reduce(1 / depth, "v (h a) (w b) -> v h w", "max", a=2, b=2)
+    bends = [np.abs(np.diff(np.pad(inverse, 1, "edge")[1:-1], 2, axis=axis)) for axis in (1, 2)]
+    edge = np.maximum(bends[0][:, :, 1:-1], bends[1][:, 1:-1]) > CLOSE * inverse
+    return maximum_filter(edge, (1, 2 * EDGE + 1, 2 * EDGE + 1))
 
 
-def drawn(scene: Any, scale: float, place: Array) -> Pictures:
-    """Return what a scene, in units of `scale` a metre, shows from a place in metres; black where it is open."""
-    from ..pages.inside import ahead, before
-    from ..rooms.meshes import Camera, nearest_face
-
-    shown = []
-    for view in VIEWS:
-        camera = Camera(tuple(place * scale), tuple(place * scale + ahead(*view)), 90.0)
-        positions, uv, faces, texture = before(scene, camera)
-        seen = nearest_face(positions, uv, faces, camera, (SIDE, SIDE))
-        colours, depth = np.zeros((SIDE * SIDE, 3)), np.full(SIDE * SIDE, np.inf)
-        places = [seen.uv[:, axis] * texture.shape[1 - axis] - 0.5 for axis in (1, 0)]
-        for axis in range(3):
-            colours[seen.pixel, axis] = map_coordinates(texture[..., axis], places, order=1, mode="nearest")
-        depth[seen.pixel] = seen.depth / scale
-        shown.append((colours.reshape(SIDE, SIDE, 3), depth.reshape(SIDE, SIDE)))
-    return Pictures(*(np.stack(part) for part in zip(*shown)))
+def decibels(error: float) -> float:
+    """Return the PSNR of a mean squared error of values in [0, 1]."""
+    return -10 * math.log10(error)
 
 
-def scenes(room: Known, how: str, seed: int) -> Iterator[tuple[str, Any, float]]:
-    """Yield the ways, the scenes of a room's true or degraded maps, and how long a metre is in them."""
+def coarser(pictures: Array) -> Array:
+    """Return pictures [v, h, w, c] whose pixels are the means of four."""
+    return reduce(pictures, "v (h a) (w b) c -> v h w c", "mean", a=2, b=2)
+
+
+def meshes(room: Known, how: str, seed: int, keep: Path | None) -> tuple[dict[str, Part], float]:
+    """Return the meshes of a room's maps of a kind, and how long a metre is in them."""
     from ...omnix.scene import Options, build_scene
+    from ...omnix.scene.second import second_of
     from ..rooms.degraded import SETTINGS, degraded
+    from .micro_maps import micro
 
-    distance, normal = room.distance, room.normal
-    if how != "true":
+    distance, normal, options = room.distance, room.normal, Options(camera_height=0)
+    own = micro(keep, seed) if how == "perceived" and keep else None
+    if own:
+        distance, normal = own.distance, own.normal
+    elif how != "true":
         distance, normal = degraded(distance, normal, SETTINGS[how], seed)
-    for way, options in WAYS.items():
-        maps = {"image": room.colour.astype(np.float32), "normal": normal}
-        scene = build_scene(distance, maps, Options(camera_height=0, **options))
-        yield way, scene, float(np.median(distance / room.distance))
+    colour, true = (of_size(values, len(distance)) for values in (room.colour, room.distance))
+    maps = {"image": colour.astype(np.float32), "normal": normal}
+    whole = build_scene(distance, maps, options)
+    skin = build_scene(distance, maps, replace(options, cut=False))
+    behind = {BEHIND: whole.background}
+    if own:
+        second = second_of(distance, own.behind, own.hidden, {"image": own.albedo}, leave_out=True)
+        behind[DRAWN] = build_scene(distance, maps, options, second).background
+    parts = {name: (part[0], np.asarray(part[1].base_colour)[..., :3]) for name, part in behind.items() if part}
+    seen = {FRONT: (whole.geometry, room.colour), SKIN: (skin.geometry, room.colour)}
+    return seen | parts, float(np.median(distance / true))
 
 
-def measured(seed: int, hows: Sequence[str], steps: Sequence[float]) -> dict[tuple[str, float, str], Figures]:
+def of_size(values: Array, height: int) -> Array:
+    """Return the means of as many pixels of [H, W, ..] as one of a map of this height covers."""
+    step = len(values) // height
+    return reduce(values, "(h a) (w b) ... -> h w ...", "mean", a=step, b=step)
+
+
+def measured(seed: int, hows: Sequence[str], steps: Sequence[float], keep: Path | None) -> dict[Row, Measured]:
     """Return the figures of one room by its maps, metres aside, and way."""
+    from .aside import drawn, free_side, known, nearer, truth
+
     room = known(seed)
     side = free_side(room)
     true = {step: truth(room, step * side) for step in steps}
-    return {
-        (how, step, way): figures(true[step], drawn(scene, scale, step * side))
-        for how in hows
-        for way, scene, scale in scenes(room, how, seed)
-        for step in steps
-    }
+    found = {}
+    for how in hows:
+        parts, scale = meshes(room, how, seed, keep)
+        for step in steps:
+            shown = {name: drawn(part, scale, step * side) for name, part in parts.items()}
+            for way, names in WAYS.items():
+                if how == "perceived" or DRAWN not in names:
+                    made = functools.reduce(nearer, (shown[name] for name in names if name in shown))
+                    found[how, step, way] = Measured(figures(true[step].shown, made), losses(true[step], made))
+    print(f"room {seed} is measured", file=sys.stderr)
+    return found
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rooms", type=int, default=32, help="how many rooms (32)")
-    parser.add_argument("--first", type=int, default=0, help="the first room's seed (0)")
-    parser.add_argument("--maps", nargs="+", default=["true", "usual"], help="true, mild, usual, harsh (true usual)")
-    parser.add_argument("--aside", nargs="+", type=float, default=[0.0, 0.3, 0.6, 1.0], help="metres (0 0.3 0.6 1)")
+    parser.add_argument("--first", type=int, default=1_000_000, help="the first room's seed (1000000: not trained on)")
+    parser.add_argument("--maps", nargs="+", default=["true", "usual"], help="also mild, harsh, perceived (true usual)")
+    parser.add_argument("--aside", nargs="+", type=float, default=[0.3, 0.6, 1.0], help="metres (0.3 0.6 1)")
+    parser.add_argument("--keep", type=Path, help="folder for what the micro model perceives and draws")
+    parser.add_argument("--jobs", type=int, default=1, help="processes (1)")
     options = parser.parse_args()
+    if "perceived" in options.maps and options.keep is None:
+        parser.error("perceived maps need --keep FOLDER")
     runpy.run_path(str(ROOT / "lab" / "host" / "pack.py"))["enter"]("novel")
-    from comfyui_omnix.lab.bench import novel
+    from comfyui_omnix.lab.bench import micro_maps, novel
 
-    print("| maps | aside, m | scene | open | PSNR, dB | SSIM | depth within 5 % |\n|---|---|---|---|---|---|---|")
     seeds = range(options.first, options.first + options.rooms)
-    rooms = []
-    for seed in seeds:
-        rooms.append(novel.measured(seed, options.maps, options.aside))
-        print(f"room {seed} is measured", file=sys.stderr)
-    for row in itertools.product(options.maps, options.aside, novel.WAYS):
-        mean = novel.Figures(*np.mean([room[row] for room in rooms], axis=0))
+    if options.keep:
+        micro_maps.perceive(options.keep, seeds)
+    one = functools.partial(novel.measured, hows=options.maps, steps=options.aside, keep=options.keep)
+    with multiprocessing.get_context("fork").Pool(options.jobs) as pool:
+        print(*novel.tables(pool.map(one, seeds, chunksize=1)), sep="\n")
+
+
+def tables(rooms: Sequence[Mapping[Row, Measured]]) -> Iterator[str]:
+    """Yield the lines of both tables: the means over rooms, and where the error of (c) lies."""
+    means = {row: [np.mean(part, axis=0) for part in zip(*(room[row] for room in rooms))] for row in rooms[0]}
+    yield "| maps | aside, m | scene | open | PSNR, dB | SSIM | depth within 5 % |\n|---|---|---|---|---|---|---|"
+    for (how, step, way), (figure, _) in means.items():
+        mean = Figures(*figure)
         told = f"{mean.open:.2%} | {mean.psnr:.2f} | {mean.ssim:.3f} | {mean.close:.1%}"
-        print(f"| {row[0]} | {row[1]:g} | {row[2]} | {told} |")
+        yield f"| {how} | {step:g} | {way} | {told} |"
+    yield "\n| maps | aside, m | hidden | of the error | edges | of the error | PSNR, dB | hidden true | edges too |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for (how, step, way), (figure, loss) in means.items():
+        if way == ANALYSED:
+            lost = Losses(*loss)
+            shares = f"{lost.hidden:.1%} | {lost.error_hidden:.0%} | {lost.edges:.1%} | {lost.error_edges:.0%}"
+            yield f"| {how} | {step:g} | {shares} | {figure[1]:.2f} | {lost.psnr_hidden:.2f} | {lost.psnr_both:.2f} |"
 
 
 if __name__ == "__main__":

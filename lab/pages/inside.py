@@ -21,7 +21,8 @@ def seen_from(
     """Return what a camera at `place` (glTF's axes, front -Z) sees, [h, w, 3]; yaw to the right, in degrees."""
     rows = 2 * math.degrees(math.atan(math.tan(math.radians(field) / 2) * size[1] / size[0]))
     camera = Camera(place, tuple(np.add(place, ahead(yaw, pitch)).tolist()), rows)
-    positions, uv, faces, texture = before(scene, camera)
+    corners, uv, texture = _joined(scene)
+    positions, uv, faces = before(corners, uv, camera)
     return draw(positions, uv, faces, texture, camera, size)
 
 
@@ -31,12 +32,11 @@ def ahead(yaw: float, pitch: float) -> Array:
     return np.array([math.sin(across) * math.cos(up), math.sin(up), -math.cos(across) * math.cos(up)])
 
 
-def before(scene: Scene, camera: Camera) -> tuple[Array, Array, Array, Array]:
-    """Return the part of all meshes of a scene in front of a camera: positions, uv, faces, and one texture."""
-    corners, uv, texture = _joined(scene)
+def before(corners: Array, uv: Array, camera: Camera) -> tuple[Array, Array, Array]:
+    """Return the part of triangles [F, 3, xyz], with uv [F, 3, 2], in front of a camera: positions, uv, and faces."""
     eye = np.array(camera.eye)
     corners, uv = _before(corners, uv, eye, np.array(camera.target) - eye)
-    return corners.reshape(-1, 3), uv.reshape(-1, 2), np.arange(3 * len(corners)).reshape(-1, 3), texture
+    return corners.reshape(-1, 3), uv.reshape(-1, 2), np.arange(3 * len(corners)).reshape(-1, 3)
 
 
 def _joined(scene: Scene) -> tuple[Array, Array, Array]:
