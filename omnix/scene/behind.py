@@ -3,7 +3,8 @@
 The camera did not see this part. The plane next to a cut continues under the nearer surface, as far as a viewer who
 steps aside would see. If several planes meet, a large plane counts more than one of a few pixels, and then the nearest
 one that is still behind the visible surface, as in a room whose walls and floor meet. A plane ends where it reaches the
-visible surface: there the floor comes out from under the table. Nothing goes beyond floor, ceiling and walls.
+visible surface: there the floor comes out from under the table. Nothing goes beyond floor, ceiling and walls, nor
+beyond the convex hull of what was seen.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from .frame import Array, pixel_directions
 from .noise import noise_of
 from .planes import REACH, dotted, fitted
 from .surface import Flags, Ints, Surface
-from .walls import OFF, Large, large
+from .walls import OFF, Large, hull, large, outermost
 
 # Planes are found and carried on so many rows at most.
 ROWS = 256
@@ -110,8 +111,9 @@ def _found(maps: tuple[Array, Flags, Flags, Flags], planes: Array, wide: Large, 
         there = dotted(plane, rays)
         end = np.maximum(end, np.where(there < seen * (1 - SAME), there, 0.0))
     # Floor, ceiling and walls end everything, and are a better guess than a plane of a few pixels.
+    found = np.where((carried.known[number] == FACING) & (end > 0), end, np.maximum(found, end))
     behind = np.zeros_like(inverse)
-    behind[at] = np.where((carried.known[number] == FACING) & (end > 0), end, np.maximum(found, end))
+    behind[at] = np.maximum(found, outermost(hull(*maps[:2]), rays))
     return behind
 
 

@@ -14,7 +14,9 @@ from comfyui_omnix.lab.rooms.room import Room, render
 from comfyui_omnix.omnix.scene import Options, Scene, build_scene
 from comfyui_omnix.omnix.scene.behind import inpainted
 from comfyui_omnix.omnix.scene.frame import pixel_directions
+from comfyui_omnix.omnix.scene.walls import hull, outermost
 from rays import Array, cast, hall, rays, with_box
+from scipy.spatial import ConvexHull
 
 HEIGHT = 128
 RELATIVE = Options(camera_height=0)
@@ -80,6 +82,29 @@ def test_nothing_invented_lies_beyond_the_walls() -> None:
     low, high = scene.geometry.positions.min(axis=0), scene.geometry.positions.max(axis=0)
     beyond = np.maximum(scene.background[0].positions - high, low - scene.background[0].positions)
     assert beyond.max() < 0.02 * np.ptp(scene.geometry.positions, axis=0).max()
+
+
+@pytest.mark.parametrize("how", SETTINGS)
+def test_nothing_invented_leaves_the_hull_of_what_was_seen(room: Room, how: str) -> None:
+    distance, normals = degraded(room.distance, room.normal, SETTINGS[how], seed=1)
+    scene = made(distance, Options(), normal=normals)
+    assert scene.background is not None
+    sides = ConvexHull(scene.geometry.positions).equations
+    beyond = (scene.background[0].positions @ sides[:, :3].T + sides[:, 3]).max(axis=1)
+    # The node takes the hull of every second pixel, and a vertex is the mean of four.
+    assert np.quantile(beyond, 0.99) < 0.1 and beyond.max() < 0.2
+
+
+def test_what_is_seen_on_a_plane_or_on_one_side_has_a_hull_too() -> None:
+    rays = pixel_directions(64, 128)
+    valid = rays[..., 1] < -0.05
+    floor = np.where(valid, -rays[..., 1] / 1.6, 0.0)
+    sides = hull(floor, valid)
+    assert np.allclose(outermost(sides, rays[valid]), floor[valid], rtol=0.02)
+    assert not outermost(sides, np.array([[0.0, 1.0, 0.0]])).any()
+    line = np.zeros((64, 128), dtype=bool)
+    line[:, 64] = True
+    assert not len(hull(np.where(line, 0.5, 0.0), line))
 
 
 def test_from_aside_it_is_nearer_to_the_truth_than_a_skin_or_holes() -> None:
