@@ -51,7 +51,8 @@ SLOW = {
     *("test_compiled", "test_core_nodes", "test_oracle_golden", "test_packs"),  # the runtime
     *("test_true_advice", "test_wrong_graphs"),
     *("test_client", "test_geometry"),  # scenes
-    *("test_dialects", "test_peft"),  # the converter
+    *("test_dialects", "test_fuzz", "test_peft"),  # the converter
+    *("test_blender_rooms", "test_demo"),  # the lab
 }
 
 
