@@ -77,7 +77,8 @@ def build_scene(
     if layer is not None:
         moved = replace(layer.mesh, positions=layer.mesh.positions * scale)
         background = dressed(moved, drawn_over(grown(maps, layer), second, layer.drawn), shape.rows, options)
-    sky = dome_of(distance > 0, maps["image"], float(distance.max()) * scale) if options.sky else None
+    held = at_size(shape.surface.valid, distance.shape)
+    sky = dome_of(held, maps["image"], float(distance.max()) * scale) if options.sky else None
     split = options.objects and options.cut
     pieces = [*objects_of(mesh, geometry, shape.surface, named)] if split else [("", geometry)]
     parts = parts_of_file(pieces, textures, background, sky, options)

@@ -69,6 +69,10 @@ def _on_cuts(shape: Shape, options: Options) -> list[str]:
     if shape.missing:
         fate = 'shown by the dome "sky"' if options.sky else "left open"
         lines.append(f"Depth: {shape.missing:.2%} of the solid angle has none and is {fate}.")
+    if shape.endless:
+        lines.append(
+            f'Depth: {shape.endless:.2%} of the solid angle is cut off at the far end and is shown by the dome "sky".'
+        )
     return lines
 
 
