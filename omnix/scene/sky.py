@@ -9,14 +9,13 @@ from __future__ import annotations
 import numpy as np
 
 from ..pictures.glb import Geometry
-from .behind import inpainted, widened
+from .behind import inpainted
 from .cuts import with_borders
 from .edges import parts_of
 from .frame import Array, directions, pixel_directions
-from .front import within
 from .light import brightness
 from .planes import dotted
-from .surface import Flags, Surface, at_size
+from .surface import Flags, Surface, at_size, within
 from .walls import through
 
 # Rows of the dome's grid; it reaches so many degrees behind the surfaces round it, and so far beyond the scene.
@@ -40,12 +39,12 @@ def dome_of(valid: Flags, picture: Array, farthest: float) -> tuple[Geometry, Ar
     if (~valid).mean() < LEAST:
         return None
     height, width = valid.shape
-    shown = widened(~valid, max(1, round(REACH / 180 * height)))
+    shown = within(~valid, max(1, round(REACH / 180 * height)))
     rows, columns = np.arange(ROWS), np.arange(2 * ROWS)
     cells = shown[
         np.ix_(((rows + 0.5) * height / ROWS).astype(int), ((columns + 0.5) * width / (2 * ROWS)).astype(int))
     ]
-    behind = widened(valid, 1)
+    behind = within(valid, 1)
     return _grid(cells, BEYOND * farthest), inpainted(picture, behind if not behind.all() else valid)
 
 
