@@ -85,7 +85,7 @@ def open_share(maps: Maps, mapped: bool) -> float:
     scene = build_scene(maps.distance, pictures | ({"normal": maps.normal} if mapped else {}), options)
     edges = np.sin(np.linspace(np.pi / 2, -np.pi / 2, len(maps.distance) + 1))
     held = float(((maps.distance > 0).mean(axis=1) * (edges[:-1] - edges[1:])).sum() / 2)
-    return held - covered(scene.geometry.positions, scene.geometry.faces)
+    return round(held - covered(scene.geometry.positions, scene.geometry.faces), 6) + 0.0
 
 
 def table(cases: Iterator[Maps]) -> Iterator[str]:
