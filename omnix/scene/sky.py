@@ -49,7 +49,7 @@ def dome_of(valid: Flags, picture: Array, farthest: float) -> tuple[Geometry, Ar
 
 
 def outside(distance: Array, picture: Array) -> Flags:
-    """Return the pixels [H, W] where a depth is cut off at its far end: bright parts at one distance that are no plane.
+    """Return the pixels [H, W] where a depth is cut off at its far end: bright parts at one distance, off any plane.
 
     The distance of a far wall changes over its width; that of the outside, cut off, does not.
     """
