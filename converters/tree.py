@@ -121,11 +121,15 @@ def _placed(job: Job, root: Path, destination: Path, split: bool) -> Job:
 
 
 def _name(path: Path, root: Path, slot: Slot | None, split: bool) -> Path:
-    """Return the name of a result in the destination; files of other tasks keep their folders."""
+    """Return the name of a result in the destination.
+
+    Folders above a task's folder stay, so that the steps of a training don't meet; a flattened file leaves its folder.
+    """
     inside = path.relative_to(root)
     if slot is None:
         return inside.with_suffix(SUFFIX)
-    above = Path() if task_of(slot) else inside.parents[1 if inside.stem == slot.stream else 2]
+    flat = inside.stem == f"{slot.task}_{slot.stream}"
+    above = Path() if flat else Path(*inside.parts[: -2 if inside.stem == slot.stream else -3])
     if split:
         return above / slot.task / slot.stream / f"{PUBLISHED_NAME}{SUFFIX}"
     return above / slot.task / f"{slot.stream}{SUFFIX}"

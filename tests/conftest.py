@@ -50,8 +50,9 @@ SLOW = {
     *("test_making", "test_perceives"),  # the micro model
     *("test_compiled", "test_core_nodes", "test_oracle_golden", "test_packs"),  # the runtime
     *("test_true_advice", "test_wrong_graphs"),
-    *("test_client", "test_geometry"),  # scenes
-    *("test_dialects", "test_peft"),  # the converter
+    *("test_behind", "test_client", "test_geometry"),  # scenes
+    *("test_dialects", "test_fuzz", "test_peft"),  # the converter
+    *("test_blender_rooms", "test_demo"),  # the lab
 }
 
 

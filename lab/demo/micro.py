@@ -25,7 +25,7 @@ from ...omnix.pictures.sheet import contact_sheet
 from ..host.server import PACK, ROOT, Server
 from ..micro import graphs
 from ..micro.evaluating import GENERATED, given, maps_in, perceived, scores, tasks_of
-from ..micro.judged import other_room, own_room, write
+from ..micro.judged import other_room, own_room, read, write
 from ..micro.recipe import HEIGHT, JUDGED_SEED, NOT_LEARNED
 from ..rooms.foreign import FAMILIES
 from ..rooms.lighting import PICTURE
@@ -33,7 +33,7 @@ from . import scene
 from .files import save_picture, short
 
 STEM = "000001"
-FIGURE = {"depth": "abs_rel", "normal": "mean"}
+FIGURE = {"depth": "abs_rel", "normal": "mean", "semantic": "accuracy"}
 """Kind -> the figure on the sheet; other kinds show PSNR in dB."""
 NOTE = (
     "Predicted by the micro model of lab/micro, a FLUX.1 of 3.4 million parameters, trained on rendered rooms of "
@@ -123,7 +123,7 @@ def foreign_tiles(family: str, truth: Path, ours: Path) -> Iterator[tuple[str, t
 
 def perceived_beside_true(kind: str, truth: Path, ours: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield a perceived map, its true map, and the error, [1, H, W, 3] each with its label."""
-    mine, true = (layout.read(layout.find(folder, kind, STEM), kind) for folder in (ours, truth))
+    mine, true = (read(folder, kind, STEM) for folder in (ours, truth))
     name = FIGURE.get(kind, "psnr")
     figure = scores(kind, mine, true).figures[name][0]
     figure_of = f"error of {kind}: {FIGURES[kind][name].title} {figure:.3g}"

@@ -100,12 +100,13 @@ def begun_from(task: Task, output: Path, first: Path) -> str:
     They are copied to `output` for the trainer's --init, and do not change during the run. If a task has its own in
     `BEGUN`, it begins with those.
     """
-    if (begun := output.parent / BEGUN / ADAPTERS / task.name).is_dir():
-        return str(begun)
+    begun = output.parent / BEGUN / ADAPTERS
+    if (begun / task.name).is_dir():
+        return str(begun / task.name)
     init = output / "init"
-    if output != first and saves(first) and not saves(output):
+    parts = saves(first)[-1] / FIRST if saves(first) else begun / FIRST
+    if output != first and parts.is_dir() and not saves(output):
         shutil.rmtree(init, ignore_errors=True)
-        parts = saves(first)[-1] / FIRST
         for ours, theirs in zip(task.streams, TASKS[FIRST].streams):
             (init / ours).mkdir(parents=True)
             shutil.copyfile(parts / theirs / PUBLISHED, init / ours / PUBLISHED)

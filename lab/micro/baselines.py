@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...mapfiles.pictures import Array
+from .classes import LEGEND
 from .judged import JudgedRoom
 from .pictures import halved
 
@@ -40,6 +41,7 @@ TARGETS = {
     "albedo": _VALUES,
     "roughness": _VALUES,
     "metallic": _VALUES,
+    "semantic": Target(lambda codes: (codes[..., None] == LEGEND) * 1.0, lambda shares: LEGEND[shares.argmax(axis=-1)]),
 }
 
 
@@ -64,8 +66,9 @@ def fitted(kind: str, rooms: Sequence[JudgedRoom], features: Callable[[Array], A
     target = TARGETS[kind]
     sums = [_products(features(room.maps["rgb"]), target.of(room.maps[kind].astype(np.float64))) for room in rooms]
     squares, products, pixels = (np.sum(column, axis=0) for column in zip(*sums))
+    shape = target.of(rooms[0].maps[kind]).shape
     weights = np.linalg.solve(squares + RIDGE * pixels * np.eye(len(squares)), products)
-    return lambda room: target.back((features(room.maps["rgb"]) @ weights).reshape(room.maps[kind].shape))
+    return lambda room: target.back((features(room.maps["rgb"]) @ weights).reshape(shape))
 
 
 def _products(x: Array, y: Array) -> tuple[Array, Array, int]:

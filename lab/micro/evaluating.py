@@ -23,7 +23,7 @@ from ..host.server import Server
 from ..rooms.foreign import FAMILIES
 from . import graphs, pictures
 from .baselines import baselines
-from .judged import MADE, JudgedRoom, other_room, own_room, write
+from .judged import MADE, JudgedRoom, other_room, own_room, read, write
 from .recipe import HEIGHT, JUDGED, JUDGED_SEED, PICTURES, VIEW
 from .tables import table
 
@@ -89,9 +89,7 @@ def judge(folder: Path, rooms: RoomSet, choice: Choice) -> str:
         title: {kind: [predict(room) for room in judged] for kind, predict in kinds.items()}
         for title, kinds in baselines(judged, others).items()
     }
-    perceived_maps = {
-        kind: [layout.read(layout.find(ours, kind, stem), kind) for stem in stems] for kind in maps_in(ours)
-    }
+    perceived_maps = {kind: [read(ours, kind, stem) for stem in stems] for kind in maps_in(ours)}
     words = table({**predicted, "perceived": perceived_maps}, judged)
     if not (ours / "rgb").is_dir():
         return words

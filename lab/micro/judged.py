@@ -21,17 +21,20 @@ from ..rooms.random_room import random_room
 from ..rooms.raycast import Scene, group
 from ..rooms.room import geometry, render
 from ..rooms.stage import Stage
+from .classes import colours, in_class_colours, nearest
 from .pictures import halved
 from .recipe import ROOMS_HEIGHT
 
-MADE = ("depth", "normal", "albedo", "roughness", "metallic")
+_MEANS = ("depth", "normal", "albedo", "roughness", "metallic")
+MADE = (*_MEANS, "semantic")
 SHELL = ("outside", "floor", "ceiling", "wall")
 """The classes of an empty room."""
 
 
 class JudgedRoom(NamedTuple):
-    """Picture and maps by kind; where furniture is, bool [H, W]; depth and normals of the empty room, everywhere; and
-    classes (codes) and materials as they were rendered, twice as large, where the renderer has them."""
+    """Picture and maps by kind, semantic ones as codes; where furniture is, bool [H, W]; depth and normals of the empty
+    room, everywhere; and labels (codes) and materials as they were rendered, twice as large, where the renderer has
+    them."""
 
     maps: Mapping[str, Array]
     furniture: Array
@@ -48,10 +51,9 @@ def own_room(seed: int, quality: Quality = FAST) -> JudgedRoom:
     shell = semantic.codes(np.array([COLOURS[name] for name in SHELL], dtype=np.uint8))
     fine = {"semantic": classes, **{kind: made[kind] for kind in ("roughness", "metallic")}}
     distance, normal = geometry(*size, emptied(stage))
-    shown = {kind: made[kind] for kind in ("rgb", *MADE)}
-    return JudgedRoom(
-        _small(shown), _furniture(~np.isin(classes, shell)), _small({"depth": distance, "normal": normal}), fine
-    )
+    small = _small({kind: made[kind] for kind in ("rgb", *_MEANS)})
+    small["semantic"] = nearest(in_class_colours(made["semantic"][1::2, 1::2]))  # the pixels that the trainer takes
+    return JudgedRoom(small, _furniture(~np.isin(classes, shell)), _small({"depth": distance, "normal": normal}), fine)
 
 
 def emptied(stage: Stage) -> Stage:
@@ -79,5 +81,11 @@ def write(folder: Path, rooms: Sequence[JudgedRoom]) -> list[str]:
     stems = [f"{number + 1:06d}" for number in range(len(rooms))]
     for stem, room in zip(stems, rooms):
         for kind, values in room.maps.items():
-            layout.write(layout.place(folder, kind, stem), kind, values)
+            layout.write(layout.place(folder, kind, stem), kind, colours(values) if kind == "semantic" else values)
     return stems
+
+
+def read(folder: Path, kind: str, stem: str) -> Array:
+    """Read a map that was written or perceived, as `compare` wants it: semantic ones as codes of classes."""
+    values = layout.read(layout.find(folder, kind, stem), kind)
+    return nearest(values) if kind == "semantic" else values

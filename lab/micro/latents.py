@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...mapfiles.pictures import replacing
 from .blocks import Blocks, fitted
-from .pictures import Images, as_images, otherwise, views_on_grey
+from .pictures import Images, as_images, otherwise, partly_hidden
 
 AT_ONCE = 256
 TRANSFORM = "transform.safetensors"
@@ -38,8 +38,8 @@ def encoded(blocks: Blocks, pictures: Images) -> dict[str, Tensor]:
 
 
 def of_tasks(blocks: Blocks, pictures: Images) -> dict[str, Tensor]:
-    """Return the latents of all tasks' streams: those of the pictures, a view of each room and its whole panorama."""
-    found = encoded(blocks, {**pictures, "masked_rgb": views_on_grey(pictures["rgb"])})
+    """Return the latents of all tasks' streams: those of the pictures, each room partly hidden, and whole."""
+    found = encoded(blocks, {**pictures, "masked_rgb": partly_hidden(pictures)})
     return {**found, "filled_rgb": found["rgb"]}
 
 

@@ -14,17 +14,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from ...evaluation.semantic import codes
 from ...mapfiles import layout
 from ...mapfiles.pictures import Array, replacing
-from ...omnix.pictures.panorama import perspective_view, place_on_panorama
+from ...omnix.pictures.panorama import UNSEEN_GREY, perspective_view, place_on_panorama
+from ...omnix.scene.front import within
 from ...training.config import Config, Stream
 from ...training.pictures import picture
 from ..host.pack import ROOT
 from ..rooms.dataset import split_of
+from .classes import THINGS, in_class_colours
 from .recipe import HEIGHT, PICTURES, ROOMS_HEIGHT, ROOMS_SEED, VIEW
 
 Images = dict[str, NDArray[np.uint8]]
 """Pictures [n, H, W, 3] by stream."""
+GREY = round(UNSEEN_GREY * 255)
 FRONT, LEFT = 0, 2
 """The channels of a picture of normals for the directions front and left."""
 
@@ -76,7 +80,8 @@ def reduced(rooms: Path, name: str, stems: Sequence[str]) -> NDArray[np.uint8]:
     made = [
         (picture(config, stream, each) * 255).round().byte() for each in tqdm(files, name, len(stems), disable=None)
     ]
-    return torch.stack(made).numpy()
+    pixels = torch.stack(made).numpy()
+    return in_class_colours(pixels) if name == "semantic" else pixels
 
 
 def otherwise(pictures: Images) -> Iterator[Images]:
@@ -109,6 +114,42 @@ def views_on_grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the condition of image to panorama for panoramas [n, H, W, 3]: a view of 90 degrees on grey."""
     placed, _unseen = place_on_panorama(view(torch.from_numpy(pixels).float() / 255), 2 * HEIGHT, HEIGHT)
     return (placed * 255).round().byte().numpy()
+
+
+def partly_hidden(pictures: Images) -> NDArray[np.uint8]:
+    """Return what image to panorama is given of rooms, the hidden part in grey, in turns of four rooms:
+
+    a view on grey, the shapes of another room's things, a view on grey, and a rectangle.
+    """
+    rgb = pictures["rgb"]
+    given = views_on_grey(rgb)
+    for turn, hidden in ((1, shapes_of_others(pictures["semantic"])), (3, rectangles(len(rgb)))):
+        given[turn::4] = np.where(hidden[..., None], GREY, rgb)[turn::4]
+    return given
+
+
+def shapes_of_others(semantics: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return where the things of the room before are, grown by a pixel, [n, H, W].
+
+    What is behind a room's own things is not known; behind the shapes of another room's things it is.
+    """
+    flags = [within(np.isin(codes(one), THINGS), 1) for one in semantics]
+    return np.roll(np.stack(flags), 1, axis=0)
+
+
+def rectangles(count: int) -> NDArray[np.bool_]:
+    """Return rectangles [count, H, W]: an eighth to a half of the width, a quarter to three quarters of the height."""
+    random = np.random.default_rng(0)
+    width, height = 2 * HEIGHT, HEIGHT
+    sizes = zip(
+        random.integers(width // 8, width // 2 + 1, count), random.integers(height // 4, height * 3 // 4, count)
+    )
+    hidden = np.zeros((count, height, width), bool)
+    for one, (across, down) in zip(hidden, sizes):
+        top = random.integers(height - down + 1)
+        one[top : top + down, :across] = True
+        one[:] = np.roll(one, random.integers(width), axis=1)
+    return hidden
 
 
 def view(panoramas: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ PICTURES = {
     "normal": ("normal",),
     "albedo": ("albedo",),
     "pbr": ("roughness", "metallic"),
+    "semantic": ("semantic",),
 }
 """Stream -> the folders of `mapfiles/layout.py` that its picture is made of."""
 
@@ -52,6 +53,7 @@ STAGES = {
     "rgb_to_normal": Stage(6000, 16, 5e-3),
     "rgb_to_albedo": Stage(12500, 16, 5e-3),
     "rgb_to_pbr": Stage(4500, 16, 5e-3),
+    "rgb_to_semantic": Stage(1800, 16, 5e-3),
     "image_to_pano": Stage(2000, 16, 5e-3),
 }
 TASKS = tuple(STAGES)[2:]

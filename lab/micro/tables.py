@@ -47,6 +47,9 @@ ROWS = (
     Row("roughness", "ssim", "roughness, SSIM"),
     Row("roughness", SEAM, "roughness, seam of the error"),
     Row("metallic", "psnr", "metallic, PSNR in dB"),
+    Row("semantic", "accuracy", "semantics, accuracy", tuple(PARTS)),
+    Row("semantic", "miou", "semantics, mIoU"),
+    Row("semantic", SEAM, "semantics, seam of the error"),
 )
 
 Maps = Mapping[str, Sequence[Array]]

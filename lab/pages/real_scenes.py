@@ -15,7 +15,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "lab" / "bench" / "scenes.jpg"
-HEIGHT, SIZE, FIELD = 256, (480, 320), 85.0
+HEIGHT, SIZE, FIELD = 512, (640, 427), 85.0
 YAW, PITCH, ASIDE = -40.0, -12.0, (-0.4, 0.0, -0.3)
 """Directions of the first two views, in degrees, and position of the second, in metres: 0.5 m from the first."""
 

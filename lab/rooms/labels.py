@@ -25,3 +25,29 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "rug": (150, 100, 100),
 }
 """Label -> 8-bit sRGB; every label of the furniture has a colour of its own."""
+
+CLASS_OF = {
+    "outside": "none",
+    "floor": "floor",
+    "ceiling": "ceiling",
+    "wall": "wall",
+    "trim": "wall",
+    "window": "window",
+    "door": "door",
+    "curtain": "curtain",
+    "mirror": "mirror",
+    "picture": "picture",
+    "sofa": "sofa",
+    "cushion": "pillow",
+    "chair": "chair",
+    "table": "table",
+    "shelf": "shelves",
+    "book": "books",
+    "lamp": "lamp",
+    "vase": "otherprop",
+    "fruit": "otherprop",
+    "ornament": "otherprop",
+    "plant": "otherprop",
+    "rug": "floor mat",
+}
+"""Label -> its class in `mapfiles.nyu40`."""

@@ -162,14 +162,15 @@ def photo_to_scene() -> Graph:
     # Three wires go from the models to the scene, above the box that makes the panorama.
     before = (Group("", 0, (MODELS, picture)), Group("", 1, (box,), lower=180))
     made = previewed("made", Link("panorama"), "The panorama")
-    return scene("photo_to_scene", "OmniX 11 - Photo to 3D scene", before, shown, made)
+    return scene("photo_to_scene", "OmniX 11 - Photo to 3D scene", before, shown, made=(made,))
 
 
 def whole_scene() -> Graph:
     """Turn a panorama into a 3D scene with what OmniX draws behind things."""
     shown = (("panorama", "image"), ("panorama", "fit"), ("scene", "prompt"), ("scene", "height"))
     before = (Group("", 0, (PANORAMA, MODELS)),)
-    return scene("whole_scene", "OmniX 12 - Panorama to whole 3D scene", before, shown, kind=WHOLE)
+    drawn = previewed("drawn", Link("scene", "filled"), "What OmniX drew behind")
+    return scene("whole_scene", "OmniX 12 - Panorama to whole 3D scene", before, shown, drawn=(drawn,), kind=WHOLE)
 
 
 def scene(
@@ -177,15 +178,15 @@ def scene(
     name: str,
     before: tuple[Group, ...],
     shown: tuple[tuple[str, str], ...],
-    *more: Node,
+    made: tuple[Node, ...] = (),
+    drawn: tuple[Node, ...] = (),
     kind: str = SCENE,
 ) -> Graph:
-    """Make a scene of the node `panorama`, show it and save it, and the panorama beside it as light for it.
+    """Make a scene of the node `panorama`, save it in a node that shows it, and the panorama beside it as light for it.
 
-    more: nodes below the box.
+    made: nodes below the box; drawn: nodes below the scene.
     """
     box = Node("scene", kind, {"panorama": Link("panorama"), **LOADED})
-    preview = Node("preview", "Preview3D", {"model_file": Link("scene", "model_3d")})
     report = Node("report", "PreviewAny", {"source": Link("scene", "report")}, "What was made")
     saver = Node("save", "SaveGLB", {"mesh": Link("scene", "model_3d"), "filename_prefix": "OmniX/scene"})
     exr: Inputs = {"images": Link("panorama"), "filename_prefix": "OmniX/scene_light", "format": "exr"}
@@ -196,8 +197,8 @@ def scene(
         name,
         (
             *before,
-            Group("", len(before), (box, light, *more)),
-            Group("", len(before) + 1, (preview, saver, report)),
+            Group("", len(before), (box, light, *made)),
+            Group("", len(before) + 1, (saver, *drawn, report)),
         ),
         scene_notes(slug, kind.removesuffix(" (OmniX)")),
         App((*shown, ("scene", "camera_height"), ("scene", "steps")), ("save",)),

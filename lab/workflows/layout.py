@@ -29,9 +29,8 @@ SHOWING = {
     "SaveImage": (WIDTH, 200),
     "SaveImageAdvanced": (WIDTH, 200),
     "PreviewImage": (WIDTH, 200),
-    "Preview3D": (VIEWER, 420),
     "PreviewAny": (VIEWER, 180),
-    "SaveGLB": (WIDTH, 260),
+    "SaveGLB": (VIEWER, 420),
     "OmniXPanoramaViewer": (VIEWER, 310),
 }
 

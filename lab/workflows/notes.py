@@ -179,8 +179,8 @@ SCENE_FIRST = {
     ),
 }
 WHOLE = """
-OmniX was trained to fill round a photo, not behind objects: connect the output *filled* to a Preview Image to see \
-its drawing. **What was made** says if its depth fits.
+OmniX was trained to fill round a photo, not behind objects: look at **What OmniX drew behind**. **What was made** \
+says if its depth fits.
 """
 SCENE_TASKS = ("rgb_to_depth", "rgb_to_normal", "rgb_to_albedo", "rgb_to_pbr")
 
@@ -192,9 +192,9 @@ def scene_notes(slug: str, title: str) -> tuple[Note, ...]:
 
 1. {first}
 2. *camera_height* is the metres from the lens to the floor. It sets the size: OmniX depth has no unit.
-3. To get inside the scene, turn the wheel forward over **Preview 3D & Animation**; then drag to look around.
-4. **Save 3D Model** writes `output/OmniX/scene_00001_.glb` for Blender, three.js and Unreal. **What was made** says \
-what was cut. **Save the panorama as light (EXR)** is for the light around the scene.
+3. To get inside the scene, click its view in **Save 3D Model** and turn the wheel forward; then drag to look around.
+4. The file `output/OmniX/scene_00001_.glb` is for Blender, three.js and Unreal. **What was made** says what was cut. \
+**Save the panorama as light (EXR)** is for the light around the scene.
 
 {WHOLE if slug == "whole_scene" else ""}
 {box(title)}

@@ -1,4 +1,4 @@
-"""Whether a normal map speaks of the same surfaces as the depth, and in which frame.
+"""Whether a normal map shows the same surfaces as the depth, and in which frame.
 
 The planes of the depth have normals of their own. A map that a model predicts may be right but for a rotation, most
 often about the vertical; the rotation under which most normals agree is found and undone. A map that agrees nowhere,

@@ -12,13 +12,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.ndimage import binary_dilation
 
 from .edges import parts_of
 from .frame import Array, pixel_directions
 from .noise import noise_of
 from .planes import REACH, dotted, fitted
-from .surface import Flags, Ints, Surface
+from .surface import Flags, Ints, Surface, within
 from .walls import OFF, Large, hull, large, outermost
 
 # Planes are found and carried on so many rows at most.
@@ -93,7 +92,7 @@ def behind(surface: Surface, second: Array | None = None) -> Behind | None:
     invented = valid & (found > 0) & (found < nearest)
     if not invented.any():
         return None
-    valid = widened(invented, 2) & valid
+    valid = within(invented, 2) & valid
     inverse = np.where(invented, found, np.where(valid, surface.inverse * (1 - UNDER), 0.0))
     right, down = valid != np.roll(valid, -1, axis=1), valid[1:] != valid[:-1]
     return Behind(Surface(inverse, valid, None, right, down), invented, _border(surface), drawn)
@@ -135,12 +134,6 @@ def sides(right: Flags, down: Flags) -> list[tuple[Flags, tuple[int, int]]]:
     """Return the cuts [M, N] on each side of the pixels, and the way there in rows and columns."""
     above = np.pad(down[:-1], ((1, 0), (0, 0)))
     return [(right, (0, 1)), (np.roll(right, 1, axis=1), (0, -1)), (down, (1, 0)), (above, (-1, 0))]
-
-
-def widened(flags: Flags, pixels: int) -> Flags:
-    """Return flags [M, N] with their neighbours; the columns are a circle."""
-    padded = np.pad(flags, ((0, 0), (pixels, pixels)), mode="wrap")
-    return np.asarray(binary_dilation(padded, iterations=pixels), dtype=bool)[:, pixels:-pixels]
 
 
 def reduced(surface: Surface, step: int) -> tuple[Array, Flags, Flags, Flags]:

@@ -19,7 +19,7 @@ from .light import light_of
 from .material import Textures, encode, encoded, sized, textures_of
 from .mesh import Mesh
 from .objects import objects_of
-from .report import report, told_of_layers
+from .report import report, report_on_layers
 from .second import Second, drawn_over
 from .shading import shaded
 from .shape import Layer, Options, Shape, layer_behind, shape_of
@@ -77,7 +77,8 @@ def build_scene(
     if layer is not None:
         moved = replace(layer.mesh, positions=layer.mesh.positions * scale)
         background = dressed(moved, drawn_over(grown(maps, layer), second, layer.drawn), shape.rows, options)
-    sky = dome_of(distance > 0, maps["image"], float(distance.max()) * scale) if options.sky else None
+    held = at_size(shape.surface.valid, distance.shape)
+    sky = dome_of(held, maps["image"], float(distance.max()) * scale) if options.sky else None
     split = options.objects and options.cut
     pieces = [*objects_of(mesh, geometry, shape.surface, named)] if split else [("", geometry)]
     parts = parts_of_file(pieces, textures, background, sky, options)
@@ -87,9 +88,9 @@ def build_scene(
     candela = light.candela if light is not None and options.light else 0.0
     raised = below if options.origin == FLOOR else 0.0
     glb = write_glb(parts, candela, raised, asdict(options))
-    told = report(shape, layer, distance, scale, maps, textures, len(glb), options, found)
-    told = "\n".join([told, *told_of_layers(layer, second, [name for name, _ in pieces if name], options)])
-    return Scene(geometry, textures, glb, told, background)
+    lines = report(shape, layer, distance, scale, maps, textures, len(glb), options, found)
+    text = "\n".join([lines, *report_on_layers(layer, second, [name for name, _ in pieces if name], options)])
+    return Scene(geometry, textures, glb, text, background)
 
 
 def parts_of_file(

@@ -1,4 +1,4 @@
-"""How high the viewer stands above the floor, whatever covers the point straight below."""
+"""The height of the viewer above the floor, also where a tripod covers the point straight below."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The things in front: the parts of a scene that hide something, without the room itself.
+"""The things in front: the parts of a scene that hide other parts, without the room itself.
 
 The room is its structure: floor, ceiling and walls. A plane is the room's if hardly anything of the scene lies beyond
 it; a wall that others reach past is one too, where it goes up to the ceiling. What is left falls into parts that hang
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt, uniform_filter
+from scipy.ndimage import uniform_filter
 
 from .behind import moved, reduced, sides
 from .edges import parts_of
@@ -98,11 +98,3 @@ def _voted(flags: Flags) -> Flags:
     """Return what most of the pixels round each say; the columns are a circle."""
     around = np.pad(flags.astype(np.float32), ((0, 0), (VOTERS, VOTERS)), mode="wrap")
     return uniform_filter(around, VOTERS, mode="nearest")[:, VOTERS:-VOTERS] > 0.5
-
-
-def within(flags: Flags, pixels: int) -> Flags:
-    """Return flags [M, N] grown by so many pixels in every direction; the columns are a circle."""
-    if not pixels or not flags.any():
-        return flags
-    around = np.pad(flags, ((0, 0), (pixels, pixels)), mode="wrap")
-    return np.asarray(distance_transform_edt(~around))[:, pixels:-pixels] <= pixels

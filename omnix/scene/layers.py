@@ -16,10 +16,10 @@ from .build import doubt_of, framed
 from .checks import check_depth
 from .edges import surfaces
 from .frame import Array, to_gltf
-from .front import in_front, within
+from .front import in_front
 from .inputs import check_sizes, distances, maps_of
 from .second import Second, second_of
-from .surface import Flags, at_size, lattice_rows, resampled
+from .surface import Flags, at_size, lattice_rows, resampled, within
 
 # The lattice is as fine as that of a mesh of so many triangles.
 TRIANGLES = 200_000
@@ -56,7 +56,7 @@ def masked(
     image = images["image"][..., :3]
     mask = torch.from_numpy(np.stack(flags)).to(image.device)
     panorama = torch.where(mask[..., None], UNSEEN_GREY, image.float()).to(image.dtype)
-    return Masked(panorama, mask.float(), [_told(each, grow) for each in flags])
+    return Masked(panorama, mask.float(), [_mask_report(each, grow) for each in flags])
 
 
 def front_of(distance: Array, maps: Mapping[str, Array], named: Named | None, tolerance: float) -> Flags:
@@ -72,7 +72,7 @@ def front_of(distance: Array, maps: Mapping[str, Array], named: Named | None, to
     return at_size(in_front(surface, known) > 0, distance.shape)
 
 
-def _told(flags: Flags, grow: int) -> str:
+def _mask_report(flags: Flags, grow: int) -> str:
     if not flags.any():
         return "Nothing stands in front of the room, so the mask is empty."
     return f"{flags.mean():.1%} of the pixels are masked: what stands in front of the room, grown by {grow} pixels."

@@ -23,7 +23,7 @@ def report(
     options: Options,
     found: Agreement | None,
 ) -> str:
-    """Say in plain lines what was made, what was lost and what stands in for what was not given."""
+    """Return plain lines: what was made, what was lost, and which defaults replace maps that are not connected."""
     lines = [
         *_on_triangles(shape, distance.shape, options),
         *_on_cuts(shape, options),
@@ -64,11 +64,15 @@ def _on_triangles(shape: Shape, size: tuple[int, ...], options: Options) -> list
 
 def _on_cuts(shape: Shape, options: Options) -> list[str]:
     moved = f"{shape.given:.2%} lay between two surfaces and was given to one of them"
-    told = f"Cuts: {shape.beside_cuts:.2%} of the solid angle lies beside a cut; {moved}."
-    lines = [told if options.cut else "Cuts: off."]
+    cuts = f"Cuts: {shape.beside_cuts:.2%} of the solid angle lies beside a cut; {moved}."
+    lines = [cuts if options.cut else "Cuts: off."]
     if shape.missing:
         fate = 'shown by the dome "sky"' if options.sky else "left open"
         lines.append(f"Depth: {shape.missing:.2%} of the solid angle has none and is {fate}.")
+    if shape.endless:
+        lines.append(
+            f'Depth: {shape.endless:.2%} of the solid angle is cut off at the far end and is shown by the dome "sky".'
+        )
     return lines
 
 
@@ -121,8 +125,8 @@ def _on_material(maps: Mapping[str, Array], textures: Textures) -> list[str]:
     return lines
 
 
-def told_of_layers(layer: Layer | None, second: Second | None, objects: Sequence[str], options: Options) -> list[str]:
-    """Say which objects are nodes of their own, and what a second panorama gave."""
+def report_on_layers(layer: Layer | None, second: Second | None, objects: Sequence[str], options: Options) -> list[str]:
+    """Return lines that say which objects are nodes of their own, and what a second panorama gave."""
     lines = []
     if options.objects and options.cut:
         some = f"{len(objects)} in front of the room, each a node of its own: {', '.join(objects)}."

@@ -15,7 +15,8 @@ from .frame import Array
 from .hierarchy import TooFew, chosen, errors, triangles_of
 from .mesh import Mesh, assemble
 from .second import Second, on_lattice
-from .surface import Flags, Surface, halved, lattice_rows, nearest_pixels, resampled
+from .sky import outside, without
+from .surface import Flags, Surface, at_size, halved, lattice_rows, nearest_pixels, resampled
 
 # The invented part need not be exact: its error as a share of the distance.
 ROUGH = 0.005
@@ -53,6 +54,7 @@ class Shape:
     beside_cuts: float
     given: float
     missing: float
+    endless: float
     coarser: bool
     surface: Surface
 
@@ -67,11 +69,14 @@ def shape_of(
     valid = distance > 0
     inverse = np.where(valid, 1.0 / np.where(valid, distance, 1.0), 0.0)
     rows = lattice_rows(len(distance), options.triangles)
-    coarser = False
+    coarser, gone = False, np.zeros_like(valid)
+    if options.sky and options.cut and picture is not None:
+        gone = outside(distance, picture)
     while True:
         reduced = resampled(inverse, valid, normals, rows)
         shown = None if picture is None else picture[np.ix_(*nearest_pixels(len(distance), rows))]
         surface, given = surfaces(*reduced, options.tolerance if options.cut else None, doubt, shown)
+        surface = without(surface, gone)
         corners = corners_of(surface)
         try:
             active, error = chosen(errors(corners), options.triangles, options.max_error)
@@ -87,8 +92,9 @@ def shape_of(
     if not len(mesh.faces):
         raise ValueError("Nothing is left of the depth after the cuts; raise tolerance, or set cut off.")
     cut = _beside_cuts(corners)
-    beside, gone, missing = (_solid_angle(part) for part in (cut, given, ~surface.valid))
-    return Shape(mesh, rows, error, beside, gone, missing, coarser, surface)
+    parts = cut, given, ~at_size(valid, surface.valid.shape), gone
+    beside, moved, missing, endless = (_solid_angle(part) for part in parts)
+    return Shape(mesh, rows, error, beside, moved, missing, endless, coarser, surface)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from einops import rearrange
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 
 from .frame import Array
 
@@ -27,7 +28,7 @@ TILES_DOWN = 4
 class Surface:
     """Inverse distance [M, N] (0 where there is none), whether there is one, and unit normals in glTF's axes, 0 = none.
 
-    `right` [M, N] and `down` [M - 1, N] tell where a pixel is cut from the next one; column N - 1 meets column 0.
+    `right` [M, N] and `down` [M - 1, N] are True where a pixel is cut from the next one; column 0 follows column N - 1.
     """
 
     inverse: Array
@@ -93,6 +94,14 @@ def halved(surface: Surface) -> Surface:
     inverse = np.where(whole, np.where(valid, squares, np.inf).min(axis=-1), 0.0)
     right, down = whole != np.roll(whole, -1, axis=1), whole[1:] != whole[:-1]
     return Surface(inverse, whole, None, right, down)
+
+
+def within(flags: Flags, pixels: int) -> Flags:
+    """Return flags [M, N] grown by so many pixels in every direction; the columns are a circle."""
+    if not pixels or not flags.any():
+        return flags
+    around = np.pad(flags, ((0, 0), (pixels, pixels)), mode="wrap")
+    return np.asarray(distance_transform_edt(~around))[:, pixels:-pixels] <= pixels
 
 
 def slopes(inverse: Array) -> tuple[Array, Array]:

@@ -1,6 +1,7 @@
-"""The notes of workflows: their commands are copied at a click; a field that they name is on its box."""
+"""The notes of workflows: commands are copied at a click, a named field is on its box, and the box has a page."""
 
 import benches
+import numpy as np
 import pytest
 import test_workflow_runs as runs
 from comfyui_omnix.lab.host.browser import Workbench
@@ -39,3 +40,63 @@ def test_a_field_that_a_note_names_is_on_its_box(bench: Workbench) -> None:
         pytest.skip("the old renderer hides no field")
     box = bench.page.locator(".lg-node", has_text="FLUX.1-dev").filter(has_text="unet_name")
     box.get_by_text("weight_dtype").wait_for()
+
+
+SELECT = """(type) => {
+    const { canvas, rootGraph } = window.app;
+    const box = rootGraph.nodes.find((node) => node.type === type);
+    canvas.selectNode(box);
+    return box.title;
+}"""
+
+
+def test_the_info_button_of_a_box_shows_its_page(bench: Workbench) -> None:
+    box = next(graph for graph in read(UI[DEPTH])["definitions"]["subgraphs"] if "depth" in graph["name"])
+    title = bench.page.evaluate(SELECT, box["id"])
+    bench.page.get_by_test_id("info-button").click()
+    page = bench.page.locator("dialog.omnix-box-page")
+    assert page.locator("h1").inner_text() == title
+    assert box["description"] in page.inner_text()
+    names = [slot["name"] for slot in (*box["inputs"], *box["outputs"])]
+    assert page.locator("th").all_inner_texts() == names
+    assert all(page.locator("td:last-child").all_inner_texts()), "every input and output is explained"
+    bench.page.keyboard.press("Escape")
+    page.wait_for(state="detached")
+
+
+ROOM = {
+    "1": {"class_type": "OmniXLoadPanorama", "inputs": {"image": "omnix_sample_room_depth.png", "height": 64}},
+    "2": {"class_type": "OmniXDepth", "inputs": {"image": ["1", 0], "stretch": False, "near": 0.0, "far": 100.0}},
+    "4": {"class_type": "OmniXScene", "inputs": {"image": ["1", 0], "depth": ["2", 1]}},
+    "3": {"class_type": "SaveGLB", "inputs": {"mesh": ["4", 0], "filename_prefix": "room"}},
+}
+
+
+def test_a_scene_is_entered_as_the_notes_say(bench: Workbench) -> None:
+    """Without the click, the wheel zooms the graph in Nodes 2.0; with --disable-api-nodes a scene is white."""
+    bench.load(ROOM)
+    bench.run()
+    view = bench.page.locator(":is(.lg-node, .dom-widget) canvas")
+    view.wait_for()
+    bench.page.wait_for_timeout(3000)
+    scale = bench.page.evaluate("() => window.app.canvas.ds.scale")
+
+    def covered() -> float:
+        """Return how much of the view the scene covers."""
+        return float((bench.picture(view).mean(-1) > 0.9).mean())
+
+    assert 0.005 < covered() < 0.2, "seen from outside"
+    view.click()
+    for _ in range(60):
+        bench.page.mouse.wheel(0, -100)
+    bench.page.wait_for_timeout(1000)
+    inside = bench.picture(view)
+    assert covered() > 0.5, "seen from inside"
+    assert bench.page.evaluate("() => window.app.canvas.ds.scale") == scale
+    box = view.bounding_box()
+    assert box is not None
+    bench.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    bench.page.mouse.down()
+    bench.page.mouse.move(box["x"] + box["width"] * 0.8, box["y"] + box["height"] / 2, steps=5)
+    bench.page.mouse.up()
+    assert np.abs(bench.picture(view) - inside).mean() > 0.01, "dragging turns the view"

@@ -98,6 +98,14 @@ def test_convert_tree_keeps_task_and_stream(tmp_path: Path) -> None:
     assert set(find_adapters(tmp_path / "out")) == {slot for slot in PLACES.values() if slot}
 
 
+def test_the_steps_of_a_training_stay_apart(tmp_path: Path) -> None:
+    names = [f"runs/{step}/rgb_to_shading/{stream}" for step in ("step-1", "step-2") for stream in ("rgb", "shading")]
+    source = fill(tmp_path / "in", *(f"{name}/pytorch_lora_weights.safetensors" for name in names))
+    assert [job.destination for job in jobs(source, tmp_path / "out")] == [
+        tmp_path / "out" / f"{name}.safetensors" for name in names
+    ]
+
+
 def test_two_files_for_one_stream_are_both_refused(tmp_path: Path) -> None:
     names = ("rgb_to_depth_rgb.safetensors", "rgb_to_depth/rgb/pytorch_lora_weights.safetensors")
     source = fill(tmp_path / "in", *names, "rgb_to_depth_depth.safetensors")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from comfyui_omnix.evaluation.compare import Scores
 from comfyui_omnix.lab.micro import graphs
+from comfyui_omnix.lab.micro.classes import nearest
 from comfyui_omnix.lab.micro.evaluating import scores
-from comfyui_omnix.lab.micro.judged import own_room
+from comfyui_omnix.lab.micro.judged import JudgedRoom, own_room
 from comfyui_omnix.lab.micro.recipe import HEIGHT, JUDGED_SEED, SEAM_COLUMNS
 from comfyui_omnix.lab.rooms.lighting import FAST
 from comfyui_omnix.omnix.pictures import maps
@@ -24,7 +25,6 @@ from comfyui_omnix.omnix.runtime.conditioning import load_conditioning
 from comfyui_omnix.omnix.runtime.schedule import flow_shift
 from comfyui_omnix.omnix.runtime.tasks import TASKS, WRAP_COLUMNS
 from comfyui_omnix.training.saving import PUBLISHED
-from numpy.typing import NDArray
 from rig import Case, ksample
 from safetensors.torch import load_file
 from torch import Tensor
@@ -46,6 +46,10 @@ def _root_mean_square(psnr: float) -> float:
     return 10 ** (-psnr / 20)
 
 
+def _classes(picture: Tensor) -> Tensor:
+    return torch.from_numpy(nearest((picture * 255).round().byte().numpy()))
+
+
 JUDGED = {
     "rgb_to_depth": Judged("depth", lambda picture: maps.depth(picture).mask, "abs_rel"),
     "rgb_to_normal": Judged("normal", lambda picture: maps.normal(picture) * 2 - 1, "mean"),
@@ -53,21 +57,22 @@ JUDGED = {
     "rgb_to_pbr": Judged(
         "roughness", lambda picture: maps.material(picture).roughness[..., 0], "psnr", _root_mean_square
     ),
+    "rgb_to_semantic": Judged("semantic", _classes, "accuracy", lambda accuracy: 1 - accuracy),
 }
 
 
 class Rooms(NamedTuple):
-    """Rooms nobody trained on: pictures [n, H, W, 3] in [0, 1] and their true maps by kind."""
+    """Rooms nobody trained on: pictures [n, H, W, 3] in [0, 1] and what is true of them."""
 
     images: Tensor
-    truth: list[Mapping[str, NDArray[Any]]]
+    truth: list[JudgedRoom]
 
 
 def rooms(count: int = COUNT) -> Rooms:
     """Render rooms of the judged seeds, as `python -m lab.micro evaluate` does."""
     seeds = range(JUDGED_SEED, JUDGED_SEED + count)
-    made: list[Mapping[str, NDArray[Any]]] = [own_room(seed, FAST).maps for seed in seeds]
-    return Rooms(torch.from_numpy(np.stack([room["rgb"] for room in made])).float(), made)
+    made = [own_room(seed, FAST) for seed in seeds]
+    return Rooms(torch.from_numpy(np.stack([room.maps["rgb"] for room in made])).float(), made)
 
 
 class Micro:
@@ -128,7 +133,7 @@ def scored(task: str, picture: Tensor, truth: Rooms) -> list[Scores]:
     """Compare a task's decoded pictures with the true maps."""
     judged = JUDGED[task]
     pairs = zip(judged.read(picture).numpy(), truth.truth, strict=True)
-    return [scores(judged.kind, ours, room[judged.kind]) for ours, room in pairs]
+    return [scores(judged.kind, ours, room.maps[judged.kind]) for ours, room in pairs]
 
 
 def error(task: str, picture: Tensor, truth: Rooms) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from comfyui_omnix.lab.micro import baselines, evaluating, graphs, tables
+from comfyui_omnix.lab.micro import baselines, classes, evaluating, graphs, tables
 from comfyui_omnix.lab.micro.judged import JudgedRoom, other_room, own_room
 from comfyui_omnix.lab.micro.pictures import halved
 
@@ -38,6 +38,16 @@ def test_the_mean_of_rows_is_the_mean_of_each_row(rooms: list[JudgedRoom]) -> No
     depth = baselines.fitted("depth", rooms, baselines.rows)(rooms[0])
     logs = [np.log(room.maps["depth"] / np.median(room.maps["depth"])).mean(axis=1) for room in rooms]
     np.testing.assert_allclose(np.log(depth)[:, 0], np.mean(logs, axis=0), atol=1e-3)
+
+
+def test_rows_predict_their_most_frequent_class(rooms: list[JudgedRoom]) -> None:
+    random = np.random.default_rng(9)
+    drawn_codes = [classes.LEGEND[random.integers(0, 3, SIZE) * (np.arange(SIZE[1]) % 3 > 0)] for _ in rooms]
+    known = [room._replace(maps={**room.maps, "semantic": codes}) for room, codes in zip(rooms, drawn_codes)]
+    found = baselines.fitted("semantic", known, baselines.rows)(known[0])
+    counts = [np.unique(row, return_counts=True) for row in np.concatenate(drawn_codes, axis=1)]
+    frequent = np.array([codes[numbers.argmax()] for codes, numbers in counts])
+    assert (found == frequent[:, None]).all()
 
 
 def test_a_row_of_all_directions_still_has_one(rooms: list[JudgedRoom]) -> None:

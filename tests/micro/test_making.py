@@ -14,6 +14,7 @@ from comfyui_omnix.lab.micro import adapters, base, evaluating, graphs, making, 
 from comfyui_omnix.lab.micro.blocks import Blocks
 from comfyui_omnix.lab.micro.recipe import BEGUN, FIRST, HEIGHT, PICTURES, STAGES, TASKS, TURNED, Stage
 from comfyui_omnix.mapfiles import layout
+from comfyui_omnix.mapfiles.nyu40 import CLASSES
 from comfyui_omnix.omnix.pictures.panorama import camera_rays
 from comfyui_omnix.omnix.runtime.tasks import TASKS as TASKS_OF
 from comfyui_omnix.training import record
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 ROOMS = 9
 """The fewest of which one is of the validation part."""
-SMALL = Stage(3, 5, 2e-3)
+SMALL = Stage(3, len(PICTURES), 2e-3)
 LARGEST = 24 << 20
 
 
@@ -57,7 +58,7 @@ def test_a_base_that_was_stopped_goes_on_exactly(tmp_path: Path) -> None:
 
 def test_a_base_learns(tmp_path: Path) -> None:
     bright = {name: torch.full_like(stack, 3.0) for name, stack in latents().items()}
-    base.train(bright, Stage(10, 5, 0.3), tmp_path)
+    base.train(bright, Stage(10, len(PICTURES), 0.3), tmp_path)
     losses = [row["loss"] for row in record.read(tmp_path / "base.csv")]
     assert losses[0] > 9 and losses[-1] < 0.7 * losses[0]
 
@@ -67,7 +68,7 @@ def test_the_base_sees_every_stream_alike_and_turns_no_normals() -> None:
     for stack in numbered.values():
         stack[..., 0] += 100
     drawn = list(base.drawn(numbered, 64, torch.Generator().manual_seed(0)))
-    assert [len(part) for part in drawn] == [12, 13, 13, 13, 13]
+    assert [len(part) for part in drawn] == [10, 10, 11, 11, 11, 11]
     for (name, part), place in zip(zip(PICTURES, drawn), range(len(PICTURES))):
         marked = part[:, 0, 0] >= 100
         assert (part - 100 * marked[:, None, None] == place).all() and (marked.sum(1) == 1).all()
@@ -125,6 +126,16 @@ def test_the_other_tasks_begin_with_the_first_ones_adapters(made: Path) -> None:
         for ours, theirs in zip(TASKS_OF[task].streams, TASKS_OF[FIRST].streams, strict=True):
             assert (begun / ours / PUBLISHED).read_bytes() == (first / theirs / PUBLISHED).read_bytes()
     assert not (first.parents[1] / "init").exists()
+
+
+def test_a_task_that_begun_weights_lack_begins_with_their_first_task(tmp_path: Path) -> None:
+    """Weights from before a task was added to the recipe: the new task still starts from adapters that see rooms."""
+    begun, task = tmp_path / BEGUN / graphs.ADAPTERS, TASKS_OF["rgb_to_semantic"]
+    shutil.copytree(graphs.WEIGHTS / graphs.ADAPTERS / FIRST, begun / FIRST)
+    init = Path(adapters.begun_from(task, tmp_path / "output", tmp_path / "first"))
+    for ours, theirs in zip(task.streams, TASKS_OF[FIRST].streams, strict=True):
+        assert (init / ours / PUBLISHED).read_bytes() == (begun / FIRST / theirs / PUBLISHED).read_bytes()
+    assert adapters.begun_from(TASKS_OF[FIRST], tmp_path / "first", tmp_path / "first") == str(begun / FIRST)
 
 
 def test_weights_without_saves_are_gone_on_with(made: Path, tmp_path: Path) -> None:
@@ -188,6 +199,29 @@ def test_image_to_panorama_is_given_a_view_where_it_lay() -> None:
     off = np.abs(pictures.views_on_grey(panorama).astype(int) - panorama).max(-1)[0] / 255
     middle = off[HEIGHT // 2 - 8 : HEIGHT // 2 + 8, HEIGHT - 12 : HEIGHT + 12]
     assert middle.max() < 0.06 and np.median(off) > 0.06
+
+
+def test_image_to_panorama_is_given_what_workflows_hide() -> None:
+    """In turns of four rooms: a view, the shapes of the room before, a view, a rectangle; the rest is as it was."""
+    random = np.random.default_rng(0)
+    rgb = random.integers(0, 100, (8, HEIGHT, 2 * HEIGHT, 3), np.uint8)
+    semantic = np.full_like(rgb, dict(CLASSES)["floor"])
+    for number, one in enumerate(semantic):
+        one[20:30, [*range(5 * number, 5 * number + 4), -1]] = dict(CLASSES)["chair"]
+        one[40:50] = dict(CLASSES)["window"]
+    given = pictures.partly_hidden({"rgb": rgb, "semantic": semantic})
+    assert (given[::2] == pictures.views_on_grey(rgb)[::2]).all()
+    hidden = (given == pictures.GREY).all(-1)
+    assert (given[1::2] == np.where(hidden[..., None], pictures.GREY, rgb)[1::2]).all()
+    for number in (1, 5):
+        chairs = (semantic[number - 1] == dict(CLASSES)["chair"]).all(-1)
+        near = sum(np.roll(chairs, step, axis) for step in (-1, 1) for axis in (0, 1)) + chairs
+        assert (hidden[number] == (near > 0)).all()
+    for flags in hidden[3::4]:
+        rows, columns = flags.any(1), flags.any(0)
+        assert (flags == rows[:, None] & columns).all()
+        assert HEIGHT // 4 <= rows.sum() <= HEIGHT * 3 // 4 and HEIGHT // 4 <= columns.sum() <= HEIGHT
+        assert (columns != np.roll(columns, 1)).sum() == (rows != np.roll(rows, 1)).sum() == 2
 
 
 def test_a_room_seen_otherwise_is_a_true_room() -> None:

@@ -18,13 +18,10 @@ pytestmark = [pytest.mark.server, pytest.mark.since("0.30.0")]
 
 
 def test_what_the_micro_model_draws_is_put_behind(server: Server, tmp_path: Path) -> None:
-    """It has no adapters of semantics, so the mask follows the cuts alone."""
     install(server.base / "models", WEIGHTS)
     room = own_room(JUDGED_SEED + 2)
     Image.fromarray((room.maps["rgb"] * 255 + 0.5).astype("uint8")).save(tmp_path / "room.png")
     graph = on_micro(json.loads(GRAPH.read_text(encoding="utf-8")), server.upload(tmp_path / "room.png"))
-    for name in ("front", "scene"):
-        del graph[name]["inputs"]["semantic"]
     graph["front"]["inputs"]["grow"] = 1  # pixels are eight times as wide as in a panorama of 1024x512
     result = server.run(graph)
     (report,) = result.outputs["report"]["text"]

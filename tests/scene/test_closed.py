@@ -159,3 +159,49 @@ def test_the_same_seed_degrades_alike(room: Room) -> None:
     tilt = dataclasses.replace(HARSH, turn=0.0, normal_blur=0.1)
     cosine = (degraded(room.distance, room.normal, tilt, 1)[1] * room.normal).sum(axis=-1)
     assert 5 < np.degrees(np.arccos(np.clip(cosine, -1, 1))).mean() < 16
+
+
+def with_window(far: float, half: float) -> tuple[Array, Array]:
+    """Return the hall with a window ahead, so many degrees to each side, whose outside is cut off at a distance."""
+    front, up, left = np.moveaxis(rays(HEIGHT), -1, 0)
+    seen = (np.abs(np.degrees(np.arctan2(left, front))) < half) & (np.abs(np.degrees(np.arcsin(up))) < half)
+    return np.where(seen, far, hall(HEIGHT)[0]), seen
+
+
+def shows_sky(scene: Scene) -> bool:
+    return b'"name":"sky"' in scene.glb
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_bright_outside_that_is_cut_off_becomes_the_dome(soft: bool) -> None:
+    distance, seen = with_window(hall(HEIGHT)[0].max() * 1.5, 20.0)
+    if soft:
+        how = dataclasses.replace(Degradation(), far=1.0, drift=0.0)
+        distance, _ = degraded(distance, hall(HEIGHT)[1], how, seed=1)
+    picture = {"image": np.where(seen, 0.95, 0.5)[..., None].repeat(3, axis=-1).astype(np.float32)}
+    scene = build_scene(distance, picture, RELATIVE)
+    assert shows_sky(scene) and "is cut off at the far end" in scene.report
+    edges = np.sin(np.linspace(np.pi / 2, -np.pi / 2, HEIGHT + 1))
+    want = float((seen.mean(axis=1) * (edges[:-1] - edges[1:])).sum() / 2)
+    assert abs(share_open(scene) - want) < 0.1 * want
+    without = build_scene(distance, picture, dataclasses.replace(RELATIVE, sky=False))
+    assert share_open(without) < 0.002
+    # As dark as the room it may be a wall.
+    assert not shows_sky(made(distance, None))
+
+
+def box(length: float) -> Array:
+    """Return the distance in a corridor 3 m wide and high, its ends so far ahead and behind."""
+    ray = np.abs(rays(HEIGHT))
+    return 1 / np.maximum.reduce([ray[..., 0] / 1.5, ray[..., 1] / 1.5, ray[..., 2] / length])
+
+
+@pytest.mark.parametrize("length", [3.0, 8.0, 20.0])
+@pytest.mark.parametrize("levels", [0, 255])
+def test_the_wall_at_a_far_end_is_no_outside(length: float, levels: int) -> None:
+    distance = box(length) / box(length).max()
+    if levels:
+        distance = np.round(distance * levels) / levels
+    end = distance > 0.9 * distance.max()
+    picture = {"image": np.where(end, 0.95, 0.5)[..., None].repeat(3, axis=-1).astype(np.float32)}
+    assert not shows_sky(build_scene(distance, picture, RELATIVE))
