@@ -18,7 +18,7 @@ from ...evaluation.semantic import codes
 from ...mapfiles import layout
 from ...mapfiles.pictures import Array, replacing
 from ...omnix.pictures.panorama import UNSEEN_GREY, perspective_view, place_on_panorama
-from ...omnix.scene.front import within
+from ...omnix.scene.surface import within
 from ...training.config import Config, Stream
 from ...training.pictures import picture
 from ..host.pack import ROOT
