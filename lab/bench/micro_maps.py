@@ -1,7 +1,7 @@
 """What the micro model perceives of rooms, and what it draws behind their furniture, kept in a folder.
 
-The graph is workflow 12's: depth and normals of a room, Mask Foreground, image_to_pano, depth and albedo of the filled
-panorama. The model works at 128x64 pixels.
+The graph is workflow 12's: depth, normals and semantics of a room, Mask Foreground, image_to_pano, depth and albedo of
+the filled panorama. The model works at 128x64 pixels.
 """
 
 from __future__ import annotations
@@ -89,11 +89,10 @@ def micro(folder: Path, seed: int) -> Micro:
 
 
 def _graph(image: str) -> Graph:
-    """Return workflow 12 for the micro model, which has no adapters of semantics, with its mask as a picture."""
+    """Return workflow 12 for the micro model, with its mask as a picture."""
     graph = graphs.on_micro(json.loads((API / "whole_scene.json").read_text(encoding="utf-8")), image)
     graph = {name: node for name, node in graph.items() if name not in ("scene", "light", "preview", "save", "report")}
     front = {**graph["front"], "inputs": {**graph["front"]["inputs"], "grow": GROW}}
-    del front["inputs"]["semantic"]
     flags = {"class_type": "MaskToImage", "inputs": {"mask": ["front", 1]}}
     return {**graph, "front": front, "flags": flags}
 
