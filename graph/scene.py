@@ -57,9 +57,15 @@ OPTIONS: tuple[tuple[str, Any, dict[str, Any], str], ...] = (
         "objects",
         io.Boolean,
         {},
-        "With cut: make a node of its own of each thing that stands in front of the room. Nothing else changes.",
+        "With cut: make each thing in front of the room a separate node. Nothing else changes.",
     ),
-    ("sky", io.Boolean, {}, "Show what has no depth on an unlit dome around the scene; without it, it stays open."),
+    (
+        "sky",
+        io.Boolean,
+        {},
+        "Show what has no depth, and a bright outside where the depth is cut off, on an unlit dome around the scene. "
+        "Without it, what has no depth stays open.",
+    ),
     (
         "origin",
         io.Combo,
@@ -101,7 +107,7 @@ class OmniXScene(io.ComfyNode):
                 BackgroundLayer.Input(
                     "background_layer",
                     optional=True,
-                    tooltip="From Background Layer: what OmniX draws behind what stands in front.",
+                    tooltip="From Background Layer: what OmniX draws behind the things in front.",
                 ),
                 *_options(),
             ],

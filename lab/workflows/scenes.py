@@ -50,7 +50,7 @@ BEHIND_MAPS = ("albedo", "roughness", "metallic")
 
 
 def filling(found: dict[str, Link]) -> tuple[Group, ...]:
-    """Mask what stands in front in the panorama and draw what is behind it; ends in `decoded_fill`."""
+    """Mask the things in front in the panorama and draw what is behind it; ends in `decoded_fill`."""
     maps: dict[str, Value | Link] = {
         "image": Link("fitted"),
         "depth": found["mask"],
@@ -61,7 +61,7 @@ def filling(found: dict[str, Link]) -> tuple[Group, ...]:
     negative = Node("negative", "ConditioningZeroOut", {"conditioning": Link("masked_rgb_condition")})
     nodes = (negative, *streams("image_to_pano", "masked_rgb_condition"))
     drawn = renamed(nodes, {node.name: f"{node.name}_fill" for node in nodes})
-    return Group("What stands in front", 0, front), Group("What is behind it", 0, drawn)
+    return Group("Things in front", 0, front), Group("What is behind it", 0, drawn)
 
 
 def whole_scene() -> Blueprint:

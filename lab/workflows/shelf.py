@@ -1,4 +1,4 @@
-"""The blueprints that are shipped: each a part of the graphs, and a node of its own in the browser's node library.
+"""The blueprints that are shipped: each a part of the graphs, and a node in the browser's node library.
 
 First those that perceive: a panorama goes in, its maps or its 3D scene come out, and the panorama in their size.
 """

@@ -2,7 +2,7 @@
 
 The room is its structure: floor, ceiling and walls. A plane is the room's if hardly anything of the scene lies beyond
 it; a wall that others reach past is one too, where it goes up to the ceiling. What is left falls into parts that hang
-together between the cuts. Such a part stands in front if enough of its outline is the nearer side of a cut.
+together between the cuts. Such a part is in front if enough of its outline is the nearer side of a cut.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BEYOND, THICK = 0.03, 0.06
 UPRIGHT, LEVEL, REACHES, LOWEST = 25.0, 35.0, 0.75, 0.1
 # Flags are voted on in squares of so many pixels.
 VOTERS = 5
-# A part stands in front if at least this share of its outline is the nearer side of a cut, and its share of all pixels
+# A part is in front if at least this share of its outline is the nearer side of a cut, and its share of all pixels
 # lies between these two: what is larger is the room, as the walls of a courtyard are under the sky.
 NEARER, LEAST, MOST = 0.15, 2e-4, 0.2
 

@@ -26,7 +26,7 @@ TRIANGLES = 200_000
 
 
 class Masked(NamedTuple):
-    """The panorama [B, H, W, 3] with what stands in front in grey, the mask [B, H, W] of it, and a line for each."""
+    """The panorama [B, H, W, 3] with the things in front in grey, the mask [B, H, W] of it, and a line for each."""
 
     panorama: Tensor
     mask: Tensor
@@ -60,7 +60,7 @@ def masked(
 
 
 def front_of(distance: Array, maps: Mapping[str, Array], named: Named | None, tolerance: float) -> Flags:
-    """Return the pixels [H, W] of a panorama that stand in front of its room."""
+    """Return the pixels [H, W] of a panorama that show things in front of the room."""
     check_depth(distance, maps)
     found, maps = framed(distance, maps)
     normals = to_gltf(maps["normal"]) if "normal" in maps else None
@@ -74,8 +74,8 @@ def front_of(distance: Array, maps: Mapping[str, Array], named: Named | None, to
 
 def _mask_report(flags: Flags, grow: int) -> str:
     if not flags.any():
-        return "Nothing stands in front of the room, so the mask is empty."
-    return f"{flags.mean():.1%} of the pixels are masked: what stands in front of the room, grown by {grow} pixels."
+        return "Nothing is in front of the room, so the mask is empty."
+    return f"{flags.mean():.1%} of the pixels are masked: the things in front of the room, grown by {grow} pixels."
 
 
 def layers_behind(

@@ -1,4 +1,4 @@
-"""The seen surface in parts: the room, and each thing that stands in front of it as an object of its own."""
+"""The seen surface in parts: the room, and each thing in front of it as a separate object."""
 
 from __future__ import annotations
 

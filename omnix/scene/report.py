@@ -129,8 +129,8 @@ def report_on_layers(layer: Layer | None, second: Second | None, objects: Sequen
     """Return lines that say which objects are nodes of their own, and what a second panorama gave."""
     lines = []
     if options.objects and options.cut:
-        some = f"{len(objects)} in front of the room, each a node of its own: {', '.join(objects)}."
-        lines.append(f"Objects: {some if objects else 'nothing stands in front of the room.'}")
+        some = f"{len(objects)} in front of the room, each a separate node: {', '.join(objects)}."
+        lines.append(f"Objects: {some if objects else 'nothing is in front of the room.'}")
     if second is not None:
         lines.append(second.words)
         if not options.background or not options.cut:

@@ -1,4 +1,4 @@
-"""A second panorama of one place, with what stands in front taken out: the surface behind it, as a model draws it."""
+"""A second panorama of one place, without the things in front: the surface behind it, as a model draws it."""
 
 from __future__ import annotations
 

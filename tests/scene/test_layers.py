@@ -1,4 +1,4 @@
-"""What stands in front, what is put behind it, and the objects as nodes: on rendered rooms whose truth is known."""
+"""The things in front, what is put behind them, and the objects as nodes: on rendered rooms whose truth is known."""
 
 import io
 import json
