@@ -1,4 +1,4 @@
-/** What the frontend lacks for our boxes: every field that a box offers, and a page behind the ⓘ of a box. */
+/** Additions to the frontend for our boxes: every field that a box offers, and a page behind the ⓘ of a box. */
 
 import { app } from "../../../scripts/app.js";
 
