@@ -57,7 +57,7 @@ OPTIONS: tuple[tuple[str, Any, dict[str, Any], str], ...] = (
         "objects",
         io.Boolean,
         {},
-        "With cut: make each thing in front of the room a separate node. Nothing else changes.",
+        "With cut: make each thing in front of the room a separate node, visible from both sides.",
     ),
     (
         "sky",

@@ -49,7 +49,7 @@ class Material:
     """Base colour (sRGB), tangent-space normals, and occlusion, roughness, metallic in red, green, blue (linear).
 
     Without `orm` the surface is rough (1) and not metallic (0). `occluded`: whether the red of `orm` is occlusion.
-    `glow` (sRGB) is what the surface emits, `strength` times over.
+    `glow` (sRGB) is what the surface emits, `strength` times over. `two_sided`: the back is drawn too.
     """
 
     base_colour: Picture
@@ -59,6 +59,7 @@ class Material:
     unlit: bool = False
     glow: Picture | None = None
     strength: float = 1.0
+    two_sided: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class _File:
     document: dict[str, Any]
     binary: bytearray = field(default_factory=bytearray)
     materials: dict[tuple[str, Material | None], int] = field(default_factory=dict)
+    textures: dict[Picture, int] = field(default_factory=dict)
 
     def add(self, kind: str, entry: Any) -> int:
         """Append an entry to one of the document's lists and return its index."""
@@ -121,10 +123,12 @@ class _File:
         return self.materials[key]
 
     def texture(self, picture: Picture, name: str) -> dict[str, int]:
-        """Append a picture and return the reference to its texture."""
-        image = {"name": name, "bufferView": self.view(picture.data), "mimeType": picture.kind}
-        source = self.add("images", image)
-        return {"index": self.add("textures", {"sampler": 0, "source": source})}
+        """Append a picture, once for all materials that share it, and return the reference to its texture."""
+        if picture not in self.textures:
+            image = {"name": name, "bufferView": self.view(picture.data), "mimeType": picture.kind}
+            source = self.add("images", image)
+            self.textures[picture] = self.add("textures", {"sampler": 0, "source": source})
+        return {"index": self.textures[picture]}
 
 
 def write_glb(
@@ -191,6 +195,8 @@ def _material(file: _File, part: Part) -> dict[str, Any]:
         "metallicFactor": 0.0,
     }
     entry: dict[str, Any] = {"name": part.surface, "pbrMetallicRoughness": shade}
+    if material.two_sided:
+        entry["doubleSided"] = True
     if material.orm is not None:
         shade["metallicRoughnessTexture"] = file.texture(material.orm, f"{part.surface} occlusion roughness metallic")
         shade["metallicFactor"] = 1.0

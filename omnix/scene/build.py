@@ -28,7 +28,7 @@ from .surface import at_size
 
 SEEN, BACKGROUND, INVENTED = "Panorama", "background", "invented"
 """The name of the visible part (node and material), the node of the invented part, and its material."""
-SKY, COLLIDER = "sky", "collider.floor"
+SKY, COLLIDER, OBJECT = "sky", "collider.floor", "object"
 FLOOR = "floor"
 
 USUAL = Options()
@@ -102,7 +102,9 @@ def parts_of_file(
 ) -> list[Part]:
     """Return the meshes of the file: the visible pieces by name, and the background and the sky if there are any."""
     material = encoded(textures, options.textures)
-    parts = [Part(name or SEEN, piece, material, SEEN) for name, piece in pieces]
+    # The front of an object is all there is of it: with one side, a thing seen from behind would vanish.
+    thing = replace(material, two_sided=True)
+    parts = [Part(name, piece, thing, OBJECT) if name else Part(SEEN, piece, material, SEEN) for name, piece in pieces]
     if background is not None:
         parts.append(Part(BACKGROUND, background[0], encoded(background[1], options.textures), INVENTED))
     if sky is not None:

@@ -158,6 +158,6 @@ def test_a_scene_with_everything_has_its_names(client: Client) -> None:
     objects = {name for name, _ in seen.named if name.startswith("object")}
     assert {name for name, _ in seen.named} == {"Panorama", "background", "sky", "colliderfloor"} | objects
     assert len(objects) > 2 and len(seen.named) == len(objects) + 4
-    wanted = {"background": "invented", "sky": "sky", "colliderfloor": "collider.floor"}
-    assert all(material == wanted.get(name, "Panorama") for name, material in seen.named)
+    wanted = {"Panorama": "Panorama", "background": "invented", "sky": "sky", "colliderfloor": "collider.floor"}
+    assert all(material == wanted.get(name, "object") for name, material in seen.named)
     assert seen.lights == ["PointLight"] and all(filled.mean() > 0.99 for filled in seen.filled)

@@ -15,7 +15,7 @@ from everything import everything
 from test_files import verdicts
 
 PARTS = {"Panorama": "Panorama", "background": "invented", "sky": "sky", "collider.floor": "collider.floor"}
-"""Node -> material; objects share the panorama's."""
+"""Node -> material; objects have one of their own, which shows both sides."""
 IMPORT = """
 import json, sys
 import bpy
@@ -61,7 +61,7 @@ def test_khronos_and_trimesh_find_all_of_it(scene: Scene, file: Path) -> None:
     assert set(parts) == set(PARTS) | objects and len(objects) > 2
     assert any(not name.split(".")[1].isdigit() for name in objects), "an object is named by its class"
     for name, mesh in parts.items():
-        assert mesh.visual.material.name == PARTS.get(name, "Panorama")
+        assert mesh.visual.material.name == PARTS.get(name, "object")
     seen = [len(mesh.faces) for name, mesh in parts.items() if name == "Panorama" or name in objects]
     assert sum(seen) == len(scene.geometry.faces)
 
@@ -94,7 +94,7 @@ def test_blender_has_the_names_the_triangles_and_the_places(scene: Scene, import
 
 def test_blender_has_the_materials_without_helper_nodes(imported: dict[str, Any]) -> None:
     for name, mesh in imported["meshes"].items():
-        assert mesh["materials"] == [PARTS.get(name, "Panorama")]
-    assert set(imported["nodes"]) == set(PARTS.values())
+        assert mesh["materials"] == [PARTS.get(name, "object")]
+    assert set(imported["nodes"]) == {*PARTS.values(), "object"}
     assert not [node for nodes in imported["nodes"].values() for node in nodes if node == "ShaderNodeMath"]
     assert all(min(size) > 0 for size in imported["images"].values())

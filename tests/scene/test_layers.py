@@ -296,7 +296,9 @@ def test_objects_are_nodes_with_the_triangles_of_the_whole(room: Room) -> None:
 
     assert np.allclose(triangles(seen), triangles([one["Panorama"]]))
     materials = document(apart.glb)["materials"]
-    assert [material["name"] for material in materials] == ["Panorama", "invented"]
+    assert [material["name"] for material in materials] == ["Panorama", "object", "invented"]
+    assert [material.pop("doubleSided", False) for material in materials] == [False, True, False]
+    assert {**materials[1], "name": "Panorama"} == materials[0], "objects share the pictures of the room"
     assert all(name in apart.report for name in names)
 
 
