@@ -14,7 +14,7 @@ from .behind import inpainted
 from .checks import check_depth
 from .cuts import DOUBT
 from .floor import floor_below
-from .frame import Array, from_gltf, to_gltf
+from .frame import Array, from_gltf, pixel_directions, to_gltf
 from .light import light_of
 from .material import Textures, encode, encoded, sized, textures_of
 from .mesh import Mesh
@@ -147,8 +147,10 @@ def framed(distance: Array, maps: Mapping[str, Array]) -> tuple[Agreement | None
     found = agreement(np.where(valid, 1 / np.where(valid, distance, 1), 0), valid, to_gltf(maps["normal"]))
     if not found.agrees:
         return found, {name: pixels for name, pixels in maps.items() if name != "normal"}
-    turned = from_gltf(to_gltf(maps["normal"]) @ found.rotation.T)
-    return found, {**maps, "normal": turned.astype(maps["normal"].dtype)} if found.turn or found.tilt else maps
+    turned = to_gltf(maps["normal"]) @ found.rotation.T
+    # What is seen faces the viewer. A normal that does not is wrong, and would be black under a light at the viewer.
+    faces = (turned * pixel_directions(*distance.shape)).sum(axis=-1, keepdims=True) < 0
+    return found, {**maps, "normal": from_gltf(np.where(faces, turned, 0)).astype(maps["normal"].dtype)}
 
 
 def doubt_of(found: Agreement | None) -> float:

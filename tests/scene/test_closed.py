@@ -134,6 +134,21 @@ def test_normals_that_agree_nowhere_are_left_out(room: Room, change, words: str)
     assert np.array_equal(scene.geometry.positions, made(room.distance, None).geometry.positions)
 
 
+def test_a_normal_that_turns_away_is_left_out(room: Room) -> None:
+    """What is seen faces the viewer; a part of the map that says otherwise would be black in a lit scene."""
+    wrong, (height, width) = room.normal.copy(), room.distance.shape
+    part = np.s_[height // 3 : height // 2, width // 8 : width // 4]
+    aslant = np.cross(wrong[part], [0.3, 0.5, 0.8])
+    wrong[part] = aslant / np.linalg.norm(aslant, axis=-1, keepdims=True) * 0.8 - wrong[part] * 0.6
+    maps = {"image": room.rgb, "albedo": room.albedo, "normal": wrong}
+    texture = build_scene(room.distance, maps, RELATIVE).textures.normal
+    assert texture is not None
+    out = 2 * texture[part][..., 2] - 1
+    away = (wrong[part] * rays(height)[part]).sum(axis=-1) > 0
+    assert away.mean() > 0.3
+    assert np.percentile(out[away], 10) > 0.9, "there the surface is as the mesh, without the map"
+
+
 @pytest.mark.parametrize("change", [lambda d: d.max() + d.min() - d, lambda d: d.min() / d])
 def test_depth_that_is_inside_out_is_told(room: Room, change) -> None:
     words = "farthest straight up and straight down"
