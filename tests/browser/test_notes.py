@@ -85,13 +85,13 @@ def test_a_scene_is_entered_as_the_notes_say(bench: Workbench) -> None:
         """Return how much of the view the scene covers."""
         return float((bench.picture(view).mean(-1) > 0.9).mean())
 
-    assert 0.005 < covered() < 0.2, "seen from outside"
+    assert 0.005 < covered() < 0.3, "seen from outside"
     view.click()
-    for _ in range(60):
-        bench.page.mouse.wheel(0, -100)
+    for _ in range(12):
+        bench.page.mouse.wheel(0, -500)
     bench.page.wait_for_timeout(1000)
     inside = bench.picture(view)
-    assert covered() > 0.5, "seen from inside"
+    assert covered() > 0.5 and np.array_equal(bench.picture(view), inside), "seen from inside, at rest"
     assert bench.page.evaluate("() => window.app.canvas.ds.scale") == scale
     box = view.bounding_box()
     assert box is not None
@@ -99,4 +99,5 @@ def test_a_scene_is_entered_as_the_notes_say(bench: Workbench) -> None:
     bench.page.mouse.down()
     bench.page.mouse.move(box["x"] + box["width"] * 0.8, box["y"] + box["height"] / 2, steps=5)
     bench.page.mouse.up()
-    assert np.abs(bench.picture(view) - inside).mean() > 0.01, "dragging turns the view"
+    # In a white room only the axes and the grid show how the view turns.
+    assert np.abs(bench.picture(view) - inside).mean() > 0.001, "dragging turns the view"

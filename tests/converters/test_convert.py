@@ -244,7 +244,7 @@ def test_trees_keep_task_and_stream(tmp_path: Path) -> None:
     names = {
         "rgb_to_depth/rgb/pytorch_lora_weights.safetensors": "rgb_to_depth/rgb.safetensors",
         "rgb_to_depth_depth.safetensors": "rgb_to_depth/depth.safetensors",
-        "sub/rgb_to_pbr/pbr.safetensors": "rgb_to_pbr/pbr.safetensors",
+        "sub/rgb_to_pbr/pbr.safetensors": "sub/rgb_to_pbr/pbr.safetensors",
         "style.safetensors": "style.safetensors",
         "flux/style/soft.safetensors": "flux/style/soft.safetensors",
         "other/style/soft/adapter_model.safetensors": "other/style/soft.safetensors",
