@@ -63,7 +63,11 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out, and count as such, what older hosts lack: tests that name the first ComfyUI that has it."""
+    """Leave out, and count as such, what older hosts lack: tests that name the first ComfyUI that has it.
+
+    Browser tests come first: they wait for most of their time, and at the end they would leave a core idle.
+    """
+    items.sort(key=lambda item: "browser" not in item.path.parts)
     marks = {item: item.get_closest_marker("since") for item in items}
     early = [item for item, mark in marks.items() if mark is not None and _host_version() < _version(mark.args[0])]
     if early:

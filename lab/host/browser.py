@@ -21,7 +21,7 @@ OPTIONS = (
     *("--no-sandbox", "--disable-gpu-sandbox", "--no-first-run"),
     *("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
     # WebGL needs this GPU in software; everything else is drawn faster without it.
-    *("--disable-gpu-rasterization", "--disable-accelerated-2d-canvas"),
+    *("--disable-gpu-rasterization", "--disable-accelerated-2d-canvas", "--disable-gpu-compositing"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 SETTINGS = {
