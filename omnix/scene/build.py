@@ -148,7 +148,7 @@ def framed(distance: Array, maps: Mapping[str, Array]) -> tuple[Agreement | None
     if not found.agrees:
         return found, {name: pixels for name, pixels in maps.items() if name != "normal"}
     turned = to_gltf(maps["normal"]) @ found.rotation.T
-    # Every visible surface faces the viewer. A normal that does not is wrong, and would be black under a light at the viewer.
+    # Every visible surface faces the viewer. A normal that does not is wrong, and black under a light at the viewer.
     faces = (turned * pixel_directions(*distance.shape)).sum(axis=-1, keepdims=True) < 0
     return found, {**maps, "normal": from_gltf(np.where(faces, turned, 0)).astype(maps["normal"].dtype)}
 
