@@ -27,8 +27,9 @@ def codes(colours: Array) -> Array:
     return red << 16 | green << 8 | blue
 
 
-def _colours(labels: Array) -> Array:
-    return np.stack([labels >> 16, labels >> 8 & 255, labels & 255], axis=-1).astype(np.float32)
+def colours(codes: Array) -> Array:
+    """Return numbers 0xRRGGBB [..] as colours uint8 [.., 3]."""
+    return np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=-1).astype(np.uint8)
 
 
 def distinct(labels: Array) -> Array:
@@ -44,9 +45,9 @@ def is_painted(prediction: Array, known: Array) -> bool:
 
 def nearest(prediction: Array, known: Array) -> Array:
     """Return the known code whose colour is nearest to that of each pixel of codes [H, W]."""
-    painted, colours = _colours(prediction), _colours(known)
+    painted, palette = (colours(codes).astype(np.float32) for codes in (prediction, known))
     # |p - c|^2 without |p|^2, which is the same for all c.
-    closeness = painted @ (2 * colours.T) - (colours * colours).sum(axis=1)
+    closeness = painted @ (2 * palette.T) - (palette * palette).sum(axis=1)
     return known[closeness.argmax(axis=-1)]
 
 

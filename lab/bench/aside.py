@@ -12,7 +12,7 @@ from scipy.ndimage import map_coordinates, maximum_filter
 
 from ...omnix.scene.frame import directions, from_gltf, pixel_directions
 from ..pages.inside import ahead, before
-from ..rooms.meshes import Camera, nearest_face
+from ..rooms.meshes import Camera, axes_of, nearest_face
 from ..rooms.random_room import random_room
 from ..rooms.room import encode
 from ..rooms.view import ORIGIN, Grid, look
@@ -77,7 +77,7 @@ def truth(room: Known, place: Array) -> Truth:
     farthest = maximum_filter(around, 3, mode="nearest")[:, 1:-1].reshape(-1)
     shown = []
     for view in VIEWS:
-        axis, right, up = axes(*view)
+        right, up, axis = axes_of(ahead(*view))
         rays = axis + across[None, :, None] * right - across[:, None, None] * up
         length = np.linalg.norm(rays, axis=-1)
         ours = from_gltf(rays / length[..., None]).reshape(-1, 3).T.astype(np.float32)
@@ -108,17 +108,9 @@ def drawn(part: Part, scale: float, place: Array) -> Pictures:
     return Pictures(*(np.stack(part) for part in zip(*shown)))
 
 
-def axes(yaw: float, pitch: float) -> tuple[Array, Array, Array]:
-    """Return the unit vectors ahead, to the right and up of a view in glTF's axes."""
-    axis = ahead(yaw, pitch)
-    right = np.cross(axis, [0.0, 1.0, 0.0])
-    right /= np.linalg.norm(right)
-    return axis, right, np.cross(right, axis)
-
-
 def may_be_in(corners: Array, yaw: float, pitch: float) -> Array:
     """Return which triangles [F, 3, xyz] may be in a view of 90 degrees from the origin: no side has all corners."""
-    axis, right, up = axes(yaw, pitch)
+    right, up, axis = axes_of(ahead(yaw, pitch))
     sides = np.stack([axis + right, axis - right, axis + up, axis - up])
     return ((corners @ sides.T) > 0).any(axis=1).all(axis=1)
 

@@ -64,10 +64,9 @@ def rooms(seeds: Sequence[int], height: int, keep: Path | None) -> Iterator[Maps
 def real(folder: Path) -> Iterator[Maps]:
     """Yield the maps of a published result, as they are, enlarged, and with few triangles."""
     from ...omnix.scene.material import resized
-    from ..pages.readme_picture import read, without_caption
+    from ..pages.readme_picture import published
 
-    covered = read(folder / "label.png")[..., 0] > 0.5
-    depth, normal = (without_caption(read(folder / f"{name}.png"), covered) for name in ("depth", "normal"))
+    depth, normal = published(folder, "depth", "normal")
     for height, triangles in ((256, MANY), (512, MANY), (256, FEW)):
         distance, pixels = (resized(values, 2 * height, height) for values in (depth, normal))
         row = f"{folder.name}, {2 * height}x{height}, {triangles:,} triangles"

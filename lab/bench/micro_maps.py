@@ -91,7 +91,7 @@ def micro(folder: Path, seed: int) -> Micro:
 def _graph(image: str) -> Graph:
     """Return workflow 12 for the micro model, with its mask as a picture."""
     graph = graphs.on_micro(json.loads((API / "whole_scene.json").read_text(encoding="utf-8")), image)
-    graph = {name: node for name, node in graph.items() if name not in ("scene", "light", "preview", "save", "report")}
+    graph = {name: node for name, node in graph.items() if name not in ("scene", "light", "save", "drawn", "report")}
     front = {**graph["front"], "inputs": {**graph["front"]["inputs"], "grow": GROW}}
     flags = {"class_type": "MaskToImage", "inputs": {"mask": ["front", 1]}}
     return {**graph, "front": front, "flags": flags}

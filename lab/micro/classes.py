@@ -29,8 +29,3 @@ def in_class_colours(labels: Array) -> Array:
 def nearest(painted: Array) -> Array:
     """Return the code [H, W] of the nearest class of each pixel, uint8 [H, W, 3]."""
     return semantic.nearest(semantic.codes(painted), LEGEND)
-
-
-def colours(codes: Array) -> Array:
-    """Return codes [H, W] as colours, uint8 [H, W, 3]."""
-    return np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=-1).astype(np.uint8)

@@ -21,7 +21,7 @@ from ..rooms.random_room import random_room
 from ..rooms.raycast import Scene, group
 from ..rooms.room import geometry, render
 from ..rooms.stage import Stage
-from .classes import colours, in_class_colours, nearest
+from .classes import in_class_colours, nearest
 from .pictures import halved
 from .recipe import ROOMS_HEIGHT
 
@@ -81,7 +81,8 @@ def write(folder: Path, rooms: Sequence[JudgedRoom]) -> list[str]:
     stems = [f"{number + 1:06d}" for number in range(len(rooms))]
     for stem, room in zip(stems, rooms):
         for kind, values in room.maps.items():
-            layout.write(layout.place(folder, kind, stem), kind, colours(values) if kind == "semantic" else values)
+            shown = semantic.colours(values) if kind == "semantic" else values
+            layout.write(layout.place(folder, kind, stem), kind, shown)
     return stems
 
 

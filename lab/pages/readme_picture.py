@@ -41,6 +41,12 @@ def without_caption(values: Array, covered: Array) -> Array:
     return filled
 
 
+def published(folder: Path, *names: str) -> list[Array]:
+    """Read maps [H, W, C] of a folder, without their captions."""
+    covered = read(folder / "label.png")[..., 0] > 0.5
+    return [without_caption(read(folder / f"{name}.png"), covered) for name in names]
+
+
 def sheet(folder: Path) -> Image.Image:
     """Return views of the panorama, of its depth, normals and albedo, and of the scene from two places."""
     import torch
@@ -52,10 +58,7 @@ def sheet(folder: Path) -> Image.Image:
     from ...omnix.scene.material import resized
     from .inside import seen_from
 
-    covered = read(folder / "label.png")[..., 0] > 0.5
-    depth, normal, albedo = (
-        without_caption(read(folder / f"{name}.png"), covered) for name in ("depth", "normal", "albedo")
-    )
+    depth, normal, albedo = published(folder, "depth", "normal", "albedo")
     rgb, large_depth, large_normal = (
         resized(values, 2 * HEIGHT, HEIGHT) for values in (read(folder / "rgb_1440x720.png"), depth, normal)
     )

@@ -25,10 +25,9 @@ def views(folder: Path) -> list[tuple[str, np.ndarray]]:
     from ...omnix.scene import Options, build_scene
     from ...omnix.scene.material import resized
     from .inside import seen_from
-    from .readme_picture import read, without_caption
+    from .readme_picture import published, read
 
-    covered = read(folder / "label.png")[..., 0] > 0.5
-    depth, normal = (without_caption(read(folder / f"{name}.png"), covered) for name in ("depth", "normal"))
+    depth, normal = published(folder, "depth", "normal")
     rgb, depth, normal = (resized(a, 2 * HEIGHT, HEIGHT) for a in (read(folder / "rgb.png"), depth, normal))
     scene = build_scene(depth[..., 0].astype(float), {"image": rgb, "normal": normal * 2 - 1}, Options())
     print(scene.report)

@@ -73,14 +73,18 @@ def nearest_face(positions: Array, uv: Array, faces: Ints, camera: Camera, size:
     return Shown(np.flatnonzero(held >= 0), places, 1 / near[shown])
 
 
+def axes_of(ahead: Array) -> tuple[Array, Array, Array]:
+    """Return the unit vectors to the right, up and ahead of a camera that looks along the unit vector `ahead`."""
+    right = np.cross(ahead, [0.0, 1.0, 0.0])
+    right /= np.linalg.norm(right)
+    return right, np.cross(right, ahead), ahead
+
+
 def _projected(positions: Array, camera: Camera, width: int, height: int) -> tuple[Array, Array]:
     """Return places on the screen [V, 2] in pixels, and inverse depths [V]."""
     eye = np.array(camera.eye)
     ahead = np.array(camera.target) - eye
-    ahead /= np.linalg.norm(ahead)
-    right = np.cross(ahead, [0.0, 1.0, 0.0])
-    right /= np.linalg.norm(right)
-    x, y, depth = np.stack([right, np.cross(right, ahead), ahead]) @ (positions - eye).T
+    x, y, depth = np.stack(axes_of(ahead / np.linalg.norm(ahead))) @ (positions - eye).T
     scale = height / 2 / np.tan(np.radians(camera.fov) / 2) / depth
     return np.stack([width / 2 + x * scale, height / 2 - y * scale], axis=1), 1 / depth
 

@@ -143,11 +143,11 @@ def framed(distance: Array, maps: Mapping[str, Array]) -> tuple[Agreement | None
     """Return how the normal map agrees with the depth, and the maps with it in the depth's frame, or without it."""
     if "normal" not in maps:
         return None, maps
-    valid = distance > 0
-    found = agreement(np.where(valid, 1 / np.where(valid, distance, 1), 0), valid, to_gltf(maps["normal"]))
+    valid, normals = distance > 0, to_gltf(maps["normal"])
+    found = agreement(np.where(valid, 1 / np.where(valid, distance, 1), 0), valid, normals)
     if not found.agrees:
         return found, {name: pixels for name, pixels in maps.items() if name != "normal"}
-    turned = to_gltf(maps["normal"]) @ found.rotation.T
+    turned = normals @ found.rotation.T
     # Every visible surface faces the viewer. A normal that does not is wrong, and black under a light at the viewer.
     faces = (turned * pixel_directions(*distance.shape)).sum(axis=-1, keepdims=True) < 0
     return found, {**maps, "normal": from_gltf(np.where(faces, turned, 0)).astype(maps["normal"].dtype)}

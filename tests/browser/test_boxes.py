@@ -104,9 +104,10 @@ def typed(bench: Workbench, title: str, field: str, value: str) -> None:
         entry.press("Enter")
     else:
         dialog = bench.page.locator(".graphdialog input")
-        for _ in range(5):  # on a busy machine two clicks may be too far apart to be a double one
-            bench.page.mouse.dblclick(*bench.page.evaluate(FIELD, [title, field]))
-            with suppress(TimeoutError):  # and the dialog, which closes itself, may be gone before it is filled
+        for _ in range(5):
+            # One click: a second one would open the box itself where the field has moved since it was measured.
+            bench.page.mouse.click(*bench.page.evaluate(FIELD, [title, field]))
+            with suppress(TimeoutError):  # the dialog closes itself when the mouse leaves it
                 dialog.fill(value, timeout=5000)
                 dialog.press("Enter", timeout=5000)
                 break

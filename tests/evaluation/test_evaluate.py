@@ -297,7 +297,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, file=sys.
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="the peak is told by a module of Unix")
+@pytest.mark.skipif(sys.platform == "win32", reason="the peak of memory is read by a module of Unix")
 def test_memory_does_not_grow_with_the_number_of_pairs(tmp_path: Path) -> None:
     """Forty more pairs of 512x256 would be 40 MB in float32 if they were kept, and twice that as they are compared."""
     predicted, truth = tmp_path / "predicted" / "metallic", tmp_path / "true" / "metallic"

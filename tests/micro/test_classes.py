@@ -38,7 +38,7 @@ def test_every_label_has_a_class_and_every_class_is_read_again() -> None:
     assert CLASS_OF.keys() == COLOURS.keys()
     shown = classes.in_class_colours(np.array([[*COLOURS.values()]], np.uint8))
     codes = classes.nearest(shown)
-    assert (classes.colours(codes) == shown).all() and {*codes.ravel()} == {*classes.LEGEND}
+    assert (semantic.colours(codes) == shown).all() and {*codes.ravel()} == {*classes.LEGEND}
     off = np.random.default_rng(0).integers(-8, 9, shown.shape)
     assert (classes.nearest(np.clip(shown + off, 0, 255).astype(np.uint8)) == codes).all()
     with pytest.raises(KeyError):
