@@ -20,7 +20,7 @@ from ...omnix.scene import Options, build_scene
 from ...omnix.scene.layers import masked
 from ..rooms.meshes import FROM_OUTSIDE, draw
 from ..rooms.room import Room, render
-from ..workflows.catalog import PICTURE_PROMPT
+from ..workflows.shelf import PICTURE_PROMPT
 
 WIDTH, HEIGHT, FINER = 400, 200, 2
 BORDER, MARGIN, GROWN = 2, 12, 6

@@ -1,14 +1,14 @@
-"""Boxes: the description of a blueprint in the host's format, and a graph with all its boxes opened."""
+"""Boxes: the description of a blueprint in the host's format, and the posted form of a graph, with its boxes opened."""
 
 from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from .graph import Blueprint, Definition, Describe, Graph, Link, Node, Slot, output_slot, slots
+from .graph import Blueprint, Definition, Describe, Graph, Link, Node, Slot, Value, output_slot, slots, value
 from .shelf import BLUEPRINTS
 
 BOXES: Mapping[str, Blueprint] = {blueprint.name: blueprint for blueprint in BLUEPRINTS}
@@ -32,95 +32,101 @@ def first_number(blueprint: Blueprint) -> int:
     return NUMBERS * (1 + list(BOXES).index(blueprint.name)) + 1
 
 
-def end_slot(blueprint: Blueprint, label: str, describe: Describe) -> Slot:
-    """Return the slot at the first end of a box's input; the value inside the box is its default."""
-    name, field = blueprint.inputs[label][0]
-    node = next(node for node in blueprint.nodes() if node.name == name)
-    slot = next(slot for slot in slots(describe(node.type), node) if slot.name == field)
-    default = {"default": node.inputs[field]} if field in node.inputs else {}
-    return replace(slot, name=label, options={**slot.options, **default})
+def end_slots(blueprint: Blueprint, describe: Describe) -> list[Slot]:
+    """List the inputs of a box as the slots at their first ends; the value inside the box is the default."""
+    nodes, found = {node.name: node for node in blueprint.nodes()}, []
+    for label in blueprint.inputs:
+        name, field = blueprint.ends(label)[0]
+        slot = next(slot for slot in slots(describe(nodes[name].type), nodes[name]) if slot.name == field)
+        default = {"default": nodes[name].inputs[field]} if field in nodes[name].inputs else {}
+        found.append(replace(slot, name=label, options={**slot.options, **default}))
+    return found
 
 
-def output_type(blueprint: Blueprint, link: Link, describe: Describe) -> str:
-    """Return the type of what a link inside carries."""
-    kind = describe(next(node.type for node in blueprint.nodes() if node.name == link.node))
-    return kind["output"][output_slot(kind, link)]
+def output_types(blueprint: Blueprint, describe: Describe) -> dict[str, str]:
+    """Return the type of each output of a box."""
+    kinds = {node.name: describe(node.type) for node in blueprint.nodes()}
+    ends = {name: (kinds[link.node], link) for name, link in blueprint.outputs.items()}
+    return {name: kind["output"][output_slot(kind, link)] for name, (kind, link) in ends.items()}
 
 
 def definition(blueprint: Blueprint, describe: Describe) -> Definition:
     """Describe a box in the format in which the host describes a node."""
-    found = [end_slot(blueprint, label, describe) for label in blueprint.inputs]
+    found, kinds = end_slots(blueprint, describe), output_types(blueprint, describe)
     return {
         "input": {"required": {slot.name: [slot.type, slot.options] for slot in found}},
         "input_order": {"required": [slot.name for slot in found]},
-        "output": [output_type(blueprint, link, describe) for link in blueprint.outputs.values()],
-        "output_name": list(blueprint.outputs),
+        "output": [*kinds.values()],
+        "output_name": [*kinds],
         "display_name": blueprint.name,
         "python_module": MODULE,
     }
 
 
+def api_form(graph: Graph, describe: Describe) -> dict[str, dict[str, Any]]:
+    """Return the graph for /prompt, with its boxes opened, keyed by our names, with the value of every input."""
+    nodes = opened(graph)
+    types = {node.name: node.type for node in nodes}
+    return {node.name: _api_node(node, types, describe) for node in nodes}
+
+
+def _api_node(node: Node, types: Mapping[str, str], describe: Describe) -> dict[str, Any]:
+    definition = describe(node.type)
+    inputs: dict[str, Any] = {}
+    for slot in slots(definition, node):
+        given = node.inputs.get(slot.name)
+        if isinstance(given, Link):
+            inputs[slot.name] = [given.node, output_slot(describe(types[given.node]), given)]
+        elif slot.is_widget:
+            inputs[slot.name] = value(slot, node)
+    title = node.title or definition["display_name"] or node.type
+    return {"class_type": node.type, "inputs": inputs, "_meta": {"title": title}}
+
+
 def opened(graph: Graph) -> list[Node]:
     """List the nodes of a graph with its boxes opened; nodes that would do the same work twice are merged.
 
-    The host runs equal nodes once, too. Nodes keep their names; where several have one, their box's is put behind it.
+    The host runs equal nodes once, too. Nodes keep their names; if several have the same, their box's name follows it.
     """
-    boxes = {node.name: node for node in graph.nodes() if node.type in BOXES}
-    kept: dict[Any, tuple[str, str]] = {}
-    same: dict[tuple[str, str], tuple[str, str]] = {}
-    found: dict[tuple[str, str], Node] = {}
-    for box, node in _parts(graph):
-        inputs = {key: _link(value, box, boxes, same) for key, value in node.inputs.items()}
-        key = (box, node.name)
-        same[key] = kept.setdefault((node.type, tuple(sorted(inputs.items()))), key)
-        if same[key] == key:
-            found[key] = replace(node, inputs=inputs)
-    counts = Counter(name for _, name in found)
-    names = {f"{box}/{name}": name if counts[name] == 1 else f"{name}_{box}" for box, name in found}
-    return [_renamed(node, names[f"{box}/{name}"], names) for (box, name), node in found.items()]
+    kept: dict[Any, str] = {}
+    same: dict[str, str] = {}
+    found: dict[str, Node] = {}
+    boxes = {node.name: BOXES[node.type] for node in graph.nodes() if node.type in BOXES}
+    for node in graph.nodes():
+        outer = {field: _followed(given, "", boxes, same) for field, given in node.inputs.items()}
+        for box, inner, given in _inside(node, outer):
+            inputs = {field: _followed(own, box, {}, same) for field, own in inner.inputs.items()} | given
+            path = f"{box}/{inner.name}"
+            same[path] = kept.setdefault((inner.type, tuple(sorted(inputs.items()))), path)
+            if same[path] == path:
+                found[path] = replace(inner, inputs=inputs)
+    counts = Counter(node.name for node in found.values())
+    names = {p: n.name if counts[n.name] == 1 else f"{n.name}_{p.partition('/')[0]}" for p, n in found.items()}
+    return [_renamed(node, names[path], names) for path, node in found.items()]
+
+
+def _inside(node: Node, outer: Mapping[str, Value | Link]) -> Iterator[tuple[str, Node, dict[str, Value | Link]]]:
+    """Yield (box, node, the inputs that come from outside) for a node that is no box, or for each node in a box."""
+    if node.type not in BOXES:
+        yield "", replace(node, inputs={}), dict(outer)
+        return
+    box = BOXES[node.type]
+    ends = {end: outer[label] for label in box.inputs if label in outer for end in box.ends(label)}
+    for inner in box.nodes():
+        yield node.name, inner, {field: given for (name, field), given in ends.items() if name == inner.name}
+
+
+def _followed(given: Value | Link, box: str, boxes: Mapping[str, Blueprint], same: Mapping[str, str]) -> Value | Link:
+    """Return a link to the path "box/name" of the node that does the work, for a link inside of a box or outside."""
+    if not isinstance(given, Link):
+        return given
+    if given.node not in boxes:
+        return Link(same[f"{box}/{given.node}"], given.output)
+    outputs = boxes[given.node].outputs
+    inner = outputs[given.output or next(iter(outputs))]
+    return Link(same[f"{given.node}/{inner.node}"], inner.output)
 
 
 def _renamed(node: Node, name: str, names: Mapping[str, str]) -> Node:
-    inputs = {
-        field: Link(names[value.node], value.output) if isinstance(value, Link) else value
-        for field, value in node.inputs.items()
-    }
-    return replace(node, name=name, inputs=inputs)
-
-
-def _parts(graph: Graph) -> list[tuple[str, Node]]:
-    """List all nodes with the name of their box; what is given to a box from outside is a link from the box ""."""
-    parts: list[tuple[str, Node]] = []
-    for node in graph.nodes():
-        if node.type not in BOXES:
-            parts.append(("", node))
-            continue
-        blueprint = BOXES[node.type]
-        for inner in blueprint.nodes():
-            given = {
-                field: node.inputs[label]
-                for label, ends in blueprint.inputs.items()
-                for name, field in ends
-                if name == inner.name and label in node.inputs
-            }
-            outside = {key: _Outside(*value) if isinstance(value, Link) else value for key, value in given.items()}
-            parts.append((node.name, replace(inner, inputs={**inner.inputs, **outside})))
-    return parts
-
-
-class _Outside(Link):
-    """A link that comes from outside the node's box."""
-
-
-def _link(value: Any, box: str, boxes: Mapping[str, Node], same: Mapping[tuple[str, str], tuple[str, str]]) -> Any:
-    """Return a link to the node "box/name" that does the work, for a link as it stands inside of a box or outside."""
-    if not isinstance(value, Link):
-        return value
-    key, output = (box, value.node), value.output
-    if isinstance(value, _Outside) or not box:
-        key = ("", value.node)
-        if value.node in boxes:
-            outputs = BOXES[boxes[value.node].type].outputs
-            inner = outputs[value.output or next(iter(outputs))]
-            key, output = (value.node, inner.node), inner.output
-    return Link("/".join(same[key]), output)
+    links = {field: Link(names[v.node], v.output) for field, v in node.inputs.items() if isinstance(v, Link)}
+    return replace(node, name=name, inputs={**node.inputs, **links})

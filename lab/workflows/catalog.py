@@ -1,4 +1,4 @@
-"""The graphs that are shipped, each written once; `build.py` turns them into every form."""
+"""The graphs that are shipped, each written once, and the graph of any task; `build.py` turns them into every form."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ...omnix.pictures.maps import MAPS
-from .graph import App, Graph, Group, Link, Node, Value
+from ...omnix.runtime.tasks import Task
+from .graph import Graph, Group, Link, Node, Note, Value, node
 from .notes import (
     YOUR_MODEL,
     any_model_notes,
@@ -15,123 +16,87 @@ from .notes import (
     perception_notes,
     prompt_notes,
     scene_notes,
+    task_notes,
 )
-from .parts import ROOM, models, text
+from .parts import ROOM, canvas, condition, models, reading, streams, text
 from .scenes import SCENE, WHOLE
-from .shelf import ALL_MAPS, ANY_MODEL, FLUX, PICTURE_PROMPT
+from .shelf import ALL_MAPS, ANY_MODEL, FLUX, PERCEIVING
 
-__all__ = ["GRAPHS", "PICTURE_PROMPT"]
 Inputs = dict[str, Value | Link]
-LOADED: Mapping[str, Value | Link] = {n: Link("models", n) for n in ("model", "clip", "vae")}
-PANORAMA = Node("panorama", "OmniXLoadPanorama", {"image": ROOM, "height": 720})
+LOADED = {name: Link("models", name) for name in ("model", "clip", "vae")}
+PANORAMA = node("panorama", "OmniXLoadPanorama", image=ROOM, height=720)
 MODELS = Node("models", FLUX)
-
-
-def looking(image: Link, maps: Mapping[str, Link]) -> tuple[Group, Group]:
-    """Look around in a panorama and its maps, and see the captured view beside."""
-    viewer = Node("viewer", "OmniXPanoramaViewer", {"image": image, **maps})
-    return Group("", 2, (viewer,)), Group("", 3, (previewed("view", Link("viewer"), "The captured view"),))
+ASKED = ("panorama.image", "panorama.fit", "maps.height", "maps.steps")
+"""What the app mode asks of a person who has a panorama."""
 
 
 def previewed(name: str, image: Link, title: str) -> Node:
     """Show a picture, and save it nowhere."""
-    return Node(name, "PreviewImage", {"images": image}, title)
+    return node(name, "PreviewImage", title, images=image)
 
 
-ASKED = (("panorama", "image"), ("panorama", "fit"), ("maps", "height"), ("maps", "steps"))
-"""What the app mode asks of a person who has a panorama."""
-
-
-def perception(slug: str, name: str, what: str, box: str, maps: tuple[str, ...]) -> Graph:
-    """Turn a panorama into the maps of one task."""
-    found = {each: Link("maps", each) for each in maps}
-    viewer, view = looking(Link("maps", "panorama"), found)
-    saver = Node("save", "OmniXSavePanorama", {**found, "filename_prefix": f"OmniX/{'_'.join(maps)}"[:40]})
-    return Graph(
-        slug,
-        name,
-        (
-            Group("", 0, (PANORAMA, MODELS)),
-            Group("", 1, (Node("maps", f"Panorama to {box} (OmniX)", {"panorama": Link("panorama"), **LOADED}),)),
-            Group("", 2, (*viewer.nodes, saver)),
-            view,
-        ),
-        perception_notes(slug, what, f"Panorama to {box}"),
-        App(ASKED, ("save",)),
-    )
-
-
-def image_to_pano() -> Graph:
-    """Complete the user's picture to a panorama."""
-    picture = Node("picture", "LoadImage", {"image": "example.png"}, "Your picture")
-    own: Inputs = {"image": Link("picture"), **LOADED}
-    shown = ("prompt", "fov_x", "yaw", "pitch", "steps", "seed")
-    return generation("image_to_pano", "OmniX 01 - Image to panorama", (picture,), own, (("picture", "image"),), shown)
-
-
-def text_to_pano() -> Graph:
-    """Paint a square picture with FLUX alone and complete it to a panorama."""
-    shown = ("prompt", "steps", "seed")
-    return generation("text_to_pano", "OmniX 02 - Text to panorama", (), dict(LOADED), (), shown)
-
-
-def generation(
+def shown(
     slug: str,
     name: str,
     given: tuple[Node, ...],
-    inputs: Inputs,
-    asked: tuple[tuple[str, str], ...],
-    shown: tuple[str, ...],
+    box: Node,
+    image: Link,
+    saved: Mapping[str, Link],
+    prefix: str,
+    notes: tuple[Note, ...],
+    app: tuple[str, ...],
 ) -> Graph:
-    """Make a panorama with the box of that name."""
+    """Run one box; look around in its panorama `image` and in the maps among `saved`, and save these."""
+    maps = {each: link for each, link in saved.items() if each in MAPS}
+    viewer = node("viewer", "OmniXPanoramaViewer", image=image, **maps)
+    saver = node("save", "OmniXSavePanorama", **saved, filename_prefix=f"OmniX/{prefix}"[:40])
+    view = previewed("view", Link("viewer"), "The captured view")
+    columns = ((*given, MODELS), (box,), (viewer, saver), (view,))
+    return Graph(slug, name, tuple(Group("", i, column) for i, column in enumerate(columns)), notes, app)
+
+
+def generation(slug: str, name: str, fields: tuple[str, ...], *given: Node) -> Graph:
+    """Make a panorama with the box of that name, of the nodes `given`."""
     title = name.partition(" - ")[2]
-    box = Node("made", f"{title} (OmniX)", inputs)
-    viewer, view = looking(Link("made"), {})
-    saver = Node("save", "OmniXSavePanorama", {"panorama": Link("made"), "filename_prefix": "OmniX/generated"})
-    return Graph(
-        slug,
-        name,
-        (
-            Group("", 0, (*given, MODELS)),
-            Group("", 1, (box,)),
-            Group("", 2, (*viewer.nodes, saver)),
-            view,
-        ),
-        generation_notes(slug, title),
-        App((*asked, *(("made", field) for field in shown)), ("save",)),
-    )
+    own = {"image": Link(given[0].name)} if given else {}
+    box = node("made", f"{title} (OmniX)", **own, **LOADED)
+    asked = (*(f"{one.name}.image" for one in given), *(f"made.{field}" for field in fields))
+    made, notes = Link("made"), generation_notes(slug, title)
+    return shown(slug, name, given, box, made, {"panorama": made}, "generated", notes, asked)
+
+
+def perception(task: str) -> Graph:
+    """Turn a panorama into the maps of one task."""
+    row = PERCEIVING[task]
+    title = f"Panorama to {row.name}"
+    maps = [each for each in reading(task.rpartition("_to_")[2]).outputs if each in MAPS]
+    notes = perception_notes(task, row.title, title)
+    return perceived(task, f"OmniX {row.number} - {title}", f"{title} (OmniX)", maps, "_".join(maps), notes)
 
 
 def all_maps() -> Graph:
     """Turn a panorama into all maps, in one box, with one number of steps and one seed."""
-    box = Node("maps", ALL_MAPS, {"panorama": Link("panorama"), **LOADED})
-    maps = {each: Link("maps", each) for each in MAPS}
-    viewer, view = looking(Link("maps", "panorama"), maps)
-    saver = Node("save", "OmniXSavePanorama", {**maps, "filename_prefix": "OmniX/room"})
-    return Graph(
-        "all_maps",
-        "OmniX 09 - Panorama to all maps",
-        (
-            Group("", 0, (PANORAMA, MODELS)),
-            Group("", 1, (box,)),
-            Group("", 2, (*viewer.nodes, saver)),
-            view,
-        ),
-        maps_notes("Panorama to all maps"),
-        App(ASKED, ("save",)),
-    )
+    notes = maps_notes(ALL_MAPS.removesuffix(" (OmniX)"))
+    return perceived("all_maps", "OmniX 09 - Panorama to all maps", ALL_MAPS, [*MAPS], "room", notes)
+
+
+def perceived(slug: str, name: str, box: str, maps: list[str], prefix: str, notes: tuple[Note, ...]) -> Graph:
+    """Turn a panorama into the maps that a box outputs."""
+    made = node("maps", box, panorama=Link("panorama"), **LOADED)
+    found = {each: Link("maps", each) for each in maps}
+    return shown(slug, name, (PANORAMA,), made, Link("maps", "panorama"), found, prefix, notes, ASKED)
 
 
 def any_model() -> Graph:
     """Paint a panorama with any model and its LoRA, and turn it into all maps."""
-    checkpoint = Node("checkpoint", "CheckpointLoaderSimple", {"ckpt_name": YOUR_MODEL}, "Your model")
-    made = Node("made", ANY_MODEL, {name: Link("checkpoint", name.upper()) for name in ("model", "clip", "vae")})
-    maps = Node("maps", ALL_MAPS, {"panorama": Link("made"), **LOADED})
+    checkpoint = node("checkpoint", "CheckpointLoaderSimple", "Your model", ckpt_name=YOUR_MODEL)
+    made = node("made", ANY_MODEL, **{name: Link("checkpoint", name.upper()) for name in LOADED})
+    maps = node("maps", ALL_MAPS, panorama=Link("made"), **LOADED)
     found = {each: Link("maps", each) for each in MAPS}
     fitted = Link("maps", "panorama")
-    viewer = Node("viewer", "OmniXPanoramaViewer", {"image": fitted, **found})
-    saver = Node("save", "OmniXSavePanorama", {"panorama": fitted, **found, "filename_prefix": "OmniX/room"})
-    shown = ("prompt", "lora_name", "width", "height", "steps", "cfg", "seed")
+    viewer = node("viewer", "OmniXPanoramaViewer", image=fitted, **found)
+    saver = node("save", "OmniXSavePanorama", panorama=fitted, **found, filename_prefix="OmniX/room")
+    asked = ("prompt", "lora_name", "width", "height", "steps", "cfg", "seed")
     return Graph(
         "any_model",
         "OmniX 13 - Any model to panorama to maps",
@@ -143,41 +108,41 @@ def any_model() -> Graph:
             Group("", 3, (viewer, saver)),
         ),
         any_model_notes(),
-        App((*(("made", field) for field in shown), ("maps", "steps")), ("save",)),
+        (*(f"made.{field}" for field in asked), "maps.steps"),
     )
 
 
 def panorama_to_scene() -> Graph:
     """Turn a panorama into a 3D scene."""
-    shown = (("panorama", "image"), ("panorama", "fit"), ("scene", "height"))
+    asked = ("panorama.image", "panorama.fit", "scene.height")
     before = (Group("", 0, (PANORAMA, MODELS)),)
-    return scene("panorama_to_scene", "OmniX 10 - Panorama to 3D scene", before, shown)
+    return scene("panorama_to_scene", "OmniX 10 - Panorama to 3D scene", before, asked)
 
 
 def photo_to_scene() -> Graph:
     """Complete a photo to a panorama, and turn that into a 3D scene."""
-    picture = Node("picture", "LoadImage", {"image": "example.png"}, "Your photo")
-    box = Node("panorama", "Image to panorama (OmniX)", {"image": Link("picture"), **LOADED})
-    shown = (("picture", "image"), ("panorama", "prompt"), ("panorama", "fov_x"))
+    picture = node("picture", "LoadImage", "Your photo", image="example.png")
+    box = node("panorama", "Image to panorama (OmniX)", image=Link("picture"), **LOADED)
     # Three wires go from the models to the scene, above the box that makes the panorama.
     before = (Group("", 0, (MODELS, picture)), Group("", 1, (box,), lower=180))
     made = previewed("made", Link("panorama"), "The panorama")
-    return scene("photo_to_scene", "OmniX 11 - Photo to 3D scene", before, shown, made=(made,))
+    asked = ("picture.image", "panorama.prompt", "panorama.fov_x")
+    return scene("photo_to_scene", "OmniX 11 - Photo to 3D scene", before, asked, made=(made,))
 
 
 def whole_scene() -> Graph:
     """Turn a panorama into a 3D scene with what OmniX draws behind things."""
-    shown = (("panorama", "image"), ("panorama", "fit"), ("scene", "prompt"), ("scene", "height"))
     before = (Group("", 0, (PANORAMA, MODELS)),)
     drawn = previewed("drawn", Link("scene", "filled"), "What OmniX drew behind")
-    return scene("whole_scene", "OmniX 12 - Panorama to whole 3D scene", before, shown, drawn=(drawn,), kind=WHOLE)
+    asked = ("panorama.image", "panorama.fit", "scene.prompt", "scene.height")
+    return scene("whole_scene", "OmniX 12 - Panorama to whole 3D scene", before, asked, drawn=(drawn,), kind=WHOLE)
 
 
 def scene(
     slug: str,
     name: str,
     before: tuple[Group, ...],
-    shown: tuple[tuple[str, str], ...],
+    asked: tuple[str, ...],
     made: tuple[Node, ...] = (),
     drawn: tuple[Node, ...] = (),
     kind: str = SCENE,
@@ -186,63 +151,42 @@ def scene(
 
     made: nodes below the box; drawn: nodes below the scene.
     """
-    box = Node("scene", kind, {"panorama": Link("panorama"), **LOADED})
-    report = Node("report", "PreviewAny", {"source": Link("scene", "report")}, "What was made")
-    saver = Node("save", "SaveGLB", {"mesh": Link("scene", "model_3d"), "filename_prefix": "OmniX/scene"})
+    box = node("scene", kind, panorama=Link("panorama"), **LOADED)
+    report = node("report", "PreviewAny", "What was made", source=Link("scene", "report"))
+    saver = node("save", "SaveGLB", mesh=Link("scene", "model_3d"), filename_prefix="OmniX/scene")
     exr: Inputs = {"images": Link("panorama"), "filename_prefix": "OmniX/scene_light", "format": "exr"}
     exr |= {"format.bit_depth": "32-bit float", "format.input_color_space": "sRGB"}
     light = Node("light", "SaveImageAdvanced", exr, "Save the panorama as light (EXR)")
+    columns = ((box, light, *made), (saver, *drawn, report))
     return Graph(
         slug,
         name,
-        (
-            *before,
-            Group("", len(before), (box, light, *made)),
-            Group("", len(before) + 1, (saver, *drawn, report)),
-        ),
+        (*before, *(Group("", i, column) for i, column in enumerate(columns, len(before)))),
         scene_notes(slug, kind.removesuffix(" (OmniX)")),
-        App((*shown, ("scene", "camera_height"), ("scene", "steps")), ("save",)),
+        (*asked, "scene.camera_height", "scene.steps"),
     )
 
 
 def save_prompt() -> Graph:
     """Encode the constant prompt of perception once, for good."""
-    written: Inputs = {"conditioning": Link("text"), "filename_prefix": "conditioning/OmniX"}
     encoded = text()
-    return Graph(
-        "save_prompt",
-        "OmniX extra - Save the prompt once",
-        (
-            Group("", 0, (Node("clip", "DualCLIPLoader", models().nodes[1].inputs),)),
-            Group("", 1, (replace(encoded, inputs={**encoded.inputs, "clip": Link("clip")}),)),
-            Group("", 2, (Node("save", "OmniXSaveConditioning", written),)),
-            Group("", 3, (Node("name", "PreviewAny", {"source": Link("save")}, "Saved as"),)),
-        ),
-        prompt_notes(),
+    columns = (
+        node("clip", "DualCLIPLoader", **models().nodes[1].inputs),
+        node("text", encoded.type, **encoded.inputs, clip=Link("clip")),
+        node("save", "OmniXSaveConditioning", conditioning=Link("text"), filename_prefix="conditioning/OmniX"),
+        node("name", "PreviewAny", "Saved as", source=Link("save")),
     )
+    groups = tuple(Group("", i, (one,)) for i, one in enumerate(columns))
+    return Graph("save_prompt", "OmniX extra - Save the prompt once", groups, prompt_notes())
 
 
+PICTURE = node("picture", "LoadImage", "Your picture", image="example.png")
 GRAPHS = (
-    image_to_pano(),
-    text_to_pano(),
-    perception("rgb_to_depth", "OmniX 03 - Panorama to depth", "depth", "depth", ("depth",)),
-    perception("rgb_to_normal", "OmniX 04 - Panorama to normal", "normals", "normal", ("normal",)),
-    perception(
-        "rgb_camray_to_normal",
-        "OmniX 05 - Panorama to normal with camera rays",
-        "normals",
-        "normal with camera rays",
-        ("normal",),
+    generation(
+        "image_to_pano", "OmniX 01 - Image to panorama", ("prompt", "fov_x", "yaw", "pitch", "steps", "seed"), PICTURE
     ),
-    perception("rgb_to_albedo", "OmniX 06 - Panorama to albedo", "albedo", "albedo", ("albedo",)),
-    perception(
-        "rgb_to_pbr",
-        "OmniX 07 - Panorama to roughness and metallic",
-        "roughness and metallic",
-        "roughness and metallic",
-        ("roughness", "metallic"),
-    ),
-    perception("rgb_to_semantic", "OmniX 08 - Panorama to semantic", "semantics", "semantic", ("semantic",)),
+    generation("text_to_pano", "OmniX 02 - Text to panorama", ("prompt", "steps", "seed")),
+    *map(perception, PERCEIVING),
     all_maps(),
     panorama_to_scene(),
     photo_to_scene(),
@@ -250,3 +194,60 @@ GRAPHS = (
     any_model(),
     save_prompt(),
 )
+RAYS = "camray"
+HEIGHT = 512
+"""Of the panorama of any task, in pixels; what `omnix-train` trains at."""
+TAKING = {
+    "OmniXEncodePrompt": {"clip": Link("clip")},
+    "VAEEncode": {"vae": Link("vae")},
+    "OmniXFlowShift": {"model": Link("flux")},
+    "OmniXDecodePanorama": {"vae": Link("vae")},
+}
+"""Node -> its inputs that take a model, and the loader that gives it; a blueprint gets these from outside."""
+
+
+def graph_of(task: Task, folder: str) -> Graph:
+    """Return the graph of a task: a picture for each condition but camera rays, its streams in order, and its maps."""
+    last, read = f"{task.conditions[-1]}_condition", reading(task.target)
+    given = node("panorama", "OmniXLoadPanorama", image=ROOM, height=HEIGHT)
+    others = {*task.conditions} - {task.conditions[0]} or RAYS in task.conditions
+    measured = (node("measured", "GetImageSize", image=Link(given.name)),) if others else ()
+    pictures = tuple(
+        node(f"save_{name}", "SaveImage", f"Save {name}", images=link, filename_prefix=f"OmniX/{name}")
+        for name, link in read.outputs.items()
+        if name != "mask"
+    )
+    groups = (
+        Group("Your panorama", 0, (given, *measured)),
+        models(),
+        Group("Prompt and condition streams", 1, (text(), *_conditions(task, given.name))),
+        canvas(given.name, last),
+        Group("OmniX", 2, streams(task.name, last)),
+        Group("Maps", 3, (*read.nodes, *pictures)),
+    )
+    own = TAKING | {"OmniXLoadAdapters": {"folder": folder}}
+
+    def closed(one: Node) -> Node:
+        return replace(one, inputs={**one.inputs, **own.get(one.type, {})})
+
+    closed_groups = tuple(replace(group, nodes=tuple(map(closed, group.nodes))) for group in groups)
+    return Graph(task.name, task.name, closed_groups, task_notes(task, folder))
+
+
+def _conditions(task: Task, first: str) -> tuple[Node, ...]:
+    """Chain the condition streams; the first is the panorama, each other one a picture of its own, or camera rays."""
+    nodes: tuple[Node, ...] = ()
+    before, size = "text", {name: Link("measured", name) for name in ("width", "height")}
+    for stream in task.conditions:
+        pixels = f"{stream}_pixels"
+        if stream == RAYS:
+            nodes += (node(pixels, "OmniXCameraRays", **size),)
+        elif stream == task.conditions[0]:
+            pixels = first
+        else:
+            loaded = node(f"{stream}_picture", "LoadImage", f"Load {stream} (2:1)", image="example.png")
+            how = {"upscale_method": "area", "crop": "disabled"}
+            nodes += (loaded, node(pixels, "ImageScale", image=Link(loaded.name), **how, **size))
+        nodes += condition(stream, pixels, before)
+        before = f"{stream}_condition"
+    return nodes

@@ -33,6 +33,11 @@ class Node:
     after: str = "fixed"
 
 
+def node(name: str, type: str, title: str = "", /, **inputs: Value | Link) -> Node:
+    """Return a node with these inputs."""
+    return Node(name, type, inputs, title)
+
+
 @dataclass(frozen=True)
 class Group:
     """Nodes that stand one below the other under a title; groups of a column stand one below the other too.
@@ -55,47 +60,47 @@ class Note:
 
 
 @dataclass(frozen=True)
-class App:
-    """The contents of app mode in newer frontends: inputs as (node, field), and the nodes whose pictures are shown."""
-
-    inputs: tuple[tuple[str, str], ...] = ()
-    outputs: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Graph:
-    """One graph: `slug` names its posted form, `name` the form that people open."""
+    """One graph: `slug` names its posted form, `name` the form that people open.
+
+    `app` lists the fields that newer frontends show in app mode, as "node.field", with the pictures of the node `save`.
+    """
 
     slug: str
     name: str
     groups: tuple[Group, ...]
     notes: tuple[Note, ...] = ()
-    app: App = App()
+    app: tuple[str, ...] = ()
 
     def nodes(self) -> Iterator[Node]:
-        """Yield the nodes in the order of the groups."""
+        """Yield the nodes in the order of the groups, each after those that it needs."""
         for group in self.groups:
             yield from group.nodes
 
 
 @dataclass(frozen=True)
 class Blueprint:
-    """A graph as one box: `inputs` map labels to the (node, input) ends inside, `outputs` names to links inside.
+    """A graph as one box: `inputs` map labels to the ends inside, `outputs` names to links inside.
 
-    In a graph, a box is a node whose type is the blueprint's name.
+    The ends of an input are written "node.field node.field". In a graph, a box is a node whose type is the blueprint's
+    name.
     """
 
     name: str
     description: str
     aliases: tuple[str, ...]
     groups: tuple[Group, ...]
-    inputs: Mapping[str, tuple[tuple[str, str], ...]]
+    inputs: Mapping[str, str]
     outputs: Mapping[str, Link]
 
     def nodes(self) -> Iterator[Node]:
         """Yield the nodes inside, each after those that it needs."""
         for group in self.groups:
             yield from group.nodes
+
+    def ends(self, label: str) -> list[tuple[str, str]]:
+        """List the ends of an input inside, each as (node, field)."""
+        return [(name, field) for name, _, field in (end.partition(".") for end in self.inputs[label].split())]
 
 
 Definition = Mapping[str, Any]

@@ -7,8 +7,9 @@ graph. web/notes.css enlarges every note that links to this project, so each doe
 from __future__ import annotations
 
 from ...mapfiles.nyu40 import CLASSES
-from ...omnix.runtime.tasks import STREAMS
+from ...omnix.runtime.tasks import STREAMS, Task
 from .graph import Note
+from .parts import SCENE_TASKS
 
 HUB = "https://huggingface.co"
 ADAPTERS = f"{HUB}/KevinHuang/OmniX"
@@ -107,9 +108,9 @@ OWN = "Press **Run**: the sample is loaded. Or choose a panorama of your own, tw
 Panorama**."
 
 
-def perception_notes(task: str, what: str, title: str) -> tuple[Note, ...]:
+def perception_notes(task: str, heading: str, title: str) -> tuple[Note, ...]:
     """Describe a graph of one perception task, whose box has this title."""
-    start = f"""## {what.capitalize()} of a panorama
+    start = f"""## {heading} of a panorama
 
 1. {OWN}
 2. Look around in **Panorama Viewer (360)**: drag to turn, wheel to zoom. *Capture* keeps a view for the next run.
@@ -182,7 +183,6 @@ WHOLE = """
 OmniX was trained to fill round a photo, not behind objects: look at **What OmniX drew behind**. **What was made** \
 says if its depth fits.
 """
-SCENE_TASKS = ("rgb_to_depth", "rgb_to_normal", "rgb_to_albedo", "rgb_to_pbr")
 
 
 def scene_notes(slug: str, title: str) -> tuple[Note, ...]:
@@ -239,5 +239,18 @@ All perception tasks use the same prompt. Encode it once, and T5 (9.8 GB) is nev
 is the file. It needs no wire from *clip*, and without one T5 stays on the disk.
 
 Text encoders go to `models/text_encoders`: {ENCODERS}. [Help]({DOCS}/troubleshooting.md)
+"""
+    return (Note("Start here", start),)
+
+
+def task_notes(task: Task, folder: str) -> tuple[Note, ...]:
+    """Describe the graph of any task, whose adapters are in this folder."""
+    start = f"""## {task.name}
+
+1. Load a panorama that is twice as wide as high: it is the condition *{task.conditions[0]}*.
+2. **Load OmniX Adapters** loads them from `models/loras/{folder}`; press **R** after you have put them there.
+3. Run. The map *{task.target}* is saved to `output/OmniX`.
+
+The condition streams are {", ".join(task.conditions)}, in this order.
 """
     return (Note("Start here", start),)

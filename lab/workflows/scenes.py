@@ -4,113 +4,110 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .graph import Blueprint, Group, Link, Node, Value
-from .parts import FITTED, PANORAMA_HEIGHT, Several, again, condition, encoders, renamed, several, streams, text
+from .graph import Blueprint, Group, Link, Node, Value, node
+from .parts import (
+    FITTED,
+    MAP_TASKS,
+    PANORAMA,
+    PANORAMA_HEIGHT,
+    SCENE_TASKS,
+    Several,
+    again,
+    condition,
+    encoders,
+    exchanged,
+    fields,
+    renamed,
+    several,
+    streams,
+    text,
+)
 
-SCENE = "Panorama to 3D scene (OmniX)"
-SCENE_TASKS = ("rgb_to_depth", "rgb_to_normal", "rgb_to_albedo", "rgb_to_pbr")
-SCENE_MAPS = ("normal", "albedo", "roughness", "metallic")
+SCENE, WHOLE = "Panorama to 3D scene (OmniX)", "Panorama to whole 3D scene (OmniX)"
+EMPTY_ROOM = "an empty room with bare walls and a bare floor, without furniture"
+BEHIND_TASKS = ("rgb_to_depth", "rgb_to_albedo", "rgb_to_pbr")
+SCENE_MAPS, BEHIND_MAPS = ("normal", "albedo", "roughness", "metallic"), ("albedo", "roughness", "metallic")
+MESH = ("mesh", "glb", "gltf", "3D", "world")
 
 
 def scene() -> Blueprint:
     """Return the box that turns a panorama into its maps, and them into one mesh."""
     groups, found, inputs, settings = several(SCENE_TASKS)
-    given: dict[str, Value | Link] = {"image": Link("fitted"), "depth": found["mask"]}
-    given |= {name: found[name] for name in SCENE_MAPS}
-    made = Node("scene", "OmniXScene", given)
+    maps = {name: found[name] for name in SCENE_MAPS}
+    made = node("scene", "OmniXScene", image=Link("fitted"), depth=found["mask"], **maps)
     return Blueprint(
         SCENE,
         "A textured 3D mesh of a 360-degree panorama as GLB, for Blender, three.js and Unreal, by way of its depth, "
         "normals, albedo, roughness and metallic, with OmniX on FLUX.1-dev.",
-        ("360", "equirectangular", "mesh", "glb", "gltf", "3D", "world"),
+        (*PANORAMA, *MESH),
         (*groups, Group("Scene", len(groups), (made,))),
-        {
-            **inputs,
-            "camera_height": (("scene", "camera_height"),),
-            "triangles": (("scene", "triangles"),),
-            "unlit": (("scene", "unlit"),),
-            **settings,
-        },
+        {**inputs, **fields("scene", "camera_height", "triangles", "unlit"), **settings},
         {
             **{name: Link("scene", name) for name in ("model_3d", "mesh", "report")},
             "panorama": Link("fitted"),
-            **{name: found[name] for name in ("depth", *SCENE_MAPS)},
+            **{"depth": found["depth"], **maps},
         },
     )
-
-
-WHOLE = "Panorama to whole 3D scene (OmniX)"
-EMPTY_ROOM = "an empty room with bare walls and a bare floor, without furniture"
-BEHIND_TASKS = ("rgb_to_depth", "rgb_to_albedo", "rgb_to_pbr")
-FILLING = {
-    **{name: (("sampler_fill", name),) for name in ("steps", "seed")},
-    "adapters_folder": (("adapters_fill", "folder"),),
-}
-BEHIND_MAPS = ("albedo", "roughness", "metallic")
 
 
 def filling(found: dict[str, Link]) -> tuple[Group, ...]:
     """Mask the things in front in the panorama and draw what is behind it; ends in `decoded_fill`."""
-    maps: dict[str, Value | Link] = {
-        "image": Link("fitted"),
-        "depth": found["mask"],
-        **{n: found[n] for n in ("normal", "semantic")},
-    }
+    maps = {"depth": found["mask"], "normal": found["normal"], "semantic": found["semantic"]}
+    front = node("front", "OmniXForeground", image=Link("fitted"), **maps)
     words = replace(text(EMPTY_ROOM), name="text_fill")
-    front = (words, Node("front", "OmniXForeground", maps), *condition("masked_rgb", "front", "text_fill"))
-    negative = Node("negative", "ConditioningZeroOut", {"conditioning": Link("masked_rgb_condition")})
+    negative = node("negative", "ConditioningZeroOut", conditioning=Link("masked_rgb_condition"))
     nodes = (negative, *streams("image_to_pano", "masked_rgb_condition"))
-    drawn = renamed(nodes, {node.name: f"{node.name}_fill" for node in nodes})
-    return Group("Things in front", 0, front), Group("What is behind it", 0, drawn)
+    return (
+        Group("Things in front", 0, (words, front, *condition("masked_rgb", "front", "text_fill"))),
+        Group("What is behind it", 0, renamed(nodes, {one.name: f"{one.name}_fill" for one in nodes})),
+    )
+
+
+FILLING = fields("sampler_fill", "steps", "seed") | {"adapters_folder": "adapters_fill.folder"}
 
 
 def whole_scene() -> Blueprint:
     """Return the box that also draws what stands behind things, and puts it into the scene as a second layer."""
-    first = at_rows(several((*SCENE_TASKS, "rgb_to_semantic")), PANORAMA_HEIGHT)
-    second = again(several(BEHIND_TASKS), "behind", "decoded_fill")
-    layer: dict[str, Value | Link] = {
-        **{"image": Link("decoded_fill"), "depth": second.found["mask"], "first_depth": first.found["mask"]},
-        **{"mask": Link("front", "mask"), **{name: second.found[name] for name in BEHIND_MAPS}},
-        "if_different": "leave it out",
-    }
-    given: dict[str, Value | Link] = {
-        **{
-            "image": Link("fitted"),
-            "depth": first.found["mask"],
-            **{name: first.found[name] for name in (*SCENE_MAPS, "semantic")},
-        },
-        **{"background_layer": Link("layer"), "objects": True},
-    }
-    made = Node("layer", "OmniXBackgroundLayer", layer), Node("scene", "OmniXScene", given)
+    first, second = several(MAP_TASKS), again(several(BEHIND_TASKS), "behind", "decoded_fill")
+    fitted = {FITTED.name: replace(FITTED, inputs={"height": PANORAMA_HEIGHT})}
+    maps = {name: first.found[name] for name in (*SCENE_MAPS, "semantic")}
+    outputs = {name: Link("scene", name) for name in ("model_3d", "mesh", "report")} | {"panorama": Link("fitted")}
     return Blueprint(
         WHOLE,
         "A textured 3D mesh of a 360-degree panorama as GLB, with objects as nodes of their own and with what OmniX on "
         "FLUX.1-dev draws behind them.",
-        ("360", "equirectangular", "mesh", "glb", "gltf", "3D", "world", "inpaint", "background"),
-        in_columns(first.groups, filling(first.found), second.groups, (Group("Scene", 0, made),)),
+        (*PANORAMA, *MESH, "inpaint", "background"),
+        in_columns(
+            exchanged(first.groups, fitted), filling(first.found), second.groups, (_layered(first, second, maps),)
+        ),
         {
             **first.inputs,
-            "clip": (*first.inputs["clip"], ("text_fill", "clip")),
-            "vae": (*first.inputs["vae"], *encoders("masked_rgb", decoded="decoded_fill"), *second.inputs["vae"]),
-            "prompt": (("text_fill", "prompt"),),
-            "grow": (("front", "grow"),),
-            **{name: (("scene", name),) for name in ("camera_height", "triangles", "unlit")},
-            **{name: (*led, *FILLING.get(name, ()), *second.settings[name]) for name, led in first.settings.items()},
+            "clip": f"{first.inputs['clip']} text_fill.clip",
+            "vae": " ".join(
+                (first.inputs["vae"], encoders("masked_rgb", decoded="decoded_fill"), second.inputs["vae"])
+            ),
+            "prompt": "text_fill.prompt",
+            "grow": "front.grow",
+            **fields("scene", "camera_height", "triangles", "unlit"),
+            **{n: " ".join((led, FILLING.get(n, ""), second.settings[n])) for n, led in first.settings.items()},
         },
         {
-            **{name: Link("scene", name) for name in ("model_3d", "mesh", "report")},
-            "panorama": Link("fitted"),
+            **outputs,
             **{"masked": Link("front", "panorama"), "filled": Link("decoded_fill")},
-            **{name: first.found[name] for name in ("depth", *SCENE_MAPS, "semantic")},
+            **{"depth": first.found["depth"], **maps},
         },
     )
 
 
-def at_rows(run: Several, rows: int) -> Several:
-    """Return tasks that bring the panorama down to so many rows."""
-    fitted = replace(FITTED, inputs={"height": rows})
-    groups = (replace(g, nodes=tuple(fitted if n.name == FITTED.name else n for n in g.nodes)) for g in run.groups)
-    return run._replace(groups=tuple(groups))
+def _layered(first: Several, second: Several, maps: dict[str, Link]) -> Group:
+    """Make the scene of the panorama, and of the drawn one as a layer behind it."""
+    behind = {name: second.found[name] for name in BEHIND_MAPS}
+    depths = {"depth": second.found["mask"], "first_depth": first.found["mask"]}
+    given: dict[str, Value | Link] = {"image": Link("decoded_fill"), **depths, "mask": Link("front", "mask"), **behind}
+    layer = Node("layer", "OmniXBackgroundLayer", {**given, "if_different": "leave it out"})
+    inputs: dict[str, Value | Link] = {"image": Link("fitted"), "depth": first.found["mask"], **maps}
+    made = Node("scene", "OmniXScene", {**inputs, "background_layer": Link("layer"), "objects": True})
+    return Group("Scene", 0, (layer, made))
 
 
 def in_columns(*runs: tuple[Group, ...]) -> tuple[Group, ...]:

@@ -5,22 +5,25 @@ First those that perceive: a panorama goes in, its maps or its 3D scene come out
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
-from .graph import Blueprint, Group, Link, Node, Value
+from .graph import Blueprint, Group, Link, Node, Value, node
 from .notes import YOUR_LORA
 from .parts import (
     FITTED,
     FITTING,
     GUIDANCE,
+    MAP_TASKS,
+    PANORAMA,
     PANORAMA_HEIGHT,
     PANORAMA_WIDTH,
     STEPS,
-    Ends,
     canvas,
     condition,
     encoders,
+    exchanged,
+    fields,
     models,
     reading,
     sampler,
@@ -30,35 +33,52 @@ from .parts import (
 )
 from .scenes import scene, whole_scene
 
-ALL_MAPS = "Panorama to all maps (OmniX)"
-MAP_TASKS = ("rgb_to_depth", "rgb_to_normal", "rgb_to_albedo", "rgb_to_pbr", "rgb_to_semantic")
-# What a depth gives beside the picture that the sheet shows.
-UNSHOWN = ("mask", "view")
-SAMPLING: Mapping[str, Ends] = {
-    "steps": (("sampler", "steps"),),
-    "seed": (("sampler", "seed"),),
-    "adapters_folder": (("adapters", "folder"),),
+FLUX, SETTINGS, ALL_MAPS = "FLUX.1-dev (OmniX)", "Steps and seed (OmniX)", "Panorama to all maps (OmniX)"
+ANY_MODEL = "Text to panorama with any model (OmniX)"
+PICTURE_PROMPT = "a sunlit living room with a grey sofa, wooden floor and large windows"
+SAVED = "OmniX_00001_.safetensors"
+"""What the workflow that saves the prompt once writes first."""
+SAMPLING = fields("sampler", "steps", "seed") | {"adapters_folder": "adapters.folder"}
+
+
+class Perceiving(NamedTuple):
+    """One perception task in words: its workflow's number, its name, its note's title, what its box makes, aliases."""
+
+    number: str
+    name: str
+    title: str
+    words: str
+    aliases: tuple[str, ...]
+
+
+PERCEIVING = {
+    "rgb_to_depth": Perceiving("03", "depth", "Depth", "Relative distance", ("depth map", "distance")),
+    "rgb_to_normal": Perceiving("04", "normal", "Normals", "World-space normals", ("normal map",)),
+    "rgb_camray_to_normal": Perceiving(
+        "05", "normal with camera rays", "Normals", "World-space normals", ("normal map", "camray")
+    ),
+    "rgb_to_albedo": Perceiving("06", "albedo", "Albedo", "Albedo", ("intrinsic", "base color")),
+    "rgb_to_pbr": Perceiving(
+        "07", "roughness and metallic", "Roughness and metallic", "Roughness and metallic", ("pbr", "material")
+    ),
+    "rgb_to_semantic": Perceiving("08", "semantic", "Semantics", "Semantics", ("segmentation",)),
 }
 
 
-def perceiver(task: str, what: str, words: str, aliases: tuple[str, ...]) -> Blueprint:
+def perceiver(task: str) -> Blueprint:
     """Return the box that turns a panorama into the maps of one task."""
-    rays = task == "rgb_camray_to_normal"
-    target = task.rpartition("_to_")[2]
-    inner = (FITTED, text(), *condition("rgb", "fitted", "text"))
-    conditioned = "rgb_condition"
-    size = canvas("fitted", conditioned)
+    rays, row, read = "camray" in task, PERCEIVING[task], reading(task.rpartition("_to_")[2])
+    conditioned = "camray_condition" if rays else "rgb_condition"
+    inner, size = (FITTED, text(), *condition("rgb", "fitted", "text")), canvas("fitted", conditioned)
     if rays:
-        measured: dict[str, Value | Link] = {n: Link("size", n) for n in ("width", "height")}
-        negative, measuring, *others = canvas("fitted", "camray_condition").nodes
-        inner += (measuring, Node("rays", "OmniXCameraRays", measured), *condition("camray", "rays", conditioned))
-        conditioned = "camray_condition"
+        negative, measuring, *others = size.nodes
+        rays_of = node("rays", "OmniXCameraRays", width=Link("size", "width"), height=Link("size", "height"))
+        inner += (measuring, rays_of, *condition("camray", "rays", "rgb_condition"))
         size = replace(size, nodes=(negative, *others))
-    read = reading(target)
     return Blueprint(
-        f"Panorama to {what} (OmniX)",
-        f"{words} of a 360-degree panorama, with OmniX on FLUX.1-dev.",
-        ("360", "equirectangular", *aliases),
+        f"Panorama to {row.name} (OmniX)",
+        f"{row.words} of a 360-degree panorama, with OmniX on FLUX.1-dev.",
+        (*PANORAMA, *row.aliases),
         (
             Group("Prompt and condition streams", 0, inner),
             size,
@@ -66,9 +86,7 @@ def perceiver(task: str, what: str, words: str, aliases: tuple[str, ...]) -> Blu
             *((Group("Maps", 3, read.nodes),) if read.nodes else ()),
         ),
         {
-            "panorama": (("fitted", "image"),),
-            "model": (("shifted", "model"),),
-            "clip": (("text", "clip"),),
+            **{"panorama": "fitted.image", "model": "shifted.model", "clip": "text.clip"},
             "vae": encoders("rgb", *(("camray",) if rays else ())),
             **FITTING,
             **SAMPLING,
@@ -80,13 +98,13 @@ def perceiver(task: str, what: str, words: str, aliases: tuple[str, ...]) -> Blu
 def all_maps() -> Blueprint:
     """Return the box that turns a panorama into every map, and a sheet of them."""
     groups, found, inputs, settings = several(MAP_TASKS)
-    shown: dict[str, Value | Link] = {**found, "depth": found["view"], "columns": 2}
-    sheet = Node("sheet", "OmniXContactSheet", {name: given for name, given in shown.items() if name not in UNSHOWN})
+    shown = {name: link for name, link in found.items() if name not in ("mask", "view")}
+    sheet = node("sheet", "OmniXContactSheet", **shown | {"depth": found["view"]}, columns=2)
     return Blueprint(
         ALL_MAPS,
         "Depth, normals, albedo, roughness, metallic and semantics of a 360-degree panorama, and a sheet of them, with "
         "OmniX on FLUX.1-dev. A map whose output is not linked is not made.",
-        ("360", "equirectangular", "depth map", "normal map", "pbr", "segmentation"),
+        (*PANORAMA, "depth map", "normal map", "pbr", "segmentation"),
         (*groups, Group("Sheet", len(groups), (sheet,))),
         {**inputs, **settings},
         {
@@ -97,53 +115,29 @@ def all_maps() -> Blueprint:
     )
 
 
-SAVED = "OmniX_00001_.safetensors"
-"""What the workflow that saves the prompt once writes first."""
-
-
 def with_saved_prompt(box: Blueprint) -> Blueprint:
     """Return a box that perceives with a prompt from a file, so that no text encoder is loaded."""
     prompt = Node("text", "OmniXLoadConditioning", {"name": SAVED})
-    groups = (replace(each, nodes=tuple(prompt if n.name == "text" else n for n in each.nodes)) for each in box.groups)
     inputs = {label: ends for label, ends in box.inputs.items() if label != "clip"}
     return replace(
         box,
         name=box.name.replace(" (OmniX)", " with saved prompt (OmniX)"),
         description=f"{box.description} The prompt comes from a file of Save OmniX Conditioning: T5 is not loaded.",
         aliases=(*box.aliases, "without T5"),
-        groups=tuple(groups),
-        inputs={**inputs, "saved_prompt": (("text", "name"),)},
+        groups=exchanged(box.groups, {"text": prompt}),
+        inputs={**inputs, "saved_prompt": "text.name"},
     )
-
-
-CAMERA_RAYS = "normal with camera rays"
-PERCEIVERS = (
-    perceiver("rgb_to_depth", "depth", "Relative distance", ("depth map", "distance")),
-    perceiver("rgb_to_normal", "normal", "World-space normals", ("normal map",)),
-    perceiver("rgb_camray_to_normal", CAMERA_RAYS, "World-space normals", ("normal map", "camray")),
-    perceiver("rgb_to_albedo", "albedo", "Albedo", ("intrinsic", "base color")),
-    perceiver("rgb_to_pbr", "roughness and metallic", "Roughness and metallic", ("pbr", "material")),
-    perceiver("rgb_to_semantic", "semantic", "Semantics", ("segmentation",)),
-    all_maps(),
-    scene(),
-)
-
-
-FLUX, SETTINGS = "FLUX.1-dev (OmniX)", "Steps and seed (OmniX)"
-PICTURE_PROMPT = "a sunlit living room with a grey sofa, wooden floor and large windows"
 
 
 def completed(prompt: Value | Link, column: int) -> tuple[Group, ...]:
     """Complete a perspective picture to a panorama: the groups from `column` on; ends in `decoded`."""
-    placed: dict[str, Value | Link] = {"width": PANORAMA_WIDTH, "height": PANORAMA_HEIGHT, "fov_x": 90.0}
-    if prompt:
-        placed["image"] = Link("picture")
-    laid = Node("placed", "OmniXPlaceOnPanorama", {**placed, "yaw": 0.0, "pitch": 0.0})
-    words = (text(prompt), laid, *condition("masked_rgb", "placed", "text"))
-    shared = canvas("placed", "masked_rgb_condition")
+    own = {"image": Link("picture")} if prompt else {}
+    size = {"width": PANORAMA_WIDTH, "height": PANORAMA_HEIGHT}
+    placed = node("placed", "OmniXPlaceOnPanorama", **own, **size, fov_x=90.0, yaw=0.0, pitch=0.0)
+    words = (text(prompt), placed, *condition("masked_rgb", "placed", "text"))
     return (
         Group("Prompt and condition stream", column, words),
-        Group(shared.title, column + 1, shared.nodes),
+        replace(canvas("placed", "masked_rgb_condition"), column=column + 1),
         Group("OmniX", column + 2, streams("image_to_pano", "masked_rgb_condition", after="randomize")),
     )
 
@@ -153,15 +147,12 @@ def image_to_panorama() -> Blueprint:
     return Blueprint(
         "Image to panorama (OmniX)",
         "Complete a picture to a seamless 360-degree panorama, with OmniX on FLUX.1-dev.",
-        ("360", "equirectangular", "outpaint", "skybox"),
+        (*PANORAMA, "outpaint", "skybox"),
         completed("", 0),
         {
-            "image": (("placed", "image"),),
-            "model": (("shifted", "model"),),
-            "clip": (("text", "clip"),),
-            "vae": encoders("masked_rgb"),
-            "prompt": (("text", "prompt"),),
-            **{name: (("placed", name),) for name in ("width", "height", "fov_x", "yaw", "pitch")},
+            **{"image": "placed.image", "model": "shifted.model", "clip": "text.clip", "vae": encoders("masked_rgb")},
+            "prompt": "text.prompt",
+            **fields("placed", "width", "height", "fov_x", "yaw", "pitch"),
             **SAMPLING,
         },
         {"panorama": Link("decoded")},
@@ -170,71 +161,59 @@ def image_to_panorama() -> Blueprint:
 
 def text_to_panorama() -> Blueprint:
     """Return the box that paints a square picture with FLUX alone and completes it."""
-    square: dict[str, Value | Link] = {"width": PANORAMA_HEIGHT, "height": PANORAMA_HEIGHT}
-    words = Node("words", "PrimitiveStringMultiline", {"value": PICTURE_PROMPT}, "What the panorama shows")
+    square = {"width": PANORAMA_HEIGHT, "height": PANORAMA_HEIGHT}
+    links = ("picture_shift", "picture_text", "picture_negative", "picture_empty")
     painting = (
-        words,
-        Node("picture_text", "OmniXEncodePrompt", {"prompt": Link("words"), "guidance": GUIDANCE, "tag": False}),
-        Node("picture_negative", "ConditioningZeroOut", {"conditioning": Link("picture_text")}),
-        Node("picture_empty", "EmptySD3LatentImage", square),
-        Node("picture_shift", "ModelSamplingFlux", square),
-        sampler(
-            "picture_sampler", "picture_shift", "picture_text", "picture_negative", "picture_empty", after="randomize"
-        ),
-        Node("picture", "VAEDecode", {"samples": Link("picture_sampler")}),
+        node("words", "PrimitiveStringMultiline", "What the panorama shows", value=PICTURE_PROMPT),
+        node("picture_text", "OmniXEncodePrompt", prompt=Link("words"), guidance=GUIDANCE, tag=False),
+        node("picture_negative", "ConditioningZeroOut", conditioning=Link("picture_text")),
+        node("picture_empty", "EmptySD3LatentImage", **square),
+        node("picture_shift", "ModelSamplingFlux", **square),
+        sampler("picture_sampler", *links, after="randomize"),
+        node("picture", "VAEDecode", samples=Link("picture_sampler")),
     )
-    sides = tuple((name, side) for name in ("picture_empty", "picture_shift") for side in ("width", "height"))
+    sides = " ".join(f"{name}.{side}" for name in ("picture_empty", "picture_shift") for side in square)
     return Blueprint(
         "Text to panorama (OmniX)",
         "Paint a picture with FLUX.1-dev and complete it to a seamless 360-degree panorama, with OmniX.",
-        ("360", "equirectangular", "text to 360", "skybox", "HDRI"),
+        (*PANORAMA, "text to 360", "skybox", "HDRI"),
         (Group("A square picture with FLUX alone", 0, painting), *completed(Link("words"), 1)),
         {
-            "model": (("picture_shift", "model"), ("shifted", "model")),
-            "clip": (("picture_text", "clip"), ("text", "clip")),
-            "vae": (("picture", "vae"), *encoders("masked_rgb")),
-            "prompt": (("words", "value"),),
-            "width": (("placed", "width"),),
-            "height": (("placed", "height"), *sides),
-            "steps": (("sampler", "steps"), ("picture_sampler", "steps")),
-            "seed": (("sampler", "seed"), ("picture_sampler", "seed")),
-            "adapters_folder": SAMPLING["adapters_folder"],
+            "model": "picture_shift.model shifted.model",
+            "clip": "picture_text.clip text.clip",
+            "vae": f"picture.vae {encoders('masked_rgb')}",
+            "prompt": "words.value",
+            "width": "placed.width",
+            "height": f"placed.height {sides}",
+            **{name: f"sampler.{name} picture_sampler.{name}" for name in ("steps", "seed")},
+            "adapters_folder": "adapters.folder",
         },
         {"panorama": Link("decoded")},
     )
 
 
-ANY_MODEL = "Text to panorama with any model (OmniX)"
-
-
 def any_model() -> Blueprint:
     """Return the box that lets any model paint a panorama whose edges meet."""
-    size: dict[str, Value | Link] = {"width": PANORAMA_WIDTH, "height": PANORAMA_HEIGHT}
     painting = (
-        Node("text", "CLIPTextEncode", {"text": f"360 degree equirectangular panorama, {PICTURE_PROMPT}"}),
-        Node("negative", "ConditioningZeroOut", {"conditioning": Link("text")}),
-        Node("empty", "EmptySD3LatentImage", size),
-        Node("lora", "LoraLoaderModelOnly", {"lora_name": YOUR_LORA, "strength_model": 1.0}),
-        Node("seamless", "OmniXSeamlessPanorama", {"model": Link("lora")}),
+        node("text", "CLIPTextEncode", text=f"360 degree equirectangular panorama, {PICTURE_PROMPT}"),
+        node("negative", "ConditioningZeroOut", conditioning=Link("text")),
+        node("empty", "EmptySD3LatentImage", width=PANORAMA_WIDTH, height=PANORAMA_HEIGHT),
+        node("lora", "LoraLoaderModelOnly", lora_name=YOUR_LORA, strength_model=1.0),
+        node("seamless", "OmniXSeamlessPanorama", model=Link("lora")),
         sampler("sampler", "seamless", "text", "negative", "empty", after="randomize"),
-        Node("decoded", "OmniXDecodePanorama", {"samples": Link("sampler")}),
+        node("decoded", "OmniXDecodePanorama", samples=Link("sampler")),
     )
     return Blueprint(
         ANY_MODEL,
         "Paint a seamless 360-degree panorama with any image model and its LoRA: Qwen-Image, Z-Image, Krea 2, SDXL and "
         "others.",
-        ("360", "equirectangular", "text to 360", "skybox", "HDRI", "LoRA"),
+        (*PANORAMA, "text to 360", "skybox", "HDRI", "LoRA"),
         (Group("Any model", 0, painting[:3]), Group("Its edges meet", 1, painting[3:])),
         {
-            "model": (("lora", "model"),),
-            "clip": (("text", "clip"),),
-            "vae": (("decoded", "vae"),),
-            "lora_name": (("lora", "lora_name"),),
-            "lora_strength": (("lora", "strength_model"),),
-            "prompt": (("text", "text"),),
-            "width": (("empty", "width"),),
-            "height": (("empty", "height"),),
-            **{name: (("sampler", name),) for name in ("steps", "cfg", "seed")},
+            **{"model": "lora.model", "clip": "text.clip", "vae": "decoded.vae", "lora_name": "lora.lora_name"},
+            **{"lora_strength": "lora.strength_model", "prompt": "text.text"},
+            **fields("empty", "width", "height"),
+            **fields("sampler", "steps", "cfg", "seed"),
         },
         {"panorama": Link("decoded")},
     )
@@ -242,36 +221,32 @@ def any_model() -> Blueprint:
 
 def flux() -> Blueprint:
     """Return the box that loads what all others need."""
-    fields = {
-        "unet_name": ("flux", "unet_name"),
-        "weight_dtype": ("flux", "weight_dtype"),
-        "clip_name1": ("clip", "clip_name1"),
-        "clip_name2": ("clip", "clip_name2"),
-        "vae_name": ("vae", "vae_name"),
-    }
     return Blueprint(
         FLUX,
         "FLUX.1-dev, its text encoders and its VAE, for the OmniX blueprints. Any other loader of FLUX.1-dev does too.",
         ("omnix", "flux", "models"),
         (models(),),
-        {label: (end,) for label, end in fields.items()},
+        fields("flux", "unet_name", "weight_dtype")
+        | fields("clip", "clip_name1", "clip_name2")
+        | fields("vae", "vae_name"),
         {"model": Link("flux"), "clip": Link("clip"), "vae": Link("vae")},
     )
 
 
 def settings() -> Blueprint:
     """Return the box that sets steps and seed for several others."""
-    numbers = (Node("steps", "PrimitiveInt", {"value": STEPS}), Node("seed", "PrimitiveInt", {"value": 0}))
+    numbers = (node("steps", "PrimitiveInt", value=STEPS), node("seed", "PrimitiveInt", value=0))
     return Blueprint(
         SETTINGS,
         "One place for the steps and the seed of several OmniX blueprints.",
         ("omnix", "steps", "seed"),
         (Group("Settings", 0, numbers),),
-        {"steps": (("steps", "value"),), "seed": (("seed", "value"),)},
+        {"steps": "steps.value", "seed": "seed.value"},
         {"steps": Link("steps"), "seed": Link("seed")},
     )
 
 
+PERCEIVERS = (*map(perceiver, PERCEIVING), all_maps(), scene())
 BLUEPRINTS = (
     flux(),
     settings(),

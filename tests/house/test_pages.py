@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from comfyui_omnix.converters.tasks import PUBLISHED_NAME
 from comfyui_omnix.lab.host.server import ROOT
-from comfyui_omnix.lab.workflows import formats, notes
+from comfyui_omnix.lab.workflows import forms, notes
 from comfyui_omnix.omnix.runtime.tasks import STREAMS
 from huggingface_hub import snapshot_download
 
@@ -106,10 +106,10 @@ COMMAND = re.compile(r'(?m)^`?(python -c ".*")`?$')
 def test_pages_and_notes_name_the_same_sources() -> None:
     named = re.compile(r"https://huggingface\.co/[\w./-]*\w")
     notes_name = set(named.findall(notes.files(("rgb_to_depth",))))
-    assert {url for url, _ in formats.DOWNLOADS.values()} | {notes.ADAPTERS} <= notes_name
+    assert {url for url, _ in forms.DOWNLOADS.values()} | {notes.ADAPTERS} <= notes_name
     assert set(named.findall(read("README.md"))) == notes_name
     folders = re.compile(r"models/(?:\w+/)*\w+")
-    assert {f"models/{folder}" for _, folder in formats.DOWNLOADS.values()} <= set(folders.findall(read("README.md")))
+    assert {f"models/{folder}" for _, folder in forms.DOWNLOADS.values()} <= set(folders.findall(read("README.md")))
     line = notes.command(("rgb_to_depth",))
     for text in (read("README.md"), read("docs/adapters.md"), notes.files(("rgb_to_depth",))):
         assert COMMAND.findall(text) == [line]

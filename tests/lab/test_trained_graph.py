@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from comfyui_omnix.lab.workflows.catalog import graph_of
 from comfyui_omnix.lab.workflows.graph import Link
-from comfyui_omnix.lab.workflows.trained import graph_of
 from comfyui_omnix.omnix.runtime.tasks import TASKS, Task
 
 MADE_UP = Task("rgb_camray_edges_to_shading", ("rgb", "camray", "edges", "shading"))
