@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import comfy.latent_formats
 import comfy.model_management
@@ -159,9 +159,10 @@ class HostBase(LoadedBase):
                 names = set(file.keys())
         except (safetensors.SafetensorError, OSError):
             names = set()
-        if _ENCODERS[kind].layer not in names:
+        encoder, layer = _ENCODERS[kind]
+        if layer not in names:
             raise TrainingError(
-                f"{path}: expected the text encoder {_ENCODERS[kind].name} as a whole .safetensors file, got another; "
+                f"{path}: expected the text encoder {encoder} as a whole .safetensors file, got another; "
                 f"correct --{kind.replace('_', '-')}."
             )
         return path
@@ -186,17 +187,11 @@ _FOLDERS = {
 _TEXT = ("clip_l", "t5", "conditioning")
 
 
-class Encoder(NamedTuple):
-    """A text encoder's name, and a weight that only this encoder has."""
-
-    name: str
-    layer: str
-
-
 _ENCODERS = {
-    "clip_l": Encoder("CLIP-L", "text_model.encoder.layers.1.mlp.fc1.weight"),
-    "t5": Encoder("T5", "encoder.block.1.layer.0.SelfAttention.q.weight"),
+    "clip_l": ("CLIP-L", "text_model.encoder.layers.1.mlp.fc1.weight"),
+    "t5": ("T5", "encoder.block.1.layer.0.SelfAttention.q.weight"),
 }
+"""The text encoders' names, and a weight that only this encoder has."""
 
 
 def located(name: str, kind: str) -> Path:

@@ -6,7 +6,7 @@ import importlib
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,19 +67,12 @@ def orthogonal(matrices: Tensor) -> Tensor:
     return x if wide else x.mT
 
 
-class Installable(NamedTuple):
-    """An optimiser in a package that ComfyUI does not install."""
-
-    module: str
-    name: str
-    package: str
-
-
 _OWN: dict[str, Any] = {"adamw": torch.optim.AdamW, "muon": Muon}
 _OPTIONAL = {
-    "adamw8bit": Installable("bitsandbytes.optim", "AdamW8bit", "bitsandbytes"),
-    "prodigy": Installable("prodigyopt", "Prodigy", "prodigyopt"),
+    "adamw8bit": ("bitsandbytes.optim", "AdamW8bit"),
+    "prodigy": ("prodigyopt", "Prodigy"),
 }
+"""Optimisers in packages that ComfyUI does not install: the module and the class."""
 
 
 def optimizer(config: Config, factors: Iterable[Parameter]) -> torch.optim.Optimizer:
@@ -87,13 +80,13 @@ def optimizer(config: Config, factors: Iterable[Parameter]) -> torch.optim.Optim
     options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     if config.optimizer in _OWN:
         return _OWN[config.optimizer](list(factors), **options)
-    wanted = _OPTIONAL[config.optimizer]
+    module, name = _OPTIONAL[config.optimizer]
     try:
-        found = getattr(importlib.import_module(wanted.module), wanted.name)
+        found = getattr(importlib.import_module(module), name)
     except ImportError as error:
+        package = module.partition(".")[0]
         raise TrainingError(
-            f"The optimiser {config.optimizer} needs the package {wanted.package}; pip install {wanted.package}, "
-            "or use adamw."
+            f"The optimiser {config.optimizer} needs the package {package}; pip install {package}, or use adamw."
         ) from error
     return found(list(factors), **options)
 

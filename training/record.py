@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from einops import repeat
@@ -19,6 +19,7 @@ from torch import Tensor
 from ..converters import write_bytes
 from ..evaluation import semantic
 from ..evaluation.compare import compare
+from ..evaluation.run import nearest
 from ..mapfiles import layout
 from ..mapfiles.pictures import Array
 from ..omnix.pictures.panorama import decode_panorama
@@ -183,13 +184,6 @@ OTHER = "albedo"
 TILE = 384
 
 
-class Panel(NamedTuple):
-    """The curve of one map: its title and its points (step, value)."""
-
-    title: str
-    points: list[tuple[float, float]]
-
-
 class Watch:
     """Gets the sampled latents; writes sheets to `samples/`, the table `figures.csv` and its curves."""
 
@@ -237,10 +231,10 @@ class Watch:
                     sums.setdefault(name, []).append(value)
         return {name: float(np.mean(values)) for name, values in sums.items()}
 
-    def panels(self) -> Iterator[Panel]:
-        """Yield the curve of each map's main figure."""
+    def panels(self) -> Iterator[tuple[str, Points]]:
+        """Yield the curve of each map's main figure: its title and its points (step, value)."""
         for name, _figure in self._main():
-            yield Panel(f"{name}, held out", points(self.output / FIGURES, name))
+            yield f"{name}, held out", points(self.output / FIGURES, name)
 
     def ranking(self) -> list[int]:
         """Return the steps from the best main figure to the worst; with several maps by the sum of their ranks."""
@@ -279,7 +273,8 @@ def _pair(kind: str, folder: str, path: Path, config: Config, image: Tensor) -> 
     if kind == OTHER or folder not in layout.KINDS:
         truth = picture(config, Stream(folder, (folder,)), [path]).numpy()
         return colours if colours.shape[-1] == 3 else np.repeat(colours, 3, axis=-1), truth
-    truth = _at_size(layout.read(path, kind), *colours.shape[:2])
+    # Resized to the nearest pixel: the mean of two distances, normals or classes would be wrong.
+    truth = nearest(layout.read(path, kind), (colours.shape[0], colours.shape[1]))
     if kind == "semantic":
         labels = semantic.codes(truth)
         return semantic.nearest(
@@ -289,10 +284,3 @@ def _pair(kind: str, folder: str, path: Path, config: Config, image: Tensor) -> 
         vectors = colours * 2 - 1
         return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-6), truth
     return colours.mean(axis=-1), truth
-
-
-def _at_size(values: Array, height: int, width: int) -> Array:
-    """Resize to the nearest pixel: the mean of two distances, normals or classes would be wrong."""
-    rows = ((np.arange(height) + 0.5) * values.shape[0] / height).astype(int)
-    columns = ((np.arange(width) + 0.5) * values.shape[1] / width).astype(int)
-    return values[rows][:, columns]

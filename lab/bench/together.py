@@ -1,7 +1,7 @@
-"""Try other nodes and packs beside OmniX on one MODEL, and write docs/together.md.
+"""Try other nodes and packs beside OmniX on one MODEL, and write the table and the messages of docs/together.md.
 
-    python lab/bench/together.py --packs FOLDER     core nodes, packs and stand-ins: writes the page
-    python lab/bench/together.py                    only core nodes and stand-ins: prints it
+    python lab/bench/together.py --packs FOLDER     core nodes, packs and stand-ins: writes them into the page
+    python lab/bench/together.py                    only core nodes and stand-ins: prints them
 
 with the python and, as COMFYUI_PATH, the comfyui of `python dev.py setup --json`, and a folder with clones of the
 packs that `packs.py` lists; if one is missing, it says how to get it.
@@ -19,6 +19,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -31,74 +32,16 @@ EXACT = 1e-5
 CALLS, ROW = "calls", "row of a pack: "
 Outcomes: TypeAlias = dict[str, float | str]
 """An order -> its error, or what was said; "calls" -> how often the right way called FLUX."""
-HEAD = """# Together with other nodes and packs
-
-Written by `python lab/bench/together.py --packs FOLDER`: each node was run on a tiny random FLUX.1, before **Apply
-OmniX Adapters** and after it, on ComfyUI {version}. The figure is the relative error (L2, float32) of KSampler's
-latent, compared with the same node on an independent computation (Diffusers and PEFT). Below 1e-5 the verdict is
-*right*. A node that has no effect on this kind of model also counts as right. Each row was tried with a core node, a
-pack at a commit, or a stand-in: test code that changes the model the same way as the named packs.
-
-KSampler does 4 steps, or 8 for caches. FLUX may be called less often (if a cache reuses a step) or more often.
-
-| companion | what was tried | verdict | error before Apply | error after Apply | FLUX called |
-|---|---|---|---|---|---|
-"""
-TAIL = """
-Four packs fail on this ComfyUI without OmniX too, so they have no row: ComfyUI-TeaCache (91dff8e), Comfy-WaveSpeed
-(8253745), ComfyUI-NAG (ef8a641) and ComfyUI-IPAdapter-Flux (eef22b6).
-
-The messages of the refused nodes:
-
-{sentences}
-
-EasyCache changes its input latent in place. In float32, and before Apply OmniX Adapters, that is the sampler's own
-latent, with or without OmniX. After Apply OmniX Adapters it is a copy. At a threshold of 0.1 both caches ran FLUX 13
-or 14 times in 28 steps. With the micro model, the error of depth did not grow with EasyCache, and grew by 5 % with
-LazyCache (32 rooms; lab/bench/README.md, Caches). So the safe choice is EasyCache at 0.1, after Apply OmniX Adapters.
-It was not measured with FLUX.1-dev.
-
-## Newer ComfyUI
-
-New features of ComfyUI since the version above, and how OmniX handles them ([tested versions](exactness.md#hosts)):
-
-- **Model Attention Backend** (0.32) works before and after Apply OmniX Adapters. A checkpoint with its own attention
-  (int8) runs with ComfyUI's usual attention when it is used with OmniX: exact, but slower.
-- **Model Sparse Attention** (BlockSparseAttention) runs, with a warning that it may leave out parts of any stream.
-  Its effect on OmniX was not measured. Up to its `min_tokens` (12,288) it leaves out nothing: at 1440x720, two
-  streams have 9,394 tokens, and three streams have 14,091.
-- **Seamless Tiling** (in a branch of ComfyUI) rolls the picture but not OmniX's conditions, so OmniX refuses it.
-- **Fused layers** (int8 weights, `--fast fp16_accumulation`): OmniX makes ComfyUI call each adapted layer, and adds
-  the delta to it. If a layer is skipped, or called in an unknown way, the run stops with a message that names the
-  layer.
-
-**Tiles.** Each stream must see the whole panorama, so nodes that cut it (Ultimate SD Upscale, ComfyUI-Distributed)
-can't be used. OmniX refuses a tile if it is not twice as wide as high, if the reference latents are larger, or if
-**OmniX Flow Shift** was set for a larger panorama. One case can't be detected: a tile that is twice as wide as high,
-with reference latents that were cut too, if OmniX Flow Shift was set for the tile's size or is missing. So don't
-connect OmniX's model to such a node.
-
-**Sampling in parts.** KSampler Advanced with leftover noise, SplitSigmas and a noise mask of ones give the same
-result as one run, with or without a seam. There are three exceptions. Samplers that use earlier steps (dpmpp_2m, lms,
-deis) lose them between two runs, also without OmniX. A node between two samplers that makes a new latent (upscale,
-batch, save and load) ends the seam there. A pack's sampler that is not a sampler function of ComfyUI gets the blended
-seam under a noise mask, but keeps its own copy unblended until the end.
-
-**Noise.** OmniX makes a sampler's noise equal on both sides of the seam, for any kind of noise: white, pyramid,
-Perlin, fractal, filtered, or drawn by numpy. Noise that was prepared before sampling, at the panorama's own size, is
-refused: set `seam_columns` to 0. Samplers that differentiate the model (`ttm`) work. Between steps the model gets
-their picture with the seam blended, and the sampler keeps it unblended until the end.
-
-**Guiders.** CFGGuider, BasicGuider, DualCFGGuider, Perp-Neg Guider and Dual Model Guider work if each of their
-conditionings has the reference latents. USO Style Reference works: each stream sees its tokens.
-
-Nodes that were not tried are not in the table. If another node changes the size of the sampled picture, set
-`seam_columns` to 0 in **Apply OmniX Adapters** and **OmniX Flow Shift**.
-"""
+MARKS = (
+    ("it, on ComfyUI ", ". The figure"),
+    ("| FLUX called |\n|---|---|---|---|---|---|\n", "\n\nFour packs"),
+    ("The messages of the refused nodes:\n\n", "\n\nEasyCache"),
+)
+"""What is before and after each part of the page that is measured: the version, the rows of the table, the messages."""
 
 
 def main() -> None:
-    """Write the page, or print it where no pack was tried: it has no fewer rows than before."""
+    """Write the page; without packs only print the results, so that the page keeps all its rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packs", type=Path, metavar="FOLDER", help="where the packs' clones are")
     parser.add_argument("--row", type=int, help=argparse.SUPPRESS)
@@ -119,13 +62,21 @@ def main() -> None:
         trial = Trial(Path(temporary))
         core, doubles = ([(one, trial.outcomes(one)) for one in rows] for rows in (CORE, DOUBLES))
     results = [*core, *((one, alone(folder, number)) for number, one in enumerate(packs)), *doubles]
-    table = "".join(row(one, outcomes) for one, outcomes in results)
-    told = [f"- {one.name}: *{said}*" for one, outcomes in results for said in sentences(outcomes)]
-    page = HEAD.format(version=__version__) + table + TAIL.format(sentences="\n".join(told))
+    table = "\n".join(row(one, outcomes) for one, outcomes in results)
+    messages = "\n".join(f"- {one.name}: *{said}*" for one, outcomes in results for said in sentences(outcomes))
     if folder:
+        page = rewritten(PAGE.read_text(encoding="utf-8"), (__version__, table, messages))
         PAGE.write_text(page, encoding="utf-8", newline="\n")
     else:
-        print(page)
+        print(f"{table}\n\n{messages}")
+
+
+def rewritten(page: str, parts: Sequence[str]) -> str:
+    """Return the page with other measured parts, in the order of MARKS."""
+    for (before, after), part in zip(MARKS, parts, strict=True):
+        start, _, rest = page.partition(before)
+        page = start + before + part + after + rest.partition(after)[2]
+    return page
 
 
 def alone(folder: Path, number: int) -> Outcomes:
@@ -247,7 +198,7 @@ def row(companion: Any, outcomes: Outcomes) -> str:
     shown = ["" if one is None else f"{one:.1e}" if isinstance(one, float) else "refused" for one in told]
     ran = any(isinstance(one, float) for one in told)
     shown.append(f"{outcomes[CALLS]} for {companion.steps} steps" if ran else "")
-    return f"| {companion.name} | {companion.source} | {verdict(outcomes)} | {' | '.join(shown)} |\n"
+    return f"| {companion.name} | {companion.source} | {verdict(outcomes)} | {' | '.join(shown)} |"
 
 
 def verdict(outcomes: Outcomes) -> str:

@@ -4,7 +4,6 @@ import io
 import json
 import os
 import re
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -110,7 +109,7 @@ class Workbench:
 
     def open(self) -> None:
         """Go to the frontend with this workbench's renderer and wait until graphs can be loaded."""
-        _post(self.server, "/settings", SETTINGS | {"Comfy.VueNodes.Enabled": self.nodes2})
+        self.server.post("/settings", SETTINGS | {"Comfy.VueNodes.Enabled": self.nodes2})
         self.page.goto(self.server.url)
         self.wait(READY)
         self.settle()
@@ -233,11 +232,3 @@ class ViewerOnPage:
 def pixels(png: bytes) -> Pixels:
     """Decode a PNG, [h, w, 3] in [0, 1]."""
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), dtype=np.float64) / 255
-
-
-def _post(server: Server, path: str, message: Mapping[str, Any]) -> None:
-    request = urllib.request.Request(
-        server.url + path, json.dumps(message).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30):
-        pass

@@ -74,7 +74,6 @@ class Server:
         base: Path,
         packs: Mapping[str, Path] | None = None,
         options: Sequence[str] = (),
-        python: str = sys.executable,
         cpu: bool = True,
     ) -> None:
         self.comfyui = comfyui
@@ -86,7 +85,6 @@ class Server:
             *(["--front-end-root", frontend] if frontend else []),
             *options,
         )
-        self.python = python
         self.log = base / "server.log"
         self.port = 0
         self.startup_seconds = 0.0
@@ -111,7 +109,7 @@ class Server:
         self._install()
         self.port = _free_port()
         started = time.monotonic()
-        command = [self.python, str(ROOT / "lab" / "host" / "serve.py"), str(self.comfyui), *OPTIONS]
+        command = [sys.executable, str(ROOT / "lab" / "host" / "serve.py"), str(self.comfyui), *OPTIONS]
         command += ["--base-directory", str(self.base), "--port", str(self.port), *self.options]
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -146,7 +144,7 @@ class Server:
     def submit(self, graph: Graph) -> str:
         """Queue a graph in API format and return its id; raises GraphError if the server's checks refuse it."""
         try:
-            return self._post("/prompt", {"prompt": graph})["prompt_id"]
+            return self.post("/prompt", {"prompt": graph})["prompt_id"]
         except urllib.error.HTTPError as error:
             raise _refusal(json.loads(error.read())) from error
 
@@ -173,11 +171,11 @@ class Server:
 
     def interrupt(self) -> None:
         """Press Cancel: end the graph that runs now."""
-        self._post("/interrupt", {})
+        self.post("/interrupt", {})
 
     def free(self) -> None:
         """Unload all models and the cached outputs of nodes."""
-        self._post("/free", {"unload_models": True, "free_memory": True})
+        self.post("/free", {"unload_models": True, "free_memory": True})
 
     def node_info(self, node_type: str) -> dict[str, Any]:
         """Return the server's description of a node type for the frontend; empty if the type does not exist."""
@@ -232,7 +230,8 @@ class Server:
         with _OPENER.open(self.url + path, timeout=60) as answer:
             return json.loads(answer.read())
 
-    def _post(self, path: str, message: Mapping[str, Any]) -> dict[str, Any]:
+    def post(self, path: str, message: Mapping[str, Any]) -> dict[str, Any]:
+        """Send a JSON message and return the server's answer."""
         body = json.dumps(message).encode()
         request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/json"})
         with _OPENER.open(request, timeout=60) as answer:

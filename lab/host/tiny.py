@@ -144,9 +144,9 @@ def _normal(shape: tuple[int, int], deviation: float, dtype: torch.dtype, genera
     return (torch.randn(shape, generator=generator) * deviation).to(dtype)
 
 
-def full_adapter(seed: int = 0, rank: int = 64) -> dict[str, Tensor]:
+def full_adapter(seed: int = 0) -> dict[str, Tensor]:
     """Make an adapter of OmniX's real size: 456 tensors, rank 64, bfloat16, 224 MB."""
-    return adapter(FULL, seed, rank, torch.bfloat16, size=0.05)
+    return adapter(FULL, seed, 64, torch.bfloat16, size=0.05)
 
 
 def save(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .tiny import TINY, Geometry, flux, save
+from .tiny import flux, save
 
 DOUBLES = Path(__file__).resolve().parent / "doubles"
 TEXT_SIZES = json.loads((DOUBLES / "tiny_text_encoders" / "config.json").read_text(encoding="utf-8"))
@@ -48,14 +48,12 @@ class ModelNames:
     t5: str = "tiny_t5.safetensors"
 
 
-def write_models(
-    folder: Path, geometry: Geometry = TINY, seed: int = 0, names: ModelNames = ModelNames()
-) -> ModelNames:
+def write_models(folder: Path, names: ModelNames = ModelNames()) -> ModelNames:
     """Fill `folder` (ComfyUI's `models`) with the four files and return their names."""
-    save(flux(geometry, seed), folder / "diffusion_models" / names.flux)
-    save(vae(seed), folder / "vae" / names.vae)
-    save(clip_l(seed), folder / "text_encoders" / names.clip_l)
-    save(t5(seed), folder / "text_encoders" / names.t5)
+    save(flux(), folder / "diffusion_models" / names.flux)
+    save(vae(), folder / "vae" / names.vae)
+    save(clip_l(), folder / "text_encoders" / names.clip_l)
+    save(t5(), folder / "text_encoders" / names.t5)
     return names
 
 
