@@ -25,7 +25,7 @@ def _module(path: Path) -> ModuleType:
     return module
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Find the host and load the pack before any test module is imported."""
     # No test is timed: a busy machine must not fail one.
     hypothesis.settings.register_profile("untimed", deadline=None)
@@ -40,7 +40,15 @@ def pytest_configure() -> None:
         loading.use_host(Path(folder).resolve())
     except RuntimeError as error:
         raise pytest.UsageError(str(error)) from error
-    loading.load_pack()
+    only_distributes = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
+    if not only_distributes:  # its workers collect and run the tests
+        loading.load_pack()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores: browser tests wait for a third of their time."""
+    return (os.cpu_count() or 1) + 1
 
 
 # Files that take more than about seven seconds of a core: `dev.py test --fast` leaves them out.
@@ -67,9 +75,9 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out, and count as such, what older hosts lack: tests that name the first ComfyUI that has it.
 
-    Browser tests come first: they wait for most of their time, and at the end they would leave a core idle.
+    Browser tests come first, then other slow files: a long file at the end would leave a core idle.
     """
-    items.sort(key=lambda item: "browser" not in item.path.parts)
+    items.sort(key=lambda item: ("browser" not in item.path.parts, item.path.stem not in SLOW))
     marks = {item: item.get_closest_marker("since") for item in items}
     early = [item for item, mark in marks.items() if mark is not None and _host_version() < _version(mark.args[0])]
     if early:

@@ -113,6 +113,8 @@ def downloaded_host(cache: Path, version: str, python: Path) -> Path:
             if (got := hashlib.sha256(archive.read_bytes()).hexdigest()) != digest:
                 raise SetupError(f"{archive.name}: expected sha256 {digest}, got {got}; the download was refused.")
             unpack(archive, "vendor/ComfyUI", target)
+        # The tests' many processes write no bytecode.
+        subprocess.call([str(python), "-m", "compileall", "-qq", str(target)])
 
     ensure(target, (target / STAMP).is_file, build)
     return target
@@ -256,14 +258,20 @@ def fresh(target: Path) -> Iterator[None]:
     (target / STAMP).write_text("made by dev.py\n")
 
 
+# An installation by others may take minutes.
+APT_INSTALL = ("apt-get", "install", "-y", "-qq", "--no-install-recommends", "-oDPkg::Lock::Timeout=300")
+
+
 def chromium() -> Path:
     """Return a Chromium for the browser tests, installed with apt where that is possible."""
     if found := found_chromium():
         return found
     if shutil.which("apt-get") and hasattr(os, "geteuid") and os.geteuid() == 0:
-        say("installing Chromium")
-        run(["apt-get", "update", "-qq"])
-        run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium", "fonts-dejavu-core"])
+        with locked(cache_folder() / "chromium.lock"):  # another dev.py may be installing it
+            if not found_chromium():
+                say("installing Chromium")
+                run(["apt-get", "update", "-qq"])
+                run([*APT_INSTALL, "chromium", "fonts-dejavu-core"])
     if found := found_chromium():
         return found
     raise SetupError("the browser tests need Chromium; install it or name it in OMNIX_CHROMIUM.")

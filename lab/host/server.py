@@ -101,7 +101,7 @@ class Server:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.stop()
 
-    def start(self, timeout: float = 180.0) -> "Server":
+    def start(self, timeout: float = 600.0) -> "Server":
         """Install the packs, start the process and return when it answers.
 
         Raises RuntimeError with the end of the log if it does not, or if a pack cannot be imported.

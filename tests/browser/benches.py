@@ -1,6 +1,7 @@
 """Fixtures of the browser tests: one Chromium for a module, a page in each renderer, and a user's downloaded files."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -31,6 +32,14 @@ def opened(browser: Browser, server: Server, nodes2: bool) -> Iterator[Workbench
     page = Workbench(browser, server, nodes2)
     yield page
     page.close()
+
+
+def becomes(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
+    """Return whether a condition becomes true; a busy machine may take its time."""
+    deadline = time.monotonic() + seconds
+    while not (met := condition()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return met
 
 
 @in_both_renderers

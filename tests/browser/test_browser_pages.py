@@ -1,4 +1,4 @@
-"""The pack in a real browser: every shipped workflow opens and runs, and every node has a help page."""
+"""The pack in a real browser: every node has a help page, and missing nodes and models would be noticed."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import benches
 import pytest
 import test_workflow_runs as runs
 from comfyui_omnix.lab.host.browser import Workbench
-from graph_files import OWN_MODEL, UI, by_host
+from graph_files import UI
 
 pytestmark = pytest.mark.server
 
@@ -28,22 +28,6 @@ SIZES = {
     "any": {"steps": 2, "width": runs.WIDTH, "height": runs.HEIGHT},
     "of": {**runs.SIZES, "OmniXPanoramaViewer": {"width": 64}},
 }
-
-
-@pytest.mark.parametrize("name", by_host(UI))
-def test_a_workflow_opens_from_the_template_browser_and_finishes(bench: Workbench, name: str) -> None:
-    bench.complaints.clear()
-    bench.open_template(name)
-    assert bench.troubles() == []
-    if name in OWN_MODEL:
-        return
-    bench.page.evaluate(SHRINK, SIZES)
-    outputs = bench.run()
-    saved = [file for output in outputs.values() for file in output.get("images", []) if file["type"] == "output"]
-    assert saved or name == "OmniX extra - Save the prompt once"
-    if any("omnix_maps" in output for output in outputs.values()):
-        bench.wait("() => document.querySelector('.omnix-panorama canvas').ariaLabel.includes('looking')")
-    assert bench.troubles() == []
 
 
 def test_workflows_are_shipped() -> None:

@@ -78,20 +78,19 @@ def test_a_scene_is_entered_as_the_notes_say(bench: Workbench) -> None:
     bench.run()
     view = bench.page.locator(":is(.lg-node, .dom-widget) canvas")
     view.wait_for()
-    bench.page.wait_for_timeout(3000)
     scale = bench.page.evaluate("() => window.app.canvas.ds.scale")
 
-    def covered() -> float:
-        """Return how much of the view the scene covers."""
-        return float((bench.picture(view).mean(-1) > 0.9).mean())
+    def at_rest(least: float, most: float) -> bool:
+        """Return whether the scene covers such a part of the view, and two pictures of it are equal."""
+        one, two = bench.picture(view), bench.picture(view)
+        return np.array_equal(one, two) and bool(least < (one.mean(-1) > 0.9).mean() < most)
 
-    assert 0.005 < covered() < 0.3, "seen from outside"
+    assert benches.becomes(lambda: at_rest(0.005, 0.3)), "seen from outside"
     view.click()
     for _ in range(12):
         bench.page.mouse.wheel(0, -500)
-    bench.page.wait_for_timeout(1000)
+    assert benches.becomes(lambda: at_rest(0.5, 1.1)), "seen from inside, at rest"
     inside = bench.picture(view)
-    assert covered() > 0.5 and np.array_equal(bench.picture(view), inside), "seen from inside, at rest"
     assert bench.page.evaluate("() => window.app.canvas.ds.scale") == scale
     box = view.bounding_box()
     assert box is not None

@@ -20,7 +20,7 @@ MARKS = [pytest.mark.server, pytest.mark.since("0.20.1")]
 inside = pytest.mark.parametrize("bench", ["legacy"], indirect=True)
 
 KEY_STEP = 7.5  # degrees an arrow key turns at the first field of view, 90 degrees
-DRAWN_WITHIN = 10.0
+DRAWN_WITHIN = 60.0
 CLOSE = 4 / 255  # 8 bits in the file, in the texture and on the screen
 
 

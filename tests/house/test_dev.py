@@ -72,7 +72,7 @@ def demo(root: Path, cache: Path, *options: str) -> subprocess.CompletedProcess[
     """Run the demo where nothing is set up; what is said must be said before that."""
     command = [os.environ["OMNIX_BASE_PYTHON"], str(root / "dev.py"), "demo", *options]
     environment = os.environ | {"OMNIX_CACHE": str(cache), "COLUMNS": "120"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     assert not cache.exists() and "Traceback" not in done.stderr
     return done
 
@@ -111,12 +111,12 @@ def test_a_wrong_panorama_is_reported_before_the_host_is_loaded(root: Path, tmp_
     own = [*weights, f"--adapters={tmp_path}", "--panorama", str(wrong)]
     command = [sys.executable, str(root / "lab" / "demo" / "main.py"), *own]
     without_host = {name: value for name, value in os.environ.items() if name != "COMFYUI_PATH"}
-    done = subprocess.run(command, capture_output=True, text=True, env=without_host, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, env=without_host, timeout=120)
     assert done.stderr == (
         f"demo: --panorama {wrong}: expected a picture twice as wide as high, got 64x48; resize it.\n"
     )
     wrong.write_text("no picture")
-    done = subprocess.run(command, capture_output=True, text=True, env=without_host, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, env=without_host, timeout=120)
     assert done.stderr.startswith(f"demo: --panorama {wrong}: expected a picture (")
 
 
