@@ -165,7 +165,8 @@ def test_weights_without_saves_are_gone_on_with(made: Path, tmp_path: Path) -> N
     weights, task = made / "weights", TASKS[1]
     for _ in range(2):
         making.begin(weights, tmp_path)  # the second time as after a stop
-    shutil.copyfile(made / making.PICTURES_KEPT, tmp_path / making.PICTURES_KEPT)
+    for name in (making.PICTURES_KEPT, making.FOREIGN_KEPT):
+        shutil.copyfile(made / name, tmp_path / name)
     making.make(tmp_path, making.chosen((task,), 1, 1e-3), torch.get_num_threads())
     for kept in (path.relative_to(weights) for path in weights.rglob("*") if path.is_file() and task not in path.parts):
         assert equal(*(load_file(folder / kept) for folder in (weights, tmp_path / "weights"))), kept
