@@ -38,7 +38,7 @@ FIGURE = {"depth": "abs_rel", "normal": "mean", "semantic": "accuracy"}
 NOTE = (
     "Predicted by the micro model of lab/micro, a FLUX.1 of 3.4 million parameters, trained on rendered rooms of "
     f"{2 * HEIGHT}x{HEIGHT} pixels. It shows that the streams work, not how good OmniX is. It was not trained on any "
-    "of these rooms, and never on rooms of the foreign renderer: there it is much worse. "
+    "of these rooms. Only its depth learned from other rooms of the foreign renderer; other maps are worse there. "
     "Real weights: python dev.py demo --flux F --vae V --clip-l C --t5 T --adapters A --panorama P"
 )
 
@@ -77,7 +77,7 @@ def prepare_foreign(output: Path, family: str) -> tuple[Path, Path]:
     """Write a room of the other renderer; return its folder and the folder for its predicted maps."""
     folder = output / f"foreign_{family}"
     write(folder, [other_room(JUDGED_SEED, family)])
-    print(f"{short(folder)}: a {family} room from another renderer, which was not used for training")
+    print(f"{short(folder)}: a {family} room from another renderer, not used for training")
     return folder, output / f"foreign_{family}_perceived"
 
 

@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         "--weights", type=Path, help="the weights to measure (default: those in --folder, else the shipped ones)"
     )
     evaluate.add_argument(
-        "--rooms", type=_number, help="number of own rooms; a quarter as many foreign ones are added (default 64)"
+        "--rooms", type=_number, help="number of own rooms; as many foreign ones are added (default 64)"
     )
     evaluate.add_argument("--seed", type=int, help="seed of the first room (default 1000000)")
     evaluate.add_argument("--steps", type=_number, help="sampling steps (default: the workflows' for this model)")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -21,11 +22,42 @@ from ...training.samples import Latents
 from ...training.saving import PUBLISHED, saves
 from . import base
 from .blocks import Blocks
+from .classes import nearest
 from .graphs import ADAPTERS
 from .recipe import BEGUN, FIRST, HEIGHT, RANK, SEAM_COLUMNS, Stage
 
 WATCHED, WATCHED_CURVE = 16, "watched.csv"
-"""The number of validation rooms that are sampled during training."""
+"""The number of validation rooms of each renderer that are sampled during training."""
+
+
+DARKEST = 0.02
+"""The least value of a decoded picture: depths are divided by it."""
+
+
+def root_mean_square(ours: Tensor, true: Tensor) -> float:
+    """Return the root of the mean square error of pictures [n, 3, H, W]."""
+    return (ours - true).square().mean().sqrt().item()
+
+
+def relative(ours: Tensor, true: Tensor) -> float:
+    """Return AbsRel of depth pictures [n, 3, H, W], each aligned by its median."""
+    scale = true.flatten(1).median(1).values / ours.flatten(1).median(1).values
+    return ((ours * scale[:, None, None, None] - true).abs() / true).mean().item()
+
+
+def accuracy(ours: Tensor, true: Tensor) -> float:
+    """Return the share of pixels of semantic pictures [n, 3, H, W] whose nearest classes are the same."""
+    mine, theirs = (nearest((stack * 255).round().byte().permute(0, 2, 3, 1).numpy()) for stack in (ours, true))
+    return float((mine == theirs).mean())
+
+
+FIGURES = {"depth": {"relative": relative}, "semantic": {"accuracy": accuracy}}
+"""Kind of map -> its figure besides RMS in `WATCHED_CURVE`."""
+
+
+def column(renderer: str, figure: str) -> str:
+    """Return the column of a figure in `WATCHED_CURVE`."""
+    return f"{renderer}_{figure}"
 
 
 def config(task: Task, stage: Stage, init: str = "") -> Config:
@@ -59,13 +91,23 @@ def config(task: Task, stage: Stage, init: str = "") -> Config:
     )
 
 
+class Seen(NamedTuple):
+    """The latents of all streams: of training rooms, and of rooms that are watched."""
+
+    trained: Mapping[str, Tensor]
+    watched: Mapping[str, Tensor]
+
+
 class Data(NamedTuple):
-    """The data of all tasks: the base's file, all streams' latents, those of the watched rooms, and their transform."""
+    """The data of all tasks: the base's file, renderer -> the latents of its rooms, and their transform."""
 
     base: Path
-    latents: Mapping[str, Tensor]
-    watched: Mapping[str, Tensor]
+    rooms: Mapping[str, Seen]
     blocks: Blocks
+
+    def of(self, task: Task) -> dict[str, Seen]:
+        """Return renderer -> latents, of the renderers that have all streams of a task."""
+        return {name: seen for name, seen in self.rooms.items() if {*task.streams} <= {*seen.trained}}
 
 
 def output_of(folder: Path, name: str, base_file: Path) -> Path:
@@ -76,10 +118,13 @@ def output_of(folder: Path, name: str, base_file: Path) -> Path:
 def train(name: str, stage: Stage, data: Data, folder: Path) -> Result:
     """Train one task's adapters to the stage's end, from the newest save for this base."""
     task, output = TASKS[name], output_of(folder, name, data.base)
+    seen = data.of(task).values()
+    watched = [{name: stack[:WATCHED] for name, stack in each.watched.items()} for each in seen]
     samples, held_out = (
-        Latents([stacks[stream][:count] for stream in task.streams], *base.prompt())
-        for stacks, count in ((data.latents, None), (data.watched, WATCHED))
+        Latents([torch.cat([stacks[stream] for stacks in parts]) for stream in task.streams], *base.prompt())
+        for parts in ([each.trained for each in seen], watched)
     )
+    truth = {name: stacks[task.target].float() for name, stacks in zip(data.of(task), watched)}
     output.mkdir(parents=True, exist_ok=True)
     return train_adapters(
         config(task, stage, begun_from(task, output, output_of(folder, FIRST, data.base))),
@@ -89,7 +134,7 @@ def train(name: str, stage: Stage, data: Data, folder: Path) -> Result:
         output,
         resume=bool(saves(output)),
         held_out=held_out,
-        sampled=watcher(data.blocks, data.watched[task.target][:WATCHED].float(), output / WATCHED_CURVE),
+        sampled=watcher(task.target, data.blocks, truth, output / WATCHED_CURVE),
         show=sys.stderr.isatty(),
     )
 
@@ -113,15 +158,21 @@ def begun_from(task: Task, output: Path, first: Path) -> str:
     return str(init) if init.is_dir() else ""
 
 
-def watcher(blocks: Blocks, truth: Tensor, path: Path) -> Callable[[int, Tensor], None]:
-    """Return a function that records errors of sampled pictures, decoded by the block transform: RMS, and AbsRel."""
-    true = blocks.decode(truth).clamp(0.02, 1)
+def watcher(kind: str, blocks: Blocks, truth: Mapping[str, Tensor], path: Path) -> Callable[[int, Tensor], None]:
+    """Return a function that records errors of sampled pictures of each renderer's rooms, which follow each other.
+
+    They are decoded by the block transform, as the truth is: RMS, and the figure of `FIGURES` for a kind that has one.
+    """
+    measures = {"rms": root_mean_square, **FIGURES.get(kind, {})}
+    true = {name: blocks.decode(latents).clamp(DARKEST, 1) for name, latents in truth.items()}
 
     def note(step: int, latents: Tensor) -> None:
-        ours = blocks.decode(latents.float()).clamp(0.02, 1)
-        scale = true.flatten(1).median(1).values / ours.flatten(1).median(1).values
-        relative = ((ours * scale[:, None, None, None] - true).abs() / true).mean()
-        curve = record.Curve(path, ("rms", "relative"), step - 1)
-        curve.add(step, {"rms": (ours - true).square().mean().sqrt().item(), "relative": relative.item()})
+        ours = blocks.decode(latents.float()).clamp(DARKEST, 1).split([len(stack) for stack in true.values()])
+        found = {
+            column(name, figure): measure(mine, true[name])
+            for name, mine in zip(true, ours)
+            for figure, measure in measures.items()
+        }
+        record.Curve(path, tuple(found), step - 1).add(step, found)
 
     return note

@@ -30,7 +30,7 @@ from .tables import table
 ENDINGS = {"rgb": "panorama.png", "depth": "depth_float.exr"}
 VIEWS = "views"
 GENERATED = "image_to_pano"
-FOREIGN_SHARE = 4
+FOREIGN_SHARE = 2
 """For so many own rooms there is one foreign room of each family."""
 OTHER_SEEDS = 500_000
 """The difference between the seeds of judged rooms and of the rooms for fitting the baselines."""

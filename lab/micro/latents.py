@@ -38,8 +38,12 @@ def encoded(blocks: Blocks, pictures: Images) -> dict[str, Tensor]:
 
 
 def of_tasks(blocks: Blocks, pictures: Images) -> dict[str, Tensor]:
-    """Return the latents of all tasks' streams: those of the pictures, each room partly hidden, and whole."""
-    found = encoded(blocks, {**pictures, "masked_rgb": partly_hidden(pictures)})
+    """Return the latents of all tasks' streams: those of the pictures, each room partly hidden, and whole.
+
+    What is hidden follows the classes, so rooms without classes are not hidden.
+    """
+    hidden = {"masked_rgb": partly_hidden(pictures)} if "semantic" in pictures else {}
+    found = encoded(blocks, {**pictures, **hidden})
     return {**found, "filled_rgb": found["rgb"]}
 
 
@@ -47,6 +51,11 @@ def seen_otherwise(blocks: Blocks, pictures: Images, own: Mapping[str, Tensor]) 
     """Return the latents `own` of all tasks' streams, and after them those of the same rooms turned and mirrored."""
     others = [of_tasks(blocks, each) for each in otherwise(pictures)]
     return {name: torch.cat([stack, *(other[name] for other in others)]) for name, stack in own.items()}
+
+
+def of_parts(blocks: Blocks, train: Images, watched: Images) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the latents of all tasks' streams, of training rooms, also turned and mirrored, and of watched ones."""
+    return seen_otherwise(blocks, train, of_tasks(blocks, train)), of_tasks(blocks, watched)
 
 
 def _encoded(blocks: Blocks, stack: NDArray[np.uint8]) -> list[Tensor]:

@@ -12,14 +12,22 @@ from torch import Tensor
 
 from ...mapfiles.pictures import replacing
 from ...omnix.runtime.conditioning import save_conditioning
+from ...omnix.runtime.tasks import TASKS as TASKS_OF
 from ...training import engine, record
 from ...training.latents import checksum
 from ...training.saving import PUBLISHED, saves
 from . import adapters, base, latents, pictures, vae
+from .blocks import Blocks
 from .graphs import ADAPTERS, BASE, PROMPT, VAE
-from .recipe import BEGUN, PICTURES, ROOMS, ROOMS_SEED, STAGES, TASKS, Stage
+from .recipe import BEGUN, FOREIGN, FOREIGN_STREAMS, ROOMS, ROOMS_SEED, STAGES, TASKS, Stage
 
-PICTURES_KEPT, CURVES = "pictures.npz", "curves.svg"
+PICTURES_KEPT, FOREIGN_KEPT, CURVES = "pictures.npz", "foreign.npz", "curves.svg"
+RENDERERS = ("own", "foreign")
+WORDS = {
+    "rms": "root mean square error",
+    "relative": "relative error, scale aligned,",
+    "accuracy": "share of right pixels",
+}
 SHOWN = 400
 """The number of points of a curve."""
 
@@ -43,21 +51,32 @@ def make(folder: Path, stages: Mapping[str, Stage], threads: int, rooms: int = R
         pictures.render(folder / "rooms", ROOMS_SEED, rooms)
     seen = pictures.load(folder / "rooms", folder / PICTURES_KEPT)
     blocks = latents.transform(seen.train, folder / latents.TRANSFORM)
-    trained, watched = (latents.of_tasks(blocks, part) for part in seen)
-    encoded = {name: trained[name] for name in PICTURES}
-    if any(name in TASKS for name in stages):
-        trained = latents.seen_otherwise(blocks, seen.train, trained)
-    data = adapters.Data(folder / BASE, trained, watched, blocks)
-    for name, stage in stages.items():
+    encoded = latents.encoded(blocks, seen.train)
+    for name in [name for name in stages if name not in TASKS]:
         if name == "vae":
-            save_file(vae.taesd(blocks, vae.train(encoded, seen.train, stage, folder)), folder / VAE)
-        elif name == "base":
-            write_base(base.train(encoded, stage, folder), folder)
+            save_file(vae.taesd(blocks, vae.train(encoded, seen.train, stages[name], folder)), folder / VAE)
         else:
-            adapters.train(name, stage, data, folder)
+            write_base(base.train(encoded, stages[name], folder), folder)
+    if tasks := [name for name in stages if name in TASKS]:
+        data = adapters.Data(folder / BASE, encoded_rooms(folder, tasks, seen, blocks, rooms), blocks)
+        for name in tasks:
+            adapters.train(name, stages[name], data, folder)
     if (folder / BASE).is_file() and (folder / VAE).is_file():
         gather(folder, folder / "weights")
     draw_curves(folder, folder / CURVES)
+
+
+def encoded_rooms(
+    folder: Path, tasks: Collection[str], own: pictures.Pictures, blocks: Blocks, rooms: int
+) -> dict[str, adapters.Seen]:
+    """Return the latents of own rooms and, if a task can use them, of foreign ones, which are rendered if missing."""
+    found = {"own": own}
+    if any({*TASKS_OF[name].streams} <= {*FOREIGN_STREAMS} for name in tasks):
+        if not (folder / FOREIGN_KEPT).is_file():
+            count = round(rooms * FOREIGN / (1 - FOREIGN))
+            pictures.render(folder / "foreign", ROOMS_SEED, count, "--foreign")
+        found["foreign"] = pictures.load(folder / "foreign", folder / FOREIGN_KEPT, FOREIGN_STREAMS)
+    return {name: adapters.Seen(*latents.of_parts(blocks, *parts)) for name, parts in found.items()}
 
 
 def begin(weights: Path, folder: Path) -> None:
@@ -122,13 +141,23 @@ def draw_curves(folder: Path, target: Path) -> None:
     for task in TASKS if (folder / BASE).is_file() else ():
         output = adapters.output_of(folder, task, folder / BASE)
         curves[f"{task}: loss"] = output / engine.CURVE, "loss"
-        curves[f"{task}: relative error of 16 other rooms, scale aligned"] = output / adapters.WATCHED_CURVE, "relative"
+        for title, column in watched_figures(task).items():
+            curves[title] = output / adapters.WATCHED_CURVE, column
     panels = [
-        (title, thinned([(row["step"], row[column]) for row in record.read(path)]))
+        (title, thinned([(row["step"], row[column]) for row in record.read(path) if column in row]))
         for title, (path, column) in curves.items()
         if path.is_file()
     ]
-    record.draw(target, panels)
+    record.draw(target, [(title, points) for title, points in panels if points])
+
+
+def watched_figures(task: str) -> dict[str, str]:
+    """Return title -> column of the curve of a task's watched rooms, of each renderer."""
+    figure = next(iter(adapters.FIGURES.get(TASKS_OF[task].target, {"rms": None})))
+    return {
+        f"{task}: {WORDS[figure]} of {adapters.WATCHED} other {renderer} rooms": adapters.column(renderer, figure)
+        for renderer in RENDERERS
+    }
 
 
 def thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

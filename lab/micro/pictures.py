@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,8 +40,8 @@ class Pictures(NamedTuple):
     validation: Images
 
 
-def render(folder: Path, seed: int, count: int) -> None:
-    """Render the missing rooms, twice as large as needed."""
+def render(folder: Path, seed: int, count: int, *options: str) -> None:
+    """Render the missing rooms, twice as large as needed; `options` are those of `lab.rooms`."""
     size = f"{2 * ROOMS_HEIGHT}x{ROOMS_HEIGHT}"
     command = [
         sys.executable,
@@ -55,22 +55,23 @@ def render(folder: Path, seed: int, count: int) -> None:
         "--size",
         size,
         "--fast",
+        *options,
     ]
     subprocess.run([str(part) for part in command], cwd=ROOT, check=True)
 
 
-def load(rooms: Path, cached: Path) -> Pictures:
-    """Read the reduced pictures of a folder of rooms; one file keeps them for the next time."""
+def load(rooms: Path, cached: Path, names: Collection[str] = tuple(PICTURES)) -> Pictures:
+    """Read the reduced pictures of these streams of a folder of rooms; one file keeps them for the next time."""
     if not cached.is_file():
-        stems = layout.stems(rooms, *(folder for folders in PICTURES.values() for folder in folders))
+        stems = layout.stems(rooms, *(folder for name in names for folder in PICTURES[name]))
         parts = {
             part: [stem for stem in stems if split_of(ROOMS_SEED + int(stem) - 1) == part] for part in Pictures._fields
         }
-        arrays = {f"{part}.{name}": reduced(rooms, name, parts[part]) for part in parts for name in PICTURES}
+        arrays = {f"{part}.{name}": reduced(rooms, name, parts[part]) for part in parts for name in names}
         with replacing(cached) as temporary, open(temporary, "wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
     with np.load(cached) as found:
-        return Pictures(*({name: found[f"{part}.{name}"] for name in PICTURES} for part in Pictures._fields))
+        return Pictures(*({name: found[f"{part}.{name}"] for name in names} for part in Pictures._fields))
 
 
 def reduced(rooms: Path, name: str, stems: Sequence[str]) -> NDArray[np.uint8]:

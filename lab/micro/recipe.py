@@ -15,8 +15,11 @@ HEIGHT = 64
 ROOMS_HEIGHT = 128
 """The rooms are rendered twice as large and reduced."""
 ROOMS_SEED, ROOMS = 0, 9000
+FOREIGN, FOREIGN_STREAMS = 0.35, ("rgb", "depth", "normal", "albedo")
+"""The share of rooms of `lab/rooms/foreign.py` in the training of tasks with only these streams. They have no classes
+and materials, so the other tasks are trained on own rooms alone."""
 JUDGED_SEED, JUDGED = 1_000_000, 64
-"""The judged rooms; their seeds are far from those of the training rooms."""
+"""The judged rooms; their seeds are far from those of the training rooms, for both renderers."""
 SEAM_COLUMNS = 2
 """Of 16 latent columns. OmniX uses 6 of 128, a smaller share."""
 PROMPT_TOKENS = 1

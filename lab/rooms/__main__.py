@@ -1,6 +1,6 @@
 """Render rooms with their true maps, for training and for evaluation.
 
-    python -m lab.rooms DESTINATION --count N [--size WxH] [--seed S] [--fast] [--blender] [--captions]
+    python -m lab.rooms DESTINATION --count N [--size WxH] [--seed S] [--fast] [--blender | --foreign] [--captions]
 
 DESTINATION/rgb/000001.png, depth/000001.exr, normal/, albedo/, roughness/, metallic/, semantic/ (see
 mapfiles/layout.py) and manifest.jsonl: first the recipe, then for each room its stem, seed, part ("train",
@@ -23,7 +23,10 @@ from ..host.pack import load_pack
 
 def main() -> int:
     """Make the rooms; return the exit status."""
-    options = _parser().parse_args()
+    parser = _parser()
+    options = parser.parse_args()
+    if options.foreign and options.captions:
+        parser.error("--captions names classes, and foreign rooms have none; leave out --captions or --foreign")
     load_pack()
     from comfyui_omnix.lab.rooms.dataset import MANIFEST, Order, make
     from comfyui_omnix.mapfiles.errors import MapError
@@ -38,6 +41,7 @@ def main() -> int:
             options.fast,
             python,
             options.captions,
+            options.foreign,
         )
         made = make(order, options.jobs, load_pack)
     except BrokenProcessPool:
@@ -69,7 +73,13 @@ def _parser() -> argparse.ArgumentParser:
         help="seed of the first room (default 0); each further room has the next seed",
     )
     parser.add_argument("--fast", action="store_true", help="coarser light, for training: takes about half the time")
-    parser.add_argument(
+    renderer = parser.add_mutually_exclusive_group()
+    renderer.add_argument(
+        "--foreign",
+        action="store_true",
+        help="rooms of foreign.py, pale and colourful ones in turn: rgb, depth, normal and albedo only",
+    )
+    renderer.add_argument(
         "--blender",
         action="store_true",
         help="rooms with other shapes and looks, rendered by Blender (370 MB, installed on first use)",

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from ...mapfiles import layout
 from ...mapfiles.errors import MapError
 from .by_blender import BLENDER, blender_room
+from .foreign import FOREIGN, family_of, foreign_room
 from .labels import COLOURS
 from .lighting import FAST, PICTURE
 from .random_room import random_room
@@ -39,6 +40,17 @@ SHOWN = 0.005
 
 Record: TypeAlias = dict[str, Any]
 
+VALUES = {
+    "rgb": "8-bit sRGB, what the camera sees",
+    "depth": "metres along the ray; 0 for no surface: the sky, and the view through windows",
+    "normal": "unit vectors, +X front, +Y up, +Z left, towards the camera",
+    "albedo": "8-bit sRGB base colour, without light",
+    "roughness": "0 to 1",
+    "metallic": "0 to 1",
+    "semantic": "colours of classes.json",
+}
+"""Folder -> its values, for the card."""
+
 CARD = """# {count} rendered rooms
 
 {width}x{height} pixels, equirectangular; {counts}. Made by `python -m lab.rooms` of OmniX Panorama;
@@ -46,12 +58,7 @@ renderer: {renderer}. Everything is computed, so there are no people and no phot
 
 | folder | values |
 |---|---|
-| rgb | 8-bit sRGB, what the camera sees |
-| depth | metres along the ray; 0 for no surface: the sky, and the view through windows |
-| normal | unit vectors, +X front, +Y up, +Z left, towards the camera |
-| albedo | 8-bit sRGB base colour, without light |
-| roughness, metallic | 0 to 1 |
-| semantic | colours of classes.json |
+{values}
 
 `manifest.jsonl` has the recipe, and for each room its stem, seed, part and the SHA-256 of its files. Keep the parts
 apart: train on `train`, choose on `validation`, report on `test`.
@@ -70,6 +77,8 @@ class Order:
     blender: Path | None = None
     """The interpreter with `bpy` that renders the rooms; None for rooms of our own renderer."""
     captions: bool = False
+    foreign: bool = False
+    """Rooms of `foreign.py`; they have no classes and no materials."""
 
     @property
     def recipe(self) -> Record:
@@ -80,7 +89,7 @@ class Order:
     @property
     def renderer(self) -> str:
         """The renderer and its version."""
-        return BLENDER if self.blender else RENDERER
+        return FOREIGN if self.foreign else BLENDER if self.blender else RENDERER
 
 
 def split_of(seed: int) -> str:
@@ -126,14 +135,17 @@ def _results(pool: ProcessPoolExecutor, order: Order, numbers: list[int], ahead:
 def make_one(order: Order, number: int) -> Record:
     """Render one room and write its maps; return its record for the manifest."""
     seed, stem = order.seed + number, f"{number + 1:06d}"
-    room = _rendered(order, seed)
+    if order.foreign:
+        made = foreign_room(seed, order.height, family_of(seed)).maps
+    else:
+        made = maps(room := _rendered(order, seed))
+        if order.captions:
+            layout.write_caption(order.folder, stem, caption(room))
     sums = {}
-    for kind, values in maps(room).items():
+    for kind, values in made.items():
         path = layout.place(order.folder, kind, stem)
         layout.write(path, kind, values)
         sums[path.relative_to(order.folder).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
-    if order.captions:
-        layout.write_caption(order.folder, stem, caption(room))
     return {"stem": stem, "seed": seed, "split": split_of(seed), "sha256": sums}
 
 
@@ -152,11 +164,14 @@ def caption(room: Room) -> str:
 
 
 def describe(order: Order) -> None:
-    """Write the other files of a folder: `classes.json`, label -> 8-bit sRGB, and README.md."""
-    (order.folder / "classes.json").write_text(json.dumps(COLOURS, indent=1) + "\n", encoding="utf-8")
+    """Write the other files of a folder: README.md, and `classes.json`, label -> 8-bit sRGB, if it has classes."""
+    kinds = layout.kinds(order.folder)
+    if "semantic" in kinds:
+        (order.folder / "classes.json").write_text(json.dumps(COLOURS, indent=1) + "\n", encoding="utf-8")
     parts = Counter(record["split"] for record in records(order.folder))
     counts = ", ".join(f"{parts[part]} {part}" for part in ("train", *HELD_BACK))
-    card = CARD.format(count=parts.total(), counts=counts, **order.recipe)
+    values = "\n".join(f"| {kind} | {text} |" for kind, text in VALUES.items() if kind in kinds)
+    card = CARD.format(count=parts.total(), counts=counts, values=values, **order.recipe)
     (order.folder / "README.md").write_text(card, encoding="utf-8")
 
 

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+FOREIGN = "lab.rooms.foreign 1"
+"""This renderer and its version; the version changes when the same seed gives another room."""
 FAMILIES = {"pale": (0.05, 0.25), "colourful": (0.6, 1.0)}
 """Name -> least and greatest saturation of its colours."""
 MEAN_BRIGHTNESS = 0.32
@@ -49,6 +51,11 @@ class ForeignRoom(NamedTuple):
     maps: dict[str, Array]
     furniture: Array
     empty: dict[str, Array]
+
+
+def family_of(seed: int) -> str:
+    """Return the family of a seed in a data set, where the families take turns."""
+    return (*FAMILIES,)[seed % len(FAMILIES)]
 
 
 def foreign_room(seed: int, height: int, family: str) -> ForeignRoom:

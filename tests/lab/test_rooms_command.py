@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from comfyui_omnix.lab.rooms import room
 from comfyui_omnix.lab.rooms.dataset import split_of
+from comfyui_omnix.lab.rooms.foreign import foreign_room
 from comfyui_omnix.lab.rooms.labels import COLOURS
 from comfyui_omnix.lab.rooms.lighting import FAST
 from comfyui_omnix.lab.rooms.random_room import random_room
@@ -121,6 +122,24 @@ def test_a_folder_of_other_rooms_is_refused(root: Path, made: Path, tmp_path: Pa
     assert foreign.returncode == 1 and "no manifest.jsonl; choose an empty folder" in foreign.stderr
 
 
+def test_foreign_rooms_have_the_maps_of_their_renderer_and_no_classes(root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "foreign"
+    done = rooms(root, folder, "--count", "3", *OPTIONS, "--foreign")
+    assert done.returncode == 0, done.stderr
+    assert layout.kinds(folder) == ("rgb", "depth", "normal", "albedo")
+    for number, family in enumerate(("pale", "colourful", "pale")):  # seed 70 is even
+        truth = foreign_room(70 + number, 32, family).maps
+        for kind, expected in truth.items():
+            read = layout.read(layout.find(folder, kind, f"{number + 1:06d}"), kind)
+            tolerance = {"depth": 0, "normal": 1e-4}.get(kind, 0.5 / 255 + 1e-6)
+            assert np.abs(read - expected).max() <= tolerance, kind
+    recipe, *records = manifest(folder)
+    assert recipe["recipe"]["renderer"] == "lab.rooms.foreign 1"
+    assert [record["split"] for record in records] == [split_of(record["seed"]) for record in records]
+    card = (folder / "README.md").read_text()
+    assert "| albedo |" in card and "roughness" not in card and not (folder / "classes.json").exists()
+
+
 def test_a_place_that_is_no_folder_is_one_sentence(root: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = rooms(root, tmp_path / "file", "--count", "1", *OPTIONS)
@@ -136,6 +155,8 @@ def test_a_place_that_is_no_folder_is_one_sentence(root: Path, tmp_path: Path) -
         (("--count", "1", "--size", "1024"), "expected WIDTHxHEIGHT"),
         (("--count", "1", "--seed", "-1"), "expected 0 or more, got -1"),
         ((), "--count"),
+        (("--count", "1", "--foreign", "--captions"), "leave out --captions or --foreign"),
+        (("--count", "1", "--foreign", "--blender"), "not allowed with argument --foreign"),
     ],
 )
 def test_wrong_options_are_reported(root: Path, tmp_path: Path, options: tuple[str, ...], sentence: str) -> None:

@@ -131,7 +131,7 @@ def test_the_table_has_furniture_and_shell_apart(rooms: list[JudgedRoom]) -> Non
 
 def test_tasks_are_those_whose_maps_the_rooms_have() -> None:
     own, foreign = evaluating.room_sets(8)[:2]
-    assert (own.number, foreign.number) == (8, 2)
+    assert (own.number, foreign.number) == (8, 4)
     known = {kind: halved(np.ones((4, 8))) for kind in ("rgb", "depth", "normal", "albedo")}
     assert evaluating.tasks_of(graphs.WEIGHTS, known) == ["rgb_to_albedo", "rgb_to_depth", "rgb_to_normal"]
     assert set(evaluating.tasks_of(graphs.WEIGHTS, {*known, *evaluating.MADE})) == set(graphs.tasks(graphs.WEIGHTS))

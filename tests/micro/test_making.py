@@ -12,7 +12,7 @@ import pytest
 import torch
 from comfyui_omnix.lab.micro import adapters, base, evaluating, graphs, making, pictures
 from comfyui_omnix.lab.micro.blocks import Blocks
-from comfyui_omnix.lab.micro.recipe import BEGUN, FIRST, HEIGHT, PICTURES, STAGES, TASKS, TURNED, Stage
+from comfyui_omnix.lab.micro.recipe import BEGUN, FIRST, FOREIGN_STREAMS, HEIGHT, PICTURES, STAGES, TASKS, TURNED, Stage
 from comfyui_omnix.mapfiles import layout
 from comfyui_omnix.mapfiles.nyu40 import CLASSES
 from comfyui_omnix.omnix.pictures.panorama import camera_rays
@@ -25,8 +25,8 @@ from safetensors.torch import load_file
 if TYPE_CHECKING:
     from comfyui_omnix.lab.host.server import Server
 
-ROOMS = 9
-"""The fewest of which one is of the validation part."""
+ROOMS = 17
+"""The fewest with which one room of each renderer is of the validation part."""
 SMALL = Stage(3, len(PICTURES), 2e-3)
 LARGEST = 24 << 20
 
@@ -94,14 +94,37 @@ def test_adapters_are_trained_on_both_precisions_and_sampled_with_one() -> None:
 def test_the_watcher_counts_no_scale(tmp_path: Path) -> None:
     axes = torch.eye(192)[:16]
     blocks = Blocks(axes, torch.full((192,), 0.5), torch.ones(16))
-    truth = torch.zeros(2, 16, 8, 16)
-    note = adapters.watcher(blocks, truth, tmp_path / "watched.csv")
+    truth = torch.zeros(3, 16, 8, 16)
+    both = {"own": truth[:2], "foreign": truth[2:]}
+    note = adapters.watcher("depth", blocks, both, tmp_path / "watched.csv")
     note(1, truth)
-    note(2, truth + 0.1)
+    note(2, torch.cat([truth[:2] + 0.1, truth[2:] - 0.2]))
     first, second = record.read(tmp_path / "watched.csv")
-    assert first["rms"] == first["relative"] == 0
-    assert second["rms"] == pytest.approx(0.1 * (16 / 192) ** 0.5, rel=1e-4)
-    assert second["relative"] == pytest.approx(0.2 * 16 / 192, rel=1e-4)
+    for renderer, off in (("own", 0.1), ("foreign", 0.2)):
+        assert first[f"{renderer}_rms"] == first[f"{renderer}_relative"] == 0
+        assert second[f"{renderer}_rms"] == pytest.approx(off * (16 / 192) ** 0.5, rel=1e-4)
+        assert second[f"{renderer}_relative"] == pytest.approx(2 * off * 16 / 192, rel=1e-4)
+
+
+def test_the_watcher_counts_classes_of_semantics_and_errors_of_other_maps(tmp_path: Path) -> None:
+    blocks = Blocks(torch.eye(192)[:192], torch.zeros(192), torch.ones(192))
+    colours = [torch.tensor(dict(CLASSES)[name]) / 255 for name in ("floor", "wall")]
+    floor, wall = (blocks.encode(colour[None, :, None, None].expand(1, 3, 64, 128)) for colour in colours)
+    half = torch.cat([floor[..., :4], wall[..., 4:]], dim=-1)
+    for kind in ("semantic", "albedo"):
+        adapters.watcher(kind, blocks, {"own": floor}, tmp_path / f"{kind}.csv")(1, half)
+    (semantic,), (albedo,) = (record.read(tmp_path / f"{kind}.csv") for kind in ("semantic", "albedo"))
+    assert semantic["own_accuracy"] == 0.25 and "own_relative" not in semantic
+    assert albedo.keys() == {"step", "own_rms"} and albedo["own_rms"] == semantic["own_rms"] > 0.1
+
+
+def test_tasks_are_trained_on_all_renderers_that_have_their_maps() -> None:
+    own = adapters.Seen(*({name: torch.zeros(1) for name in (*PICTURES, "masked_rgb", "filled_rgb")},) * 2)
+    foreign = adapters.Seen(*({name: torch.zeros(1) for name in FOREIGN_STREAMS},) * 2)
+    data = adapters.Data(Path(), {"own": own, "foreign": foreign}, Blocks(*[torch.zeros(1)] * 3))
+    of_both = {name for name in TASKS if [*data.of(TASKS_OF[name])] == ["own", "foreign"]}
+    assert of_both == {"rgb_to_depth", "rgb_to_normal", "rgb_to_albedo"}
+    assert all([*data.of(TASKS_OF[name])] == ["own"] for name in {*TASKS} - of_both)
 
 
 def test_what_cannot_be_made_is_reported_before_anything_is(tmp_path: Path) -> None:
@@ -142,7 +165,8 @@ def test_weights_without_saves_are_gone_on_with(made: Path, tmp_path: Path) -> N
     weights, task = made / "weights", TASKS[1]
     for _ in range(2):
         making.begin(weights, tmp_path)  # the second time as after a stop
-    shutil.copyfile(made / making.PICTURES_KEPT, tmp_path / making.PICTURES_KEPT)
+    for name in (making.PICTURES_KEPT, making.FOREIGN_KEPT):
+        shutil.copyfile(made / name, tmp_path / name)
     making.make(tmp_path, making.chosen((task,), 1, 1e-3), torch.get_num_threads())
     for kept in (path.relative_to(weights) for path in weights.rglob("*") if path.is_file() and task not in path.parts):
         assert equal(*(load_file(folder / kept) for folder in (weights, tmp_path / "weights"))), kept
