@@ -11,6 +11,7 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter, minimum_filter
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
@@ -30,6 +31,8 @@ RADII = (1, 2, 3, 4, 6, 8, 12, 16)
 BELONGS = 0.1
 # A carried plane may change the inverse distance by this factor at most: beyond, the slope is noise.
 MOST = 1.5
+# It may go this far beyond the nearest and the farthest distance that is seen near the pixel: more is a spike.
+SPIKE = 1.05
 # Colours so far apart count as much as the greatest distance at which pixels are compared.
 UNLIKE = 0.1
 
@@ -126,14 +129,22 @@ def given(
     if picture is not None:
         rows, columns = _alike(picture, kept, wanted, (rows, columns), reach)
     carried = dotted(planes[rows, columns], pixel_directions(*inverse.shape)[wanted])
-    source = inverse[rows, columns]
-    moved = inverse.copy()
-    moved[wanted] = np.clip(carried, source / MOST, source * MOST)
+    low, high = _around(inverse, kept, reach)
+    source, moved = inverse[rows, columns], inverse.copy()
+    least, most = np.minimum(source, low[wanted]) / SPIKE, np.maximum(source, high[wanted]) * SPIKE
+    moved[wanted] = np.clip(carried, np.maximum(least, source / MOST), np.minimum(most, source * MOST))
     if normals is None:
         return moved, None
     turned = normals.copy()
     turned[wanted] = normals[rows, columns]
     return moved, turned
+
+
+def _around(inverse: Array, kept: Flags, reach: int) -> tuple[Array, Array]:
+    """Return the least and the greatest inverse distance of the kept pixels within `reach` of each; inf and 0 if none."""
+    size, mode = 2 * reach + 1, ("nearest", "wrap")
+    low = minimum_filter(np.where(kept, inverse, np.inf), size, mode=mode)
+    return low, maximum_filter(np.where(kept, inverse, 0.0), size, mode=mode)
 
 
 def _alike(picture: Array, kept: Flags, wanted: Flags, found: tuple[Array, Array], reach: int) -> tuple[Array, Array]:
