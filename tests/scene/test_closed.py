@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from comfyui_omnix.lab.rooms.degraded import HARSH, SETTINGS, Degradation, degraded
+from comfyui_omnix.lab.rooms.degraded import HARSH, MILD, SETTINGS, Degradation, degraded
 from comfyui_omnix.lab.rooms.lighting import FAST
 from comfyui_omnix.lab.rooms.random_room import random_room
 from comfyui_omnix.lab.rooms.room import Room, render
@@ -166,6 +166,12 @@ def test_islands_do_not_survive() -> None:
     length = np.linalg.norm(scene.geometry.positions, axis=1)[scene.geometry.faces]
     assert (length.max(axis=1) / length.min(axis=1)).max() < 1.5
     assert share_open(scene) < 0.002
+
+
+def test_no_spike_goes_beyond_what_is_seen(room: Room) -> None:
+    """In a soft edge, the plane beside a pixel may lead far away from everything that the map shows."""
+    distance, _ = degraded(room.distance, room.normal, MILD, seed=1)
+    assert np.linalg.norm(made(distance, None).geometry.positions, axis=1).max() < 1.1 * distance.max()
 
 
 def test_the_same_seed_degrades_alike(room: Room) -> None:
