@@ -8,7 +8,8 @@ mesh with cuts and nothing behind them, (b) one skin without cuts, (c) a mesh wi
 with what image_to_pano of the micro model draws there, as workflow 12 does. FOLDER keeps what the micro model makes.
 Six views of 90 degrees are drawn from places aside of the viewer, towards the side that has the most room, and compared
 with views of the room itself from there. Colours are the surfaces' own, without light; what was seen has those of the
-true panorama. What is open is black. The second table says where the error of (c) lies. COMFYUI_PATH names the host.
+true panorama. Without a sky: a bright outside stays at the far end of the depth. What is open is black. The second
+table says where the error of (c) lies. COMFYUI_PATH names the host.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ def meshes(room: Known, how: str, seed: int, keep: Path | None) -> tuple[dict[st
     from ..rooms.degraded import SETTINGS, degraded
     from .micro_maps import micro
 
-    distance, normal, options = room.distance, room.normal, Options(camera_height=0)
+    distance, normal, options = room.distance, room.normal, Options(camera_height=0, sky=False)
     own = micro(keep, seed) if how == "perceived" and keep else None
     if own:
         distance, normal = own.distance, own.normal
