@@ -141,7 +141,7 @@ def given(
 
 
 def _around(inverse: Array, kept: Flags, reach: int) -> tuple[Array, Array]:
-    """Return the least and the greatest inverse distance of the kept pixels within `reach` of each; inf and 0 if none."""
+    """Return the least and the greatest inverse distance of the kept pixels within `reach`; inf and 0 if none."""
     size, mode = 2 * reach + 1, ("nearest", "wrap")
     low = minimum_filter(np.where(kept, inverse, np.inf), size, mode=mode)
     return low, maximum_filter(np.where(kept, inverse, 0.0), size, mode=mode)
