@@ -12,7 +12,7 @@ from ..mapfiles.errors import MapError
 from ..mapfiles.pictures import Array
 from . import semantic, sphere
 from .depth import ALIGNMENTS, Align, seams
-from .metrics import FIGURES, LPIPS, METHODS, Measures, Method
+from .metrics import FIGURES, KINDS, LPIPS, Kind, Measures
 from .perceptual import Distance
 
 MAP, ERROR = "map", "error"
@@ -36,9 +36,9 @@ class Scores(NamedTuple):
 
 def score(kind: str, prediction: Array, truth: Array, valid: Array, align: Align = np.asarray) -> Scores:
     """Return the scores of an aligned prediction in the valid pixels [H, W]."""
-    method = METHODS[kind]
+    way = KINDS[kind]
     weights = sphere.weightings(valid.shape[0])
-    measures, sums = _measured(method, prediction, truth, valid, align)
+    measures, sums = _measured(way, prediction, truth, valid, align)
     both = weights[[sphere.UNWEIGHTED, sphere.WEIGHTED]]
     figures = {}
     for name, row in FIGURES[kind].items():
@@ -50,7 +50,7 @@ def score(kind: str, prediction: Array, truth: Array, valid: Array, align: Align
         _pair([sphere.mean(sums[f"{of}: {place}"], both[:1])[0] for place in (AT_SEAM, ELSEWHERE)])
         for of in (MAP, ERROR)
     )
-    poles = float(sphere.mean(sums[method.error], weights[[sphere.POLES]])[0])
+    poles = float(sphere.mean(sums[way.error], weights[[sphere.POLES]])[0])
     pixels = int(np.count_nonzero(valid))
     return Scores(figures, seam, seam_error, poles, pixels, valid.size - pixels)
 
@@ -60,40 +60,40 @@ def _pair(values: Sequence[float] | Array) -> tuple[float, float]:
 
 
 def _measured(
-    method: Method, prediction: Array, truth: Array, valid: Array, align: Align
+    way: Kind, prediction: Array, truth: Array, valid: Array, align: Align
 ) -> tuple[Measures, Mapping[str, sphere.Rows]]:
     """Return every measure [H, W], and the sums of its rows."""
-    parts = list(_by_bands(method, prediction, truth, valid, align))
+    parts = list(_by_bands(way, prediction, truth, valid, align))
     measures = {name: np.concatenate([found[name] for found, _ in parts]) for name in parts[0][0]}
     sums = {
         name: sphere.Rows(*(np.concatenate(column) for column in zip(*(found[name] for _, found in parts))))
         for name in parts[0][1]
     }
-    whole = method.whole(prediction, truth)
+    whole = way.whole(prediction, truth)
     defined = {name: sphere.rows(values, valid & ~np.isnan(values)) for name, values in whole.items()}
     return measures, {**sums, **defined}
 
 
 def _by_bands(
-    method: Method, prediction: Array, truth: Array, valid: Array, align: Align
+    way: Kind, prediction: Array, truth: Array, valid: Array, align: Align
 ) -> Iterator[tuple[Measures, Mapping[str, sphere.Rows]]]:
     for rows in sphere.bands(valid.shape[0]):
         counted = None if valid[rows].all() else valid[rows]
         ours, true = filled(prediction[rows], truth[rows], counted)
         ours = align(ours)
-        measures = method.measure(ours, true)
+        measures = way.measure(ours, true)
         sums = {name: sphere.rows(values, counted) for name, values in measures.items()}
         error = ours - true if ours.dtype.kind == "f" else ours != true
-        seams = {**_seam(method, MAP, ours, counted), **_seam(method, ERROR, error, counted)}
-        yield {name: measures[name] for name in method.kept}, {**sums, **seams}
+        seams = {**_seam(way, MAP, ours, counted), **_seam(way, ERROR, error, counted)}
+        yield {name: measures[name] for name in way.kept}, {**sums, **seams}
 
 
-def _seam(method: Method, name: str, values: Array, counted: Array | None) -> Mapping[str, sphere.Rows]:
+def _seam(way: Kind, name: str, values: Array, counted: Array | None) -> Mapping[str, sphere.Rows]:
     """Sum the differences of the last and the first column, and of all other neighbours, if both pixels count."""
     columns = {AT_SEAM: (slice(0, 1), slice(-1, None)), ELSEWHERE: (slice(1, None), slice(0, -1))}
     return {
         f"{name}: {place}": sphere.rows(
-            method.differ(values[:, one], values[:, other]),
+            way.differ(values[:, one], values[:, other]),
             None if counted is None else counted[:, one] & counted[:, other],
         )
         for place, (one, other) in columns.items()
@@ -152,7 +152,7 @@ def compare(kind: str, prediction: Array, truth: Array, options: Options = DEFAU
     doubts = _doubts(kind, prediction, truth)
     if kind == "semantic" and options.unlabelled is not None:
         truth = np.where(truth == options.unlabelled, semantic.NO_CLASS, truth)
-    valid = METHODS[kind].valid(prediction, truth)
+    valid = KINDS[kind].valid(prediction, truth)
     counted = valid if options.counted is None else valid & options.counted
     if kind != "depth":
         overlap = semantic.overlap(prediction, truth) if kind == "semantic" else {}
@@ -175,8 +175,8 @@ def _doubts(kind: str, prediction: Array, truth: Array) -> tuple[str, ...]:
     """Return the reasons why the figures of a pair may be misleading, one sentence each."""
     height, width = truth.shape[:2]
     mixed = kind == "semantic" and semantic.distinct(truth).size > semantic.MOST_COLOURS
-    known = METHODS[kind].valid(truth, truth)
-    missing = np.count_nonzero(known & ~METHODS[kind].valid(prediction, truth)) > MOST_MISSING * np.count_nonzero(known)
+    known = KINDS[kind].valid(truth, truth)
+    missing = np.count_nonzero(known & ~KINDS[kind].valid(prediction, truth)) > MOST_MISSING * np.count_nonzero(known)
     reasons = {NO_PANORAMA: width != 2 * height, NO_LABELS: mixed, MISSING: missing}
     return tuple(reason for reason, holds in reasons.items() if holds)
 
@@ -196,9 +196,9 @@ def fitted(name: str, prediction: Array, truth: Array) -> Align:
 def error_picture(kind: str, prediction: Array, truth: Array, alignment: str = "scale_by_median") -> Array:
     """Return the error of each pixel [H, W], NaN where invalid: relative (depth), degrees, difference, 1 = wrong."""
     check_sizes(prediction, truth)
-    method = METHODS[kind]
-    valid = method.valid(prediction, truth)
+    way = KINDS[kind]
+    valid = way.valid(prediction, truth)
     ours, true = filled(prediction, truth, valid)
     if kind == "depth":
         ours = fitted(alignment, ours[valid], true[valid])(ours)
-    return np.where(valid, method.measure(ours, true)[method.error], np.nan)
+    return np.where(valid, way.measure(ours, true)[way.error], np.nan)

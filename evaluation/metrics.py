@@ -71,7 +71,7 @@ LPIPS = tuple(kind for kind, figures in FIGURES.items() if figures is _COLOURS)
 """The kinds that LPIPS is measured for, if the user gives its weights: see `perceptual`."""
 
 
-class Method(NamedTuple):
+class Kind(NamedTuple):
     """How a kind of map is measured; maps are [H, W] or [H, W, C], results [H, W].
 
     valid(prediction, truth) returns which pixels count. measure(prediction, truth) gets a few rows at a time, with 1 in
@@ -145,13 +145,13 @@ def _labels(prediction: Array, truth: Array) -> Measures:
     return {"right": right, "wrong": ~right}
 
 
-_COLOUR = Method(_finite, _colour, _absolute_difference, "absolute", _similarity)
-METHODS: dict[str, Method] = {
-    "depth": Method(_finite, _depth, _absolute_difference, "relative"),
-    "normal": Method(_finite, _normal, lambda first, second: _length(first - second), "angle", kept=("angle",)),
+_COLOUR = Kind(_finite, _colour, _absolute_difference, "absolute", _similarity)
+KINDS: dict[str, Kind] = {
+    "depth": Kind(_finite, _depth, _absolute_difference, "relative"),
+    "normal": Kind(_finite, _normal, lambda first, second: _length(first - second), "angle", kept=("angle",)),
     "albedo": _COLOUR,
     "roughness": _COLOUR,
     "metallic": _COLOUR,
     # Labels are whole numbers; a number below 0 means no class.
-    "semantic": Method(lambda _prediction, truth: truth >= 0, _labels, np.not_equal, "wrong"),
+    "semantic": Kind(lambda _prediction, truth: truth >= 0, _labels, np.not_equal, "wrong"),
 }

@@ -13,7 +13,7 @@ from ..mapfiles.nothing import FAR_PLANE, without_far_plane
 from ..mapfiles.pictures import Array, save
 from . import report, semantic
 from .compare import compare, error_picture, fitted
-from .metrics import METHODS
+from .metrics import KINDS
 from .report import summary
 from .run import Maps, Pair
 
@@ -49,7 +49,7 @@ def views(kind: str, prediction: Array, truth: Array) -> tuple[Array, Array]:
 
 
 def _depths(prediction: Array, truth: Array) -> tuple[Array, Array]:
-    valid = METHODS["depth"].valid(prediction, truth)
+    valid = KINDS["depth"].valid(prediction, truth)
     if not valid.any():
         return _coloured(np.full_like(prediction, np.nan)), _coloured(np.full_like(truth, np.nan))
     near, far = np.percentile(truth[valid], (2, 98))

@@ -46,7 +46,7 @@ OPTIONS: tuple[tuple[str, Any, dict[str, Any], str], ...] = (
     ("unlit", io.Boolean, {}, "Show the panorama itself, without lights."),
     ("textures", io.Combo, {"options": ["PNG", "JPEG"]}, "Exact, or small."),
     ("texture_size", io.Int, {"min": 0, "max": 16384}, "Greatest width of a texture in pixels; 0 keeps the maps' own."),
-    ("light", io.Boolean, {"advanced": True}, "With albedo: add a point light at the viewer (KHR_lights_punctual)."),
+    ("light", io.Boolean, {"advanced": True}, "With albedo: add up to four point lights (KHR_lights_punctual)."),
     (
         "background",
         io.Boolean,

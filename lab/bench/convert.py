@@ -72,7 +72,7 @@ sys.exit(status or ("torch" in sys.modules) or ("numpy" in sys.modules))
 """
 
 
-class Cost(NamedTuple):
+class Run(NamedTuple):
     """What a process took: seconds from start to end, and MiB of memory at its peak."""
 
     seconds: float
@@ -108,7 +108,7 @@ def make_adapter(path: Path, rank: int, scale: float | None = None) -> None:
         file.write(struct.pack("<f", (scale or 1.0) * rank) * len(alphas))
 
 
-def run(command: Sequence[str], output: Path) -> Cost:
+def run(command: Sequence[str], output: Path) -> Run:
     """Run a process that writes `output`, which is removed before."""
     output.unlink(missing_ok=True)
     os.sync()
@@ -119,7 +119,7 @@ def run(command: Sequence[str], output: Path) -> Cost:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise SystemExit(f"{' '.join(command[:3])} ... ended with {process.returncode}")
-    return Cost(seconds, usage.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10))
+    return Run(seconds, usage.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10))
 
 
 def commands(python: str, source: Path, folder: Path) -> dict[str, tuple[list[str], Path]]:
@@ -132,11 +132,11 @@ def commands(python: str, source: Path, folder: Path) -> dict[str, tuple[list[st
     }
 
 
-def measured(python: str, source: Path, folder: Path, rounds: int) -> dict[str, list[Cost]]:
+def measured(python: str, source: Path, folder: Path, rounds: int) -> dict[str, list[Run]]:
     """Run everything in turn, one round to warm up and `rounds` that count."""
     work = commands(python, source, folder)
     run(*work["omnix-convert"])  # what cp copies
-    runs: dict[str, list[Cost]] = {name: [] for name in work}
+    runs: dict[str, list[Run]] = {name: [] for name in work}
     for number in range(rounds + 1):
         for name, (command, output) in work.items():
             found = run(command, output)
@@ -145,7 +145,7 @@ def measured(python: str, source: Path, folder: Path, rounds: int) -> dict[str, 
     return runs
 
 
-def table(runs: dict[str, list[Cost]]) -> str:
+def table(runs: dict[str, list[Run]]) -> str:
     """Return a Markdown table of medians, least and most, ratios to `cp` and peak memory."""
     base = statistics.median(found.seconds for found in runs["cp of the converted file"])
     lines = ["| whole process | median s (least to most) | times `cp` | peak memory, MiB |", "|---|---|---|---|"]
@@ -157,7 +157,7 @@ def table(runs: dict[str, list[Cost]]) -> str:
     return "\n".join(lines)
 
 
-def goals(runs: dict[str, list[Cost]], larger: Cost, imports_nothing: bool) -> list[str]:
+def goals(runs: dict[str, list[Run]], larger: Run, imports_nothing: bool) -> list[str]:
     """Say of each goal whether it held in this run."""
     copied = statistics.median(found.seconds for found in runs["cp of the converted file"])
     ours = statistics.median(found.seconds for found in runs["omnix-convert"])

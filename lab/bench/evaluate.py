@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-MEASURED = ("depth", "normal", "albedo", "roughness", "metallic", "semantic")
+KINDS = ("depth", "normal", "albedo", "roughness", "metallic", "semantic")
 DIFFERENT = 5
 
 MAKE = """
@@ -52,7 +52,7 @@ sys.exit(status)
 """
 
 
-class Cost(NamedTuple):
+class Run(NamedTuple):
     """Seconds by the clock, seconds of all processors, and the largest memory in MiB, of one process."""
 
     seconds: float
@@ -69,12 +69,12 @@ def make(python: str, folder: Path, pairs: int, height: int) -> None:
             (maps / f"{number:04d}{source.suffix}").hardlink_to(source)
 
 
-def run(python: str, folder: Path, *options: str) -> Cost:
+def run(python: str, folder: Path, *options: str) -> Run:
     """Measure one whole process."""
     command = [python, "-c", RUN, str(folder / "predicted"), str(folder / "true"), *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    return Cost(*map(float, done.stderr.split()[-3:]))
+    return Run(*map(float, done.stderr.split()[-3:]))
 
 
 def main() -> int:
@@ -91,7 +91,7 @@ def main() -> int:
         load = f"{os.getloadavg()[0]:.1f}"
         print(f"{options.pairs} pairs of {2 * options.height}x{options.height}, {cores} cores, load {load}\n")
         print(f"| maps | processor s | over {cores} cores | s by the clock | peak memory, MiB |\n|---|---|---|---|---|")
-        for kind in (*MEASURED, ""):
+        for kind in (*KINDS, ""):
             found = run(options.python, folder, *(["--map", kind] if kind else []))
             figures = (
                 f"{found.processor:.1f} | {found.processor / cores:.1f} | {found.seconds:.1f} | {found.memory:.0f}"

@@ -27,7 +27,7 @@ SEEDS = 3
 Graph = dict[str, dict[str, Any]]
 
 
-class Finished(NamedTuple):
+class Run(NamedTuple):
     """One finished graph: its task and seed, a digest of its picture, and the server's resident bytes after it."""
 
     task: str
@@ -54,7 +54,7 @@ def main() -> None:
     sys.exit(report(runs))
 
 
-def report(runs: Sequence[Finished]) -> int:
+def report(runs: Sequence[Run]) -> int:
     """Print what a soak showed; return the exit status."""
     quarter = len(runs) // 4
     print("| runs | resident memory of the server, MB (median) |\n|---|---|")
@@ -67,7 +67,7 @@ def report(runs: Sequence[Finished]) -> int:
     return int(growth(runs) > LEAK or bool(changed))
 
 
-def resident(runs: Sequence[Finished]) -> float:
+def resident(runs: Sequence[Run]) -> float:
     """Return the median of the server's resident bytes."""
     return statistics.median(run.resident for run in runs)
 
@@ -77,7 +77,7 @@ LEAK = 200_000
 APART = 14
 
 
-def growth(runs: Sequence[Finished]) -> float:
+def growth(runs: Sequence[Run]) -> float:
     """Return the bytes by which memory grows in each run, after the first quarter, in which caches are filled.
 
     It is the median over all pairs of runs that are two laps of the tasks apart: a leak is in most of the pairs, one
@@ -87,7 +87,7 @@ def growth(runs: Sequence[Finished]) -> float:
     return statistics.median(late - early for early, late in zip(counted, counted[APART:])) / APART
 
 
-def changed_pictures(runs: Sequence[Finished]) -> list[Finished]:
+def changed_pictures(runs: Sequence[Run]) -> list[Run]:
     """List the runs whose picture is not that of the first run of the same task and seed."""
     first = {(run.task, run.seed): run.digest for run in reversed(runs)}
     return [run for run in runs if run.digest != first[run.task, run.seed]]
@@ -105,7 +105,7 @@ def install(base: Path) -> None:
         tiny.save(tiny.adapter(seed=seed), base / "models" / "loras" / FOLDER / f"{task}_{stream}.safetensors")
 
 
-def soak(server: Any, runs: int) -> Iterator[Finished]:
+def soak(server: Any, runs: int) -> Iterator[Run]:
     """Run the tasks in turn, each with its seeds in turn, so that the server can take nothing from its cache."""
     import psutil
     from comfyui_omnix.omnix.runtime.tasks import TASKS
@@ -114,7 +114,7 @@ def soak(server: Any, runs: int) -> Iterator[Finished]:
     for number in range(runs):
         task, seed = list(TASKS)[number % len(TASKS)], number // len(TASKS) % SEEDS
         (picture,) = server.images(server.run(graph(task, seed)), "saved")
-        yield Finished(task, seed, digest(picture), own[0].memory_info().rss)
+        yield Run(task, seed, digest(picture), own[0].memory_info().rss)
 
 
 def digest(picture: bytes) -> str:

@@ -12,7 +12,6 @@ import json
 import runpy
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ WORKFLOW = "OmniX 09 - Panorama to all maps"
 SCREEN = {"width": 1920, "height": 1080}
 # The part of the screen with the graph, and the width of the pictures.
 PART, WIDTH = {"x": 60, "y": 100, "width": 1840, "height": 930}, 1280
+MAPS = ("depth", "normal", "albedo", "roughness", "metallic", "semantic")
 PANORAMA = "rgb_1440x720.png"
 CHOOSE = """([name, maps]) => {
     const of = (type) => window.app.rootGraph.nodes.find((node) => node.type === type);
@@ -33,9 +33,9 @@ CHOOSE = """([name, maps]) => {
 }"""
 
 
-def shown_maps(bench: Any, maps: Sequence[str]) -> Any:
-    """Let the server's viewer prepare pictures of maps; return its message to the browser."""
-    loaded = {name: {"class_type": "LoadImage", "inputs": {"image": f"{name}.png"}} for name in maps}
+def shown_maps(bench: Any) -> Any:
+    """Let the server's viewer prepare the pictures; return its message to the browser."""
+    loaded = {name: {"class_type": "LoadImage", "inputs": {"image": f"{name}.png"}} for name in MAPS}
     loaded["image"] = {"class_type": "LoadImage", "inputs": {"image": PANORAMA}}
     links = {name: [name, 0] for name in loaded}
     viewer = {"class_type": "OmniXPanoramaViewer", "inputs": {**links, "view": "", "width": 64}}
@@ -44,13 +44,12 @@ def shown_maps(bench: Any, maps: Sequence[str]) -> Any:
 
 def photograph(folder: Path, target: Path) -> None:
     """Write graph.jpg and app.jpg."""
-    from ...omnix.pictures.maps import MAPS
     from .help_screens import ViewerOnPage, workbench
 
     with tempfile.TemporaryDirectory(prefix="omnix-readme-") as made, workbench(Path(made)) as bench:
         for name in (*MAPS, Path(PANORAMA).stem):
             bench.server.upload(folder / f"{name}.png")
-        maps = shown_maps(bench, MAPS)
+        maps = shown_maps(bench)
         bench.page.set_viewport_size(SCREEN)
         bench.open()
         bench.open_workflow(json.loads((ROOT / "workflows" / f"{WORKFLOW}.json").read_text(encoding="utf-8")))

@@ -36,7 +36,7 @@ from .raycast import group
 from .shapes import Array, Ball, Cone, Shape, Surface, Vector
 
 
-class Furniture(NamedTuple):
+class Piece(NamedTuple):
     """A piece of furniture.
 
     home is the point that is moved to the new place: on the wall for pieces at a wall, on the ceiling for hanging
@@ -63,13 +63,13 @@ class Furniture(NamedTuple):
 
 
 @lru_cache
-def built(piece: Furniture) -> Node:
+def built(piece: Piece) -> Node:
     """Return a piece of the demo's room; shapes never change, so it is built once."""
     return piece.build()
 
 
 @lru_cache
-def _box(piece: Furniture) -> tuple[Array, Array]:
+def _box(piece: Piece) -> tuple[Array, Array]:
     return bounds(moved(built(piece), piece.move((0.0, 0.0, 0.0), 0.0, 1.0)))
 
 
@@ -97,27 +97,27 @@ def _table_on_rug() -> Node:
     return group([carpet(), moved(coffee_table(), Move(home, (home[0], FLOOR + 0.0125, home[2])))])
 
 
-SOFA = Furniture(sofa, (FRONT, FLOOR, 0.05), 90.0)
-BOOKCASE = Furniture(bookcase, (1.35, FLOOR, RIGHT), 180.0, (0.85, 1.1))
-DOOR = Furniture(door, (BACK, FLOOR, -0.15), -90.0, (0.95, 1.05))
-PAINTING = Furniture(hung_painting, (FRONT, 0.25, 0.05), 90.0, (0.5, 1.3))
-MIRROR = Furniture(mirror, (-0.6, 0.1, RIGHT), 180.0, (0.6, 1.2))
-CHAIR = Furniture(lambda: chair(0.0, 0.0, 0.0), (0.0, FLOOR, 0.0))
-COFFEE_TABLE = Furniture(coffee_table, (1.72, FLOOR, 0.02))
-TABLE_ON_RUG = Furniture(_table_on_rug, (1.72, FLOOR, 0.02))
-DINING_TABLE = Furniture(_dining_set, (PENDANT[0], FLOOR, PENDANT[2]))
-PLANT = Furniture(plant, (BACK + 0.5, FLOOR, RIGHT + 0.5), 0.0, (0.7, 1.15))
-FLOOR_LAMP = Furniture(
+SOFA = Piece(sofa, (FRONT, FLOOR, 0.05), 90.0)
+BOOKCASE = Piece(bookcase, (1.35, FLOOR, RIGHT), 180.0, (0.85, 1.1))
+DOOR = Piece(door, (BACK, FLOOR, -0.15), -90.0, (0.95, 1.05))
+PAINTING = Piece(hung_painting, (FRONT, 0.25, 0.05), 90.0, (0.5, 1.3))
+MIRROR = Piece(mirror, (-0.6, 0.1, RIGHT), 180.0, (0.6, 1.2))
+CHAIR = Piece(lambda: chair(0.0, 0.0, 0.0), (0.0, FLOOR, 0.0))
+COFFEE_TABLE = Piece(coffee_table, (1.72, FLOOR, 0.02))
+TABLE_ON_RUG = Piece(_table_on_rug, (1.72, FLOOR, 0.02))
+DINING_TABLE = Piece(_dining_set, (PENDANT[0], FLOOR, PENDANT[2]))
+PLANT = Piece(plant, (BACK + 0.5, FLOOR, RIGHT + 0.5), 0.0, (0.7, 1.15))
+FLOOR_LAMP = Piece(
     floor_lamp, (LAMP[0], FLOOR, LAMP[2]), 0.0, (0.85, 1.15), Lamp(LAMP, (0.85, 0.58, 0.32), radius=0.12, clear=0.32)
 )
-PENDANT_LAMP = Furniture(
+PENDANT_LAMP = Piece(
     pendant,
     (PENDANT[0], CEILING, PENDANT[2]),
     0.0,
     (0.8, 1.2),
     Lamp((PENDANT[0], PENDANT[1] - 0.12, PENDANT[2]), (0.75, 0.6, 0.42), radius=0.03, clear=0.0),
 )
-CEILING_LIGHT = Furniture(
+CEILING_LIGHT = Piece(
     _ceiling_light,
     (0.0, 0.0, 0.0),
     0.0,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import catalogue
-from .catalogue import Furniture, built
+from .catalogue import Piece, built
 from .enclosure import Dome, Wall
 from .furniture import FLOOR, window
 from .lighting import Lamp, Lights, Opening
@@ -86,7 +86,7 @@ class _Plan:
         )
         return bool(apart and (within or not inside))
 
-    def stand(self, piece: Furniture, place: Vector, yaw: float, clear: float = 0.0, needed: bool = False) -> bool:
+    def stand(self, piece: Piece, place: Vector, yaw: float, clear: float = 0.0, needed: bool = False) -> bool:
         """Put a piece at a place if it is free there or needed; `clear` metres in front of its back stay free."""
         size = float(self.random.uniform(*piece.sizes))
         low, high = piece.box(place, yaw, size)
@@ -200,7 +200,7 @@ def _furnish(plan: _Plan, outdoors: bool) -> None:
             _against_wall(plan, piece, int(random.integers(4)), height=float(random.uniform(1.4, 1.8)))
 
 
-def _against_wall(plan: _Plan, piece: Furniture, number: int, clear: float = 0.0, height: float = 0.0) -> None:
+def _against_wall(plan: _Plan, piece: Piece, number: int, clear: float = 0.0, height: float = 0.0) -> None:
     """Put a piece against a wall at a free place, with its origin `height` above the floor."""
     side, (low, high) = SIDES[number], plan.shell
     for _ in range(TRIES):
@@ -209,7 +209,7 @@ def _against_wall(plan: _Plan, piece: Furniture, number: int, clear: float = 0.0
             return
 
 
-def _anywhere(plan: _Plan, piece: Furniture, level: float) -> None:
+def _anywhere(plan: _Plan, piece: Piece, level: float) -> None:
     """Put a piece at any free place on the floor or ceiling."""
     low, high = plan.shell
     for _ in range(TRIES):

@@ -1,4 +1,4 @@
-"""Write textured meshes, a camera and an optional light as a glTF 2.0 binary file (Khronos, ISO/IEC 12113:2022).
+"""Write textured meshes, a camera and lights as a glTF 2.0 binary file (Khronos, ISO/IEC 12113:2022).
 
 Apart from what the format requires, the file contains only what the caller passes.
 """
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -66,13 +66,23 @@ class Material:
 class Part:
     """A mesh with its own material; `name` names node and mesh, `surface` names the material.
 
-    A part without a material is not drawn: a collider.
+    A part without a material is not drawn: a collider. `glows` [F]: the triangles that emit light; the others get a
+    material without it, because renderers look for light in every triangle whose material may emit some.
     """
 
     name: str
     geometry: Geometry
     material: Material | None
     surface: str
+    glows: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True)
+class Lamp:
+    """A point light: its place, and its red, green and blue in candela."""
+
+    place: tuple[float, float, float]
+    candela: tuple[float, float, float]
 
 
 @dataclass
@@ -115,11 +125,11 @@ class _File:
             entry |= {"min": values.min(axis=0).tolist(), "max": values.max(axis=0).tolist()}
         return self.add("accessors", entry)
 
-    def material(self, part: Part) -> int:
-        """Append a part's material, once for all parts that share it, and return its number."""
-        key = part.surface, part.material
+    def material(self, name: str, material: Material | None) -> int:
+        """Append a material, once for all parts that share it, and return its number."""
+        key = name, material
         if key not in self.materials:
-            self.materials[key] = self.add("materials", _material(self, part))
+            self.materials[key] = self.add("materials", _material(self, name, material))
         return self.materials[key]
 
     def texture(self, picture: Picture, name: str) -> dict[str, int]:
@@ -132,12 +142,11 @@ class _File:
 
 
 def write_glb(
-    parts: Sequence[Part], light: float = 0.0, height: float = 0.0, settings: Mapping[str, Any] | None = None
+    parts: Sequence[Part], lamps: Sequence[Lamp] = (), height: float = 0.0, settings: Mapping[str, Any] | None = None
 ) -> bytes:
     """Return the file.  ValueError beyond 4 GiB.
 
-    light: candela of a white point light where the camera is, 0 = none; height: how far everything is raised; settings:
-    what the file was made with.
+    height: how far everything is raised; settings: what the file was made with.
     """
     extras = {"tool": "OmniX Panorama for ComfyUI", "version": RELEASE, "settings": dict(settings or {})}
     file = _File({"asset": {"version": "2.0", "generator": "OmniX Panorama", "extras": extras}, "scene": 0})
@@ -145,18 +154,36 @@ def write_glb(
     nodes = [_node(file, part) for part in parts]
     file.add("cameras", {"type": "perspective", "perspective": {"yfov": float(np.pi / 2), "znear": 0.01}})
     nodes.append({"name": "Viewer", "camera": 0})
-    if light > 0:
-        nodes.append(_light(file, light))
+    nodes += [_lamp(file, lamp, number) for number, lamp in enumerate(lamps, 1)]
     if height:
-        nodes = [node | {"translation": [0.0, height, 0.0]} for node in nodes]
+        nodes = [node | {"translation": _raised(node.get("translation", (0.0, 0.0, 0.0)), height)} for node in nodes]
     file.document |= {"nodes": nodes, "scenes": [{"nodes": list(range(len(nodes)))}]}
     return _packed(file)
 
 
+def _raised(place: Sequence[float], height: float) -> list[float]:
+    return [place[0], place[1] + height, place[2]]
+
+
 def _node(file: _File, part: Part) -> dict[str, Any]:
-    primitive = {"attributes": _attributes(file, part.geometry), "indices": _indices(file, part.geometry)}
-    primitive["material"] = file.material(part)
-    return {"name": part.name, "mesh": file.add("meshes", {"name": part.name, "primitives": [primitive]})}
+    attributes, count = _attributes(file, part.geometry), len(part.geometry.positions)
+    primitives = [
+        {"attributes": attributes, "indices": _indices(file, faces, count), "material": file.material(name, material)}
+        for faces, name, material in _surfaces(part)
+    ]
+    return {"name": part.name, "mesh": file.add("meshes", {"name": part.name, "primitives": primitives})}
+
+
+def _surfaces(part: Part) -> Iterator[tuple[NDArray[np.integer], str, Material | None]]:
+    """Yield the triangles of each material of a part, and its name."""
+    faces, material = part.geometry.faces, part.material
+    if material is None or material.glow is None or part.glows is None:
+        yield faces, part.surface, material
+        return
+    if not part.glows.all():
+        yield faces[~part.glows], part.surface, replace(material, glow=None)
+    if part.glows.any():
+        yield faces[part.glows], f"{part.surface}.glow", material
 
 
 def _sampler() -> dict[str, int]:
@@ -179,43 +206,46 @@ def _attributes(file: _File, geometry: Geometry) -> dict[str, int]:
     }
 
 
-def _indices(file: _File, geometry: Geometry) -> int:
+def _indices(file: _File, faces: NDArray[np.integer], vertices: int) -> int:
     # 65535 itself is the restart value of many engines, so it names no vertex.
-    small = len(geometry.positions) < 65535
-    flat = geometry.faces.reshape(-1).astype("<u2" if small else "<u4")
+    small = vertices < 65535
+    flat = faces.reshape(-1).astype("<u2" if small else "<u4")
     return file.accessor(flat, UNSIGNED_SHORT if small else UNSIGNED_INT, INDICES)
 
 
-def _material(file: _File, part: Part) -> dict[str, Any]:
-    material = part.material
+def _material(file: _File, name: str, material: Material | None) -> dict[str, Any]:
     if material is None:
-        return {"name": part.surface, "alphaMode": "MASK", "pbrMetallicRoughness": {"baseColorFactor": [1, 1, 1, 0]}}
+        return {"name": name, "alphaMode": "MASK", "pbrMetallicRoughness": {"baseColorFactor": [1, 1, 1, 0]}}
     shade: dict[str, Any] = {
-        "baseColorTexture": file.texture(material.base_colour, f"{part.surface} base colour"),
+        "baseColorTexture": file.texture(material.base_colour, f"{name} base colour"),
         "metallicFactor": 0.0,
     }
-    entry: dict[str, Any] = {"name": part.surface, "pbrMetallicRoughness": shade}
+    entry: dict[str, Any] = {"name": name, "pbrMetallicRoughness": shade}
     if material.two_sided:
         entry["doubleSided"] = True
     if material.orm is not None:
-        shade["metallicRoughnessTexture"] = file.texture(material.orm, f"{part.surface} occlusion roughness metallic")
+        shade["metallicRoughnessTexture"] = file.texture(material.orm, f"{name} occlusion roughness metallic")
         shade["metallicFactor"] = 1.0
         if material.occluded:
             entry["occlusionTexture"] = shade["metallicRoughnessTexture"]
     if material.normal is not None:
-        entry["normalTexture"] = file.texture(material.normal, f"{part.surface} normal")
+        entry["normalTexture"] = file.texture(material.normal, f"{name} normal")
     if material.unlit:
         entry["extensions"] = {file.using("KHR_materials_unlit"): {}}
     if material.glow is not None:
-        entry |= {"emissiveTexture": file.texture(material.glow, f"{part.surface} glow"), "emissiveFactor": [1.0] * 3}
+        entry |= {"emissiveTexture": file.texture(material.glow, f"{name} glow"), "emissiveFactor": [1.0] * 3}
         entry["extensions"] = {file.using("KHR_materials_emissive_strength"): {"emissiveStrength": material.strength}}
     return entry
 
 
-def _light(file: _File, candela: float) -> dict[str, Any]:
-    lights = {"lights": [{"type": "point", "intensity": candela, "color": [1.0, 1.0, 1.0]}]}
-    file.document["extensions"] = {"KHR_lights_punctual": lights}
-    return {"name": "Light", "extensions": {file.using("KHR_lights_punctual"): {"light": 0}}}
+def _lamp(file: _File, lamp: Lamp, number: int) -> dict[str, Any]:
+    """Append a point light and return its node; glTF keeps the colour of a light at 1 or below."""
+    most = max(lamp.candela)
+    light = {"type": "point", "intensity": most, "color": [part / most for part in lamp.candela]}
+    lights = file.document.setdefault("extensions", {}).setdefault("KHR_lights_punctual", {"lights": []})["lights"]
+    lights.append(light)
+    own = {file.using("KHR_lights_punctual"): {"light": len(lights) - 1}}
+    return {"name": f"Light.{number}", "translation": list(lamp.place), "extensions": own}
 
 
 def _packed(file: _File) -> bytes:

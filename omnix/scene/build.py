@@ -15,7 +15,7 @@ from .checks import check_depth
 from .cuts import DOUBT
 from .floor import floor_below
 from .frame import Array, from_gltf, pixel_directions, to_gltf
-from .light import light_of
+from .light import glowing, light_of
 from .material import Textures, encode, encoded, sized, textures_of
 from .mesh import Mesh
 from .objects import objects_of
@@ -70,7 +70,7 @@ def build_scene(
     shape = shape_of(distance, normals, options, doubt_of(found), maps["image"])
     mesh, scale = scaled(shape, options.camera_height)
     geometry, textures = dressed(mesh, maps, shape.rows, options)
-    light = None if textures.unlit else light_of(maps, distance * scale)
+    light = None if textures.unlit else light_of(maps, geometry)
     if light is not None:
         textures = replace(textures, glow=sized(light.glow, options.texture_size), strength=light.strength)
     layer, background = layer_behind(shape, options, second), None
@@ -85,9 +85,9 @@ def build_scene(
     below = height_of(shape) * scale if options.collider or options.origin == FLOOR else 0.0
     if options.collider:
         parts.append(Part(COLLIDER, floor_quad(geometry, below), None, COLLIDER))
-    candela = light.candela if light is not None and options.light else 0.0
+    lamps = light.lamps if light is not None and options.light else ()
     raised = below if options.origin == FLOOR else 0.0
-    glb = write_glb(parts, candela, raised, asdict(options))
+    glb = write_glb(parts, lamps, raised, asdict(options))
     lines = report(shape, layer, distance, scale, maps, textures, len(glb), options, found)
     text = "\n".join([lines, *report_on_layers(layer, second, [name for name, _ in pieces if name], options)])
     return Scene(geometry, textures, glb, text, background)
@@ -104,7 +104,10 @@ def parts_of_file(
     material = encoded(textures, options.textures)
     # The front of an object is all there is of it: with one side, a thing seen from behind would vanish.
     thing = replace(material, two_sided=True)
-    parts = [Part(name, piece, thing, OBJECT) if name else Part(SEEN, piece, material, SEEN) for name, piece in pieces]
+    parts = []
+    for name, piece in pieces:
+        glows = None if textures.glow is None else glowing(piece, textures.glow)
+        parts.append(Part(name or SEEN, piece, thing if name else material, OBJECT if name else SEEN, glows))
     if background is not None:
         parts.append(Part(BACKGROUND, background[0], encoded(background[1], options.textures), INVENTED))
     if sky is not None:

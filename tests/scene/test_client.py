@@ -1,82 +1,30 @@
 """A scene in three.js, in a real browser: from the origin it looks as the panorama does, and beside it as the room."""
 
-import base64
-import io
 import math
-import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+import re
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from comfyui_omnix.lab.host.browser import chromium
 from comfyui_omnix.lab.rooms.room import Room, render
 from comfyui_omnix.lab.rooms.stage import showroom
 from comfyui_omnix.lab.rooms.view import ORIGIN, Grid, look
 from comfyui_omnix.omnix.pictures.panorama import perspective_view
 from comfyui_omnix.omnix.scene import Options, build_scene
+from comfyui_omnix.omnix.scene.light import brightness
 from everything import everything
-from PIL import Image
-from playwright.sync_api import ConsoleMessage, Page, Route
 from rays import Array
+from viewers import FOV, SIZE, VIEWS, Client, three
 
-PAGE = "http://scene.test/"
-PACKAGES = Path(os.environ["OMNIX_NODE_MODULES"])
-SIZE, FOV, HEIGHT = 192, 90.0, 512
-# Ahead, across the seam, both poles, and aslant.
-VIEWS = ((0.0, 0.0), (180.0, 0.0), (175.0, 20.0), (0.0, 90.0), (0.0, -90.0), (-60.0, -40.0), (110.0, 65.0))
-
-
-class Seen(NamedTuple):
-    """What the page shows: pictures [h, w, 3], where they are filled [h, w], and what is bound to the materials."""
-
-    pictures: list[Array]
-    filled: list[Any]
-    kinds: list[str]
-    bound: list[str]
-    lights: list[str]
-    named: list[list[str]]
-    """Names of the meshes and of their materials."""
-
-
-Client = Callable[..., Seen]
+HEIGHT = 512
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
-    """Opens a GLB in three.js; a word on the console of the page fails the test."""
-    files: dict[str, bytes] = {"": Path(__file__).with_name("client.html").read_bytes()}
-    said: list[str] = []
-
-    def answer(route: Route) -> None:
-        name = route.request.url.removeprefix(PAGE)
-        body = files[name] if name in files else (PACKAGES / name).read_bytes()
-        kind = {"": "text/html", ".js": "text/javascript"}.get(Path(name).suffix, "model/gltf-binary")
-        route.fulfill(body=body, content_type=kind)
-
-    def hear(message: ConsoleMessage) -> None:
-        if message.type in ("warning", "error") and "GPU stall due to ReadPixels" not in message.text:
-            said.append(message.text)
-
-    def look(glb: bytes, views: Any = VIEWS, place: Any = (0.0, 0.0, 0.0)) -> Seen:
-        files["scene.glb"] = glb
-        shown = page.evaluate("(given) => window.open(...given)", ["scene.glb", SIZE, FOV, place, views])
-        assert not said, said
-        found = [
-            np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))) for url in shown["pictures"]
-        ]
-        colours, filled = [one[..., :3] / 255 for one in found], [one[..., 3] == 255 for one in found]
-        return Seen(colours, filled, shown["kinds"], shown["bound"], shown["lights"], shown["named"])
-
-    with chromium() as browser:
-        page: Page = browser.new_page()
-        page.on("console", hear)
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.route(f"{PAGE}**", answer)
-        page.goto(PAGE)
-        page.wait_for_function("window.ready")
+    """Opens a GLB in three.js."""
+    with three() as look:
         yield look
 
 
@@ -140,24 +88,28 @@ def test_a_lit_scene_has_all_its_maps(client: Client, room: Room, measured: Any)
         **grey,
     }
     seen = client(build_scene(room.distance, maps, Options(cut=False)).glb)
-    assert seen.kinds == ["MeshStandardMaterial"] and seen.lights == ["PointLight"]
-    assert seen.bound == ["type", "map", "normalMap", "roughnessMap", "metalnessMap", "aoMap"]
-    lit = np.concatenate([picture.max(axis=-1).ravel() for picture in seen.pictures])
-    assert (lit > 0.02).mean() > 0.95, "a light at the viewer falls on what the viewer sees"
-    bright = lit.mean() / np.concatenate([view_of(room.rgb, *view).max(axis=-1).ravel() for view in VIEWS]).mean()
-    assert 0.6 < measured("three.js, a lit scene's mean value against the panorama's", float(bright)) < 1.5
+    assert (
+        seen.kinds == ["MeshStandardMaterial"] * 2 and 1 <= len(seen.lights) <= 4 and {*seen.lights} == {"PointLight"}
+    )
+    assert seen.bound[: len(seen.bound) // 2] == ["type", "map", "normalMap", "roughnessMap", "metalnessMap", "aoMap"]
+    lit = np.concatenate([picture.reshape(-1, 3) for picture in seen.pictures])
+    shown = np.concatenate([view_of(room.rgb, *view).reshape(-1, 3) for view in VIEWS])
+    assert (lit.max(axis=-1) > 0.02).mean() > 0.95, "lamps shine on what the viewer sees"
+    ratio = float(np.median(brightness(lit) / np.maximum(brightness(shown), 1e-3)))
+    assert 0.75 < measured("three.js, a lit scene: median brightness against the panorama's", ratio) < 1.25
+    burnt = float(((lit.max(axis=-1) > 0.998) & (shown.max(axis=-1) < 0.998)).mean())
+    assert measured("three.js, a lit scene: share that is pure white only there", burnt) < 0.02
     dark = client(build_scene(room.distance, maps, Options(cut=False, light=False)).glb)
     shining = np.concatenate([picture.max(axis=-1).ravel() for picture in dark.pictures]) > 0
     assert not dark.lights and 0 < shining.mean() < 0.1, "without a light only windows and lamps show"
 
 
 def test_a_scene_with_everything_has_its_names(client: Client) -> None:
-    """three.js takes the points out of names."""
+    """three.js takes the points out of names, and numbers the materials of one mesh."""
     scene = everything()
     seen = client(scene.glb, place=(0.0, 1.6, 0.0))
-    objects = {name for name, _ in seen.named if name.startswith("object")}
-    assert {name for name, _ in seen.named} == {"Panorama", "background", "sky", "colliderfloor"} | objects
-    assert len(objects) > 2 and len(seen.named) == len(objects) + 4
+    named = {(re.sub(r"_\d+$", "", name), material.removesuffix(".glow")) for name, material in seen.named}
+    objects = {name for name, _ in named if name.startswith("object")}
     wanted = {"Panorama": "Panorama", "background": "invented", "sky": "sky", "colliderfloor": "collider.floor"}
-    assert all(material == wanted.get(name, "object") for name, material in seen.named)
-    assert seen.lights == ["PointLight"] and all(filled.mean() > 0.99 for filled in seen.filled)
+    assert named == set(wanted.items()) | {(name, "object") for name in objects} and len(objects) > 2
+    assert {*seen.lights} == {"PointLight"} and all(filled.mean() > 0.99 for filled in seen.filled)

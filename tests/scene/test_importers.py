@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from everything import everything
 from test_files import verdicts
 
 PARTS = {"Panorama": "Panorama", "background": "invented", "sky": "sky", "collider.floor": "collider.floor"}
-"""Node -> material; objects have one of their own, which shows both sides."""
+"""Node -> material; objects have one of their own, which shows both sides. What glows has a material of its own."""
 IMPORT = """
 import json, sys
 import bpy
@@ -47,10 +48,13 @@ def file(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def parts_of(scene: Scene) -> dict[str, Any]:
-    """Return the meshes by name as trimesh reads them, where they stand."""
+def parts_of(scene: Scene) -> dict[str, list[Any]]:
+    """Return the meshes of each node as trimesh reads them, where they stand: one for each material."""
     loaded = trimesh.load(io.BytesIO(scene.glb), file_type="glb", process=False)
-    return {name: mesh.copy().apply_transform(loaded.graph.get(name)[0]) for name, mesh in loaded.geometry.items()}
+    parts: dict[str, list[Any]] = {}
+    for place, name in (loaded.graph[node] for node in sorted(loaded.graph.nodes_geometry)):
+        parts.setdefault(re.sub(r"_\d+$", "", name), []).append(loaded.geometry[name].copy().apply_transform(place))
+    return parts
 
 
 def test_khronos_and_trimesh_find_all_of_it(scene: Scene, file: Path) -> None:
@@ -60,9 +64,12 @@ def test_khronos_and_trimesh_find_all_of_it(scene: Scene, file: Path) -> None:
     objects = {name for name in parts if name.startswith("object.")}
     assert set(parts) == set(PARTS) | objects and len(objects) > 2
     assert any(not name.split(".")[1].isdigit() for name in objects), "an object is named by its class"
-    for name, mesh in parts.items():
-        assert mesh.visual.material.name == PARTS.get(name, "object")
-    seen = [len(mesh.faces) for name, mesh in parts.items() if name == "Panorama" or name in objects]
+    for name, meshes in parts.items():
+        own = PARTS.get(name, "object")
+        found = {mesh.visual.material.name for mesh in meshes}
+        assert len(found) == len(meshes) and found <= {own, f"{own}.glow"}
+    assert len(parts["Panorama"]) == 2, "windows and lamps glow"
+    seen = [len(mesh.faces) for name in ("Panorama", *objects) for mesh in parts[name]]
     assert sum(seen) == len(scene.geometry.faces)
 
 
@@ -83,18 +90,21 @@ def imported(file: Path) -> dict[str, Any]:
 def test_blender_has_the_names_the_triangles_and_the_places(scene: Scene, imported: dict[str, Any]) -> None:
     parts = parts_of(scene)
     assert set(imported["meshes"]) == set(parts)
-    for name, mesh in parts.items():
+    for name, meshes in parts.items():
         found = imported["meshes"][name]
-        assert found["triangles"] == len(mesh.faces)
-        x, y, z = mesh.vertices.T
+        assert found["triangles"] == sum(len(mesh.faces) for mesh in meshes)
+        x, y, z = np.concatenate([mesh.vertices[np.unique(mesh.faces)] for mesh in meshes]).T
         box = np.stack([x, -z, y])  # Blender's Z is up
         assert np.allclose(found["box"], [box.min(axis=1), box.max(axis=1)], atol=1e-4)
-    assert imported["others"] == {"Viewer": "CAMERA", "Light": "LIGHT"}
+    lamps = {name: kind for name, kind in imported["others"].items() if name.startswith("Light.")}
+    assert set(lamps.values()) == {"LIGHT"} and imported["others"] == lamps | {"Viewer": "CAMERA"}
 
 
 def test_blender_has_the_materials_without_helper_nodes(imported: dict[str, Any]) -> None:
+    kinds = {*PARTS.values(), "object"}
     for name, mesh in imported["meshes"].items():
-        assert mesh["materials"] == [PARTS.get(name, "object")]
-    assert set(imported["nodes"]) == {*PARTS.values(), "object"}
+        own = PARTS.get(name, "object")
+        assert set(mesh["materials"]) <= {own, f"{own}.glow"}
+    assert kinds <= set(imported["nodes"]) <= kinds | {f"{kind}.glow" for kind in kinds}
     assert not [node for nodes in imported["nodes"].values() for node in nodes if node == "ShaderNodeMath"]
     assert all(min(size) > 0 for size in imported["images"].values())
