@@ -1,6 +1,6 @@
 """How bright lit scenes are in three.js and in Blender, against their panoramas, at the viewer's place.
 
-python lab/bench/lit.py [--samples 32] [--keep FOLDER] [FOLDER...]
+python lab/bench/lit.py [--samples 32] [--keep FOLDER] [--picture] [FOLDER...]
 
 The scenes are those of the demo's room, from its true maps, and of folders with the authors' maps (see
 lab/pages/real_scenes.py), with 20,000 triangles. Pixels under the caption of the authors' maps are not counted. Blender
@@ -17,18 +17,21 @@ import os
 import runpy
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 HEIGHT = 256
 AROUND = ((0.0, 0.0), (90.0, 0.0), (180.0, 0.0), (270.0, 0.0), (0.0, 90.0), (0.0, -90.0))
 """The six sides of a cube: yaw and pitch in degrees."""
+PICTURE, SIDE, LOOKS = ROOT / "web" / "docs" / "OmniXScene_lit.jpg", 256, ((-40.0, -10.0), (110.0, -5.0))
+"""A picture of the first folder's scene: the size of its parts, and where they look."""
 Array = NDArray[Any]
 
 
@@ -77,12 +80,12 @@ def figures(lit: Array, shown: Array, counts: Array) -> str:
     return f"{mean:.2f} | {median:.2f} | {(ratio < 0.25).mean():.1%} | {burnt.mean():.1%} | {error:.0f}"
 
 
-def cube(panorama: Array, side: int) -> Array:
-    """Return the six sides [6, side, side, C] of a panorama [H, W, C]."""
+def cube(panorama: Array, side: int, views: Sequence[tuple[float, float]] = AROUND) -> Array:
+    """Return square views [n, side, side, C] of 90 degrees of a panorama [H, W, C], by default the sides of a cube."""
     from ...omnix.pictures.panorama import perspective_view
 
     pixels = torch.from_numpy(np.ascontiguousarray(panorama)).float()[None]
-    return np.concatenate([perspective_view(pixels, side, side, 90.0, *view).numpy() for view in AROUND])
+    return np.concatenate([perspective_view(pixels, side, side, 90.0, *view).numpy() for view in views])
 
 
 def rows(rooms: Iterable[Maps], samples: int, keep: Path) -> Iterator[str]:
@@ -99,6 +102,27 @@ def rows(rooms: Iterable[Maps], samples: int, keep: Path) -> Iterator[str]:
             sides = np.stack(client(file.read_bytes(), AROUND).pictures)
             yield f"| {room.name} | three.js | {_by_three(room, sides)} |"
             yield f"| {room.name} | Blender | {_by_blender(room, cycles(blender(cache_folder()), file, samples))} |"
+
+
+def picture(room: Maps, samples: int, keep: Path) -> Image.Image:
+    """Return views of a panorama and of its lit scene in three.js and in Blender, a row for each direction."""
+    from viewers import cycles, three
+
+    from ...omnix.pictures.sheet import contact_sheet
+    from ...omnix.scene import Options, build_scene
+    from ..host.environment import blender, cache_folder
+
+    file = keep / "picture.glb"
+    file.write_bytes(build_scene(room.distance, room.maps, Options(triangles=20_000)).glb)
+    with three() as client:
+        shown = client(file.read_bytes(), LOOKS, size=SIDE).pictures
+    lit = cycles(blender(cache_folder()), file, samples, width=2 * SIDE)
+    views = [
+        (cube(room.maps["image"], SIDE, [look])[0], own, cube(lit, SIDE, [look])[0]) for look, own in zip(LOOKS, shown)
+    ]
+    names = ("panorama", "lit, in three.js", "lit, in Blender (Cycles)")
+    tiles = [(name, torch.from_numpy(one)[None].float()) for row in views for name, one in zip(names, row)]
+    return Image.fromarray((contact_sheet(tiles, 3, SIDE)[0].numpy() * 255).round().astype(np.uint8))
 
 
 def _by_three(room: Maps, sides: Array) -> str:
@@ -129,12 +153,19 @@ def main() -> None:
     parser.add_argument("folders", nargs="*", type=Path, help="folders with the authors' maps")
     parser.add_argument("--samples", type=int, default=32, help="Blender's samples for each pixel (32)")
     parser.add_argument("--keep", type=Path, help="keep the files in this folder")
+    parser.add_argument(
+        "--picture", action="store_true", help="draw the help page's picture of the first folder instead"
+    )
     options = parser.parse_args()
     runpy.run_path(str(ROOT / "lab" / "host" / "pack.py"))["enter"]("lit")
     sys.path.insert(0, str(ROOT / "tests" / "scene"))
     from comfyui_omnix.lab.bench import lit
 
     lit.use_tools()
+    if options.picture:
+        with tempfile.TemporaryDirectory() as folder:
+            lit.picture(lit.real(options.folders[0]), options.samples, Path(folder)).save(PICTURE, quality=80)
+        return
     print("| room | viewer | mean | median | dark | burnt | error |\n|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         rooms = itertools.chain([lit.true_room()], map(lit.real, options.folders))
