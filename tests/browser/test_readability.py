@@ -131,6 +131,7 @@ def test_a_workflow_opens_from_the_template_browser_finishes_and_can_be_read(ben
     bench.complaints.clear()
     bench.open_template(name)
     assert bench.troubles() == []
+    check_as_it_opens(measured(bench), message=name in OWN_MODEL)
     if name not in OWN_MODEL:
         finishes(bench, name)
         bench.page.wait_for_timeout(2000)
