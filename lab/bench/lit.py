@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HEIGHT = 256
 AROUND = ((0.0, 0.0), (90.0, 0.0), (180.0, 0.0), (270.0, 0.0), (0.0, 90.0), (0.0, -90.0))
 """The six sides of a cube: yaw and pitch in degrees."""
-PICTURE, SIDE, LOOKS = ROOT / "web" / "docs" / "OmniXScene_lit.jpg", 256, ((-40.0, -10.0), (110.0, -5.0))
+PICTURE, SIDE, LOOKS = ROOT / "lab" / "bench" / "lit.jpg", 256, ((-40.0, -10.0), (110.0, -5.0))
 """A picture of the first folder's scene: the size of its parts, and where they look."""
 Array = NDArray[Any]
 
@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=32, help="Blender's samples for each pixel (32)")
     parser.add_argument("--keep", type=Path, help="keep the files in this folder")
     parser.add_argument(
-        "--picture", action="store_true", help="draw the help page's picture of the first folder instead"
+        "--picture", action="store_true", help="draw the README's picture of the first folder instead"
     )
     options = parser.parse_args()
     runpy.run_path(str(ROOT / "lab" / "host" / "pack.py"))["enter"]("lit")
