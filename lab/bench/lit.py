@@ -153,9 +153,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="*", type=Path, help="folders with the authors' maps")
     parser.add_argument("--samples", type=int, default=32, help="Blender's samples for each pixel (32)")
     parser.add_argument("--keep", type=Path, help="keep the files in this folder")
-    parser.add_argument(
-        "--picture", action="store_true", help="draw the README's picture of the first folder instead"
-    )
+    parser.add_argument("--picture", action="store_true", help="draw the README's picture of the first folder instead")
     options = parser.parse_args()
     runpy.run_path(str(ROOT / "lab" / "host" / "pack.py"))["enter"]("lit")
     sys.path.insert(0, str(ROOT / "tests" / "scene"))

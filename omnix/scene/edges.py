@@ -11,7 +11,7 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import maximum_filter, minimum_filter
+from scipy.ndimage import maximum_filter1d, minimum_filter1d
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
@@ -142,9 +142,10 @@ def given(
 
 def _around(inverse: Array, kept: Flags, reach: int) -> tuple[Array, Array]:
     """Return the least and the greatest inverse distance of the kept pixels within `reach`; inf and 0 if none."""
-    size, mode = 2 * reach + 1, ("nearest", "wrap")
-    low = minimum_filter(np.where(kept, inverse, np.inf), size, mode=mode)
-    return low, maximum_filter(np.where(kept, inverse, 0.0), size, mode=mode)
+    size = 2 * reach + 1
+    low = minimum_filter1d(np.where(kept, inverse, np.inf), size, axis=0, mode="nearest")
+    high = maximum_filter1d(np.where(kept, inverse, 0.0), size, axis=0, mode="nearest")
+    return minimum_filter1d(low, size, axis=1, mode="wrap"), maximum_filter1d(high, size, axis=1, mode="wrap")
 
 
 def _alike(picture: Array, kept: Flags, wanted: Flags, found: tuple[Array, Array], reach: int) -> tuple[Array, Array]:
