@@ -88,17 +88,23 @@ def cube(panorama: Array, side: int, views: Sequence[tuple[float, float]] = AROU
     return np.concatenate([perspective_view(pixels, side, side, 90.0, *view).numpy() for view in views])
 
 
+def written(room: Maps, keep: Path) -> Path:
+    """Write the scene of a room to a folder; return the file."""
+    from ...omnix.scene import Options, build_scene
+
+    file = keep / f"{room.name}.glb"
+    file.write_bytes(build_scene(room.distance, room.maps, Options(triangles=20_000)).glb)
+    return file
+
+
 def rows(rooms: Iterable[Maps], samples: int, keep: Path) -> Iterator[str]:
     """Yield the rows of the table; files and pictures are written to the folder `keep`."""
-    from viewers import cycles, three
-
-    from ...omnix.scene import Options, build_scene
     from ..host.environment import blender, cache_folder
+    from ..host.viewers import cycles, three
 
     with three() as client:
         for room in rooms:
-            file = keep / f"{room.name}.glb"
-            file.write_bytes(build_scene(room.distance, room.maps, Options(triangles=20_000)).glb)
+            file = written(room, keep)
             sides = np.stack(client(file.read_bytes(), AROUND).pictures)
             yield f"| {room.name} | three.js | {_by_three(room, sides)} |"
             yield f"| {room.name} | Blender | {_by_blender(room, cycles(blender(cache_folder()), file, samples))} |"
@@ -106,14 +112,11 @@ def rows(rooms: Iterable[Maps], samples: int, keep: Path) -> Iterator[str]:
 
 def picture(room: Maps, samples: int, keep: Path) -> Image.Image:
     """Return views of a panorama and of its lit scene in three.js and in Blender, a row for each direction."""
-    from viewers import cycles, three
-
     from ...omnix.pictures.sheet import contact_sheet
-    from ...omnix.scene import Options, build_scene
     from ..host.environment import blender, cache_folder
+    from ..host.viewers import cycles, three
 
-    file = keep / "picture.glb"
-    file.write_bytes(build_scene(room.distance, room.maps, Options(triangles=20_000)).glb)
+    file = written(room, keep)
     with three() as client:
         shown = client(file.read_bytes(), LOOKS, size=SIDE).pictures
     lit = cycles(blender(cache_folder()), file, samples, width=2 * SIDE)
@@ -156,7 +159,6 @@ def main() -> None:
     parser.add_argument("--picture", action="store_true", help="draw the README's picture of the first folder instead")
     options = parser.parse_args()
     runpy.run_path(str(ROOT / "lab" / "host" / "pack.py"))["enter"]("lit")
-    sys.path.insert(0, str(ROOT / "tests" / "scene"))
     from comfyui_omnix.lab.bench import lit
 
     lit.use_tools()

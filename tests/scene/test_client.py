@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from comfyui_omnix.lab.host.viewers import FOV, SIZE, VIEWS, Client, three
 from comfyui_omnix.lab.rooms.room import Room, render
 from comfyui_omnix.lab.rooms.stage import showroom
 from comfyui_omnix.lab.rooms.view import ORIGIN, Grid, look
@@ -16,7 +17,6 @@ from comfyui_omnix.omnix.scene import Options, build_scene
 from comfyui_omnix.omnix.scene.light import brightness
 from everything import everything
 from rays import Array
-from viewers import FOV, SIZE, VIEWS, Client, three
 
 HEIGHT = 512
 

@@ -7,6 +7,7 @@ import numpy as np
 import pygltflib
 import pytest
 from comfyui_omnix.lab.host.environment import SetupError, blender, cache_folder
+from comfyui_omnix.lab.host.viewers import cycles
 from comfyui_omnix.lab.rooms.room import encode, render
 from comfyui_omnix.omnix.pictures.glb import Lamp
 from comfyui_omnix.omnix.scene import Options, Scene, build_scene
@@ -14,7 +15,6 @@ from comfyui_omnix.omnix.scene.frame import from_gltf, pixel_directions
 from comfyui_omnix.omnix.scene.light import LUMINANCE, Points, brightness, glowing, lamps_of
 from rays import Array
 from test_files import verdicts
-from viewers import cycles
 
 HEIGHT = 64
 HALF = np.array([3.0, 1.5, 2.5])

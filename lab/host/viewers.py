@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from comfyui_omnix.lab.host.browser import chromium
+from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import ConsoleMessage, Page, Route
-from rays import Array
 
+from .browser import chromium
+
+Array = NDArray[np.float64]
 PAGE = "http://scene.test/"
 SIZE, FOV = 192, 90.0
 # Ahead, across the seam, both poles, and aslant.
@@ -58,7 +60,7 @@ Client = Callable[..., Seen]
 
 @contextmanager
 def three() -> Iterator[Client]:
-    """Open a GLB in three.js; a warning or an error on the console of the page fails an assertion."""
+    """Open a GLB in three.js; RuntimeError if the page warns or reports an error."""
     packages = Path(os.environ["OMNIX_NODE_MODULES"])
     files: dict[str, bytes] = {"": Path(__file__).with_name("client.html").read_bytes()}
     said: list[str] = []
@@ -76,7 +78,8 @@ def three() -> Iterator[Client]:
     def look(glb: bytes, views: Any = VIEWS, place: Any = (0.0, 0.0, 0.0), size: int = SIZE) -> Seen:
         files["scene.glb"] = glb
         shown = page.evaluate("(given) => window.open(...given)", ["scene.glb", size, FOV, place, views])
-        assert not said, said
+        if said:
+            raise RuntimeError(f"three.js: {said}")
         found = [
             np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))) for url in shown["pictures"]
         ]
@@ -98,5 +101,6 @@ def cycles(python: Path, glb: Path, samples: int = 16, width: int = 128) -> Arra
     target = glb.with_suffix(".png")
     command = [python, "-c", RENDER, glb, target, str(samples), str(width)]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    if done.returncode:
+        raise RuntimeError(f"Blender: {done.stderr}")
     return np.asarray(Image.open(target).convert("RGB"), dtype=float) / 255
