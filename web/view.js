@@ -6,7 +6,7 @@
 
 import { app } from "../../../scripts/app.js";
 
-// What bars cover at the sides of the graph, and the height of a node's title, in pixels; as in lab/workflows/forms.py.
+// How far bars cover the sides of the graph, and the height of a title, in pixels (as lab/workflows/forms.py).
 const BARS = { left: 90, top: 110, right: 50, bottom: 80 };
 const TITLE = 40;
 

@@ -51,12 +51,13 @@ def make(folder: Path, stages: Mapping[str, Stage], threads: int, rooms: int = R
         pictures.render(folder / "rooms", ROOMS_SEED, rooms)
     seen = pictures.load(folder / "rooms", folder / PICTURES_KEPT)
     blocks = latents.transform(seen.train, folder / latents.TRANSFORM)
-    encoded = latents.encoded(blocks, seen.train)
-    for name in [name for name in stages if name not in TASKS]:
-        if name == "vae":
-            save_file(vae.taesd(blocks, vae.train(encoded, seen.train, stages[name], folder)), folder / VAE)
-        else:
-            write_base(base.train(encoded, stages[name], folder), folder)
+    if before := [name for name in stages if name not in TASKS]:
+        encoded = latents.encoded(blocks, seen.train)
+        for name in before:
+            if name == "vae":
+                save_file(vae.taesd(blocks, vae.train(encoded, seen.train, stages[name], folder)), folder / VAE)
+            else:
+                write_base(base.train(encoded, stages[name], folder), folder)
     if tasks := [name for name in stages if name in TASKS]:
         data = adapters.Data(folder / BASE, encoded_rooms(folder, tasks, seen, blocks, rooms), blocks)
         for name in tasks:

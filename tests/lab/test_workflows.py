@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from comfyui_omnix.lab.host.server import Server
 from comfyui_omnix.lab.pages import thumbnails
-from comfyui_omnix.lab.workflows import build
+from comfyui_omnix.lab.workflows import build, forms
 from comfyui_omnix.omnix.runtime.tasks import STREAMS
 from graph_files import (
     API,
@@ -114,6 +114,14 @@ def test_browser_form_is_consistent(name: str, describe: Any) -> None:
         assert {kind, "*"} & set(nodes[target]["inputs"][slot]["type"].split(","))
     ends = [n for node in form["nodes"] for out in node["outputs"] for n in out["links"]]
     assert sorted(ends) == sorted(link[0] for link in form["links"])
+
+
+def test_a_template_is_fitted_between_the_same_bars_as_a_file() -> None:
+    script = (ROOT / "web" / "view.js").read_text(encoding="utf-8")
+    bars = {name: int(number) for name, number in re.findall(r"(left|top|right|bottom): (\d+)", script)}
+    (width, height), (left, top) = forms.SCREEN, forms.SCREEN_AT
+    assert bars == {"left": left, "top": top, "right": 1920 - left - width, "bottom": 1080 - top - height}
+    assert re.findall(r"TITLE = (\d+)", script) == [str(forms.TITLES)]
 
 
 @pytest.mark.parametrize("name", UI)
