@@ -9,6 +9,7 @@ import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,8 @@ class Part:
     """A mesh with its own material; `name` names node and mesh, `surface` names the material.
 
     A part without a material is not drawn: a collider. `glows` [F]: the triangles that emit light; the others get a
-    material without it, because renderers look for light in every triangle whose material may emit some.
+    material without it, because renderers look for light in every triangle whose material may emit some. `thin` [F]:
+    the triangles whose backs are drawn, too.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Part:
     material: Material | None
     surface: str
     glows: NDArray[np.bool_] | None = None
+    thin: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -177,13 +180,18 @@ def _node(file: _File, part: Part) -> dict[str, Any]:
 def _surfaces(part: Part) -> Iterator[tuple[NDArray[np.integer], str, Material | None]]:
     """Yield the triangles of each material of a part, and its name."""
     faces, material = part.geometry.faces, part.material
-    if material is None or material.glow is None or part.glows is None:
-        yield faces, part.surface, material
+    if material is None:
+        yield faces, part.surface, None
         return
-    if not part.glows.all():
-        yield faces[~part.glows], part.surface, replace(material, glow=None)
-    if part.glows.any():
-        yield faces[part.glows], f"{part.surface}.glow", material
+    none = np.zeros(len(faces), dtype=bool)
+    divided = material.glow is not None and part.glows is not None
+    glows, thin = part.glows if divided else none, none if part.thin is None else part.thin
+    for glow, back in product((False, True), repeat=2):
+        chosen = (glows == glow) & (thin == back)
+        if chosen.any():
+            own = replace(material, glow=None) if divided and not glow else material
+            name = part.surface + ".glow" * glow + ".thin" * back
+            yield faces[chosen], name, replace(own, two_sided=own.two_sided or back)
 
 
 def _sampler() -> dict[str, int]:

@@ -18,13 +18,13 @@ from .frame import Array, from_gltf, pixel_directions, to_gltf
 from .light import glowing, light_of
 from .material import Textures, encode, encoded, sized, textures_of
 from .mesh import Mesh
-from .objects import objects_of
+from .objects import covered, objects_of, thin
 from .report import report, report_on_layers
 from .second import Second, drawn_over
 from .shading import shaded
 from .shape import Layer, Options, Shape, layer_behind, shape_of
 from .sky import dome_of
-from .surface import at_size
+from .surface import Flags, at_size
 
 SEEN, BACKGROUND, INVENTED = "Panorama", "background", "invented"
 """The name of the visible part (node and material), the node of the invented part, and its material."""
@@ -70,7 +70,7 @@ def build_scene(
     shape = shape_of(distance, normals, options, doubt_of(found), maps["image"])
     mesh, scale = scaled(shape, options.camera_height)
     geometry, textures = dressed(mesh, maps, shape.rows, options)
-    light = None if textures.unlit else light_of(maps, geometry)
+    light = None if textures.unlit else light_of(maps, geometry, named)
     if light is not None:
         textures = replace(textures, glow=sized(light.glow, options.texture_size), strength=light.strength)
     layer, background = layer_behind(shape, options, second), None
@@ -81,7 +81,7 @@ def build_scene(
     sky = dome_of(held, maps["image"], float(distance.max()) * scale) if options.sky else None
     split = options.objects and options.cut
     pieces = [*objects_of(mesh, geometry, shape.surface, named)] if split else [("", geometry)]
-    parts = parts_of_file(pieces, textures, background, sky, options)
+    parts = parts_of_file(pieces, thin(shape.surface), textures, background, sky, options)
     below = height_of(shape) * scale if options.collider or options.origin == FLOOR else 0.0
     if options.collider:
         parts.append(Part(COLLIDER, floor_quad(geometry, below), None, COLLIDER))
@@ -95,19 +95,25 @@ def build_scene(
 
 def parts_of_file(
     pieces: Sequence[tuple[str, Geometry]],
+    strips: Flags,
     textures: Textures,
     background: tuple[Geometry, Textures] | None,
     sky: tuple[Geometry, Array] | None,
     options: Options,
 ) -> list[Part]:
-    """Return the meshes of the file: the visible pieces by name, and the background and the sky if there are any."""
+    """Return the meshes of the file: the visible pieces by name, and the background and the sky if there are any.
+
+    The front of an object is all there is of it: with one side, a thing seen from behind would vanish, and so would the
+    thin parts of the room, `strips` [M, N]. Its walls have one side, so that people can look in from outside.
+    """
     material = encoded(textures, options.textures)
-    # The front of an object is all there is of it: with one side, a thing seen from behind would vanish.
-    thing = replace(material, two_sided=True)
     parts = []
     for name, piece in pieces:
         glows = None if textures.glow is None else glowing(piece, textures.glow)
-        parts.append(Part(name or SEEN, piece, thing if name else material, OBJECT if name else SEEN, glows))
+        if name:
+            parts.append(Part(name, piece, replace(material, two_sided=True), OBJECT, glows))
+        else:
+            parts.append(Part(SEEN, piece, material, SEEN, glows, covered(piece, strips)))
     if background is not None:
         parts.append(Part(BACKGROUND, background[0], encoded(background[1], options.textures), INVENTED))
     if sky is not None:

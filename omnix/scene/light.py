@@ -15,11 +15,15 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from ..pictures.glb import Geometry, Lamp
+from ..pictures.semantics import Named
 from .frame import Array
 from .shading import unit
+from .surface import at_size
 
 # Linear brightness from which on a place glows, or the brightest share of the sphere if nothing is so bright.
 BRIGHT, LEAST = 0.9, 0.005
+# Classes of a semantic map that emit no light, however bright they are: a patch of sunlight on the floor is no lamp.
+DULL = ("floor", "wall", "door")
 # How much stronger than in the picture a glow may be. A lit surface reflects between these shares.
 STRONGEST, REFLECTS = 200.0, (0.2, 0.8)
 # The points that the light is fitted to, those among which the glowing ones are found, and the most of these.
@@ -55,14 +59,25 @@ class Points(NamedTuple):
     area: Array
 
 
-def light_of(maps: Mapping[str, Array], geometry: Geometry) -> Light:
-    """Return the light of a scene with "image", "albedo" and perhaps "metallic", [H, W, 3] each, on a mesh."""
+def light_of(maps: Mapping[str, Array], geometry: Geometry, named: Named | None = None) -> Light:
+    """Return the light of a scene with "image", "albedo" and perhaps "metallic", [H, W, 3] each, on a mesh.
+
+    named: the contents; what can't emit light by its class does not glow.
+    """
     shown = brightness(maps["image"])
-    area = np.broadcast_to(np.cos((0.5 - (np.arange(len(shown)) + 0.5) / len(shown)) * np.pi)[:, None], shown.shape)
-    glows = shown >= min(BRIGHT, _quantile(shown, area, 1 - LEAST))
+    area = np.cos((0.5 - (np.arange(len(shown)) + 0.5) / len(shown)) * np.pi)[:, None] * _may_glow(shown.shape, named)
+    glows = (area > 0) & (shown >= min(BRIGHT, _quantile(shown, area, 1 - LEAST)))
     glow = np.where(glows[..., None], maps["image"], 0).astype(np.float32)
     points, sources = points_of(geometry, maps, ~glows, POINTS), points_of(geometry, maps, glows, SEARCHED)
     return Light(glow, _strength(points, sources), lamps_of(points))
+
+
+def _may_glow(shape: tuple[int, ...], named: Named | None) -> NDArray[np.bool_]:
+    """Return the pixels [H, W] whose class, as far as it is known, can emit light."""
+    if named is None:
+        return np.ones(shape, dtype=bool)
+    dull = [number for number, name in enumerate(named.names) if name in DULL]
+    return at_size(~np.isin(named.numbers, dull), shape)
 
 
 def _strength(points: Points, sources: Points) -> float:

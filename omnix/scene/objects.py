@@ -1,4 +1,4 @@
-"""The seen surface in parts: the room, and each thing in front of it as a separate object."""
+"""The seen surface in parts: the room, each thing in front of it as a separate object, and what is thin."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from numpy.typing import NDArray
 
 from ..pictures.glb import Geometry
 from ..pictures.semantics import Named
+from .behind import moved, sides
 from .front import in_front
 from .mesh import Mesh
-from .surface import Surface, at_size
+from .surface import Flags, Surface, at_size
 
 # At most so many objects, each of at least this share of all pixels; smaller things stay with the room.
 MOST, LEAST = 40, 5e-4
 # A part has a name if at least this share of its pixels has it.
 AGREED = 0.5
+# A strip in front of what is on both sides of it is thin if it has at most so many pixels across. The edges of models'
+# maps are soft: what is one pixel wide takes in one more on each side.
+THIN = 3
 
 
 def objects_of(mesh: Mesh, geometry: Geometry, surface: Surface, named: Named | None) -> Iterator[tuple[str, Geometry]]:
@@ -48,6 +52,29 @@ def _name(named: Named, flags: NDArray[np.bool_]) -> str:
     count = np.bincount(numbers[numbers >= 0], minlength=1)
     most = int(count.argmax())
     return f"object.{named.names[most].replace(' ', '_')}" if count[most] >= AGREED * numbers.size else "object"
+
+
+def thin(surface: Surface) -> Flags:
+    """Return the pixels [M, N] of strips that are in front of what is on both sides of them, and at most THIN wide."""
+    ways = sides(surface.right, np.pad(surface.down, ((0, 1), (0, 0))))
+    right, left, below, above = (
+        cut & surface.valid & (moved(surface.inverse, way) < surface.inverse) for cut, way in ways
+    )
+    found = np.zeros_like(surface.valid)
+    for start, end, (cut, (rows, columns)) in ((left, right, ways[0]), (above, below, ways[2])):
+        strip = start
+        for width in range(1, THIN + 1):
+            for back in range(width):
+                found |= moved(strip & end, (rows * back, columns * back))
+            strip = moved(strip & ~cut, (-rows, -columns))
+    return found
+
+
+def covered(geometry: Geometry, flags: Flags) -> Flags:
+    """Return the triangles [F] whose middle is in one of the pixels [M, N]."""
+    size = np.array(flags.shape[::-1])
+    column, row = np.minimum((geometry.uv[geometry.faces].mean(axis=1) * size).astype(int), size - 1).T
+    return flags[row, column]
 
 
 def _only(geometry: Geometry, chosen: NDArray[np.bool_]) -> Geometry:

@@ -45,7 +45,7 @@ def view_of(panorama: Array, yaw: float, pitch: float) -> Array:
 @pytest.mark.parametrize("cut", [False, True])
 def test_from_the_origin_it_is_the_panorama(client: Client, room: Room, cut: bool, measured: Any) -> None:
     seen = client(build_scene(room.distance, {"image": room.rgb}, Options(cut=cut)).glb)
-    assert seen.kinds == ["MeshBasicMaterial"] * (1 + cut), "what is behind the cuts is a mesh of its own"
+    assert seen.kinds == ["MeshBasicMaterial"] * (3 if cut else 1), "what is thin and what is behind are apart"
     figures = []
     for view, picture, filled in zip(VIEWS, seen.pictures, seen.filled):
         assert filled.mean() > 0.99 if cut else filled.all()
@@ -108,7 +108,9 @@ def test_a_scene_with_everything_has_its_names(client: Client) -> None:
     """three.js takes the points out of names, and numbers the materials of one mesh."""
     scene = everything()
     seen = client(scene.glb, place=(0.0, 1.6, 0.0))
-    named = {(re.sub(r"_\d+$", "", name), material.removesuffix(".glow")) for name, material in seen.named}
+    named = {
+        (re.sub(r"_\d+$", "", name), re.sub(r"(\.glow)?(\.thin)?$", "", material)) for name, material in seen.named
+    }
     objects = {name for name, _ in named if name.startswith("object")}
     wanted = {"Panorama": "Panorama", "background": "invented", "sky": "sky", "colliderfloor": "collider.floor"}
     assert named == set(wanted.items()) | {(name, "object") for name in objects} and len(objects) > 2

@@ -119,7 +119,8 @@ def test_trimesh_reads_the_mesh_that_was_made(scenes: dict[str, Scene], name: st
     assert ("background" in meshes) == (scene.background is not None)
     mesh, faces = meshes["Panorama"], [mesh.faces for name, mesh in meshes.items() if name.startswith("Panorama")]
     assert np.allclose(mesh.vertices, scene.geometry.positions, atol=1e-5)
-    assert len(faces) == 1 + (scene.textures.glow is not None), "what glows has a material of its own"
+    apart = [1 + (scene.textures.glow is not None), 1 + VARIANTS[name][1].cut]
+    assert len(faces) == np.prod(apart), "what glows and what is thin have materials of their own"
     assert np.array_equal(np.unique(np.concatenate(faces), axis=0), np.unique(scene.geometry.faces, axis=0))
     # trimesh counts v from below, glTF from above.
     assert np.allclose(mesh.visual.uv * [1, -1] + [0, 1], scene.geometry.uv, atol=1e-6)
@@ -144,7 +145,8 @@ def test_pygltflib_reads_the_material_the_camera_and_the_light(scenes: dict[str,
         lit = "KHR_materials_unlit" not in tree.materials[0].extensions
         assert ("KHR_lights_punctual" in tree.extensionsUsed) == (lit and name != "no light")
         glows = [one.name for one in tree.materials if one.emissiveTexture is not None]
-        assert glows == (["Panorama.glow"] if lit else [])
+        assert glows == (["Panorama.glow", "Panorama.glow.thin"][: 1 + VARIANTS[name][1].cut] if lit else [])
+        assert all(bool(one.doubleSided) == one.name.endswith(".thin") for one in tree.materials)
         (camera,) = (node for node in tree.nodes if node.camera is not None)
         assert camera.translation in (None, [0, 0, 0])
 

@@ -285,8 +285,8 @@ def test_objects_are_nodes_with_the_triangles_of_the_whole(room: Room) -> None:
     assert len(names) > 2 and len(set(names)) == len(names)
     assert not any(name.startswith("object.") for name in node_names(whole.glb))
     pieces, one = (trimesh.load(io.BytesIO(each.glb), file_type="glb").geometry for each in (apart, whole))
-    seen = [mesh for name, mesh in pieces.items() if name != "background"]
-    assert sum(len(mesh.faces) for mesh in seen) == len(one["Panorama"].faces)
+    seen, every = ([mesh for name, mesh in each.items() if name != "background"] for each in (pieces, one))
+    assert sum(len(mesh.faces) for mesh in seen) == sum(len(mesh.faces) for mesh in every)
 
     def triangles(meshes: list[Any]) -> Array:
         corners = np.concatenate(
@@ -294,12 +294,33 @@ def test_objects_are_nodes_with_the_triangles_of_the_whole(room: Room) -> None:
         )
         return corners[np.lexsort(corners.T)]
 
-    assert np.allclose(triangles(seen), triangles([one["Panorama"]]))
+    assert np.allclose(triangles(seen), triangles(every))
     materials = document(apart.glb)["materials"]
-    assert [material["name"] for material in materials] == ["Panorama", "object", "invented"]
-    assert [material.pop("doubleSided", False) for material in materials] == [False, True, False]
-    assert {**materials[1], "name": "Panorama"} == materials[0], "objects share the pictures of the room"
+    assert [material["name"] for material in materials] == ["Panorama", "Panorama.thin", "object", "invented"]
+    assert [material.pop("doubleSided", False) for material in materials] == [False, True, True, False]
+    for one in materials[1:3]:
+        assert {**one, "name": "Panorama"} == materials[0], "objects share the pictures of the room"
     assert all(name in apart.report for name in names)
+
+
+@pytest.mark.parametrize(("width", "backs"), [(1, True), (3, True), (5, False)])
+@pytest.mark.parametrize("upright", [True, False])
+def test_the_back_of_a_thin_bar_is_drawn(width: int, backs: bool, upright: bool) -> None:
+    distance, _ = hall(HEIGHT)
+    bar = np.zeros_like(distance, dtype=bool)
+    rows, columns = (slice(40, 90), slice(60, 60 + width)) if upright else (slice(60, 60 + width), slice(40, 90))
+    bar[rows, columns] = True
+    distance = np.where(bar, 0.5 * distance, distance)
+    room = SimpleNamespace(rgb=np.full((*distance.shape, 3), 0.5), distance=distance)
+    glb = made(room, objects=False).glb  # type: ignore[arg-type]
+    materials = {each["name"]: each.get("doubleSided", False) for each in document(glb)["materials"]}
+    assert materials == {"Panorama": False, "invented": False} | ({"Panorama.thin": True} if backs else {})
+    if backs:
+        meshes = trimesh.load(io.BytesIO(glb), file_type="glb").geometry.values()
+        (found,) = [mesh for mesh in meshes if mesh.visual.material.name == "Panorama.thin"]
+        across = found.visual.uv[np.unique(found.faces)] * [2 * HEIGHT, HEIGHT]
+        along = across[:, 0] if upright else HEIGHT - across[:, 1]
+        assert along.min() >= 59 and along.max() <= 61 + width
 
 
 def test_an_object_has_the_name_of_its_colour() -> None:

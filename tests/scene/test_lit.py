@@ -10,6 +10,7 @@ from comfyui_omnix.lab.host.environment import SetupError, blender, cache_folder
 from comfyui_omnix.lab.host.viewers import cycles
 from comfyui_omnix.lab.rooms.room import encode, render
 from comfyui_omnix.omnix.pictures.glb import Lamp
+from comfyui_omnix.omnix.pictures.semantics import Named
 from comfyui_omnix.omnix.scene import Options, Scene, build_scene
 from comfyui_omnix.omnix.scene.frame import from_gltf, pixel_directions
 from comfyui_omnix.omnix.scene.light import LUMINANCE, Points, brightness, glowing, lamps_of
@@ -100,6 +101,19 @@ def test_triangles_glow_where_the_picture_does() -> None:
     found = scene.geometry.uv[scene.geometry.faces[glowing(scene.geometry, glow)]] * [2 * HEIGHT, HEIGHT]
     assert len(found) and (found.min(axis=1) <= [31, 21]).all() and (found.max(axis=1) >= [30, 20]).all()
     assert glowing(scene.geometry, np.ones_like(glow)).all()
+
+
+def test_a_patch_of_sunlight_on_the_floor_is_no_lamp() -> None:
+    distance, _ = box()
+    picture = np.full((*distance.shape, 3), 0.5, dtype=np.float32)
+    picture[24:28, 10:20], picture[56:60, 40:60] = 1.0, 1.0  # a window and, below, the patch
+    maps = {"image": picture, "albedo": np.full_like(picture, 0.5)}
+    shows = np.where(np.indices(distance.shape)[0] > HEIGHT // 2, 0, -1)
+    named = Named(shows, ("floor",), shows == 0)
+    for known, patch in ((None, 1.0), (named, 0.0)):
+        glow = build_scene(distance, maps, named=known).textures.glow
+        assert glow is not None and glow[24:28, 10:20].min() == 1.0
+        assert glow[56:60, 40:60].max() == patch
 
 
 def test_blender_is_as_bright_as_the_panorama(tmp_path: Path, measured: Any) -> None:
