@@ -56,6 +56,13 @@ LOOK_AT = """(id) => {
     window.app.canvas.setDirty(true, true);
 }"""
 
+# While anything moves, the whole screen is drawn 60 times a second, which took most of the processor time of the tests.
+STILL = """(() => {
+    const sheet = new CSSStyleSheet();
+    sheet.replaceSync("*, *::before, *::after { animation: none !important; transition: none !important; }");
+    document.adoptedStyleSheets.push(sheet);
+})()"""
+
 # The frontend first asks for a help page in its own language, and uses the default page if there is none. Older
 # frontends ask the registry for every pack of a workflow, which tests must not reach.
 TRIED = re.compile(r"/docs/\w+/en\.md|//api\.comfy\.org/nodes")
@@ -87,6 +94,7 @@ class Workbench:
         self.requests: list[str] = []
         context = browser.new_context(viewport={"width": 1100, "height": 760}, accept_downloads=True)
         context.set_default_timeout(60_000)
+        context.add_init_script(STILL)
         self.page: Page = context.new_page()
         self.page.on("console", self._console)
         self.page.on("pageerror", lambda error: self.complaints.append(f"uncaught: {error}"))
