@@ -56,7 +56,7 @@ STAGES = {
     "rgb_to_normal": Stage(6000, 16, 5e-3),
     "rgb_to_albedo": Stage(12500, 16, 5e-3),
     "rgb_to_pbr": Stage(4500, 16, 5e-3),
-    "rgb_to_semantic": Stage(1800, 16, 5e-3),
+    "rgb_to_semantic": Stage(5000, 16, 5e-3),
     "image_to_pano": Stage(2000, 16, 5e-3),
 }
 TASKS = tuple(STAGES)[2:]
