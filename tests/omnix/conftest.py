@@ -32,3 +32,12 @@ def manager(request: pytest.FixtureRequest) -> Iterator[str]:
 
             use_dynamic(monkeypatch)
         yield chosen
+
+
+@pytest.fixture(autouse=True)
+def live_models(manager: str) -> None:
+    """Drop what the host calls leaked: it would collect all garbage at every load of this process, for seconds."""
+    import comfy.model_management
+
+    loaded = comfy.model_management.current_loaded_models
+    loaded[:] = [each for each in loaded if not each.is_dead()]
