@@ -6,18 +6,15 @@ from typing import Any
 import numpy as np
 import pygltflib
 import pytest
-import torch
-from comfyui_omnix.graph.scene import OmniXScene
 from comfyui_omnix.lab.host.environment import SetupError, blender, cache_folder
 from comfyui_omnix.lab.host.viewers import cycles
 from comfyui_omnix.lab.rooms.room import encode, render
-from comfyui_omnix.mapfiles.nyu40 import CLASSES
 from comfyui_omnix.omnix.pictures.glb import Lamp
 from comfyui_omnix.omnix.scene import Options, Scene, build_scene
 from comfyui_omnix.omnix.scene.frame import from_gltf, pixel_directions
 from comfyui_omnix.omnix.scene.light import LUMINANCE, Points, brightness, glowing, lamps_of
 from rays import Array
-from test_files import pictured, verdicts
+from test_files import verdicts
 
 HEIGHT = 64
 HALF = np.array([3.0, 1.5, 2.5])
@@ -103,23 +100,6 @@ def test_triangles_glow_where_the_picture_does() -> None:
     found = scene.geometry.uv[scene.geometry.faces[glowing(scene.geometry, glow)]] * [2 * HEIGHT, HEIGHT]
     assert len(found) and (found.min(axis=1) <= [31, 21]).all() and (found.max(axis=1) >= [30, 20]).all()
     assert glowing(scene.geometry, np.ones_like(glow)).all()
-
-
-def test_a_patch_of_sunlight_on_the_floor_is_no_lamp() -> None:
-    """By the node, from a semantic map: what the file says that it emits."""
-    distance, _ = box()
-    picture = np.full((*distance.shape, 3), 0.5, dtype=np.float32)
-    picture[24:28, 10:20], picture[56:60, 40:60] = 1.0, 1.0  # a window and, below, the patch
-    painted = np.zeros_like(picture)
-    painted[HEIGHT // 2 + 1 :] = np.array(dict(CLASSES)["floor"]) / 255
-    maps = {"image": picture, "albedo": np.full_like(picture, 0.5), "depth": distance}
-    given = {name: torch.from_numpy(pixels)[None].float() for name, pixels in maps.items()}
-    for known, patch in (({}, 1.0), ({"semantic": torch.from_numpy(painted)[None]}, 0.0)):
-        (file,), _, _ = OmniXScene.execute(**given, **known, camera_height=0.0).args
-        tree = pygltflib.GLTF2.load_from_bytes(file.get_bytes())
-        glow = pictured(tree, next(one.emissiveTexture for one in tree.materials if one.emissiveTexture))
-        assert glow[24:28, 10:20].min() == 1.0
-        assert glow[56:60, 40:60].max() == patch
 
 
 def test_blender_is_as_bright_as_the_panorama(tmp_path: Path, measured: Any) -> None:

@@ -7,14 +7,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pygltflib
 import pytest
 import torch
 import trimesh
 from comfyui_omnix.graph import scene as node
 from comfyui_omnix.lab.host.server import GraphError, Server
+from comfyui_omnix.mapfiles.nyu40 import CLASSES
 from numpy.typing import NDArray
 from PIL import Image
 from rays import hall, with_box
+from test_files import pictured
 
 HEIGHT = 32
 DISTANCE = torch.from_numpy(hall(HEIGHT)[0]).float()[None]
@@ -121,6 +124,23 @@ def test_a_geometry_of_a_picture_is_refused_and_one_of_a_panorama_is_read() -> N
     assert "no panorama's" in said(depth=None, moge_geometry={"depth": DISTANCE})
     one, two = made(cut=False), made(depth=None, moge_geometry={"points": points}, cut=False)
     assert torch.allclose(one.args[1][0].vertices, two.args[1][0].vertices, rtol=1e-4)
+
+
+def test_a_patch_of_sunlight_on_the_floor_is_no_lamp_if_the_semantic_map_is_known() -> None:
+    """What the file says that it emits: a window does, and the patch below it only where nothing says what it is."""
+    height, window, patch = 64, (slice(24, 28), slice(10, 20)), (slice(56, 60), slice(40, 60))
+    picture = np.full((height, 2 * height, 3), 0.5, dtype=np.float32)
+    picture[window], picture[patch] = 1.0, 1.0
+    painted = np.zeros_like(picture)
+    painted[height // 2 + 1 :] = np.array(dict(CLASSES)["floor"]) / 255
+    maps = {"image": picture, "albedo": np.full_like(picture, 0.5), "depth": hall(height)[0]}
+    given = {name: torch.from_numpy(pixels)[None].float() for name, pixels in maps.items()}
+    for known, shines in (({}, 1.0), ({"semantic": torch.from_numpy(painted)[None]}, 0.0)):
+        (file,), _, _ = made(**given, **known, camera_height=0.0).args
+        tree = pygltflib.GLTF2.load_from_bytes(file.get_bytes())
+        glow = pictured(tree, next(one.emissiveTexture for one in tree.materials if one.emissiveTexture))
+        assert glow[window].min() == 1.0
+        assert glow[patch].max() == shines
 
 
 def test_more_triangles_than_there_are_is_told() -> None:
