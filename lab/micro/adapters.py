@@ -27,7 +27,7 @@ from .graphs import ADAPTERS
 from .recipe import BEGUN, FIRST, HEIGHT, RANK, SEAM_COLUMNS, Stage
 
 WATCHED, WATCHED_CURVE = 16, "watched.csv"
-"""The number of validation rooms of each renderer that are sampled during training."""
+"""The number of validation rooms of each kind that are sampled during training."""
 
 
 DARKEST = 0.02
@@ -55,9 +55,9 @@ FIGURES = {"depth": {"relative": relative}, "semantic": {"accuracy": accuracy}}
 """Kind of map -> its figure besides RMS in `WATCHED_CURVE`."""
 
 
-def column(renderer: str, figure: str) -> str:
+def column(rooms: str, figure: str) -> str:
     """Return the column of a figure in `WATCHED_CURVE`."""
-    return f"{renderer}_{figure}"
+    return f"{rooms}_{figure}"
 
 
 def config(task: Task, stage: Stage, init: str = "") -> Config:
@@ -99,14 +99,14 @@ class Seen(NamedTuple):
 
 
 class Data(NamedTuple):
-    """The data of all tasks: the base's file, renderer -> the latents of its rooms, and their transform."""
+    """The data of all tasks: the base's file, kind of rooms -> their latents, and the transform."""
 
     base: Path
     rooms: Mapping[str, Seen]
     blocks: Blocks
 
     def of(self, task: Task) -> dict[str, Seen]:
-        """Return renderer -> latents, of the renderers that have all streams of a task."""
+        """Return kind of rooms -> latents, of the rooms that have all streams of a task."""
         return {name: seen for name, seen in self.rooms.items() if {*task.streams} <= {*seen.trained}}
 
 
@@ -159,7 +159,7 @@ def begun_from(task: Task, output: Path, first: Path) -> str:
 
 
 def watcher(kind: str, blocks: Blocks, truth: Mapping[str, Tensor], path: Path) -> Callable[[int, Tensor], None]:
-    """Return a function that records errors of sampled pictures of each renderer's rooms, which follow each other.
+    """Return a function that records errors of sampled pictures of each kind of rooms, which follow each other.
 
     They are decoded by the block transform, as the truth is: RMS, and the figure of `FIGURES` for a kind that has one.
     """

@@ -30,8 +30,8 @@ from .tables import table
 ENDINGS = {"rgb": "panorama.png", "depth": "depth_float.exr"}
 VIEWS = "views"
 GENERATED = "image_to_pano"
-FOREIGN_SHARE = 2
-"""For so many own rooms there is one foreign room of each family."""
+OTHERS_SHARE = 2
+"""For so many own rooms there is one crowded room, and one foreign room of each family."""
 OTHER_SEEDS = 500_000
 """The difference between the seeds of judged rooms and of the rooms for fitting the baselines."""
 
@@ -54,7 +54,7 @@ class RoomSet(NamedTuple):
 
 
 def evaluate(folder: Path, choice: Choice) -> None:
-    """Print the figures of predictions and of baselines, for own rooms and for foreign ones."""
+    """Print the figures of predictions and of baselines, for own, crowded and foreign rooms."""
     if not graphs.tasks(choice.weights):
         raise ValueError(
             f"{choice.weights}: expected a base, a VAE and adapters, but no task has adapters; run "
@@ -69,12 +69,13 @@ def evaluate(folder: Path, choice: Choice) -> None:
 
 
 def room_sets(count: int) -> tuple[RoomSet, ...]:
-    """Return own rooms, and foreign ones of each family."""
-    few = max(1, count // FOREIGN_SHARE)
+    """Return own rooms, crowded ones, and foreign ones of each family."""
+    few = max(1, count // OTHERS_SHARE)
+    crowded = RoomSet("crowded", lambda seed: own_room(seed, crowded=True), few)
     foreign = (
         RoomSet(f"foreign {family}", lambda seed, family=family: other_room(seed, family), few) for family in FAMILIES
     )
-    return RoomSet("own", own_room, count), *foreign
+    return RoomSet("own", own_room, count), crowded, *foreign
 
 
 def judge(folder: Path, rooms: RoomSet, choice: Choice) -> str:

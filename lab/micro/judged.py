@@ -42,9 +42,9 @@ class JudgedRoom(NamedTuple):
     fine: Mapping[str, Array]
 
 
-def own_room(seed: int, quality: Quality = FAST) -> JudgedRoom:
+def own_room(seed: int, quality: Quality = FAST, crowded: bool = False) -> JudgedRoom:
     """Return a room of the renderer that the model was trained with."""
-    stage = random_room(seed)
+    stage = random_room(seed, crowded)
     size = 2 * ROOMS_HEIGHT, ROOMS_HEIGHT
     made = room_maps(render(*size, stage=stage, quality=quality))
     classes = semantic.codes(made["semantic"])
@@ -57,13 +57,16 @@ def own_room(seed: int, quality: Quality = FAST) -> JudgedRoom:
 
 
 def emptied(stage: Stage) -> Stage:
-    """Return a room with only its floor, ceiling and walls, without the holes of windows."""
-    walls = [replace(shape, hole=None) for shape in stage.scene.shapes if isinstance(shape, Wall)]
+    """Return a room with only its floor, ceiling, walls and pillars, without the holes of windows."""
+    own = [
+        shape for shape in stage.scene.shapes if shape.surface.semantic in SHELL and shape is not stage.scene.backdrop
+    ]
+    walls = [replace(shape, hole=None) if isinstance(shape, Wall) else shape for shape in own]
     return replace(stage, scene=Scene(group(walls), stage.scene.backdrop))
 
 
 def other_room(seed: int, family: str) -> JudgedRoom:
-    """Return a room of the other renderer, which was not used for training."""
+    """Return a room of the second renderer."""
     made = foreign_room(seed, ROOMS_HEIGHT, family)
     return JudgedRoom(_small(made.maps), _furniture(made.furniture), _small(made.empty), {})
 

@@ -19,10 +19,10 @@ from ...training.saving import PUBLISHED, saves
 from . import adapters, base, latents, pictures, vae
 from .blocks import Blocks
 from .graphs import ADAPTERS, BASE, PROMPT, VAE
-from .recipe import BEGUN, FOREIGN, FOREIGN_STREAMS, ROOMS, ROOMS_SEED, STAGES, TASKS, Stage
+from .recipe import BEGUN, OTHERS, PICTURES, ROOMS, ROOMS_SEED, STAGES, TASKS, Stage
 
-PICTURES_KEPT, FOREIGN_KEPT, CURVES = "pictures.npz", "foreign.npz", "curves.svg"
-RENDERERS = ("own", "foreign")
+PICTURES_KEPT, CURVES = "pictures.npz", "curves.svg"
+KINDS_OF_ROOMS = ("own", *OTHERS)
 WORDS = {
     "rms": "root mean square error",
     "relative": "relative error, scale aligned,",
@@ -70,13 +70,14 @@ def make(folder: Path, stages: Mapping[str, Stage], threads: int, rooms: int = R
 def encoded_rooms(
     folder: Path, tasks: Collection[str], own: pictures.Pictures, blocks: Blocks, rooms: int
 ) -> dict[str, adapters.Seen]:
-    """Return the latents of own rooms and, if a task can use them, of foreign ones, which are rendered if missing."""
+    """Return the latents of own rooms and of the others that a task can use, which are rendered if missing."""
     found = {"own": own}
-    if any({*TASKS_OF[name].streams} <= {*FOREIGN_STREAMS} for name in tasks):
-        if not (folder / FOREIGN_KEPT).is_file():
-            count = round(rooms * FOREIGN / (1 - FOREIGN))
-            pictures.render(folder / "foreign", ROOMS_SEED, count, "--foreign")
-        found["foreign"] = pictures.load(folder / "foreign", folder / FOREIGN_KEPT, FOREIGN_STREAMS)
+    for kind, others in OTHERS.items():
+        if any({*TASKS_OF[name].streams} <= {*others.streams} for name in tasks):
+            kept = folder / f"{kind}.npz"
+            if not kept.is_file():
+                pictures.render(folder / kind, ROOMS_SEED, round(rooms * others.share), others.option)
+            found[kind] = pictures.load(folder / kind, kept, [name for name in others.streams if name in PICTURES])
     return {name: adapters.Seen(*latents.of_parts(blocks, *parts)) for name, parts in found.items()}
 
 
@@ -153,11 +154,11 @@ def draw_curves(folder: Path, target: Path) -> None:
 
 
 def watched_figures(task: str) -> dict[str, str]:
-    """Return title -> column of the curve of a task's watched rooms, of each renderer."""
+    """Return title -> column of the curve of a task's watched rooms, of each kind."""
     figure = next(iter(adapters.FIGURES.get(TASKS_OF[task].target, {"rms": None})))
     return {
-        f"{task}: {WORDS[figure]} of {adapters.WATCHED} other {renderer} rooms": adapters.column(renderer, figure)
-        for renderer in RENDERERS
+        f"{task}: {WORDS[figure]} of {adapters.WATCHED} other {rooms} rooms": adapters.column(rooms, figure)
+        for rooms in KINDS_OF_ROOMS
     }
 
 

@@ -15,9 +15,6 @@ HEIGHT = 64
 ROOMS_HEIGHT = 128
 """The rooms are rendered twice as large and reduced."""
 ROOMS_SEED, ROOMS = 0, 9000
-FOREIGN, FOREIGN_STREAMS = 0.35, ("rgb", "depth", "normal", "albedo")
-"""The share of rooms of `lab/rooms/foreign.py` in the training of tasks with only these streams. They have no classes
-and materials, so the other tasks are trained on own rooms alone."""
 JUDGED_SEED, JUDGED = 1_000_000, 64
 """The judged rooms; their seeds are far from those of the training rooms, for both renderers."""
 SEAM_COLUMNS = 2
@@ -39,6 +36,21 @@ PICTURES = {
     "semantic": ("semantic",),
 }
 """Stream -> the folders of `mapfiles/layout.py` that its picture is made of."""
+
+
+class Others(NamedTuple):
+    """Further rooms for the adapters: their number for each own room, the option of `lab.rooms` that makes them, and
+    their streams. A task with other streams is trained without them."""
+
+    share: float
+    option: str
+    streams: tuple[str, ...]
+
+
+OTHERS = {
+    "crowded": Others(0.8, "--crowded", (*PICTURES, "masked_rgb", "filled_rgb")),
+    "foreign": Others(0.5, "--foreign", ("rgb", "depth", "normal", "albedo")),
+}
 
 
 class Stage(NamedTuple):

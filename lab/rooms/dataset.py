@@ -35,6 +35,7 @@ HELD_BACK = {"test": 16, "validation": 16}
 
 RENDERER = "lab.rooms 1"
 """This renderer and its version; the version changes when the same seed gives another room."""
+CROWDED = f"{RENDERER}, crowded"
 SHOWN = 0.005
 """The smallest share of a picture for which the caption names a class."""
 
@@ -79,6 +80,8 @@ class Order:
     captions: bool = False
     foreign: bool = False
     """Rooms of `foreign.py`; they have no classes and no materials."""
+    crowded: bool = False
+    """Our own renderer's rooms with more furniture."""
 
     @property
     def recipe(self) -> Record:
@@ -89,7 +92,8 @@ class Order:
     @property
     def renderer(self) -> str:
         """The renderer and its version."""
-        return FOREIGN if self.foreign else BLENDER if self.blender else RENDERER
+        own = CROWDED if self.crowded else RENDERER
+        return FOREIGN if self.foreign else BLENDER if self.blender else own
 
 
 def split_of(seed: int) -> str:
@@ -153,7 +157,7 @@ def _rendered(order: Order, seed: int) -> Room:
     if order.blender:
         return blender_room(order.blender, seed, order.height)
     quality = FAST if order.fast else PICTURE
-    return render(2 * order.height, order.height, stage=random_room(seed), quality=quality)
+    return render(2 * order.height, order.height, stage=random_room(seed, order.crowded), quality=quality)
 
 
 def caption(room: Room) -> str:

@@ -1,62 +1,20 @@
-"""Random rooms: every seed gives another room, by day or with lamps, or a courtyard under the sky.
-
-Pieces are placed one after another, each in a free box along the walls. A piece that finds no place in a few tries is
-left out. So nothing intersects, and nothing is in a doorway or at the camera.
-"""
+"""Random rooms: every seed gives another room, by day or with lamps, or a courtyard under the sky."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import NamedTuple
-
 import numpy as np
 
-from . import catalogue
-from .catalogue import Piece, built
+from . import catalogue, crowd
 from .enclosure import Dome, Wall
 from .furniture import FLOOR, window
-from .lighting import Lamp, Lights, Opening
-from .moving import Move, Node, bounds, moved, repainted
+from .lighting import Lights, Opening
+from .moving import Move, bounds, moved, repainted
 from .painting import Random, ground, outside, pale, redecorated, wall
 from .patterns import plain
+from .plan import AROUND_CAMERA, GAP, SIDES, Mood, Plan, Shell, against_wall, anywhere, on_wall
 from .raycast import Scene, group
-from .shapes import Array, Shape, Surface, Vector
+from .shapes import Shape, Surface, Vector
 from .stage import Stage
-
-TRIES = 12
-GAP = 0.03
-"""Free space around every piece, in metres."""
-AROUND_CAMERA = 0.45
-"""Free space on all sides of the camera, in metres."""
-
-
-class Shell(NamedTuple):
-    """The inner faces of a room around the camera, in metres: low and high corner."""
-
-    low: Vector
-    high: Vector
-
-
-class Side(NamedTuple):
-    """One wall: its normal axis, its place on it, the direction to the outside, and the yaw that turns +Z there."""
-
-    axis: int
-    outward: int
-    yaw: float
-
-
-SIDES = (Side(2, 1, 0.0), Side(0, -1, 90.0), Side(2, -1, 180.0), Side(0, 1, 270.0))
-
-
-class Mood(NamedTuple):
-    """The light of a time of day: radiances of sun and sky, and the brightness of lamps."""
-
-    sunlight: Vector
-    skylight: Vector
-    backdrop: Vector
-    lamps: float
-    ambient: Vector
-
 
 DAY = Mood((4.4, 3.8, 3.0), (2.6, 3.0, 3.6), (1.0, 1.0, 1.0), 0.0, (0.12, 0.115, 0.105))
 DUSK = Mood((0.0, 0.0, 0.0), (0.3, 0.36, 0.55), (0.12, 0.14, 0.24), 1.0, (0.05, 0.045, 0.04))
@@ -65,55 +23,19 @@ BOTH = DAY._replace(lamps=1.0)
 OPEN_AIR = Mood((3.2, 2.8, 2.3), (0.9, 1.0, 1.2), (1.0, 1.0, 1.0), 0.0, (0.3, 0.3, 0.3))
 
 
-@dataclass
-class _Plan:
-    """A room while it is being furnished."""
-
-    random: Random
-    shell: Shell
-    mood: Mood
-    nodes: list[Node] = field(default_factory=list)
-    lamps: list[Lamp] = field(default_factory=list)
-    openings: list[Opening] = field(default_factory=list)
-    taken: list[tuple[Array, Array]] = field(default_factory=list)
-
-    def is_free(self, low: Array, high: Array, inside: bool = True) -> bool:
-        """Return whether a box intersects no other box and, except for windows, is within the walls."""
-        # Rounding may move a box that touches a wall a little.
-        within = (low > np.array(self.shell.low) - 1e-3).all() and (high < np.array(self.shell.high) + 1e-3).all()
-        apart = all(
-            (low > other_high + GAP).any() or (high < other_low - GAP).any() for other_low, other_high in self.taken
-        )
-        return bool(apart and (within or not inside))
-
-    def stand(self, piece: Piece, place: Vector, yaw: float, clear: float = 0.0, needed: bool = False) -> bool:
-        """Put a piece at a place if it is free there or needed; `clear` metres in front of its back stay free."""
-        size = float(self.random.uniform(*piece.sizes))
-        low, high = piece.box(place, yaw, size)
-        if not needed and not self.is_free(low, high):
-            return False
-        if clear:
-            a = np.radians(yaw)
-            front = np.array([np.sin(a), 0.0, -np.cos(a)]) * clear
-            low, high = low + np.minimum(front, 0), high + np.maximum(front, 0)
-        self.taken.append((low, high))
-        move = piece.move(place, yaw, size)
-        self.nodes.append(repainted(moved(built(piece), move), redecorated(self.random, self.mood.lamps)))
-        if piece.lamp and self.mood.lamps:
-            self.lamps.append(_moved_lamp(piece.lamp, move, self.mood.lamps))
-        return True
-
-
-def random_room(seed: int) -> Stage:
-    """Return the room of a seed (0 or more), always the same one."""
+def random_room(seed: int, crowded: bool = False) -> Stage:
+    """Return the room of a seed (0 or more), always the same one; a crowded one has more things, and other kinds."""
     random = np.random.default_rng(seed)
     outdoors = random.random() < 0.12
     mood = OPEN_AIR if outdoors else (DAY, BOTH, DUSK, NIGHT)[random.choice(4, p=(0.4, 0.25, 0.15, 0.2))]
-    plan = _Plan(random, _shell(random, outdoors), mood)
+    plan = Plan(random, _shell(random, outdoors, (4.6, 4.2) if crowded else (9.0, 7.0)), mood)
     plan.taken.append((np.full(3, -AROUND_CAMERA) * (1, 9, 1), np.full(3, AROUND_CAMERA) * (1, 9, 1)))
     holes = _add_openings(plan, outdoors)
     if not plan.openings:
         mood = plan.mood = NIGHT
+    if crowded:
+        crowd.structures(plan, outdoors)
+        crowd.crowd(plan)
     _furnish(plan, outdoors)
     walls = _walls(plan, holes, outdoors)
     backdrop = Dome(outside(mood.backdrop), (0.0, -2.1, 0.0), half=(20.0, 20.0, 20.0))
@@ -124,16 +46,16 @@ def random_room(seed: int) -> Stage:
     )
 
 
-def _shell(random: Random, outdoors: bool) -> Shell:
-    """Draw the sizes of a room, and the place and height of the camera."""
-    length, width = random.uniform(3.2, 9.0), random.uniform(3.0, 7.0)
+def _shell(random: Random, outdoors: bool, most: tuple[float, float]) -> Shell:
+    """Draw the sizes of a room, at `most` so long and wide, and the place and height of the camera."""
+    length, width = random.uniform(3.2, most[0]), random.uniform(3.0, most[1])
     height = random.uniform(2.3, 4.0) if outdoors else random.uniform(2.3, 3.4)
     eye = random.uniform(1.1, 1.8)
     x, z = (random.uniform(0.9, size - 0.9) for size in (length, width))
     return Shell((float(-x), float(-eye), float(-z)), (float(length - x), float(height - eye), float(width - z)))
 
 
-def _add_openings(plan: _Plan, outdoors: bool) -> dict[int, tuple[Vector, Vector]]:
+def _add_openings(plan: Plan, outdoors: bool) -> dict[int, tuple[Vector, Vector]]:
     """Add a door or two, and windows or the open sky; return the hole of each wall that has a window."""
     holes: dict[int, tuple[Vector, Vector]] = {}
     low, high = plan.shell
@@ -144,11 +66,11 @@ def _add_openings(plan: _Plan, outdoors: bool) -> dict[int, tuple[Vector, Vector
             if hole := _window(plan, int(number)):
                 holes[int(number)] = hole
     for number in plan.random.permutation(4)[: plan.random.integers(1, 3)]:
-        _against_wall(plan, catalogue.DOOR, int(number), clear=0.6)
+        against_wall(plan, catalogue.DOOR, int(number), clear=0.6)
     return holes
 
 
-def _window(plan: _Plan, number: int) -> tuple[Vector, Vector] | None:
+def _window(plan: Plan, number: int) -> tuple[Vector, Vector] | None:
     """Add a window to a wall if there is space for it; return the corners of its hole."""
     side, (low, high) = SIDES[number], plan.shell
     along = 2 - side.axis
@@ -156,7 +78,7 @@ def _window(plan: _Plan, number: int) -> tuple[Vector, Vector] | None:
     sill, top = plan.random.uniform(0.3, 1.0), min(plan.random.uniform(1.8, 2.3), high[1] - low[1] - 0.25)
     middle = plan.random.uniform(low[along], high[along])
     home = ((-wide / 2, FLOOR + sill, 0.0), (wide / 2, FLOOR + top, 0.0))
-    move = Move((0.0, FLOOR, 0.0), _on_wall(plan.shell, side, middle), side.yaw)
+    move = Move((0.0, FLOOR, 0.0), on_wall(plan.shell, side, middle), side.yaw)
     node = moved(window(*home), move)
     box_low, box_high = bounds(node)
     if (
@@ -174,19 +96,19 @@ def _window(plan: _Plan, number: int) -> tuple[Vector, Vector] | None:
     return first, second
 
 
-def _furnish(plan: _Plan, outdoors: bool) -> None:
+def _furnish(plan: Plan, outdoors: bool) -> None:
     """Place lamps and furniture: big things first."""
     random, (low, high) = plan.random, plan.shell
     if not outdoors and (plan.mood.lamps or random.random() < 0.5):
         for _ in range(random.integers(1, 3)):
-            _anywhere(plan, catalogue.PENDANT_LAMP, high[1])
+            anywhere(plan, catalogue.PENDANT_LAMP, high[1])
     if plan.mood.lamps and not plan.lamps:
         # Above the camera there is always space for a flat one.
         plan.stand(catalogue.CEILING_LIGHT, (0.0, high[1], 0.0), 0.0, needed=True)
     against = () if outdoors else (catalogue.SOFA, catalogue.BOOKCASE, catalogue.BOOKCASE, catalogue.SOFA)
     for piece in against:
         if random.random() < 0.55:
-            _against_wall(plan, piece, int(random.integers(4)))
+            against_wall(plan, piece, int(random.integers(4)))
     free = (
         catalogue.DINING_TABLE,
         catalogue.COFFEE_TABLE if outdoors else catalogue.TABLE_ON_RUG,
@@ -194,37 +116,13 @@ def _furnish(plan: _Plan, outdoors: bool) -> None:
     )
     for piece in (*free, *[catalogue.PLANT] * 2, *[catalogue.CHAIR] * 3, *[catalogue.PLANT] * 2 * outdoors):
         if random.random() < 0.5 and not (outdoors and piece.lamp):
-            _anywhere(plan, piece, low[1])
+            anywhere(plan, piece, low[1])
     for piece in () if outdoors else (catalogue.PAINTING, catalogue.MIRROR, catalogue.PAINTING, catalogue.PAINTING):
         if random.random() < 0.5:
-            _against_wall(plan, piece, int(random.integers(4)), height=float(random.uniform(1.4, 1.8)))
+            against_wall(plan, piece, int(random.integers(4)), height=float(random.uniform(1.4, 1.8)))
 
 
-def _against_wall(plan: _Plan, piece: Piece, number: int, clear: float = 0.0, height: float = 0.0) -> None:
-    """Put a piece against a wall at a free place, with its origin `height` above the floor."""
-    side, (low, high) = SIDES[number], plan.shell
-    for _ in range(TRIES):
-        x, y, z = _on_wall(plan.shell, side, plan.random.uniform(low[2 - side.axis], high[2 - side.axis]))
-        if plan.stand(piece, (x, y + height, z), side.yaw, clear):
-            return
-
-
-def _anywhere(plan: _Plan, piece: Piece, level: float) -> None:
-    """Put a piece at any free place on the floor or ceiling."""
-    low, high = plan.shell
-    for _ in range(TRIES):
-        x, z = (float(plan.random.uniform(low[axis], high[axis])) for axis in (0, 2))
-        if plan.stand(piece, (x, level, z), float(plan.random.uniform(0, 360))):
-            return
-
-
-def _on_wall(shell: Shell, side: Side, along: float) -> Vector:
-    """Return the point at the foot of a wall."""
-    across = (shell.low, shell.high)[side.outward > 0][side.axis]
-    return (across, shell.low[1], float(along)) if side.axis == 0 else (float(along), shell.low[1], across)
-
-
-def _walls(plan: _Plan, holes: dict[int, tuple[Vector, Vector]], outdoors: bool) -> list[Shape]:
+def _walls(plan: Plan, holes: dict[int, tuple[Vector, Vector]], outdoors: bool) -> list[Shape]:
     """Build floor, walls, and indoors the ceiling and the skirting."""
     random, (low, high) = plan.random, plan.shell
     x, y, z = ((a + b) / 2 for a, b in zip(low, high))
@@ -242,13 +140,7 @@ def _walls(plan: _Plan, holes: dict[int, tuple[Vector, Vector]], outdoors: bool)
     return shapes
 
 
-def _moved_lamp(lamp: Lamp, move: Move, brightness: float) -> Lamp:
-    """Return a lamp's light at the place of its moved piece."""
-    r, g, b = (value * brightness for value in lamp.intensity)
-    return Lamp(move.point(lamp.centre), (r, g, b), lamp.radius * move.size, lamp.clear * move.size)
-
-
-def _sun(plan: _Plan) -> Vector:
+def _sun(plan: Plan) -> Vector:
     """Draw the sun's direction: it shines through one of the openings, if there is one."""
     random = plan.random
     towards, height = random.uniform(-np.pi, np.pi), np.radians(random.uniform(18, 60))

@@ -4,6 +4,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from comfyui_omnix.lab.micro.judged import SHELL
 from comfyui_omnix.lab.rooms import moving, raycast, room, shapes, view
 from comfyui_omnix.lab.rooms.dataset import split_of
 from comfyui_omnix.lab.rooms.enclosure import Wall
@@ -23,14 +24,20 @@ def stages() -> list[Stage]:
 
 
 @pytest.fixture(scope="module")
+def all_stages(stages: list[Stage]) -> list[Stage]:
+    """Usual rooms, then crowded ones."""
+    return [*stages, *(random_room(seed, crowded=True) for seed in range(20))]
+
+
+@pytest.fixture(scope="module")
 def rendered(stages: list[Stage]) -> list[room.Room]:
     return [room.render(64, 32, stage=stage, quality=FAST) for stage in stages]
 
 
 def furniture_of(stage: Stage) -> list[list[shapes.Shape]]:
-    """The pieces of a room, each as its solid shapes; walls, floor and ceiling are none."""
+    """The pieces of a room, each as its solid shapes; walls, floor and ceiling, also a sloping one, are none."""
     members = [[*raycast.leaves(member)] for member in stage.scene.root.members]
-    return [piece for piece in members if not isinstance(piece[0], Wall)]
+    return [piece for piece in members if not isinstance(piece[0], Wall) and piece[0].surface.semantic != "ceiling"]
 
 
 def walls_of(stage: Stage) -> list[Wall]:
@@ -48,8 +55,8 @@ def points_in(shape: shapes.Shape) -> np.ndarray:
 # --- where things stand ----------------------------------------------------------------------------------------------
 
 
-def test_nothing_intersects(stages: list[Stage]) -> None:
-    for seed, stage in zip(SEEDS, stages):
+def test_nothing_intersects(all_stages: list[Stage]) -> None:
+    for seed, stage in enumerate(all_stages):
         pieces = furniture_of(stage)
         solids = [np.concatenate([points_in(shape) for shape in piece], axis=1) for piece in pieces]
         boxes = [(points.min(axis=1), points.max(axis=1)) for points in solids]
@@ -70,8 +77,8 @@ def test_the_pieces_of_the_rug_lie_on_each_other() -> None:
     assert min(depth_inside(rug, points_in(shape)).min() for shape in others) > 0
 
 
-def test_furniture_is_inside_the_walls(stages: list[Stage]) -> None:
-    for stage in stages:
+def test_furniture_is_inside_the_walls(all_stages: list[Stage]) -> None:
+    for stage in all_stages:
         for piece in furniture_of(stage):
             labels = {shape.surface.semantic for shape in piece}
             low, high = moving.bounds(raycast.group(piece))
@@ -83,8 +90,8 @@ def test_furniture_is_inside_the_walls(stages: list[Stage]) -> None:
                 assert inside > -2e-3, labels
 
 
-def test_the_camera_has_room(stages: list[Stage]) -> None:
-    for stage in stages:
+def test_the_camera_has_room(all_stages: list[Stage]) -> None:
+    for stage in all_stages:
         around = np.random.default_rng(0).normal(size=(3, 2000)).astype(np.float32)
         hits = raycast.nearest(stage.scene, np.zeros((3, 1), np.float32), shapes.unit(around))
         assert hits.distance.min() > min(AROUND_CAMERA, 0.4)
@@ -103,6 +110,23 @@ def test_rooms_differ_in_everything(stages: list[Stage]) -> None:
     assert 0.3 < np.mean([len(stage.lights.lamps) > 0 for stage in stages]) < 0.95
     assert 0.3 < np.mean([max(stage.lights.sunlight) > 0 for stage in stages]) < 0.95
     assert np.ptp([stage.yaw for stage in stages]) > np.pi
+
+
+def test_a_crowded_room_has_furniture_on_a_fifth_of_its_pixels(all_stages: list[Stage]) -> None:
+    shares = []
+    for stage in all_stages[len(SEEDS) :]:
+        hits = raycast.nearest(stage.scene, view.ORIGIN, view.Grid(64, 128, stage.yaw).rays())
+        labels = np.array([shape.surface.semantic for shape in stage.scene.shapes])[hits.shape]
+        shares.append(1 - np.isin(labels, SHELL).mean())
+    assert 0.2 < np.mean(shares) < 0.25
+
+
+def test_a_crowded_room_may_have_pillars_and_a_sloping_ceiling(all_stages: list[Stage]) -> None:
+    crowded = all_stages[len(SEEDS) :]
+    slopes = [each for stage in crowded for each in stage.scene.root.members if getattr(each, "lean", 0)]
+    assert 3 < len(slopes) < 15
+    pillars = [each for stage in crowded for each in furniture_of(stage) if each[0].surface.semantic == "wall"]
+    assert 5 < len(pillars) < 40
 
 
 # --- the maps --------------------------------------------------------------------------------------------------------

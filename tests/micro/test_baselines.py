@@ -100,9 +100,10 @@ def test_rivals_are_measured_wherever_the_truth_has_a_value(family: str) -> None
             assert (np.isfinite(predicted) | ~np.isfinite(judged.maps[kind])).all(), (title, kind)
 
 
-@pytest.mark.parametrize("family", ["", "colourful"])
-def test_the_empty_room_is_right_on_bare_walls_alone(family: str) -> None:
-    judged = other_room(1_000_001, family) if family else own_room(1_000_002)
+@pytest.mark.parametrize("kind", ["own", "crowded", "colourful"])
+def test_the_empty_room_is_right_on_bare_walls_alone(kind: str) -> None:
+    foreign = kind == "colourful"
+    judged = other_room(1_000_001, kind) if foreign else own_room(1_000_002, crowded=kind == "crowded")
     away = np.abs(judged.empty["depth"] / judged.maps["depth"] - 1)
     assert np.nanmedian(away[~judged.furniture]) < 1e-3 and np.nanmean(away[judged.furniture]) > 0.05
     assert np.nanpercentile(away[~judged.furniture], 85) < 1e-3
@@ -130,8 +131,12 @@ def test_the_table_has_furniture_and_shell_apart(rooms: list[JudgedRoom]) -> Non
 
 
 def test_tasks_are_those_whose_maps_the_rooms_have() -> None:
-    own, foreign = evaluating.room_sets(8)[:2]
-    assert (own.number, foreign.number) == (8, 4)
+    assert {rooms.name: rooms.number for rooms in evaluating.room_sets(8)} == {
+        "own": 8,
+        "crowded": 4,
+        "foreign pale": 4,
+        "foreign colourful": 4,
+    }
     known = {kind: halved(np.ones((4, 8))) for kind in ("rgb", "depth", "normal", "albedo")}
     assert evaluating.tasks_of(graphs.WEIGHTS, known) == ["rgb_to_albedo", "rgb_to_depth", "rgb_to_normal"]
     assert set(evaluating.tasks_of(graphs.WEIGHTS, {*known, *evaluating.MADE})) == set(graphs.tasks(graphs.WEIGHTS))

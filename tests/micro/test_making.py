@@ -12,7 +12,7 @@ import pytest
 import torch
 from comfyui_omnix.lab.micro import adapters, base, evaluating, graphs, making, pictures
 from comfyui_omnix.lab.micro.blocks import Blocks
-from comfyui_omnix.lab.micro.recipe import BEGUN, FIRST, FOREIGN_STREAMS, HEIGHT, PICTURES, STAGES, TASKS, TURNED, Stage
+from comfyui_omnix.lab.micro.recipe import BEGUN, FIRST, HEIGHT, OTHERS, PICTURES, STAGES, TASKS, TURNED, Stage
 from comfyui_omnix.mapfiles import layout
 from comfyui_omnix.mapfiles.nyu40 import CLASSES
 from comfyui_omnix.omnix.pictures.panorama import camera_rays
@@ -25,8 +25,8 @@ from safetensors.torch import load_file
 if TYPE_CHECKING:
     from comfyui_omnix.lab.host.server import Server
 
-ROOMS = 17
-"""The fewest with which one room of each renderer is of the validation part."""
+ROOMS = 14
+"""The fewest with which one room of each kind is of the validation part."""
 SMALL = Stage(3, len(PICTURES), 2e-3)
 LARGEST = 24 << 20
 
@@ -119,12 +119,14 @@ def test_the_watcher_counts_classes_of_semantics_and_errors_of_other_maps(tmp_pa
 
 
 def test_tasks_are_trained_on_all_renderers_that_have_their_maps() -> None:
-    own = adapters.Seen(*({name: torch.zeros(1) for name in (*PICTURES, "masked_rgb", "filled_rgb")},) * 2)
-    foreign = adapters.Seen(*({name: torch.zeros(1) for name in FOREIGN_STREAMS},) * 2)
-    data = adapters.Data(Path(), {"own": own, "foreign": foreign}, Blocks(*[torch.zeros(1)] * 3))
-    of_both = {name for name in TASKS if [*data.of(TASKS_OF[name])] == ["own", "foreign"]}
-    assert of_both == {"rgb_to_depth", "rgb_to_normal", "rgb_to_albedo"}
-    assert all([*data.of(TASKS_OF[name])] == ["own"] for name in {*TASKS} - of_both)
+    seen = {
+        kind: adapters.Seen(*({name: torch.zeros(1) for name in others.streams},) * 2)
+        for kind, others in OTHERS.items()
+    }
+    data = adapters.Data(Path(), seen, Blocks(*[torch.zeros(1)] * 3))
+    of_all = {name for name in TASKS if [*data.of(TASKS_OF[name])] == ["crowded", "foreign"]}
+    assert of_all == {"rgb_to_depth", "rgb_to_normal", "rgb_to_albedo"}
+    assert all([*data.of(TASKS_OF[name])] == ["crowded"] for name in {*TASKS} - of_all)
 
 
 def test_what_cannot_be_made_is_reported_before_anything_is(tmp_path: Path) -> None:
@@ -165,7 +167,7 @@ def test_weights_without_saves_are_gone_on_with(made: Path, tmp_path: Path) -> N
     weights, task = made / "weights", TASKS[1]
     for _ in range(2):
         making.begin(weights, tmp_path)  # the second time as after a stop
-    for name in (making.PICTURES_KEPT, making.FOREIGN_KEPT):
+    for name in (making.PICTURES_KEPT, *(f"{kind}.npz" for kind in OTHERS)):
         shutil.copyfile(made / name, tmp_path / name)
     making.make(tmp_path, making.chosen((task,), 1, 1e-3), torch.get_num_threads())
     for kept in (path.relative_to(weights) for path in weights.rglob("*") if path.is_file() and task not in path.parts):
