@@ -71,13 +71,15 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--steps", type=_number, help="last training step of these stages (default: the table's)")
     make.add_argument("--learning-rate", type=float, help="the highest learning rate (default: the table's)")
     make.add_argument("--begin", type=Path, help="continue from these weights if the saves are lost; not for the base")
-    make.add_argument("--rooms", type=_number, help="rooms to render if there are none yet (default 9000)")
+    make.add_argument("--rooms", type=_number, help="own rooms to render if there are none yet (default 9000)")
     evaluate = commands.add_parser("evaluate", help="measure the model on rooms that it was not trained on")
     evaluate.add_argument(
         "--weights", type=Path, help="the weights to measure (default: those in --folder, else the shipped ones)"
     )
     evaluate.add_argument(
-        "--rooms", type=_number, help="number of own rooms; as many foreign ones are added (default 64)"
+        "--rooms",
+        type=_number,
+        help="number of own rooms; half as many crowded ones and as many foreign ones are added (default 64)",
     )
     evaluate.add_argument("--seed", type=int, help="seed of the first room (default 1000000)")
     evaluate.add_argument("--steps", type=_number, help="sampling steps (default: the workflows' for this model)")

@@ -18,7 +18,7 @@ from ..rooms.foreign import foreign_room
 from ..rooms.labels import COLOURS
 from ..rooms.lighting import FAST, Quality
 from ..rooms.random_room import random_room
-from ..rooms.raycast import Scene, group
+from ..rooms.raycast import Scene, group, leaves
 from ..rooms.room import geometry, render
 from ..rooms.stage import Stage
 from .classes import in_class_colours, nearest
@@ -58,9 +58,7 @@ def own_room(seed: int, quality: Quality = FAST, crowded: bool = False) -> Judge
 
 def emptied(stage: Stage) -> Stage:
     """Return a room with only its floor, ceiling, walls and pillars, without the holes of windows."""
-    own = [
-        shape for shape in stage.scene.shapes if shape.surface.semantic in SHELL and shape is not stage.scene.backdrop
-    ]
+    own = [shape for shape in leaves(stage.scene.root) if shape.surface.semantic in SHELL]
     walls = [replace(shape, hole=None) if isinstance(shape, Wall) else shape for shape in own]
     return replace(stage, scene=Scene(group(walls), stage.scene.backdrop))
 

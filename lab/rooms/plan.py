@@ -6,6 +6,7 @@ nothing intersects, and nothing is in a doorway or at the camera.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -103,10 +104,7 @@ def against_wall(plan: Plan, piece: Piece, number: int, clear: float = 0.0, heig
 def anywhere(plan: Plan, piece: Piece, level: float) -> None:
     """Put a piece at any free place on the floor or ceiling."""
     low, high = plan.shell
-    for _ in range(TRIES):
-        x, z = (float(plan.random.uniform(low[axis], high[axis])) for axis in (0, 2))
-        if plan.stand(piece, (x, level, z), float(plan.random.uniform(0, 360))):
-            return
+    _turned_freely(plan, piece, level, lambda: tuple(plan.random.uniform(low[axis], high[axis]) for axis in (0, 2)))
 
 
 def on_wall(shell: Shell, side: Side, along: float) -> Vector:
@@ -117,10 +115,19 @@ def on_wall(shell: Shell, side: Side, along: float) -> Vector:
 
 def nearby(plan: Plan, piece: Piece) -> None:
     """Put a piece on the floor near the camera, if there is a free place."""
-    for _ in range(TRIES):
+
+    def drawn() -> tuple[float, ...]:
         angle, far = plan.random.uniform(-np.pi, np.pi), plan.random.uniform(0.6, 1.5)
-        place = (float(far * np.cos(angle)), plan.shell.low[1], float(far * np.sin(angle)))
-        if plan.stand(piece, place, float(plan.random.uniform(0, 360))):
+        return far * np.cos(angle), far * np.sin(angle)
+
+    _turned_freely(plan, piece, plan.shell.low[1], drawn)
+
+
+def _turned_freely(plan: Plan, piece: Piece, level: float, drawn: Callable[[], tuple[float, ...]]) -> None:
+    """Put a piece, turned in any direction, at the first free one of a few drawn places (x, z)."""
+    for _ in range(TRIES):
+        x, z = drawn()
+        if plan.stand(piece, (float(x), level, float(z)), float(plan.random.uniform(0, 360))):
             return
 
 

@@ -119,14 +119,12 @@ def test_the_watcher_counts_classes_of_semantics_and_errors_of_other_maps(tmp_pa
 
 
 def test_tasks_are_trained_on_all_renderers_that_have_their_maps() -> None:
-    seen = {
-        kind: adapters.Seen(*({name: torch.zeros(1) for name in others.streams},) * 2)
-        for kind, others in OTHERS.items()
-    }
+    streams = {"own": (*PICTURES, "masked_rgb", "filled_rgb"), **{kind: each.streams for kind, each in OTHERS.items()}}
+    seen = {kind: adapters.Seen(*({name: torch.zeros(1) for name in names},) * 2) for kind, names in streams.items()}
     data = adapters.Data(Path(), seen, Blocks(*[torch.zeros(1)] * 3))
-    of_all = {name for name in TASKS if [*data.of(TASKS_OF[name])] == ["crowded", "foreign"]}
+    of_all = {name for name in TASKS if [*data.of(TASKS_OF[name])] == ["own", "crowded", "foreign"]}
     assert of_all == {"rgb_to_depth", "rgb_to_normal", "rgb_to_albedo"}
-    assert all([*data.of(TASKS_OF[name])] == ["crowded"] for name in {*TASKS} - of_all)
+    assert all([*data.of(TASKS_OF[name])] == ["own", "crowded"] for name in {*TASKS} - of_all)
 
 
 def test_what_cannot_be_made_is_reported_before_anything_is(tmp_path: Path) -> None:
