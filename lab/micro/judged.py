@@ -59,7 +59,8 @@ def own_room(seed: int, quality: Quality = FAST, crowded: bool = False) -> Judge
 def emptied(stage: Stage) -> Stage:
     """Return a room with only its floor, ceiling, walls and pillars, without the holes of windows."""
     own = [shape for shape in leaves(stage.scene.root) if shape.surface.semantic in SHELL]
-    walls = [replace(shape, hole=None) if isinstance(shape, Wall) else shape for shape in own]
+    windows = [(opening.low, opening.high) for opening in stage.lights.openings]
+    walls = [replace(shape, hole=None) if isinstance(shape, Wall) and shape.hole in windows else shape for shape in own]
     return replace(stage, scene=Scene(group(walls), stage.scene.backdrop))
 
 

@@ -21,29 +21,29 @@ from pathlib import Path
 from ..host.environment import SetupError, blender, cache_folder
 from ..host.pack import load_pack
 
+KINDS = {
+    "crowded": "small rooms with much furniture: on a fifth of the pixels instead of a twelfth",
+    "foreign": "rooms of foreign.py, pale and colourful ones in turn: rgb, depth, normal and albedo only",
+    "blender": "rooms with other shapes and looks, rendered by Blender (370 MB, installed on first use)",
+}
+"""Option -> its help."""
+
 
 def main() -> int:
     """Make the rooms; return the exit status."""
     parser = _parser()
     options = parser.parse_args()
-    if options.foreign and options.captions:
+    if options.kind == "foreign" and options.captions:
         parser.error("--captions names classes, and foreign rooms have none; leave out --captions or --foreign")
     load_pack()
     from comfyui_omnix.lab.rooms.dataset import MANIFEST, Order, make
     from comfyui_omnix.mapfiles.errors import MapError
 
     try:
-        python = blender(cache_folder()) if options.blender else None
+        python = blender(cache_folder()) if options.kind == "blender" else None
+        size, captions = options.size[1], options.captions
         order = Order(
-            options.destination,
-            options.seed,
-            options.count,
-            options.size[1],
-            options.fast,
-            python,
-            options.captions,
-            options.foreign,
-            options.crowded,
+            options.destination, options.seed, options.count, size, options.fast, captions, options.kind, python
         )
         made = make(order, options.jobs, load_pack)
     except BrokenProcessPool:
@@ -75,22 +75,10 @@ def _parser() -> argparse.ArgumentParser:
         help="seed of the first room (default 0); each further room has the next seed",
     )
     parser.add_argument("--fast", action="store_true", help="coarser light, for training: takes about half the time")
+    parser.set_defaults(kind="own")
     renderer = parser.add_mutually_exclusive_group()
-    renderer.add_argument(
-        "--crowded",
-        action="store_true",
-        help="small rooms with much furniture: on a fifth of the pixels instead of a twelfth",
-    )
-    renderer.add_argument(
-        "--foreign",
-        action="store_true",
-        help="rooms of foreign.py, pale and colourful ones in turn: rgb, depth, normal and albedo only",
-    )
-    renderer.add_argument(
-        "--blender",
-        action="store_true",
-        help="rooms with other shapes and looks, rendered by Blender (370 MB, installed on first use)",
-    )
+    for kind, text in KINDS.items():
+        renderer.add_argument(f"--{kind}", dest="kind", action="store_const", const=kind, help=text)
     parser.add_argument("--captions", action="store_true", help="write a caption next to each picture")
     parser.add_argument(
         "--jobs", type=_at_least(1), default=os.cpu_count() or 1, help="processes (default: one for each core)"

@@ -7,7 +7,6 @@ around the vertical axis.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
 import numpy as np
 
@@ -15,19 +14,15 @@ from .catalogue import BOOKCASE, PAINTING, PLANT, SOFA, Piece
 from .catalogue import CHAIR as WOODEN_CHAIR
 from .furniture import BRASS, CHAIR, CHROME, FABRIC, LEAF, OAK, WALNUT, books
 from .moving import Move, Node, moved
-from .painting import pale
 from .patterns import painting, plain
-from .plan import SIDES, Plan, Side, against_wall, nearby
+from .plan import TO_WALL, Plan, against_wall, nearby
 from .raycast import group
 from .shapes import Ball, Box, Cone, Cushion, Shape, Surface, Vector
 
-TO_WALL = 90.0
-"""The yaw that turns a shape's X to the wall; a negative lean then tips its top to the wall."""
 CLAY = Surface("vase", plain("d8d2c4"), 0.25)
 PILLOW = Surface("cushion", plain("d9a441"), 0.95)
 SEAT = Surface("chair", plain("c8b48c"), 0.9)
 CANVAS, FRAME = Surface("picture", painting, 0.8), Surface("picture", plain("2c2a28"), 0.4)
-PLASTER = Surface("wall", plain("e6dfd2"), 0.9)
 
 
 def vase(place: Vector, tall: float) -> Iterator[Shape]:
@@ -141,12 +136,6 @@ def books_on_floor() -> Node:
     return group([*stack((0.0, 0.0, 0.0), 6)])
 
 
-def pillar(tall: float) -> Node:
-    """Build a round column of a height, with a base."""
-    base = Cone(PLASTER, (0.0, 0.06, 0.0), bottom=0.24, top=0.22, tall=0.06)
-    return group([base, Cone(PLASTER, (0.0, tall / 2, 0.0), bottom=0.17, top=0.17, tall=tall / 2)])
-
-
 ORIGIN = (0.0, 0.0, 0.0)
 AT_WALLS = (
     SOFA,
@@ -170,35 +159,6 @@ FREE = (
     Piece(books_on_floor, ORIGIN, sizes=(0.9, 1.3)),
 )
 ON_WALLS = (Piece(wall_shelf, ORIGIN, sizes=(0.5, 0.9)), PAINTING)
-
-
-def structures(plan: Plan, outdoors: bool) -> None:
-    """Add what belongs to a crowded room itself: indoors a ceiling that slopes to a wall, and up to two pillars."""
-    random, (low, high) = plan.random, plan.shell
-    if not outdoors and random.random() < 0.5:
-        any(_slope(plan, SIDES[number]) for number in random.permutation(4))
-    for _ in range(random.integers(3)):
-        nearby(plan, Piece(partial(pillar, high[1] - low[1]), ORIGIN, sizes=(1.0, 1.0)))
-
-
-def _slope(plan: Plan, side: Side) -> bool:
-    """Add a ceiling that slopes down to a wall, if nothing is there yet."""
-    random, low, high = plan.random, np.array(plan.shell.low), np.array(plan.shell.high)
-    deep, down = random.uniform(0.4, 1.2), random.uniform(0.4, 1.0)
-    low[1] = high[1] - down
-    if side.outward > 0:
-        low[side.axis] = high[side.axis] - deep
-    else:
-        high[side.axis] = low[side.axis] + deep
-    if not plan.is_free(low, high):
-        return False
-    plan.taken.append((low, high))
-    x, y, z = ((low + high) / 2).tolist()
-    # It reaches into the wall and into the ceiling, which hide what is beyond them.
-    half = (float(np.hypot(deep, down)) / 2 + 0.2, 0.02, float(high[2 - side.axis] - low[2 - side.axis]) / 2)
-    lean = -float(np.degrees(np.arctan2(down, deep)))
-    plan.nodes.append(Box(Surface("ceiling", plain(pale(random)), 0.9), (x, y, z), side.yaw + TO_WALL, lean, half=half))
-    return True
 
 
 def crowd(plan: Plan) -> None:

@@ -33,9 +33,8 @@ MANIFEST = "manifest.jsonl"
 HELD_BACK = {"test": 16, "validation": 16}
 """One room in so many belongs to each of these parts; only the seed decides which."""
 
-RENDERER = "lab.rooms 1"
-"""This renderer and its version; the version changes when the same seed gives another room."""
-CROWDED = f"{RENDERER}, crowded"
+RENDERERS = {"own": "lab.rooms 1", "crowded": "lab.rooms 2, crowded", "foreign": FOREIGN, "blender": BLENDER}
+"""Kind of rooms -> renderer and version; the version changes when the same seed gives another room."""
 SHOWN = 0.005
 """The smallest share of a picture for which the caption names a class."""
 
@@ -68,20 +67,19 @@ apart: train on `train`, choose on `validation`, report on `test`.
 
 @dataclass(frozen=True)
 class Order:
-    """The order for a data set: the folder, its first seed, the number of rooms, and how they are rendered."""
+    """The order for a data set: the folder, its first seed, the number of rooms, and how they are rendered.
+
+    kind: one of RENDERERS; blender: the interpreter with `bpy` that renders rooms of this kind.
+    """
 
     folder: Path
     seed: int
     count: int
     height: int
     fast: bool
-    blender: Path | None = None
-    """The interpreter with `bpy` that renders the rooms; None for rooms of our own renderer."""
     captions: bool = False
-    foreign: bool = False
-    """Rooms of `foreign.py`; they have no classes and no materials."""
-    crowded: bool = False
-    """Our own renderer's rooms with more furniture."""
+    kind: str = "own"
+    blender: Path | None = None
 
     @property
     def recipe(self) -> Record:
@@ -92,8 +90,7 @@ class Order:
     @property
     def renderer(self) -> str:
         """The renderer and its version."""
-        own = CROWDED if self.crowded else RENDERER
-        return FOREIGN if self.foreign else BLENDER if self.blender else own
+        return RENDERERS[self.kind]
 
 
 def split_of(seed: int) -> str:
@@ -139,7 +136,7 @@ def _results(pool: ProcessPoolExecutor, order: Order, numbers: list[int], ahead:
 def make_one(order: Order, number: int) -> Record:
     """Render one room and write its maps; return its record for the manifest."""
     seed, stem = order.seed + number, f"{number + 1:06d}"
-    if order.foreign:
+    if order.kind == "foreign":
         made = foreign_room(seed, order.height, family_of(seed)).maps
     else:
         made = maps(room := _rendered(order, seed))
@@ -157,7 +154,7 @@ def _rendered(order: Order, seed: int) -> Room:
     if order.blender:
         return blender_room(order.blender, seed, order.height)
     quality = FAST if order.fast else PICTURE
-    return render(2 * order.height, order.height, stage=random_room(seed, order.crowded), quality=quality)
+    return render(2 * order.height, order.height, stage=random_room(seed, order.kind == "crowded"), quality=quality)
 
 
 def caption(room: Room) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -41,6 +41,13 @@ class Side(NamedTuple):
 
 
 SIDES = (Side(2, 1, 0.0), Side(0, -1, 90.0), Side(2, -1, 180.0), Side(0, 1, 270.0))
+
+
+Hole: TypeAlias = tuple[Vector, Vector]
+"""The low and high corner of an opening in a wall."""
+
+TO_WALL = 90.0
+"""The yaw that turns a shape's X to the wall; a negative lean then tips its top to the wall."""
 
 
 class Mood(NamedTuple):
@@ -111,6 +118,14 @@ def on_wall(shell: Shell, side: Side, along: float) -> Vector:
     """Return the point at the foot of a wall."""
     across = (shell.low, shell.high)[side.outward > 0][side.axis]
     return (across, shell.low[1], float(along)) if side.axis == 0 else (float(along), shell.low[1], across)
+
+
+def hole_of(shell: Shell, side: Side, move: Move, corners: Hole) -> Hole:
+    """Return the moved corners of an opening, both in the plane of a wall."""
+    ends = np.sort([move.point(corner) for corner in corners], axis=0)
+    ends[:, side.axis] = (shell.low, shell.high)[side.outward > 0][side.axis]
+    first, second = ((float(x), float(y), float(z)) for x, y, z in ends)
+    return first, second
 
 
 def nearby(plan: Plan, piece: Piece) -> None:

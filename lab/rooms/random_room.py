@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from . import catalogue, crowd
-from .enclosure import Dome, Wall
+from .enclosure import Dome
 from .furniture import FLOOR, window
 from .lighting import Lights, Opening
 from .moving import Move, bounds, moved, repainted
-from .painting import Random, ground, outside, pale, redecorated, wall
-from .patterns import plain
-from .plan import AROUND_CAMERA, GAP, SIDES, Mood, Plan, Shell, against_wall, anywhere, on_wall
+from .painting import Random, outside, redecorated
+from .plan import AROUND_CAMERA, GAP, SIDES, Hole, Mood, Plan, Shell, against_wall, anywhere, hole_of, on_wall
 from .raycast import Scene, group
-from .shapes import Shape, Surface, Vector
+from .shapes import Vector
 from .stage import Stage
+from .structures import structures, walls
 
 DAY = Mood((4.4, 3.8, 3.0), (2.6, 3.0, 3.6), (1.0, 1.0, 1.0), 0.0, (0.12, 0.115, 0.105))
 DUSK = Mood((0.0, 0.0, 0.0), (0.3, 0.36, 0.55), (0.12, 0.14, 0.24), 1.0, (0.05, 0.045, 0.04))
@@ -34,15 +34,15 @@ def random_room(seed: int, crowded: bool = False) -> Stage:
     if not plan.openings:
         mood = plan.mood = NIGHT
     if crowded:
-        crowd.structures(plan, outdoors)
+        holes |= structures(plan, holes, outdoors)
         crowd.crowd(plan)
     _furnish(plan, outdoors)
-    walls = _walls(plan, holes, outdoors)
+    shell = walls(random, plan.shell, holes, outdoors)
     backdrop = Dome(outside(mood.backdrop), (0.0, -2.1, 0.0), half=(20.0, 20.0, 20.0))
     lights = Lights(tuple(plan.openings), tuple(plan.lamps), _sun(plan), mood.sunlight, mood.skylight, mood.ambient)
     yaw = float(random.uniform(-np.pi, np.pi))
     return Stage(
-        Scene(group([*walls, *plan.nodes]), backdrop), lights, yaw, float(random.uniform(0.3, 0.45)), metered=True
+        Scene(group([*shell, *plan.nodes]), backdrop), lights, yaw, float(random.uniform(0.3, 0.45)), metered=True
     )
 
 
@@ -55,9 +55,9 @@ def _shell(random: Random, outdoors: bool, most: tuple[float, float]) -> Shell:
     return Shell((float(-x), float(-eye), float(-z)), (float(length - x), float(height - eye), float(width - z)))
 
 
-def _add_openings(plan: Plan, outdoors: bool) -> dict[int, tuple[Vector, Vector]]:
+def _add_openings(plan: Plan, outdoors: bool) -> dict[int, Hole]:
     """Add a door or two, and windows or the open sky; return the hole of each wall that has a window."""
-    holes: dict[int, tuple[Vector, Vector]] = {}
+    holes: dict[int, Hole] = {}
     low, high = plan.shell
     if outdoors:
         plan.openings.append(Opening((low[0], high[1], low[2]), high, axis=1, outward=1))
@@ -70,7 +70,7 @@ def _add_openings(plan: Plan, outdoors: bool) -> dict[int, tuple[Vector, Vector]
     return holes
 
 
-def _window(plan: Plan, number: int) -> tuple[Vector, Vector] | None:
+def _window(plan: Plan, number: int) -> Hole | None:
     """Add a window to a wall if there is space for it; return the corners of its hole."""
     side, (low, high) = SIDES[number], plan.shell
     along = 2 - side.axis
@@ -89,11 +89,9 @@ def _window(plan: Plan, number: int) -> tuple[Vector, Vector] | None:
         return None
     plan.taken.append((box_low, box_high))
     plan.nodes.append(repainted(node, redecorated(plan.random, 0.0)))
-    corners = np.sort([move.point(corner) for corner in home], axis=0)
-    corners[:, side.axis] = (low, high)[side.outward > 0][side.axis]
-    first, second = ((float(x), float(y), float(z)) for x, y, z in corners)
-    plan.openings.append(Opening(first, second, side.axis, side.outward))
-    return first, second
+    hole = hole_of(plan.shell, side, move, home)
+    plan.openings.append(Opening(*hole, side.axis, side.outward))
+    return hole
 
 
 def _furnish(plan: Plan, outdoors: bool) -> None:
@@ -120,24 +118,6 @@ def _furnish(plan: Plan, outdoors: bool) -> None:
     for piece in () if outdoors else (catalogue.PAINTING, catalogue.MIRROR, catalogue.PAINTING, catalogue.PAINTING):
         if random.random() < 0.5:
             against_wall(plan, piece, int(random.integers(4)), height=float(random.uniform(1.4, 1.8)))
-
-
-def _walls(plan: Plan, holes: dict[int, tuple[Vector, Vector]], outdoors: bool) -> list[Shape]:
-    """Build floor, walls, and indoors the ceiling and the skirting."""
-    random, (low, high) = plan.random, plan.shell
-    x, y, z = ((a + b) / 2 for a, b in zip(low, high))
-    half = ((high[0] - low[0]) / 2, (high[1] - low[1]) / 2, (high[2] - low[2]) / 2)
-    same = wall(random, outdoors)
-    shapes: list[Shape] = [Wall(ground(random, outdoors), (x, low[1], z), half=half, axis=1, facing=1)]
-    for number, side in enumerate(SIDES):
-        centre = [x, y, z]
-        centre[side.axis] = (low, high)[side.outward > 0][side.axis]
-        surface = wall(random, outdoors) if random.random() < 0.3 else same
-        place = (centre[0], centre[1], centre[2])
-        shapes.append(Wall(surface, place, half=half, axis=side.axis, facing=-side.outward, hole=holes.get(number)))
-    if not outdoors:
-        shapes.append(Wall(Surface("ceiling", plain(pale(random)), 0.9), (x, high[1], z), half=half, axis=1, facing=-1))
-    return shapes
 
 
 def _sun(plan: Plan) -> Vector:
