@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -135,6 +136,27 @@ def gather(folder: Path, weights: Path) -> None:
             target = weights / ADAPTERS / task / file.parent.name / PUBLISHED
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
+
+
+def average(before: Path, after: Path, target: Path) -> None:
+    """Write `after`, with the mean of the adapters that both folders of weights have, to the new folder `target`.
+
+    Adapters of one run, or of a run and the one that it began with, are close enough for this (Wortsman et al. 2022,
+    "Robust fine-tuning of zero-shot models"). Raises ValueError if the bases differ or `target` exists.
+    """
+    if target.exists():
+        raise ValueError(f"{target}: this folder exists; choose another one.")
+    if checksum(before / BASE) != checksum(after / BASE):
+        raise ValueError(f"{before / BASE}: expected the base of {after / BASE}, got another one; average one base's.")
+    shutil.copytree(after, target)
+    for path in (target / ADAPTERS).rglob(PUBLISHED):
+        if (other := before / path.relative_to(target)).is_file():
+            ours, others = load_file(path), load_file(other)
+            mean = {
+                name: torch.lerp(others[name].float(), ours[name].float(), 0.5).to(ours[name].dtype) for name in ours
+            }
+            with safe_open(path, "pt") as file:
+                save_file(mean, path, file.metadata())
 
 
 def draw_curves(folder: Path, target: Path) -> None:

@@ -20,7 +20,7 @@ from comfyui_omnix.omnix.runtime.tasks import TASKS as TASKS_OF
 from comfyui_omnix.training import record
 from comfyui_omnix.training.saving import PUBLISHED, RUN_KEY, STATE, saves
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 if TYPE_CHECKING:
     from comfyui_omnix.lab.host.server import Server
@@ -54,6 +54,29 @@ def test_a_base_that_was_stopped_goes_on_exactly(tmp_path: Path) -> None:
     assert equal(whole, base.train(latents(), SMALL, tmp_path / "parts"))
     curves = [record.read(tmp_path / run / "base.csv") for run in ("whole", "parts")]
     assert curves[0] == curves[1] and len(curves[0]) == SMALL.steps
+
+
+def test_the_mean_of_two_folders_of_weights(tmp_path: Path) -> None:
+    after, target = tmp_path / "after", tmp_path / "mean"
+    shutil.copytree(graphs.WEIGHTS, after)
+    path = Path(graphs.ADAPTERS, "rgb_to_depth", "rgb", PUBLISHED)
+    before = load_file(graphs.WEIGHTS / path)
+    with safe_open(graphs.WEIGHTS / path, "pt") as file:
+        metadata = file.metadata()
+    save_file({name: tensor * 3 for name, tensor in before.items()}, after / path, metadata)
+    making.average(graphs.WEIGHTS, after, target)
+    changed = load_file(target / path)
+    assert all(torch.allclose(changed[name].float(), tensor.float() * 2, rtol=4e-3) for name, tensor in before.items())
+    with safe_open(target / path, "pt") as file:
+        assert file.metadata() == metadata
+    for file in (each.relative_to(after) for each in after.rglob("*") if each.is_file()):
+        assert file == path or equal(load_file(target / file), load_file(after / file))
+    with pytest.raises(ValueError, match="mean: this folder exists"):
+        making.average(graphs.WEIGHTS, after, target)
+    base = load_file(after / graphs.BASE)
+    save_file({name: tensor + 1 for name, tensor in base.items()}, after / graphs.BASE)
+    with pytest.raises(ValueError, match="expected the base of"):
+        making.average(graphs.WEIGHTS, after, tmp_path / "other")
 
 
 def test_a_base_learns(tmp_path: Path) -> None:
