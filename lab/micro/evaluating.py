@@ -24,6 +24,7 @@ from ..rooms.foreign import FAMILIES
 from . import graphs, pictures
 from .baselines import baselines
 from .judged import MADE, JudgedRoom, other_room, own_room, read, write
+from .limits import through_vae
 from .recipe import HEIGHT, JUDGED, JUDGED_SEED, PICTURES, VIEW
 from .tables import table
 
@@ -91,7 +92,8 @@ def judge(folder: Path, rooms: RoomSet, choice: Choice) -> str:
         for title, kinds in baselines(judged, others).items()
     }
     perceived_maps = {kind: [read(ours, kind, stem) for stem in stems] for kind in maps_in(ours)}
-    words = table({**predicted, "perceived": perceived_maps}, judged)
+    limits = through_vae(choice.weights, truth, stems)
+    words = table({**predicted, "VAE (oracle)": limits, "perceived": perceived_maps}, judged)
     if not (ours / "rgb").is_dir():
         return words
     seen, rest = completed(ours, truth, stems)

@@ -75,14 +75,19 @@ def load(rooms: Path, cached: Path, names: Collection[str] = tuple(PICTURES)) ->
 
 
 def reduced(rooms: Path, name: str, stems: Sequence[str]) -> NDArray[np.uint8]:
+    """Return one stream's pictures of rendered rooms, uint8 [n, H, W, 3]; labels become the classes of OmniX's maps."""
+    pixels = as_trained(rooms, name, stems)
+    return in_class_colours(pixels) if name == "semantic" else pixels
+
+
+def as_trained(rooms: Path, name: str, stems: Sequence[str]) -> NDArray[np.uint8]:
     """Return one stream's pictures as the trainer makes them, uint8 [n, H, W, 3]."""
     config, stream = Config(size=f"{2 * HEIGHT}x{HEIGHT}"), Stream(name, PICTURES[name])
     files = ([layout.find(rooms, folder, stem) for folder in stream.folders] for stem in stems)
     made = [
         (picture(config, stream, each) * 255).round().byte() for each in tqdm(files, name, len(stems), disable=None)
     ]
-    pixels = torch.stack(made).numpy()
-    return in_class_colours(pixels) if name == "semantic" else pixels
+    return torch.stack(made).numpy()
 
 
 def otherwise(pictures: Images) -> Iterator[Images]:

@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from comfyui_omnix.evaluation.compare import Scores
 from comfyui_omnix.lab.micro import graphs
-from comfyui_omnix.lab.micro.classes import nearest
 from comfyui_omnix.lab.micro.evaluating import scores
 from comfyui_omnix.lab.micro.judged import JudgedRoom, own_room
+from comfyui_omnix.lab.micro.limits import READ
 from comfyui_omnix.lab.micro.recipe import HEIGHT, JUDGED_SEED, SEAM_COLUMNS
 from comfyui_omnix.lab.rooms.lighting import FAST
-from comfyui_omnix.omnix.pictures import maps
 from comfyui_omnix.omnix.pictures.panorama import decode_panorama
 from comfyui_omnix.omnix.runtime import patch
 from comfyui_omnix.omnix.runtime.conditioning import load_conditioning
@@ -34,10 +33,9 @@ COUNT = 16
 
 
 class Judged(NamedTuple):
-    """How a task's decoded picture becomes a map, the map's kind, and the figure that measures its error."""
+    """A task's kind of map, and the figure that measures its error."""
 
     kind: str
-    read: Callable[[Tensor], Tensor]
     figure: str
     error: Callable[[float], float] = lambda figure: figure
 
@@ -46,18 +44,12 @@ def _root_mean_square(psnr: float) -> float:
     return 10 ** (-psnr / 20)
 
 
-def _classes(picture: Tensor) -> Tensor:
-    return torch.from_numpy(nearest((picture * 255).round().byte().numpy()))
-
-
 JUDGED = {
-    "rgb_to_depth": Judged("depth", lambda picture: maps.depth(picture).mask, "abs_rel"),
-    "rgb_to_normal": Judged("normal", lambda picture: maps.normal(picture) * 2 - 1, "mean"),
-    "rgb_to_albedo": Judged("albedo", lambda picture: picture, "psnr", _root_mean_square),
-    "rgb_to_pbr": Judged(
-        "roughness", lambda picture: maps.material(picture).roughness[..., 0], "psnr", _root_mean_square
-    ),
-    "rgb_to_semantic": Judged("semantic", _classes, "accuracy", lambda accuracy: 1 - accuracy),
+    "rgb_to_depth": Judged("depth", "abs_rel"),
+    "rgb_to_normal": Judged("normal", "mean"),
+    "rgb_to_albedo": Judged("albedo", "psnr", _root_mean_square),
+    "rgb_to_pbr": Judged("roughness", "psnr", _root_mean_square),
+    "rgb_to_semantic": Judged("semantic", "accuracy", lambda accuracy: 1 - accuracy),
 }
 
 
@@ -132,7 +124,7 @@ class Micro:
 def scored(task: str, picture: Tensor, truth: Rooms) -> list[Scores]:
     """Compare a task's decoded pictures with the true maps."""
     judged = JUDGED[task]
-    pairs = zip(judged.read(picture).numpy(), truth.truth, strict=True)
+    pairs = zip(READ[judged.kind](picture).numpy(), truth.truth, strict=True)
     return [scores(judged.kind, ours, room.maps[judged.kind]) for ours, room in pairs]
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-from comfyui_omnix.lab.micro import baselines, classes, evaluating, graphs, tables
-from comfyui_omnix.lab.micro.judged import JudgedRoom, other_room, own_room
+from comfyui_omnix.lab.micro import baselines, classes, evaluating, graphs, limits, tables
+from comfyui_omnix.lab.micro.judged import JudgedRoom, other_room, own_room, write
 from comfyui_omnix.lab.micro.pictures import halved
 
 SIZE = (6, 12)
@@ -140,3 +142,18 @@ def test_tasks_are_those_whose_maps_the_rooms_have() -> None:
     known = {kind: halved(np.ones((4, 8))) for kind in ("rgb", "depth", "normal", "albedo")}
     assert evaluating.tasks_of(graphs.WEIGHTS, known) == ["rgb_to_albedo", "rgb_to_depth", "rgb_to_normal"]
     assert set(evaluating.tasks_of(graphs.WEIGHTS, {*known, *evaluating.MADE})) == set(graphs.tasks(graphs.WEIGHTS))
+
+
+@pytest.mark.parametrize("kind", ["own", "pale"])
+def test_what_the_vae_allows_is_close_to_the_truth_and_worse_on_furniture(kind: str, tmp_path: Path) -> None:
+    judged = [own_room(1_000_000 + n) if kind == "own" else other_room(1_000_000 + n, kind) for n in range(4)]
+    allowed = limits.through_vae(graphs.WEIGHTS, tmp_path, write(tmp_path, judged))
+    assert {*allowed} == {*judged[0].maps} - {"rgb"}
+    found = tables.figures(allowed, judged)
+    depth, normals = (
+        [found[of, part][figure] for part in tables.PARTS] for of, figure in (("depth", "abs_rel"), ("normal", "mean"))
+    )
+    assert depth[1] < depth[0] < 0.04 and depth[0] < depth[2] < 0.15
+    assert normals[1] < normals[0] < 6 and normals[0] < normals[2] < 30
+    if kind == "own":
+        assert 0.85 < found["semantic", "all"]["accuracy"] < 0.97
