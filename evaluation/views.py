@@ -77,7 +77,7 @@ def compare_images(kind: str, prediction: Array, truth: Array, alignment: str) -
     A single truth is used for every prediction. The drawn error of a depth uses this alignment.
     """
     if len(truth) not in (1, len(prediction)):
-        raise MapError(f"{len(prediction)} predictions have {len(truth)} truths; connect as many, or one for all.")
+        raise MapError(f"{len(prediction)} predictions have {len(truth)} truths; connect one for each, or one for all.")
     ours, true = ([as_map(picture, kind) for picture in batch] for batch in (prediction, truth))
     notes: list[str] = []
     if kind == "depth":

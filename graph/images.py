@@ -56,7 +56,7 @@ class OmniXDecodePanorama(io.ComfyNode):
             node_id="OmniXDecodePanorama",
             display_name="Decode Panorama",
             category="OmniX/image",
-            description="VAE Decode whose left and right edges meet.",
+            description="VAE Decode for panoramas: the left and right edges meet.",
             search_aliases=["omnix", "vae decode", "seamless", "wrap", "360"],
             inputs=[
                 io.Latent.Input("samples", tooltip="The sampled panorama."),
@@ -89,7 +89,7 @@ class OmniXPlaceOnPanorama(io.ComfyNode):
             node_id="OmniXPlaceOnPanorama",
             display_name="Place Image on Panorama",
             category="OmniX/image",
-            description="Lay a perspective picture on a panorama of one colour, or on one that has pictures already: "
+            description="Place a perspective picture on a panorama of one colour, or on one that already has pictures: "
             "the condition of image_to_pano, and of LoRAs that complete a panorama.",
             search_aliases=["omnix", "perspective to equirectangular", "P2E", "outpaint", "360", "ERP", "inpaint"],
             inputs=[
@@ -105,12 +105,12 @@ class OmniXPlaceOnPanorama(io.ComfyNode):
                     "background",
                     options=[*BACKGROUNDS],
                     default="grey",
-                    tooltip="Where no picture reaches. grey: OmniX. green: the outpainting LoRAs of FLUX.2 Klein and "
-                    "Krea 2.",
+                    tooltip="The colour where no picture reaches. grey: OmniX. green: the outpainting LoRAs of FLUX.2 "
+                    "Klein and Krea 2.",
                     **later,
                 ),
                 io.String.Input(
-                    "colour", default="", tooltip="Another background, such as #7F7F7F. Empty: background.", **later
+                    "colour", default="", tooltip="Another colour, such as #7F7F7F; if empty, background.", **later
                 ),
                 io.Float.Input(
                     "feather",
@@ -122,13 +122,13 @@ class OmniXPlaceOnPanorama(io.ComfyNode):
                     **later,
                 ),
                 io.Image.Input(
-                    "onto", optional=True, tooltip="A panorama to lay it on: of another of these nodes, or of a loader."
+                    "onto", optional=True, tooltip="A panorama to place it on, from another such node or a loader."
                 ),
-                io.Mask.Input("onto_unseen", optional=True, tooltip="Of that panorama: 1 where nothing is yet."),
+                io.Mask.Input("onto_unseen", optional=True, tooltip="That panorama's mask: 1 where it is still empty."),
             ],
             outputs=[
                 io.Image.Output(display_name="panorama", tooltip="The panorama; encode it as reference latent."),
-                io.Mask.Output(display_name="unseen", tooltip="1 where no picture reaches: what to inpaint."),
+                io.Mask.Output(display_name="unseen", tooltip="1 where no picture reaches: the part to inpaint."),
             ],
         )
 
@@ -152,7 +152,7 @@ class OmniXPlaceOnPanorama(io.ComfyNode):
         if onto is not None:
             below = panorama.Laid(onto, onto.new_zeros(onto.shape[:3]) if onto_unseen is None else onto_unseen)
         elif onto_unseen is not None:
-            raise ValueError("onto_unseen is connected and onto is not: connect the panorama that the mask is of.")
+            raise ValueError("onto_unseen is connected and onto is not: connect the panorama of this mask.")
         camera = (width, height, fov_x, yaw, pitch, roll)
         look = {"background": background_of(background, colour), "feather": feather, "onto": below}
         return io.NodeOutput(*panorama.place_on_panorama(image, *camera, **look))
@@ -176,12 +176,12 @@ class OmniXRollPanorama(io.ComfyNode):
                     min=0.0,
                     max=180.0,
                     step=0.5,
-                    tooltip="Degrees that the mask covers, half of it fading out.",
+                    tooltip="Width of the mask in degrees; half of it fades out.",
                 ),
             ],
             outputs=[
                 io.Image.Output(display_name="panorama", tooltip="The panorama, turned by half its width."),
-                io.Mask.Output(display_name="seam", tooltip="1 along the middle: what to inpaint."),
+                io.Mask.Output(display_name="seam", tooltip="1 along the middle: the part to inpaint."),
             ],
         )
 
@@ -197,7 +197,7 @@ class OmniXCameraRays(io.ComfyNode):
             node_id="OmniXCameraRays",
             display_name="Camera Rays",
             category="OmniX/image",
-            description="The direction each pixel of a panorama looks in, as a picture: the second condition of "
+            description="The viewing direction of each pixel of a panorama, as a picture: the second condition of "
             "rgb_camray_to_normal.",
             search_aliases=["omnix", "ray map", "camray", "directions", "360"],
             inputs=[*panorama_size()],

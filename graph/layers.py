@@ -64,7 +64,7 @@ class OmniXForeground(io.ComfyNode):
                     step=0.001,
                     optional=True,
                     advanced=True,
-                    tooltip="A gap counts from here on, as a share of the farther distance.",
+                    tooltip="The smallest gap that counts, as a share of the farther distance.",
                 ),
             ],
             outputs=[
@@ -117,8 +117,8 @@ class OmniXBackgroundLayer(io.ComfyNode):
                     options=[STOP, LEAVE_OUT],
                     default=STOP,
                     optional=True,
-                    tooltip="Choose what to do if the two depths do not fit: stop with a message, or make the scene "
-                    "without this layer. The report says so.",
+                    tooltip="If the two depths do not fit: stop with a message, or make the scene without this layer "
+                    "and say so in the report.",
                 ),
             ],
             outputs=[
@@ -153,21 +153,21 @@ class OmniXMoveViewpoint(io.ComfyNode):
             search_aliases=["omnix", "novel view", "walk", "render", "camera", "equirectangular", "360"],
             inputs=[
                 io.File3DGLB.Input("model_3d", tooltip="The GLB of Panorama to 3D Scene."),
-                io.Float.Input("right", tooltip="How far to move to the right, in metres if the scene is.", **step),
+                io.Float.Input("right", tooltip="How far to move to the right, in the scene's unit.", **step),
                 io.Float.Input("up", tooltip="How far to move up.", **step),
                 io.Float.Input("forward", tooltip="How far to move towards the panorama's centre.", **step),
                 *panorama_size(),
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="The panorama that the scene was made of, for its colours. A lit scene holds albedo "
-                    "instead, so it needs this.",
+                    tooltip="The panorama that the scene was made from, for its colours. A lit scene needs it, because "
+                    "its file contains albedo instead.",
                 ),
                 io.Boolean.Input(
                     "invented",
                     default=False,
                     optional=True,
-                    tooltip="Show what is invented behind things, too. Without it that part is grey.",
+                    tooltip="Also show the parts that were invented behind things. If off, they are grey.",
                 ),
             ],
             outputs=[

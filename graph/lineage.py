@@ -113,7 +113,9 @@ def check_map(node: type[io.ComfyNode], target: str) -> None:
     prompt, unique_id = _given(node)
     task = task_of_picture(prompt, unique_id, "image")
     if task in TASKS and (got := TASKS[task].target) != target:
-        way_out = f"connect it to {READERS[got]}" if got in READERS else "it needs no node: it is already a picture"
+        way_out = (
+            f"connect it to {READERS[got]}" if got in READERS else "it is already a picture: use it without a node"
+        )
         tasks = " or ".join(name for name, each in TASKS.items() if each.target == target)
         raise ValueError(
             f"{READERS[target]} reads the picture of {tasks}, but this one was made by {task}; {way_out}, or choose "

@@ -26,7 +26,9 @@ class OmniXCompareMaps(io.ComfyNode):
             search_aliases=["omnix", "evaluate", "metrics", "AbsRel", "PSNR", "SSIM", "mIoU", "error map"],
             inputs=[
                 io.Image.Input("prediction", tooltip="The map to measure."),
-                io.Image.Input("truth", tooltip="The ground truth in the same size: one picture, or one for each."),
+                io.Image.Input(
+                    "truth", tooltip="The ground truth at the same size: one for all predictions, or one each."
+                ),
                 io.Combo.Input("kind", options=list(MEASURED), default="depth", tooltip="The kind of both maps."),
                 io.Combo.Input(
                     "alignment",

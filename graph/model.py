@@ -82,14 +82,16 @@ class OmniXSeamlessPanorama(io.ComfyNode):
             "without OmniX's adapters: Qwen-Image, Z-Image, Krea 2, FLUX.2, SDXL, Wan and others.",
             search_aliases=["omnix", "360", "seamless", "tiling", "circular", "equirectangular", "wrap", "LoRA"],
             inputs=[
-                io.Model.Input("model", tooltip="A model of pictures or videos, with its LoRAs."),
+                io.Model.Input("model", tooltip="An image or video model, with its LoRAs."),
                 seam_input(
                     "Latent columns that are sampled twice, once past the right edge, and blended after each step, so "
                     "that the edges meet. A multiple of 8 suits every model. 0 switches it off.",
                     SEAM_COLUMNS_OF_ANY,
                 ),
             ],
-            outputs=[io.Model.Output(display_name="model", tooltip="For KSampler; decode with Decode Panorama.")],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="Connect to KSampler; decode with Decode Panorama.")
+            ],
         )
 
     @classmethod

@@ -72,7 +72,7 @@ def fitted_by(fits: list[str], default: str, more: str = "") -> tuple[io.Int.Inp
             default=default,
             optional=True,
             tooltip=f"{more}as it is: only pictures twice as wide as high. pad: centre the picture on the horizon and "
-            "fill the rest with grey (masked as unseen). crop: cut the middle out, twice as wide as high.",
+            "fill the rest with grey (masked as unseen). crop: cut out the middle, twice as wide as high.",
         ),
         io.Float.Input(
             "vertical_fov",
@@ -118,7 +118,7 @@ class OmniXLoadPanorama(io.ComfyNode):
                 *fitted_by(
                     [*fitting.FITS],
                     fitting.DEFAULT,
-                    "by GPano: place the picture as the camera stored in the file; without GPano data: as it is. ",
+                    "by GPano: place the picture as the file's GPano data says; without GPano data: as it is. ",
                 ),
             ],
             outputs=[

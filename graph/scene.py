@@ -19,12 +19,12 @@ TEXTURES = {
     "albedo": "Base colour; without it the panorama itself is shown, unlit.",
     "normal": "World normals, from OmniX Normal (OpenGL). The node turns them to fit the depth, or leaves them out if "
     "they contradict it.",
-    "roughness": "0 smooth, 1 rough; 1 without it.",
-    "metallic": "0 dielectric, 1 metal; 0 without it.",
-    "occlusion": "Ambient occlusion; 1 without it.",
+    "roughness": "0 smooth, 1 rough; 1 if not connected.",
+    "metallic": "0 dielectric, 1 metal; 0 if not connected.",
+    "occlusion": "Ambient occlusion; 1 if not connected.",
 }
 NAMING = (
-    "The decoded target of rgb_to_semantic: it separates the room from objects, and names those whose colour is known."
+    "The decoded target of rgb_to_semantic: it separates the room from objects, and names objects of a known colour."
 )
 SHARE = {"min": 0.0, "max": 1.0, "step": 0.001, "advanced": True}
 OPTIONS: tuple[tuple[str, Any, dict[str, Any], str], ...] = (
@@ -38,20 +38,20 @@ OPTIONS: tuple[tuple[str, Any, dict[str, Any], str], ...] = (
         "triangles",
         io.Int,
         {"min": 500, "max": 10_000_000},
-        "At most this many triangles; fewer if they keep max_error. The background may have half as many again.",
+        "At most this many triangles; fewer if that satisfies max_error. The background may add half as many.",
     ),
     ("cut", io.Boolean, {}, "Cut where a surface ends in front of another."),
-    ("tolerance", io.Float, SHARE, "A gap counts from here on, as a share of the farther distance."),
-    ("max_error", io.Float, SHARE, "Error of the mesh, as a share of the distance."),
+    ("tolerance", io.Float, SHARE, "The smallest gap that counts, as a share of the farther distance."),
+    ("max_error", io.Float, SHARE, "Largest error of the mesh, as a share of the distance."),
     ("unlit", io.Boolean, {}, "Show the panorama itself, without lights."),
-    ("textures", io.Combo, {"options": ["PNG", "JPEG"]}, "Exact, or small."),
+    ("textures", io.Combo, {"options": ["PNG", "JPEG"]}, "PNG is exact, JPEG is smaller."),
     ("texture_size", io.Int, {"min": 0, "max": 16384}, "Greatest width of a texture in pixels; 0 keeps the maps' own."),
     ("light", io.Boolean, {"advanced": True}, "With albedo: add up to four point lights (KHR_lights_punctual)."),
     (
         "background",
         io.Boolean,
         {},
-        "With cut: invent what is hidden behind the cuts, as a second mesh whose material is named invented.",
+        "With cut: invent the surfaces hidden behind the cuts, as a second mesh whose material is named invented.",
     ),
     (
         "objects",
@@ -63,8 +63,8 @@ OPTIONS: tuple[tuple[str, Any, dict[str, Any], str], ...] = (
         "sky",
         io.Boolean,
         {},
-        "Show what has no depth, and a bright outside where the depth is cut off, on an unlit dome around the scene. "
-        "Without it, what has no depth stays open.",
+        "Show directions without depth, and a bright outside where the depth is cut off, on an unlit dome around the "
+        "scene. If off, directions without depth stay open.",
     ),
     (
         "origin",
@@ -89,7 +89,7 @@ class OmniXScene(io.ComfyNode):
             display_name="Panorama to 3D Scene",
             category="OmniX/maps",
             description="Turn a panorama and its depth into a textured mesh as GLB, which Blender, three.js "
-            "and Unreal open: cut where surfaces end, reduced, with the materials that are given.",
+            "and Unreal open: cut where surfaces end, reduced, with the materials that you connect.",
             search_aliases=["omnix", "mesh", "glb", "gltf", "3D", "scene", "360", "export"],
             hidden=[*HIDDEN],
             inputs=[
@@ -100,14 +100,14 @@ class OmniXScene(io.ComfyNode):
                     tooltip="The mask output of OmniX Depth: distance along the ray, 0 where there is none.",
                 ),
                 MogeGeometry.Input(
-                    "moge_geometry", optional=True, tooltip="A panorama's MoGe geometry, without depth."
+                    "moge_geometry", optional=True, tooltip="A panorama's MoGe geometry, instead of depth."
                 ),
                 *(io.Image.Input(name, optional=True, tooltip=text) for name, text in TEXTURES.items()),
                 io.Image.Input("semantic", optional=True, tooltip=NAMING),
                 BackgroundLayer.Input(
                     "background_layer",
                     optional=True,
-                    tooltip="From Background Layer: what OmniX draws behind the things in front.",
+                    tooltip="From Background Layer: the surfaces that OmniX draws behind things.",
                 ),
                 *_options(),
             ],
@@ -116,7 +116,7 @@ class OmniXScene(io.ComfyNode):
                     display_name="model_3d", is_output_list=True, tooltip="One GLB file for each panorama of the batch."
                 ),
                 io.Mesh.Output(
-                    display_name="mesh", is_output_list=True, tooltip="The same mesh, for the host's mesh nodes."
+                    display_name="mesh", is_output_list=True, tooltip="The same mesh, for ComfyUI's mesh nodes."
                 ),
                 io.String.Output(
                     display_name="report",

@@ -28,7 +28,7 @@ class OmniXContactSheet(io.ComfyNode):
             inputs=[
                 io.Image.Input("panorama", optional=True, tooltip="The panorama itself."),
                 *(io.Image.Input(name, optional=True, tooltip=f"The {name} map.") for name in MAPS),
-                io.Int.Input("columns", default=2, min=1, max=8, tooltip="Pictures in a row."),
+                io.Int.Input("columns", default=2, min=1, max=8, tooltip="Pictures per row."),
             ],
             outputs=[io.Image.Output(display_name="sheet", tooltip="The labelled sheet.")],
         )
@@ -105,7 +105,7 @@ class OmniXColourDepth(io.ComfyNode):
                 io.Combo.Input(
                     "colours", options=list(COLOURS), tooltip="Colour scheme. The OmniX paper uses Spectral."
                 ),
-                io.Boolean.Input("invert", default=False, tooltip="Start from the other end of the colours."),
+                io.Boolean.Input("invert", default=False, tooltip="Reverse the colour scheme."),
             ],
             outputs=[
                 io.Image.Output(display_name="view", tooltip="A picture for viewing; don't use it as depth data.")

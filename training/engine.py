@@ -247,8 +247,8 @@ class _Run:
         found = saves(self.output)
         kept = f"the last good save is {found[-1]}" if found else "there is no save yet"
         return TrainingError(
-            f"Step {self.step + 1}: the loss is {self.loss}, its gradient {norm}; {kept}. Use a lower --learning-rate "
-            "or --warmup, and look for broken pictures, then continue with --resume."
+            f"Step {self.step + 1}: the loss is {self.loss}, its gradient {norm}; {kept}. Lower --learning-rate "
+            "or raise --warmup, and look for broken pictures, then continue with --resume."
         )
 
 

@@ -59,7 +59,7 @@ PERCEPTION = tuple(task for task in STREAMS if task.startswith("rgb_to_"))
 HINTS = {
     "rgb_to_depth": "Depth is the relative distance along each ray. The EXR file holds it in 32-bit floats; the PNG is "
     "a coloured view for people.",
-    "rgb_to_normal": "Normals are in world space: front +X, up +Y, left +Z. For tools that want green turned round, "
+    "rgb_to_normal": "Normals are in world space: front +X, up +Y, left +Z. For tools that want green inverted, "
     "choose DirectX in **OmniX Normal**, inside the box.",
     "rgb_camray_to_normal": "Camera rays are a second condition stream: they tell the model where each pixel looks. "
     "Normals are in world space: front +X, up +Y, left +Z.",
@@ -75,7 +75,7 @@ def box(title: str) -> str:
     """Say what a box is and how to open it, with what is on the screen."""
     return (
         f"**{title}** is a box (a subgraph) with all the nodes of the task. To look inside, click *Enter subgraph* at "
-        "its foot, or the icon at the right of its title."
+        "its bottom, or the icon at the right of its title."
     )
 
 
@@ -133,8 +133,8 @@ def maps_notes(title: str) -> tuple[Note, ...]:
 2. Look around in **Panorama Viewer (360)** and switch between the maps: they share one camera.
 3. **Save Panorama and Maps** writes all maps to `output/OmniX` under one number.
 
-Don't need a map? Remove its wires: a map without wires is not made. A labelled sheet of all maps: connect the output \
-*sheet* to a Save Image.
+Don't need a map? Remove its wires: a map without wires is not made. For a labelled sheet of all maps, connect the \
+output *sheet* to a Save Image.
 
 {box(title)}
 
@@ -168,20 +168,20 @@ Short of memory? Choose `fp8_e4m3fn` as *weight_dtype* of **FLUX.1-dev**.
 
 
 SCENE_FIRST = {
-    "panorama_to_scene": ("A 3D scene of a panorama", OWN),
+    "panorama_to_scene": ("A 3D scene from a panorama", OWN),
     "photo_to_scene": (
-        "A 3D scene of a photo",
+        "A 3D scene from a photo",
         "Load a photo in **Your photo** and say in *prompt* what the whole panorama shows; *fov_x* is the photo's "
         "field of view. Press **Run**: OmniX completes the photo to a panorama first, see **The panorama**.",
     ),
     "whole_scene": (
-        "A whole 3D scene of a panorama",
+        "A whole 3D scene from a panorama",
         f"{OWN} *prompt* of **Panorama to whole 3D scene** describes the room without its furniture.",
     ),
 }
 WHOLE = """
-OmniX was trained to fill round a photo, not behind objects: look at **What OmniX drew behind**. **What was made** \
-says if its depth fits.
+OmniX was trained to fill around a photo, not behind objects: check **What OmniX drew behind**. **What was made** \
+says whether its depth fits.
 """
 
 
@@ -191,7 +191,7 @@ def scene_notes(slug: str, title: str) -> tuple[Note, ...]:
     start = f"""## {heading}
 
 1. {first}
-2. *camera_height* is the metres from the lens to the floor. It sets the size: OmniX depth has no unit.
+2. *camera_height* is the height of the lens above the floor in metres. It sets the scale: OmniX depth has no unit.
 3. To get inside the scene, click its view in **Save 3D Model** and turn the wheel forward; then drag to look around.
 4. The file `output/OmniX/scene_00001_.glb` is for Blender, three.js and Unreal. **What was made** says what was cut. \
 **Save the panorama as light (EXR)** is for the light around the scene.
@@ -211,14 +211,14 @@ YOUR_MODEL, YOUR_LORA = "your_model.safetensors", "your_360_lora.safetensors"
 
 def any_model_notes() -> tuple[Note, ...]:
     """Describe the graph that paints a panorama with any model, and turns it into all maps."""
-    start = f"""## A panorama of any model, and its maps
+    start = f"""## A panorama from any model, and its maps
 
 1. Choose your checkpoint instead of `{YOUR_MODEL}` in **Your model**. If your model comes in parts (Qwen-Image, \
 Z-Image, Krea 2, FLUX.2), replace it with the nodes Load Diffusion Model, Load CLIP and Load VAE.
 2. In **Text to panorama with any model**, choose a LoRA for 360-degree panoramas as *lora_name* instead of \
 `{YOUR_LORA}`, and begin *prompt* with its trigger words. [Here is a list]({DOCS}/models.md). No LoRA? Set \
 *lora_strength* to 0.
-3. Set *steps* and *cfg* there as your model wants them, and a width twice the height.
+3. Set *steps* and *cfg* there to suit your model, and make the width twice the height.
 4. Press **Run**. **Save Panorama and Maps** writes the panorama and its maps to `output/OmniX`.
 
 {memory("Panorama to all maps")}
@@ -236,7 +236,7 @@ All perception tasks use the same prompt. Encode it once, and T5 (9.8 GB) is nev
 2. Press **R**, so that ComfyUI lists the file.
 3. In a workflow such as 3 or 9, delete the box, such as *Panorama to depth*. Double-click the canvas, search for \
 *with saved prompt*, and put *Panorama to depth with saved prompt (OmniX)* in its place. Its field *saved_prompt* \
-is the file. It needs no wire from *clip*, and without one T5 stays on the disk.
+is the file. The box needs no wire from *clip*, and so T5 is not loaded.
 
 Text encoders go to `models/text_encoders`: {ENCODERS}. [Help]({DOCS}/troubleshooting.md)
 """
@@ -248,7 +248,7 @@ def task_notes(task: Task, folder: str) -> tuple[Note, ...]:
     start = f"""## {task.name}
 
 1. Load a panorama that is twice as wide as high: it is the condition *{task.conditions[0]}*.
-2. **Load OmniX Adapters** loads them from `models/loras/{folder}`; press **R** after you have put them there.
+2. **Load OmniX Adapters** reads `models/loras/{folder}`; press **R** after you have put the adapters there.
 3. Run. The map *{task.target}* is saved to `output/OmniX`.
 
 The condition streams are {", ".join(task.conditions)}, in this order.

@@ -74,8 +74,8 @@ def whole_scene() -> Blueprint:
     outputs = {name: Link("scene", name) for name in ("model_3d", "mesh", "report")} | {"panorama": Link("fitted")}
     return Blueprint(
         WHOLE,
-        "A textured 3D mesh of a 360-degree panorama as GLB, with objects as nodes of their own and with what OmniX on "
-        "FLUX.1-dev draws behind them.",
+        "A textured 3D mesh of a 360-degree panorama as GLB, with objects as separate nodes and with the surfaces that "
+        "OmniX on FLUX.1-dev draws behind them.",
         (*PANORAMA, *MESH, "inpaint", "background"),
         in_columns(
             exchanged(first.groups, fitted), filling(first.found), second.groups, (_layered(first, second, maps),)

@@ -223,7 +223,7 @@ def flux() -> Blueprint:
     """Return the box that loads what all others need."""
     return Blueprint(
         FLUX,
-        "FLUX.1-dev, its text encoders and its VAE, for the OmniX blueprints. Any other loader of FLUX.1-dev does too.",
+        "FLUX.1-dev, its text encoders and its VAE, for the OmniX blueprints. Other loaders of FLUX.1-dev work too.",
         ("omnix", "flux", "models"),
         (models(),),
         fields("flux", "unet_name", "weight_dtype")

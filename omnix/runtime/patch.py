@@ -84,7 +84,7 @@ def attach(
         check_fit(flux, str(file), layers)
     if not flux.params.guidance_embed:
         warn(
-            "This FLUX.1 has no guidance embedding, as FLUX.1-schnell: OmniX's adapters were trained on FLUX.1-dev, "
+            "This FLUX.1 has no guidance embedding, like FLUX.1-schnell: OmniX's adapters were trained on FLUX.1-dev, "
             "and their maps are worse here; connect FLUX.1-dev."
         )
     strengths = [condition_strength] * len(adapters.task.conditions) + [target_strength]

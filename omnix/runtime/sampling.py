@@ -174,8 +174,8 @@ def of_one_width(run: Run) -> Iterator[None]:
         if run.seam and _two_widths(str(error), run):
             raise ValueError(
                 f"Another node or the sampler holds a picture of the panorama's own width ({run.width} latent columns) "
-                f"and meets the one that {run.node} has widened by {run.seam}: set seam_columns to 0, on {run.node} "
-                "and on OmniX Flow Shift, if there is one."
+                f"and can't combine it with the one that {run.node} has widened by {run.seam}: set seam_columns to 0, "
+                f"on {run.node} and on OmniX Flow Shift, if there is one."
             ) from error
         raise
 

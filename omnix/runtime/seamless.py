@@ -162,7 +162,7 @@ def check_latent(noise: Tensor, seam: int, patch: int, model: nn.Module) -> None
         raise ValueError(
             f"Seamless Panorama samples panoramas, twice as wide as high, got a latent of {width} by "
             f"{noise.shape[-2]}. If another node cuts the panorama into tiles (Ultimate SD Upscale, "
-            "ComfyUI-Distributed), remove that node. Else connect a latent that is twice as wide as high."
+            "ComfyUI-Distributed), remove that node. Otherwise connect a latent that is twice as wide as high."
         )
 
 
@@ -182,7 +182,7 @@ def check_cond(cond: Mapping[str, Any], size: tuple[int, int]) -> None:
         for each in value if isinstance(value, list) else [value]:
             if is_picture(each) and tuple(each.shape[-2:]) != size:
                 raise ValueError(
-                    f"The conditioning has {name} of {list(each.shape)}, which Seamless Panorama can't widen beside a "
+                    f"The conditioning has {name} of {list(each.shape)}, which Seamless Panorama can't widen with a "
                     f"latent of {size[0]} by {size[1]}; remove the node that adds it, or set seam_columns to 0."
                 )
 

@@ -55,7 +55,7 @@ def fit(first: Array, second: Array, both: Flags) -> Fit:
     if found.agree < LEAST_AGREE or found.off > max(CLOSE, EXPLAINED * spread_of_first):
         raise ValueError(
             f"The second depth does not fit the first: they differ by {found.off:.0%} (median) where both see the "
-            "same; connect the depth of the panorama that was filled, and the mask that it was filled by."
+            "same; connect the depth of the filled panorama, and the mask that was used to fill it."
         )
     if scale <= 0:
         raise ValueError("The second depth is inverted: it gets nearer where the first gets farther; invert it first.")

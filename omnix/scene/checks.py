@@ -34,7 +34,7 @@ def check_depth(distance: Array, maps: Mapping[str, Array]) -> None:
         raise ValueError("The depth is 0 everywhere, so there is no surface; connect the mask output of OmniX Depth.")
     if held.max() <= held.min() * (1 + 1e-6):
         raise ValueError(
-            f"The depth is {held.max():g} everywhere, which is a sphere and no scene; connect the mask output of "
+            f"The depth is {held.max():g} everywhere, which is a sphere, not a scene; connect the mask output of "
             "OmniX Depth."
         )
 

@@ -95,7 +95,7 @@ def distances(depth: Tensor | None, geometry: Mapping[str, Any] | None) -> Tenso
     assert geometry is not None
     if "intrinsics" in geometry or "points" not in geometry:
         raise ValueError(
-            "The MoGe geometry is no panorama's; make it with MoGe Panorama Inference or Depth to MoGe Geometry."
+            "The MoGe geometry is not a panorama's; make it with MoGe Panorama Inference or Depth to MoGe Geometry."
         )
     radial = geometry["points"].float().norm(dim=-1)
     held = torch.isfinite(radial) & geometry.get("mask", torch.ones_like(radial, dtype=torch.bool)).bool()

@@ -34,7 +34,9 @@ def view_from(
     check_panorama(height, 2 * height)
     pieces = [piece for piece in model.pieces if invented or piece.surface != INVENTED]
     if not pieces:
-        raise ValueError("The 3D file holds nothing that was seen; connect model_3d of Panorama to 3D Scene.")
+        raise ValueError(
+            "The 3D file contains no surface that the panorama shows; connect model_3d of Panorama to 3D Scene."
+        )
     check_colours(pieces, image)
     eye = model.viewer + np.array(offset)
     triangles = np.concatenate([piece.positions[piece.faces] for piece in pieces]) - eye
@@ -43,7 +45,7 @@ def view_from(
     front = (faces[..., 0, :] * np.cross(faces[..., 1, :], faces[..., 2, :])).sum(axis=-1) < 0
     seen = (hits.face >= 0) & front
     if not seen.any():
-        raise ValueError("Nothing of the scene is seen from there; move less far.")
+        raise ValueError("No part of the scene is visible from there; move a shorter distance.")
     colours = torch.from_numpy(_colours(pieces, hits.face[seen], hits.weights[seen], image))
     panorama = torch.full((*seen.shape, 3), UNSEEN_GREY)
     panorama[torch.from_numpy(seen)] = colours.float()
@@ -57,7 +59,7 @@ def check_colours(pieces: list[Piece], image: Tensor | None) -> None:
     if lit:
         raise ValueError(
             f"The material of {lit[0]} is lit, so its colours are albedo and not the panorama's; set unlit in Panorama "
-            "to 3D Scene, or connect the panorama to image and set invented off."
+            "to 3D Scene, or connect the panorama to image and turn invented off."
         )
 
 

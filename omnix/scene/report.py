@@ -51,7 +51,7 @@ def _on_triangles(shape: Shape, size: tuple[int, ...], options: Options) -> list
     if options.triangles > full:
         lines.append(f"{options.triangles:,} triangles were allowed, more than there are.")
     if shape.error > options.max_error:
-        lines.append(f"{options.triangles:,} triangles do not reach {options.max_error:.3%}; allow more to get there.")
+        lines.append(f"{options.triangles:,} triangles are not enough for {options.max_error:.3%}; allow more.")
     if shape.coarser:
         lines.append(
             f"The cuts need more than {options.triangles:,} triangles at full detail, so the mesh was built on "
@@ -63,7 +63,7 @@ def _on_triangles(shape: Shape, size: tuple[int, ...], options: Options) -> list
 
 
 def _on_cuts(shape: Shape, options: Options) -> list[str]:
-    moved = f"{shape.given:.2%} lay between two surfaces and was given to one of them"
+    moved = f"{shape.given:.2%} lay between two surfaces and was assigned to one of them"
     cuts = f"Cuts: {shape.beside_cuts:.2%} of the solid angle lies beside a cut; {moved}."
     lines = [cuts if options.cut else "Cuts: off."]
     if shape.missing:
@@ -114,7 +114,7 @@ def _on_material(maps: Mapping[str, Array], textures: Textures) -> list[str]:
         unused = [name for name in ("albedo", "normal", *PROPERTIES) if name in maps and name != "normal"]
         lines = ["Material: the panorama itself, unlit."]
         if unused:
-            reason = "unlit was asked for" if "albedo" in maps else "there is no albedo to light"
+            reason = "unlit is on" if "albedo" in maps else "there is no albedo to light"
             lines.append(f"Not in the material, since {reason}: {', '.join(unused)}.")
         return lines
     missing = [f"{name} {value:g}" for name, value in PROPERTIES.items() if name not in textures.given]

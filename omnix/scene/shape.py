@@ -84,13 +84,13 @@ def shape_of(
         except TooFew as few:
             if rows <= 8:
                 raise ValueError(
-                    f"The scene needs at least {few.needed:,} triangles, got {options.triangles:,}; allow more, or set "
-                    "cut off."
+                    f"The scene needs at least {few.needed:,} triangles, got {options.triangles:,}; allow more, or "
+                    "turn cut off."
                 ) from few
             rows, coarser = lattice_rows(rows // 2, options.triangles), True
     mesh = assemble(corners, triangles_of(active))
     if not len(mesh.faces):
-        raise ValueError("Nothing is left of the depth after the cuts; raise tolerance, or set cut off.")
+        raise ValueError("Nothing is left of the depth after the cuts; raise tolerance, or turn cut off.")
     cut = _beside_cuts(corners)
     parts = cut, given, ~at_size(valid, surface.valid.shape), gone
     beside, moved, missing, endless = (_solid_angle(part) for part in parts)

@@ -260,7 +260,7 @@ def test_a_flux_without_guidance_embedding(tmp_path: Path, said: Callable[[], li
     case = make_case(tmp_path, geometry=tiny.Geometry(guidance=False))
     ours = patched(load_flux(case.flux), case)
     (warning,) = said()
-    assert "no guidance embedding, as FLUX.1-schnell" in warning
+    assert "no guidance embedding, like FLUX.1-schnell" in warning
     assert ksample(ours, case, 1).isfinite().all()
     assert len(said()) == 1
 

@@ -151,7 +151,7 @@ def test_a_file_that_another_tool_saved_again_is_read() -> None:
         ({"glb": b"solid nothing" * 9}, "it is not a GLB"),
         ({"cut_short": True}, "cannot read the 3D file"),
         ({"height": 32}, "twice as wide as high"),
-        ({"right": 5000.0}, "Nothing of the scene is seen from there"),
+        ({"right": 5000.0}, "No part of the scene is visible from there"),
         ({"image": torch.rand(2, 8, 16, 3)}, "got a batch of 2"),
     ],
 )

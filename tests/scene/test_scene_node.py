@@ -120,8 +120,8 @@ def test_depth_is_one_of_two() -> None:
 def test_a_geometry_of_a_picture_is_refused_and_one_of_a_panorama_is_read() -> None:
     points = DISTANCE[..., None] * torch.nn.functional.normalize(torch.randn(1, HEIGHT, 2 * HEIGHT, 3), dim=-1)
     perspective = {"points": points, "intrinsics": torch.eye(3)[None]}
-    assert "no panorama's" in said(depth=None, moge_geometry=perspective)
-    assert "no panorama's" in said(depth=None, moge_geometry={"depth": DISTANCE})
+    assert "not a panorama's" in said(depth=None, moge_geometry=perspective)
+    assert "not a panorama's" in said(depth=None, moge_geometry={"depth": DISTANCE})
     one, two = made(cut=False), made(depth=None, moge_geometry={"points": points}, cut=False)
     assert torch.allclose(one.args[1][0].vertices, two.args[1][0].vertices, rtol=1e-4)
 
