@@ -102,7 +102,9 @@ class Config:
     weight_decay: float = _option(0.01, "AdamW's weight decay; the paper gives none, 0.01 is torch's default")
     clip: float = _option(1.0, "largest norm of the gradient; larger gradients are scaled down, 0 turns this off")
     ema: float = _option(0.0, "decay of a moving average of the weights, which is saved; 0 is off, 0.999 is usual")
-    times: str = _option("logit_normal", "t before the shift: sigmoid of a normal (as Stable Diffusion 3), or uniform")
+    times: str = _option(
+        "logit_normal", "t before the shift: sigmoid of a normal (as in Stable Diffusion 3), or uniform"
+    )
     time_mean: float = _option(0.0, "mean of that normal; above 0 trains on more noise")
     time_deviation: float = _option(1.0, "standard deviation of that normal")
     shift: bool = _option(True, "shift t for the panorama's size as sampling does, so that both see the same noise")
@@ -123,7 +125,9 @@ class Config:
     )
     seed: int = _option(0, "seed of the adapters, the order of the data and all random draws")
     save_every: int = _option(500, "steps between saves")
-    keep: int = _option(3, "keep the newest saves up to this number, and the best by its held-out figure; 0: keep all")
+    keep: int = _option(
+        3, "how many of the newest saves to keep, besides the one with the best held-out figure; 0: all"
+    )
     save_dtype: str = _option("bfloat16", "dtype of the adapter files: bfloat16 (published) or float32")
     held_out: int = _option(4, "pictures that are sampled and measured, and not trained on")
     sample_every: int = _option(500, "steps between samples of the held-out pictures, from step 0; 0: never")

@@ -124,7 +124,7 @@ def _part(path: Path, name: str) -> str:
         if name.lower() in names:
             return part
     known = ", ".join(name for names in PARTS.values() for name in names)
-    raise TrainingError(f"{path}: there is no part {name!r}; the parts are {known}. Correct it, or use --no-split.")
+    raise TrainingError(f"{path}: there is no split {name!r}; the splits are {known}. Correct it, or use --no-split.")
 
 
 def split(sources: Sources, held_out: int) -> Split:

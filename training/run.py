@@ -78,7 +78,7 @@ def order(config: Config, plan: Plan) -> Order:
     """Look up the data of a task.  Raises TrainingError."""
     sources = data.find(config, plan)
     if sources.parts and (others := [stem for stem in sources.stems if stem not in sources.parts]):
-        note(f"{len(others)} pictures, such as {others[0]}, have no part in {data.MANIFEST}; they are trained on.")
+        note(f"{len(others)} pictures, such as {others[0]}, have no split in {data.MANIFEST}; they are trained on.")
     return Order(plan, sources, data.split(sources, config.held_out), data.views(config, plan))
 
 

@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--rooms", type=int, default=32, help="how many random rooms (32)")
     parser.add_argument("--first", type=int, default=1_000_000, help="the first room's seed (1000000)")
     parser.add_argument("--height", type=int, default=128, help="rows of their panoramas (128)")
-    parser.add_argument("--keep", type=Path, help="folder for what the micro model perceives")
+    parser.add_argument("--keep", type=Path, help="folder for the micro model's maps")
     parser.add_argument("--real", type=Path, nargs="*", default=[], help="folders with the authors' maps")
     options = parser.parse_args()
     runpy.run_path(str(ROOT / "lab" / "host" / "pack.py"))["enter"]("closed")

@@ -211,7 +211,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where to put about 3 GB of files (default: the system's)")
     parser.add_argument("--python", default=sys.executable, help="a Python with torch, for the obvious way")
     parser.add_argument("--verify", action="store_true", help="time the verifying of a large file instead")
-    parser.add_argument("--rank", type=int, default=896, help="of that file: 896 makes 3.1 GB of it (default 896)")
+    parser.add_argument("--rank", type=int, default=896, help="rank of that file: 896 makes 3.1 GB (default 896)")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="omnix-bench-", dir=options.folder))
     try:

@@ -81,7 +81,7 @@ def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=100)
-    parser.add_argument("--height", type=int, default=512, help="of each panorama (default %(default)s)")
+    parser.add_argument("--height", type=int, default=512, help="rows of each panorama (default %(default)s)")
     parser.add_argument("--python", default=sys.executable, help="a Python with the extra `evaluation`")
     options = parser.parse_args()
     cores = os.cpu_count() or 1

@@ -42,7 +42,7 @@ def main() -> None:
     """Make the file if it is not there, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="where the 12 GB of weights are kept (a temporary folder)")
-    parser.add_argument("--height", type=int, default=128, help="pixels; the width is twice it (128)")
+    parser.add_argument("--height", type=int, default=128, help="of the panorama, in pixels (128)")
     parser.add_argument("--text", type=int, default=512, help="text tokens (512)")
     options = parser.parse_args()
     if not Path("/proc/self/status").is_file():

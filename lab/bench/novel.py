@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=1_000_000, help="the first room's seed (1000000: not trained on)")
     parser.add_argument("--maps", nargs="+", default=["true", "usual"], help="also mild, harsh, perceived (true usual)")
     parser.add_argument("--aside", nargs="+", type=float, default=[0.3, 0.6, 1.0], help="metres (0.3 0.6 1)")
-    parser.add_argument("--keep", type=Path, help="folder for what the micro model perceives and draws")
+    parser.add_argument("--keep", type=Path, help="folder for the micro model's maps and pictures")
     parser.add_argument("--jobs", type=int, default=1, help="processes (1)")
     options = parser.parse_args()
     if "perceived" in options.maps and options.keep is None:

@@ -37,7 +37,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--height", type=int, default=512, help="rows of the panorama (512)")
-    parser.add_argument("--triangles", type=int, default=20_000, help="what the mesh is reduced to (20,000)")
+    parser.add_argument("--triangles", type=int, default=20_000, help="number after the mesh is reduced (20,000)")
     parser.add_argument("--rays", type=int, default=400, help="rays that are followed (400)")
     options = parser.parse_args()
     runpy.run_path(str(ROOT / "lab" / "host" / "pack.py"))["load_pack"]()

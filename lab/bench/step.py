@@ -64,13 +64,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--full", action="store_true", help="the 12B architecture instead of hidden 768, 2+4 blocks")
     parser.add_argument("--weights", nargs="+", default=["float32"], help="dtypes of the weights")
     parser.add_argument("--streams", nargs="+", type=int, default=[2, 3])
-    parser.add_argument("--heights", nargs="+", type=int, default=[64, 128, 256], help="pixels; the width is twice it")
+    parser.add_argument("--heights", nargs="+", type=int, default=[64, 128, 256], help="of the panoramas, in pixels")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument(
         "--clock",
         choices=("wall", "process"),
         default="wall",
-        help="process: CPU seconds, for a machine that is shared",
+        help="process: CPU seconds, for a shared machine",
     )
     parser.add_argument("--compile", action="store_true", help="also ours and the floor compiled by inductor")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")

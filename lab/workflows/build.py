@@ -63,7 +63,7 @@ def packed(form: dict[str, Any]) -> str:
 def main() -> None:
     """Write the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("adapter", nargs="?", type=Path, help="a file of a save; without it the shipped graphs")
+    parser.add_argument("adapter", nargs="?", type=Path, help="an adapter file of a save (default: the shipped graphs)")
     parser.add_argument("destination", nargs="?", type=Path, default=ROOT, help="the folder to write to")
     parser.add_argument("--folder", default="OmniX", help="folder of the adapters below models/loras (%(default)s)")
     parser.add_argument("--comfyui", default="", help="default: COMFYUI_PATH, or the ComfyUI that the pack is in")

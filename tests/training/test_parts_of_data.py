@@ -71,7 +71,7 @@ def test_a_manifest_that_was_cut(rooms: Path, caplog: pytest.LogCaptureFixture, 
 
 def test_a_part_that_nobody_knows(rooms: Path) -> None:
     write(rooms, {"0001": "holdout"})
-    with pytest.raises(TrainingError, match=r"there is no part 'holdout'; the parts are train"):
+    with pytest.raises(TrainingError, match=r"there is no split 'holdout'; the splits are train"):
         split(rooms, 0)
 
 
@@ -100,7 +100,7 @@ def test_pictures_that_the_manifest_omits_are_reported(rooms: Path, caplog: pyte
     write(rooms, dict.fromkeys(stems(0, 1, 2, 3, 4), "train"))
     config = Config(data=str(rooms), target=("shading",), size="128x64", held_out=0)
     assert order(config, plans(config)[0]).split.trained == stems(*range(8))
-    assert any("3 pictures, such as 0005, have no part in manifest.jsonl" in text for text in caplog.messages)
+    assert any("3 pictures, such as 0005, have no split in manifest.jsonl" in text for text in caplog.messages)
 
 
 def test_a_run_does_not_open_what_is_reserved(tmp_path: Path) -> None:
