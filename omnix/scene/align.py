@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .frame import Array, spread
+from .frame import Array, reciprocal, spread
 from .noise import clipped
 from .surface import Flags
 
@@ -70,7 +70,7 @@ def _compared(first: Array, second: Array, both: Flags) -> tuple[Array, Array]:
             raise ValueError(
                 f"The {name} depth is {depth[known].max():g} everywhere; connect the mask output of OmniX Depth."
             )
-        known &= ~clipped(np.where(depth > 0, 1 / np.where(depth > 0, depth, 1), 0.0), depth > 0)
+        known &= ~clipped(reciprocal(depth), depth > 0)
     places = spread(first.shape, PIXELS)
     held = known[places]
     if held.mean() < LEAST_SEEN:

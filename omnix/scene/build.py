@@ -14,7 +14,7 @@ from .behind import inpainted
 from .checks import check_depth
 from .cuts import DOUBT
 from .floor import floor_below
-from .frame import Array, from_gltf, pixel_directions, to_gltf
+from .frame import Array, from_gltf, pixel_directions, reciprocal, to_gltf
 from .light import glowing, light_of
 from .material import Textures, encode, encoded, sized, textures_of
 from .mesh import Mesh
@@ -152,8 +152,8 @@ def framed(distance: Array, maps: Mapping[str, Array]) -> tuple[Agreement | None
     """Return how the normal map agrees with the depth, and the maps with it in the depth's frame, or without it."""
     if "normal" not in maps:
         return None, maps
-    valid, normals = distance > 0, to_gltf(maps["normal"])
-    found = agreement(np.where(valid, 1 / np.where(valid, distance, 1), 0), valid, normals)
+    normals = to_gltf(maps["normal"])
+    found = agreement(reciprocal(distance), distance > 0, normals)
     if not found.agrees:
         return found, {name: pixels for name, pixels in maps.items() if name != "normal"}
     turned = normals @ found.rotation.T

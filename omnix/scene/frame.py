@@ -14,6 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[Any]
 
 
+def reciprocal(values: Array) -> Array:
+    """Return 1 / values, and 0 where they are not above 0: distances as inverse distances, and back."""
+    return np.divide(1, values, out=np.zeros_like(values), where=values > 0)
+
+
 def to_gltf(vectors: Array) -> Array:
     """Return vectors [.., 3] of our axes (front, up, left) in glTF's."""
     return _vectors(-vectors[..., 2], vectors[..., 1], -vectors[..., 0])

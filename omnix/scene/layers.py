@@ -15,7 +15,7 @@ from ..pictures.semantics import Colour, Named
 from .build import doubt_of, framed
 from .checks import check_depth
 from .edges import surfaces
-from .frame import Array, to_gltf
+from .frame import Array, reciprocal, to_gltf
 from .front import in_front
 from .inputs import check_sizes, distances, maps_of
 from .second import Second, second_of
@@ -64,10 +64,8 @@ def front_of(distance: Array, maps: Mapping[str, Array], named: Named | None, to
     check_depth(distance, maps)
     found, maps = framed(distance, maps)
     normals = to_gltf(maps["normal"]) if "normal" in maps else None
-    valid = distance > 0
-    inverse = np.where(valid, 1 / np.where(valid, distance, 1), 0.0)
-    rows = lattice_rows(len(distance), TRIANGLES)
-    surface, _ = surfaces(*resampled(inverse, valid, normals, rows), tolerance, doubt_of(found))
+    reduced = resampled(reciprocal(distance), distance > 0, normals, lattice_rows(len(distance), TRIANGLES))
+    surface, _ = surfaces(*reduced, tolerance, doubt_of(found))
     known = None if named is None else at_size(named.room, surface.valid.shape)
     return at_size(in_front(surface, known) > 0, distance.shape)
 

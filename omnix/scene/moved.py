@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..pictures.panorama import UNSEEN_GREY, bilinear, check_panorama
 from .build import INVENTED, SKY
-from .frame import Array
+from .frame import Array, reciprocal
 from .raster import first_hits
 from .reading import Model, Piece
 
@@ -49,7 +49,7 @@ def view_from(
     colours = torch.from_numpy(_colours(pieces, hits.face[seen], hits.weights[seen], image))
     panorama = torch.full((*seen.shape, 3), UNSEEN_GREY)
     panorama[torch.from_numpy(seen)] = colours.float()
-    distance = np.divide(1, hits.inverse, out=np.zeros_like(hits.inverse), where=seen)
+    distance = np.where(seen, reciprocal(hits.inverse), 0.0)
     return View(panorama, torch.from_numpy(~seen).float(), torch.from_numpy(distance).float())
 
 

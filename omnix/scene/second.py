@@ -9,7 +9,7 @@ import numpy as np
 
 from .align import AGREE, fit
 from .edges import surfaces
-from .frame import Array
+from .frame import Array, reciprocal
 from .surface import Flags, at_size, resampled
 
 
@@ -48,9 +48,7 @@ def second_of(first: Array, second: Array, hidden: Flags, maps: Mapping[str, Arr
 
 def on_lattice(second: Second, rows: int, tolerance: float) -> Array:
     """Return inverse distances [M, 2 M] where the second panorama is used, its soft edges made steps; 0 elsewhere."""
-    valid = second.distance > 0
-    inverse = np.where(valid, 1 / np.where(valid, second.distance, 1), 0.0)
-    reduced = resampled(inverse, valid, None, rows)
+    reduced = resampled(reciprocal(second.distance), second.distance > 0, None, rows)
     surface, _ = surfaces(*reduced, tolerance)
     return np.where(surface.valid & at_size(second.hidden, surface.valid.shape), surface.inverse, 0.0)
 

@@ -11,7 +11,7 @@ from .behind import UNDER, behind
 from .corners import Corners, corners_of
 from .cuts import DOUBT
 from .edges import surfaces
-from .frame import Array
+from .frame import Array, reciprocal
 from .hierarchy import TooFew, chosen, errors, triangles_of
 from .mesh import Mesh, assemble
 from .second import Second, on_lattice
@@ -67,7 +67,7 @@ def shape_of(
     Cuts are never given up for a lower number of triangles: if they need more, the lattice gets coarser.
     """
     valid = distance > 0
-    inverse = np.where(valid, 1.0 / np.where(valid, distance, 1.0), 0.0)
+    inverse = reciprocal(distance)
     rows = lattice_rows(len(distance), options.triangles)
     coarser, gone = False, np.zeros_like(valid)
     if options.sky and options.cut and picture is not None:

@@ -12,7 +12,7 @@ from ..pictures.glb import Geometry
 from .behind import inpainted
 from .cuts import with_borders
 from .edges import parts_of
-from .frame import Array, directions, pixel_directions
+from .frame import Array, directions, pixel_directions, reciprocal
 from .light import brightness
 from .planes import dotted
 from .surface import Flags, Surface, at_size, within
@@ -54,7 +54,7 @@ def outside(distance: Array, picture: Array) -> Flags:
     The distance of a far wall changes over its width; that of the outside, cut off, does not.
     """
     valid = distance > 0
-    inverse = np.where(valid, 1 / np.where(valid, distance, 1), 0.0)
+    inverse = reciprocal(distance)
     far, found = valid & (distance >= distance.max() * (1 - FAR)), np.zeros_like(valid)
     part, rays = parts_of(far, np.zeros_like(far), np.zeros_like(far[1:])), pixel_directions(*far.shape)
     shown = brightness(picture)
