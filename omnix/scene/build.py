@@ -18,7 +18,7 @@ from .frame import Array, from_gltf, pixel_directions, reciprocal, to_gltf
 from .light import glowing, light_of
 from .material import Textures, encode, encoded, sized, textures_of
 from .mesh import Mesh
-from .objects import covered, objects_of, thin
+from .objects import at_middles, objects_of, thin
 from .report import report, report_on_layers
 from .second import Second, drawn_over
 from .shading import shaded
@@ -80,7 +80,7 @@ def build_scene(
     held = at_size(shape.surface.valid, distance.shape)
     sky = dome_of(held, maps["image"], float(distance.max()) * scale) if options.sky else None
     split = options.objects and options.cut
-    pieces = [*objects_of(mesh, geometry, shape.surface, named)] if split else [("", geometry)]
+    pieces = [*objects_of(geometry, shape.surface, named)] if split else [("", geometry)]
     parts = parts_of_file(pieces, thin(shape.surface), textures, background, sky, options)
     below = height_of(shape) * scale if options.collider or options.origin == FLOOR else 0.0
     if options.collider:
@@ -113,7 +113,7 @@ def parts_of_file(
         if name:
             parts.append(Part(name, piece, replace(material, two_sided=True), OBJECT, glows))
         else:
-            parts.append(Part(SEEN, piece, material, SEEN, glows, covered(piece, strips)))
+            parts.append(Part(SEEN, piece, material, SEEN, glows, at_middles(piece, strips)))
     if background is not None:
         parts.append(Part(BACKGROUND, background[0], encoded(background[1], options.textures), INVENTED))
     if sky is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,6 @@ from ..pictures.glb import Geometry
 from ..pictures.semantics import Named
 from .behind import moved, sides
 from .front import in_front
-from .mesh import Mesh
 from .surface import Flags, Surface, at_size
 
 # At most so many objects, each of at least this share of all pixels; smaller things stay with the room.
@@ -24,7 +24,7 @@ AGREED = 0.5
 THIN = 3
 
 
-def objects_of(mesh: Mesh, geometry: Geometry, surface: Surface, named: Named | None) -> Iterator[tuple[str, Geometry]]:
+def objects_of(geometry: Geometry, surface: Surface, named: Named | None) -> Iterator[tuple[str, Geometry]]:
     """Yield the geometry of the room with an empty name, then that of each object with its own.
 
     Together they have the triangles of the whole, and each keeps its normals.
@@ -33,9 +33,7 @@ def objects_of(mesh: Mesh, geometry: Geometry, surface: Surface, named: Named | 
     parts = in_front(surface, known)
     sizes = np.bincount(parts.ravel())
     kept = [number for number in range(1, len(sizes)) if sizes[number] >= LEAST * parts.size][:MOST]
-    middles = mesh.lattice[mesh.faces].sum(axis=1) // 6
-    rows, columns = np.minimum(middles[:, 0], len(parts) - 1), middles[:, 1] % parts.shape[1]
-    part = np.where(np.isin(parts, kept), parts, 0)[rows, columns]
+    part = at_middles(geometry, np.where(np.isin(parts, kept), parts, 0))
     counted: Counter[str] = Counter()
     for number in np.intersect1d([0, *kept], part):
         if not number:
@@ -70,11 +68,13 @@ def thin(surface: Surface) -> Flags:
     return found
 
 
-def covered(geometry: Geometry, flags: Flags) -> Flags:
-    """Return the triangles [F] whose middle is in one of the pixels [M, N]."""
-    size = np.array(flags.shape[::-1])
-    column, row = np.minimum((geometry.uv[geometry.faces].mean(axis=1) * size).astype(int), size - 1).T
-    return flags[row, column]
+def at_middles(geometry: Geometry, values: NDArray[Any]) -> NDArray[Any]:
+    """Return what pixels [M, N] hold at the middle of each triangle, [F]."""
+    size = np.array(values.shape[::-1])
+    # A middle may lie on a line of the lattice, which rounding must not take to the pixel before it.
+    middles = geometry.uv[geometry.faces].mean(axis=1) * size + 1e-6
+    column, row = np.minimum(middles.astype(int), size - 1).T
+    return values[row, column]
 
 
 def _only(geometry: Geometry, chosen: NDArray[np.bool_]) -> Geometry:
