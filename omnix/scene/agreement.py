@@ -14,6 +14,7 @@ import numpy as np
 from .frame import Array, pixel_directions
 from .noise import noise_of
 from .planes import fitted
+from .shading import unit
 from .surface import Flags
 
 # Rows of the reduced map on which normals are compared, and how many pixels of it, evenly on the sphere.
@@ -73,7 +74,7 @@ def _sampled(inverse: Array, valid: Flags, normals: Array) -> tuple[Array, Array
     step = max(1, len(inverse) // ROWS)
     w, held, mapped = (a[step // 2 :: step, step // 2 :: step] for a in (inverse, valid, normals))
     planes = fitted(w, held, noise_of(w, held).slack())
-    own = _unit(-planes)
+    own = unit(-planes)
     # The depth of a plane that is seen edge-on hardly determines its normal.
     flat = held & (_bend(own) < 0.1) & (-(own * pixel_directions(*w.shape)).sum(axis=-1) > 0.2)
     smooth = flat & (_bend(mapped) < 0.1) & ((mapped**2).sum(axis=-1) > 0.25)
@@ -81,7 +82,7 @@ def _sampled(inverse: Array, valid: Flags, normals: Array) -> tuple[Array, Array
     rows = (np.arccos(1 - 2 * chance.random(SAMPLES)) / np.pi * len(w)).astype(int)
     columns = chance.integers(0, w.shape[1], SAMPLES)
     chosen = smooth[rows, columns]
-    return own[rows, columns][chosen], _unit(mapped[rows, columns][chosen]), float(flat[rows, columns].mean())
+    return own[rows, columns][chosen], unit(mapped[rows, columns][chosen]), float(flat[rows, columns].mean())
 
 
 def _bend(vectors: Array) -> Array:
@@ -147,7 +148,3 @@ def _angle(rotation: Array) -> float:
 def _about_vertical(degrees: float) -> Array:
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     return np.array([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
-
-
-def _unit(vectors: Array) -> Array:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
