@@ -15,7 +15,7 @@ from .edges import parts_of
 from .frame import Array, directions, pixel_directions, reciprocal
 from .light import brightness
 from .planes import dotted
-from .surface import Flags, Surface, at_size, within
+from .surface import Flags, Surface, at_size, nearest_pixels, within
 from .walls import through
 
 # Rows of the dome's grid; it reaches so many degrees behind the surfaces round it, and so far beyond the scene.
@@ -38,12 +38,9 @@ def dome_of(valid: Flags, picture: Array, farthest: float) -> tuple[Geometry, Ar
     """
     if (~valid).mean() < LEAST:
         return None
-    height, width = valid.shape
+    height = len(valid)
     shown = within(~valid, max(1, round(REACH / 180 * height)))
-    rows, columns = np.arange(ROWS), np.arange(2 * ROWS)
-    cells = shown[
-        np.ix_(((rows + 0.5) * height / ROWS).astype(int), ((columns + 0.5) * width / (2 * ROWS)).astype(int))
-    ]
+    cells = shown[np.ix_(*nearest_pixels(height, ROWS))]
     behind = within(valid, 1)
     return _grid(cells, BEYOND * farthest), inpainted(picture, behind if not behind.all() else valid)
 
