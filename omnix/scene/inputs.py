@@ -72,8 +72,7 @@ def normals_in_frame(normals: Tensor, depth: Tensor) -> Tensor:
 
     ValueError if sizes differ, or if the two contradict each other.
     """
-    if normals.shape[:3] != depth.shape:
-        raise ValueError(f"The image is {_size(normals)} but the depth is {_size(depth)}; make size and batch equal.")
+    check_sizes({"image": normals}, depth)
     turned = [_in_frame(pixels_of("normal", one[None]), distances_alone(far)[0]) for one, far in zip(normals, depth)]
     return torch.from_numpy(np.stack(turned)).to(normals) * 0.5 + 0.5
 
