@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from scipy.spatial.transform import Rotation
 
 from ..pictures.glb import FLOAT, JSON_CHUNK, MAGIC, TYPES, UNSIGNED_INT, UNSIGNED_SHORT
 from .frame import Array
@@ -83,16 +84,9 @@ def _placed(document: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Array]]:
 def _matrix(node: dict[str, Any]) -> Array:
     if "matrix" in node:
         return np.array(node["matrix"], dtype=float).reshape(4, 4).T
-    x, y, z, w = node.get("rotation", (0, 0, 0, 1))
-    turn = np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
-    )
+    turn = Rotation.from_quat(node.get("rotation", (0, 0, 0, 1)))
     found = np.eye(4)
-    found[:3, :3] = turn * node.get("scale", (1, 1, 1))
+    found[:3, :3] = turn.as_matrix() * node.get("scale", (1, 1, 1))
     found[:3, 3] = node.get("translation", (0, 0, 0))
     return found
 
