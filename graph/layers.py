@@ -87,7 +87,7 @@ class OmniXForeground(io.ComfyNode):
         check_inputs(cls, "depth", "normal", "semantic")
         given = {"image": image, "normal": normal, "semantic": semantic}
         images = {name: pixels for name, pixels in given.items() if pixels is not None}
-        made = masked(images, depth, None, COLOURS, grow, tolerance)
+        made = masked(images, depth, COLOURS, grow, tolerance)
         return io.NodeOutput(made.panorama, made.mask, "\n".join(made.reports))
 
 

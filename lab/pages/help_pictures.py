@@ -161,7 +161,7 @@ def layered(room: Room, empty: Room) -> dict[str, dict[str, Tensor]]:
 
     image, rgb = torch.from_numpy(room.rgb)[None], torch.from_numpy(empty.rgb)[None]
     first, second = (torch.from_numpy(each.distance)[None] for each in (room, empty))
-    grey = masked({"image": image, "normal": normals_of(room)}, first, None, {}, GROWN, Options().tolerance)
+    grey = masked({"image": image, "normal": normals_of(room)}, first, {}, GROWN, Options().tolerance)
     layers = layers_behind({"image": rgb}, second, first, grey.mask, leave_out=False)
     scenes = [*(build_of(room, given) for given in (None, layers[0]))]
     views = [torch.from_numpy(seen_from(each, ASIDE, *LOOKS, (WIDTH, HEIGHT)))[None].float() for each in scenes]

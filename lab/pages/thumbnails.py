@@ -107,7 +107,7 @@ def scene_of(room: Room) -> Tensor:
 def front_of(room: Room) -> Tensor:
     """Show the room with its furniture in grey."""
     given = {"image": torch.from_numpy(room.rgb)[None]}
-    return masked(given, torch.from_numpy(room.distance)[None], None, {}, GROWN, Options().tolerance).panorama[0]
+    return masked(given, torch.from_numpy(room.distance)[None], {}, GROWN, Options().tolerance).panorama[0]
 
 
 def beside(picture: Tensor, small: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from .checks import check_depth
 from .edges import surfaces
 from .frame import Array, reciprocal, to_gltf
 from .front import in_front
-from .inputs import check_sizes, distances, maps_of
+from .inputs import check_sizes, maps_of
 from .second import Second, second_of
 from .surface import Flags, at_size, lattice_rows, resampled, within
 
@@ -35,21 +35,18 @@ class Masked(NamedTuple):
 
 def masked(
     images: Mapping[str, Tensor],
-    depth: Tensor | None,
-    geometry: Mapping[str, Any] | None,
+    depth: Tensor,
     colours: Mapping[str, Colour],
     grow: int,
     tolerance: float,
 ) -> Masked:
     """Return panoramas whose parts in front of the room are grey, as image_to_pano was trained.
 
-    images: "image" and perhaps "normal" and "semantic", [B, H, W, >=3], colours the names in that; depth or geometry as
-    in `inputs.distances`.
+    images: "image" and perhaps "normal" and "semantic", [B, H, W, >=3], colours the names in that; depth [B, H, W].
     """
-    distance = distances(depth, geometry)
-    check_sizes(images, distance)
+    check_sizes(images, depth)
     flags = []
-    for index, one in enumerate(distance):
+    for index, one in enumerate(depth):
         maps, shows = maps_of(images, index, colours)
         known = distances_alone(one)[0].cpu().double().numpy()
         flags.append(within(front_of(known, maps, shows, tolerance), grow))
