@@ -40,7 +40,7 @@ def legend(kind: str) -> str:
 def views(kind: str, prediction: Array, truth: Array) -> tuple[Array, Array]:
     """Draw a prediction and its truth, depth in grey from the truth's 2nd to its 98th percentile after alignment."""
     if kind == "semantic":
-        return _of_codes(prediction), _of_codes(truth)
+        return semantic.colours(prediction) / 255, semantic.colours(truth) / 255
     if kind == "depth":
         return _depths(prediction, truth)
     if kind == "normal":
@@ -61,10 +61,6 @@ def _depths(prediction: Array, truth: Array) -> tuple[Array, Array]:
 def _coloured(values: Array) -> Array:
     three = values if values.ndim == 3 else np.repeat(values[..., None], 3, axis=-1)
     return np.where(np.isnan(three), NONE, np.clip(three, 0, 1))
-
-
-def _of_codes(labels: Array) -> Array:
-    return np.stack([labels >> 16, labels >> 8 & 255, labels & 255], axis=-1) / 255
 
 
 FURTHEST_CHANNELS = 0.05
