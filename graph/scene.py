@@ -13,8 +13,8 @@ from ..omnix.scene import Options, Scene
 from ..omnix.scene.inputs import each_scene
 from .layers import COLOURS, BackgroundLayer
 from .lineage import HIDDEN, check_inputs
+from .maps import MogeGeometry
 
-MogeGeometry = io.Custom("MOGE_GEOMETRY")
 TEXTURES = {
     "albedo": "Base colour; without it the panorama itself is shown, unlit.",
     "normal": "World normals, from OmniX Normal (OpenGL). The node turns them to fit the depth, or leaves them out if "
