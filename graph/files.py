@@ -42,9 +42,9 @@ _POSTED: ContextVar[Mapping[str, Any]] = ContextVar("the graph that is being che
 
 def remember_posted_graphs() -> None:
     """Make the host's server remember each posted graph, for the checks of the same request only."""
-    server = _server()
-    if hasattr(server, "add_on_prompt_handler"):
-        server.add_on_prompt_handler(note_posted)
+    host = server()
+    if hasattr(host, "add_on_prompt_handler"):
+        host.add_on_prompt_handler(note_posted)
 
 
 def note_posted(message: dict[str, Any]) -> dict[str, Any]:
@@ -62,7 +62,8 @@ def posted_input(node: str | None, name: str, default: Any = None) -> Any:
     return None if isinstance(value, list) else value
 
 
-def _server() -> Any:
+def server() -> Any:
+    """Return the host's server; None in a script without one."""
     return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
 
 
@@ -73,9 +74,9 @@ def hidden(node: type[Any], name: str) -> Any:
 
 def say(text: str, node: str | None) -> None:
     """Show a line of text on a node while its graph runs; does nothing without a server that can show it."""
-    server = _server()
-    if node is not None and hasattr(server, "send_progress_text"):
-        server.send_progress_text(text, node)
+    host = server()
+    if node is not None and hasattr(host, "send_progress_text"):
+        host.send_progress_text(text, node)
 
 
 LONGEST_NAME, LONGEST_PART = 500, 200

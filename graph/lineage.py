@@ -18,6 +18,7 @@ from comfy_api.latest import io
 from ..omnix.pictures import semantics
 from ..omnix.pictures.maps import MAPS
 from ..omnix.runtime.tasks import TASKS
+from .files import hidden
 
 HIDDEN = (io.Hidden.prompt, io.Hidden.unique_id)
 """The hidden inputs that a node needs to call `check_map` or `check_inputs`. (The host appends to the list it gets.)"""
@@ -151,9 +152,8 @@ def _refusal(title: str, name: str, wanted: str, shows: str) -> ValueError:
 
 
 def _given(node: type[io.ComfyNode]) -> tuple[Prompt, str]:
-    hidden = getattr(node, "hidden", None)
-    prompt, unique_id = getattr(hidden, "prompt", None), getattr(hidden, "unique_id", None)
-    return (prompt if isinstance(prompt, Mapping) else {}), str(unique_id)
+    prompt = hidden(node, "prompt")
+    return (prompt if isinstance(prompt, Mapping) else {}), str(hidden(node, "unique_id"))
 
 
 def shown(prompt: Prompt, node: str, name: str) -> str | None:
@@ -180,8 +180,8 @@ def _of_way(prompt: Prompt, way: Sequence[str]) -> str | None:
         return EMPTY
     if kinds[-1] in _BASES:
         return GENERATED if all(kind in _PLAIN for kind in kinds[:-1]) else None
-    task = _inputs(prompt, way[-1]).get("task") if kinds[-1] == _ADAPTERS else None
-    if not isinstance(task, str) or task not in TASKS:
+    task = _task(prompt, way)
+    if task not in TASKS:
         return None
     return _TARGETS.get(TASKS[task].target, TASKS[task].target)
 
@@ -198,8 +198,12 @@ def _named(file: Any) -> str | None:
 def task_of_picture(prompt: Prompt, node: str, name: str) -> str | None:
     """Return the task whose adapters made the picture at a node's input; None if the graph doesn't say."""
     origin = _origin(prompt, node, name)
-    *_, last = [None, *_way(prompt, origin.node)] if origin is not None else [None]
-    task = _inputs(prompt, last).get("task") if last is not None and _kind(prompt, last) == _ADAPTERS else None
+    return None if origin is None else _task(prompt, [*_way(prompt, origin.node)])
+
+
+def _task(prompt: Prompt, way: Sequence[str]) -> str | None:
+    """Return the task of the adapters at the end of a way, if there are any."""
+    task = _inputs(prompt, way[-1]).get("task") if way and _kind(prompt, way[-1]) == _ADAPTERS else None
     return task if isinstance(task, str) else None
 
 

@@ -7,9 +7,9 @@ OmniXOlderGraph, which refuses the graph before anything is sampled.
 
 from __future__ import annotations
 
-import sys
-
 from comfy_api.latest import ComfyAPI, io
+
+from .files import server
 
 PREFIX = "OmniX_PanoPerception_"
 # Older node -> (the workflow that replaces it, its number of image outputs)
@@ -77,6 +77,6 @@ def replacements() -> list[io.NodeReplace]:
 
 async def register_replacements() -> None:
     """Register the replacements with the host's server; a script that loads the pack has no server and no graphs."""
-    if hasattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance"):
+    if server() is not None:
         for replacement in replacements():
             await ComfyAPI().node_replacement.register(replacement)
