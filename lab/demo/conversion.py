@@ -6,6 +6,9 @@ import logging
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +66,11 @@ def load_all(folder: Path) -> None:
             ("bypassed", comfy.sd.load_bypass_lora_for_models),
         ):
             started = time.perf_counter()
-            warnings = Warnings()
-            with warnings:
+            with counted_warnings() as warnings:
                 patched = load(model, None, state, 1.0, 0.0)[0]
             layers = len(patched.patches) if name == "merged" else bypassed_layers(patched)
             seconds = time.perf_counter() - started
-            counts = f"{layers} of {len(state) // 2} layers, {warnings.count} warnings, {seconds:.2f} s"
+            counts = f"{layers} of {len(state) // 2} layers, {len(warnings)} warnings, {seconds:.2f} s"
             print(f"{short(path)}: {name}: {counts}")
 
 
@@ -93,20 +95,13 @@ def bypassed_layers(patched: Any) -> int:
     return count
 
 
-class Warnings(logging.Handler):
-    """Count the host's warnings inside this context."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.count = 0
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Count one."""
-        self.count += 1
-
-    def __enter__(self) -> Warnings:
-        logging.getLogger().addHandler(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        logging.getLogger().removeHandler(self)
+@contextmanager
+def counted_warnings() -> Iterator[list[logging.LogRecord]]:
+    """Collect the host's warnings inside this context."""
+    handler = MemoryHandler(0)
+    handler.setLevel(logging.WARNING)
+    logging.getLogger().addHandler(handler)
+    try:
+        yield handler.buffer
+    finally:
+        logging.getLogger().removeHandler(handler)
