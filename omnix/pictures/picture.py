@@ -36,14 +36,6 @@ class Loaded(NamedTuple):
     words: str
 
 
-def read_picture(path: Path) -> Picture:
-    """Read the first frame of a picture file.  Raises ValueError if it is incomplete, OSError if it is missing."""
-    source = decoded(path, read_header(path))
-    values = source.rows(0, source.height)
-    _check_numbers(path.name, values)
-    return _picture(values)
-
-
 def load_panorama(path: Path, most: int, fit: str = DEFAULT, field: float = 0.0) -> Loaded:
     """Read a picture as a panorama, resized to the height to work at (see `working_height`).
 
@@ -116,7 +108,7 @@ def working_height(height: int, most: int) -> int:
 def reduced(source: Source, place: Place, height: int) -> Tensor:
     """Return the used part of a picture [h, w, C], at the scale of a panorama of this height.
 
-    Works like `resized`, but in blocks of rows: first across, then down.
+    Bicubic and antialiased, in blocks of rows: first across, then down. The filter sees across the seam.
     """
     scale = 2 * height / place.sphere_width
     rows = height if place.whole else max(1, round(place.height * scale))
@@ -128,13 +120,6 @@ def reduced(source: Source, place: Place, height: int) -> Tensor:
         block = source.rows(place.top + first, place.top + end)[:, place.left : place.left + place.width]
         narrow[first:end] = _scaled(block, 1, columns, place.around)
     return _scaled(narrow, 0, rows, False).clamp(0, 1)
-
-
-def resized(values: Tensor, height: int) -> Tensor:
-    """Resize a panorama [H, W, C] to [height, 2 * height, C]: bicubic, antialiased; the filter sees across the seam."""
-    if values.shape[:2] == (height, 2 * height):
-        return values
-    return _scaled(_scaled(values, 1, 2 * height, True), 0, height, False).clamp(0, 1)
 
 
 def _scaled(values: Tensor, side: int, size: int, around: bool) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from comfyui_omnix.omnix.pictures import decode, exr, header, picture
 from comfyui_omnix.omnix.runtime import save
 from PIL import Image, ImageCms, ImageFile, ImageOps
+from whole import read_picture
 
 ROOT = Path(__file__).resolve().parents[2]
 HEIGHT, WIDTH = 32, 64
@@ -27,7 +28,7 @@ def pixels() -> Any:
 
 
 def shown(path: Path) -> Any:
-    return np.round(picture.read_picture(path).colours.numpy() * 255)
+    return np.round(read_picture(path).colours.numpy() * 255)
 
 
 def png_bomb(path: Path, height: int, width: int) -> Path:
@@ -222,7 +223,7 @@ def test_a_profile_is_applied_to_16_bits(tmp_path: Path, pixels: Any, kind: str)
     assert output.open(str(path), spec) and output.write_image(pixels.astype(np.uint16) * 257) and output.close()
     done = ImageCms.profileToProfile(Image.fromarray(pixels), io.BytesIO(icc), ImageCms.createProfile("sRGB"))
     assert done is not None
-    assert np.abs(picture.read_picture(path).colours.numpy() * 255 - np.asarray(done)).max() < 1.01
+    assert np.abs(read_picture(path).colours.numpy() * 255 - np.asarray(done)).max() < 1.01
 
 
 def test_grey_and_cmyk_profiles_and_one_that_is_none(tmp_path: Path, pixels: Any) -> None:
@@ -261,7 +262,7 @@ def exr_file(path: Path, channels: list[str], kind: Any = OpenImageIO.FLOAT) -> 
 @pytest.mark.parametrize("kind", [OpenImageIO.FLOAT, OpenImageIO.HALF])
 def test_the_channels_of_an_exr_are_chosen_by_name(tmp_path: Path, channels: list[str], chosen: Any, kind: Any) -> None:
     values = exr_file(tmp_path / "p.exr", channels, kind)
-    colours, opacity = picture.read_picture(tmp_path / "p.exr")
+    colours, opacity = read_picture(tmp_path / "p.exr")
     expected = torch.from_numpy(np.stack([values[name] for name in chosen[:3]], axis=-1))
     assert torch.allclose(colours, decode.encode_srgb(expected), atol=1e-6)
     clear = torch.from_numpy(values[chosen[3]]) if len(chosen) == 4 else torch.ones(HEIGHT, WIDTH)
@@ -300,7 +301,7 @@ def test_integers_and_other_parts_of_an_exr(tmp_path: Path) -> None:
     assert output.open(path, specs[1], "AppendSubimage") and output.write_image(noise[1]) and output.close()
     with (tmp_path / "p.exr").open("rb") as file:
         assert exr.picture_layer(file).part == 1
-    got = picture.read_picture(tmp_path / "p.exr").colours
+    got = read_picture(tmp_path / "p.exr").colours
     assert torch.allclose(got, decode.encode_srgb(torch.from_numpy(noise[1])), atol=1e-6)
 
 
@@ -315,7 +316,7 @@ def test_the_primaries_of_an_exr_are_those_of_srgb_in_the_end(tmp_path: Path) ->
     assert output.open(path, spec) and output.write_image(values) and output.close()
     published = np.array([[1.70505, -0.62179, -0.08326], [-0.13026, 1.14080, -0.01055], [-0.02400, -0.12897, 1.15297]])
     expected = decode.encode_srgb(torch.from_numpy(values @ published.T))
-    got = picture.read_picture(tmp_path / "p.exr").colours.double()
+    got = read_picture(tmp_path / "p.exr").colours.double()
     assert (got[0, 0] > 0.9999).all()
     assert torch.allclose(got[1:], expected[1:], atol=1e-3)
 
@@ -331,7 +332,7 @@ def test_a_tiff_of_floats_is_linear_light(tmp_path: Path, channels: int, packing
     path = str(tmp_path / "p.tif")
     output = OpenImageIO.ImageOutput.create(path)
     assert output.open(path, spec) and output.write_image(values) and output.close()
-    colours, opacity = picture.read_picture(tmp_path / "p.tif")
+    colours, opacity = read_picture(tmp_path / "p.tif")
     light = torch.from_numpy(np.repeat(values, 3, -1) if channels == 1 else values[..., :3])
     assert torch.allclose(colours, decode.encode_srgb(light), atol=1e-6)
     assert torch.allclose(opacity, torch.from_numpy(values[..., 3]) if channels == 4 else torch.ones(HEIGHT, WIDTH))
@@ -374,7 +375,7 @@ def test_a_cut_file_is_known_by_its_header(tmp_path: Path, pixels: Any, ending: 
     assert header.read_header(path)[1:3] == (HEIGHT, WIDTH)
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="the file is damaged or is not a picture"):
-        (picture.read_picture if ending == "hdr" else header.read_header)(path)
+        (read_picture if ending == "hdr" else header.read_header)(path)
     assert os.path.getsize(path)
 
 

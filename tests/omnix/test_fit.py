@@ -11,6 +11,7 @@ import pytest
 import torch
 from comfyui_omnix.omnix.pictures import fit, gpano, header, layouts, picture
 from PIL import Image
+from whole import read_picture
 
 GREY = 127.5 / 255
 XMP = b"http://ns.adobe.com/xap/1.0/\0"
@@ -341,7 +342,7 @@ def test_a_file_is_resized_as_a_whole_picture_would_be(tmp_path: Path, monkeypat
     """In blocks of rows, across first: the same as one filter over the floats of the whole picture."""
     path = put(tmp_path / "p.png", noise(250, 500))
     monkeypatch.setattr(picture, "BLOCK", 7 * 500)
-    whole = picture.read_picture(path).colours
+    whole = read_picture(path).colours
     batch = whole.permute(2, 0, 1)[None]
     filtered = torch.nn.functional.interpolate(batch, (96, 192), mode="bicubic", antialias=True, align_corners=False)
     colours, _, _ = loaded(path, 96)

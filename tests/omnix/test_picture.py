@@ -13,11 +13,12 @@ import OpenImageIO
 import pytest
 import torch
 from comfyui_omnix.lab.pages import sample
-from comfyui_omnix.omnix.pictures import exr, fit, picture
+from comfyui_omnix.omnix.pictures import decode, exr, fit, picture
 from comfyui_omnix.omnix.runtime import save
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from whole import read_picture
 
 ROOT = Path(__file__).resolve().parents[2]
 HEIGHT, WIDTH = 16, 32
@@ -50,7 +51,7 @@ def test_eight_bits_are_read_exactly(tmp_path: Path, values: Any, mode: str, cha
         mode, channels = "L", 1
     pixels = as8(values[..., :channels])
     Image.fromarray(pixels[..., 0] if channels == 1 else pixels, mode).save(tmp_path / f"p.{ending}")
-    colours, opacity = picture.read_picture(tmp_path / f"p.{ending}")
+    colours, opacity = read_picture(tmp_path / f"p.{ending}")
     expected = pixels[..., :3] if channels >= 3 else np.repeat(pixels[..., :1], 3, -1)
     assert np.array_equal(np.round(colours.numpy() * 255), expected)
     clear = pixels[..., -1] if channels in (2, 4) else np.full((HEIGHT, WIDTH), 255)
@@ -61,7 +62,7 @@ def test_a_palette_and_black_and_white_are_read(tmp_path: Path, values: Any) -> 
     for mode in ("P", "1"):
         image = Image.fromarray(as8(values[..., :3])).convert(mode)
         image.save(tmp_path / "p.png")
-        colours, opacity = picture.read_picture(tmp_path / "p.png")
+        colours, opacity = read_picture(tmp_path / "p.png")
         assert np.array_equal(np.round(colours.numpy() * 255), np.asarray(image.convert("RGB")))
         assert bool((opacity == 1).all())
 
@@ -69,10 +70,10 @@ def test_a_palette_and_black_and_white_are_read(tmp_path: Path, values: Any) -> 
 def test_sixteen_bits_keep_all_of_them(tmp_path: Path, values: Any) -> None:
     grey = np.round(values[..., 0] * 65535).astype(np.uint16)
     Image.fromarray(grey).save(tmp_path / "p.png")
-    colours, _ = picture.read_picture(tmp_path / "p.png")
+    colours, _ = read_picture(tmp_path / "p.png")
     assert np.array_equal(np.round(colours.numpy().astype(np.float64) * 65535), np.repeat(grey[..., None], 3, -1))
     (tmp_path / "rgb.png").write_bytes(save.encoded(torch.from_numpy(values[..., :3]), save.PNG16))
-    colours, _ = picture.read_picture(tmp_path / "rgb.png")
+    colours, _ = read_picture(tmp_path / "rgb.png")
     assert np.abs(colours.numpy() - values[..., :3]).max() <= 0.5 / 65535 + 1e-7
 
 
@@ -81,7 +82,7 @@ def test_linear_light_becomes_srgb_and_ends_at_one(tmp_path: Path, values: Any, 
     channels = {"gbrpf32le": 3, "grayf32le": 1, "gbrapf32le": 4}[kind]
     light = values[..., :channels] * np.float32(1.5) - np.float32(0.1)
     path = linear(tmp_path / "p.exr", light[..., 0] if channels == 1 else light, kind)
-    colours, opacity = picture.read_picture(path)
+    colours, opacity = read_picture(path)
     cut = np.repeat(light, 3, -1).clip(0, 1) if channels == 1 else light[..., :3].clip(0, 1)
     curve = np.where(cut <= 0.0031308, cut * 12.92, 1.055 * np.maximum(cut, 1e-9) ** (1 / 2.4) - 0.055)
     assert np.abs(colours.numpy() - curve).max() < 1e-5
@@ -92,7 +93,7 @@ def test_no_numbers_are_refused(tmp_path: Path, values: Any) -> None:
     values[3, 4, 1] = np.nan
     path = linear(tmp_path / "p.exr", values[..., :3].copy(), "gbrpf32le")
     with pytest.raises(ValueError, match=r"p\.exr: the file contains NaN or infinite values"):
-        picture.read_picture(path)
+        picture.load_panorama(path, HEIGHT)
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp", "tiff", "bmp", "gif", "avif"])
@@ -100,10 +101,10 @@ def test_half_a_file_is_refused(tmp_path: Path, ending: str) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (64, 128, 3), dtype=np.uint8)
     whole = tmp_path / f"p.{ending}"
     Image.fromarray(noise).save(whole)
-    assert picture.read_picture(whole).opacity.shape == (64, 128)
+    assert read_picture(whole).opacity.shape == (64, 128)
     whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     with pytest.raises(ValueError, match="the file is damaged or is not a picture"):
-        picture.read_picture(whole)
+        read_picture(whole)
 
 
 def openexr(path: Path, values: Any, compression: str, tile: int) -> Path:
@@ -126,13 +127,13 @@ def test_a_part_of_an_exr_is_refused(tmp_path: Path, compression: str, tile: int
     """Wherever it ends: PyAV alone takes most of these for a whole."""
     noise = np.random.default_rng(1).random((64, 128, 3)).astype(np.float32)
     whole = openexr(tmp_path / "p.exr", noise, compression, tile)
-    assert picture.read_picture(whole).opacity.shape == (64, 128)
+    assert read_picture(whole).opacity.shape == (64, 128)
     data = whole.read_bytes()
     assert is_whole(data)
     assert not any(is_whole(data[:size]) for size in [*range(8, len(data), 101), len(data) - 1])
     whole.write_bytes(data[: len(data) // 2])
     with pytest.raises(ValueError, match=r"p\.exr: the file is damaged or is not a picture"):
-        picture.read_picture(whole)
+        read_picture(whole)
 
 
 BLOCKS = 4  # of 16 rows each, in 64 rows compressed by zip
@@ -158,7 +159,7 @@ def test_an_exr_of_several_parts_and_one_never_finished(tmp_path: Path) -> None:
 def test_no_picture_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "p.png").write_bytes(content)
     with pytest.raises(ValueError, match=r"p\.png: the file is damaged or is not a picture"):
-        picture.read_picture(tmp_path / "p.png")
+        read_picture(tmp_path / "p.png")
 
 
 @given(st.integers(16, 9000), st.integers(8, 9000))
@@ -180,16 +181,22 @@ def test_rounding_is_allowed(height: int, width: int) -> None:
     fit.check_picture("a.png", height, width)
 
 
+def resized(values: torch.Tensor, height: int) -> torch.Tensor:
+    """Bring a whole panorama [250, 500, C] to another height, as a file of it."""
+    source = decode.Source(250, 500, values.shape[-1], lambda first, end: values[first:end])
+    return picture.reduced(source, fit.Place(0, 0, 250, 500, 500), height)
+
+
 def test_resizing_keeps_the_whole_and_sees_across_the_seam() -> None:
     rng = np.random.default_rng(2)
     values = torch.from_numpy(rng.random((250, 500, 3)).astype(np.float32))
-    small = picture.resized(values, 248)
+    small = resized(values, 248)
     assert small.shape == (248, 496, 3)
-    assert picture.resized(values, 250) is values
-    turned = picture.resized(values.roll(250, dims=1), 248)
+    assert torch.equal(resized(values, 250), values)
+    turned = resized(values.roll(250, dims=1), 248)
     assert torch.allclose(turned, small.roll(248, dims=1), atol=1e-5)
     ramp = torch.linspace(0, 1, 500)[None, :, None].expand(250, 500, 1)
-    assert torch.allclose(picture.resized(ramp, 120)[:, 10:-10, 0], torch.linspace(0, 1, 240)[10:-10], atol=3e-3)
+    assert torch.allclose(resized(ramp, 120)[:, 10:-10, 0], torch.linspace(0, 1, 240)[10:-10], atol=3e-3)
 
 
 def test_what_is_saved_is_read_back_and_says_what_it_is() -> None:
