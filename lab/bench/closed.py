@@ -78,12 +78,12 @@ def open_share(maps: Maps, mapped: bool) -> float:
     from rays import covered
 
     from ...omnix.scene import Options, build_scene
+    from ...omnix.scene.shape import solid_angle
 
     pictures = {"image": np.full((*maps.distance.shape, 3), 0.5, dtype=np.float32)}
     options = Options(camera_height=0, triangles=maps.triangles, background=False)
     scene = build_scene(maps.distance, pictures | ({"normal": maps.normal} if mapped else {}), options)
-    edges = np.sin(np.linspace(np.pi / 2, -np.pi / 2, len(maps.distance) + 1))
-    held = float(((maps.distance > 0).mean(axis=1) * (edges[:-1] - edges[1:])).sum() / 2)
+    held = solid_angle(maps.distance > 0)
     return round(held - covered(scene.geometry.positions, scene.geometry.faces), 6) + 0.0
 
 

@@ -93,7 +93,7 @@ def shape_of(
         raise ValueError("Nothing is left of the depth after the cuts; raise tolerance, or turn cut off.")
     cut = _beside_cuts(corners)
     parts = cut, given, ~at_size(valid, surface.valid.shape), gone
-    beside, moved, missing, endless = (_solid_angle(part) for part in parts)
+    beside, moved, missing, endless = (solid_angle(part) for part in parts)
     return Shape(mesh, rows, error, beside, moved, missing, endless, coarser, surface)
 
 
@@ -117,7 +117,7 @@ def layer_behind(shape: Shape, options: Options, second: Second | None = None) -
     if found is None:
         return None
     mesh = _mesh_behind(found.surface, shape.surface, options)
-    shares = _solid_angle(found.invented), _solid_angle(found.drawn)
+    shares = solid_angle(found.invented), solid_angle(found.drawn)
     return Layer(mesh, found.invented, found.border, found.drawn, *shares) if len(mesh.faces) else None
 
 
@@ -164,7 +164,7 @@ def _beside_cuts(corners: Corners) -> NDArray[np.bool_]:
     return beside
 
 
-def _solid_angle(pixels: NDArray[np.bool_]) -> float:
+def solid_angle(pixels: NDArray[np.bool_]) -> float:
     """Return the solid angle of pixels [M, N] as a share of the sphere."""
     edges = np.sin(np.linspace(np.pi / 2, -np.pi / 2, len(pixels) + 1))
     return float((pixels.mean(axis=1) * (edges[:-1] - edges[1:])).sum() / 2)
