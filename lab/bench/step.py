@@ -28,10 +28,10 @@ MB = 1e6
 Clock = Callable[[], float]
 CLOCKS: Mapping[str, Clock] = {"wall": time.perf_counter, "process": time.process_time}
 COLUMNS = (
-    *("weights", "streams", "panorama", "tokens"),
+    *("weights", "streams", "panorama"),
     *("a ours, s", "b floor, s", "c reference, s", "d no adapters, s"),
     *("a/b", "a/c", "a/d"),
-    *("adapters, MB", "peak a, MB", "peak b, MB", "peak c, MB", "a / (b + adapters)"),
+    *("adapters, MB", "peak a, MB", "peak b, MB", "peak c, MB"),
 )
 
 
@@ -182,15 +182,12 @@ def row(bench: Bench, weights: str, facts: Mapping[str, Any]) -> list[str]:
     height, width = bench.conditions[0].shape[-2] * 8, bench.conditions[0].shape[-1] * 8
     adapters = sum(tensor.nbytes for tensor in bench.adapters.weights.parameters())
     ratios = [statistics.median(x / y for x, y in zip(seconds["a"], seconds[way])) for way in "bcd"]
-    held = sum(tensor.nbytes for tensor in bench.flux.parameters())
-    share = (held + adapters + peaks["a"]) / (held + adapters + peaks["b"])
     return [
-        *(weights, str(bench.streams), f"{height}x{width}", str(bench.tokens)),
+        *(weights, str(bench.streams), f"{height}x{width}"),
         *(f"{statistics.median(seconds[way]):.3f}" for way in "abcd"),
         *(f"{ratio:.3f}" for ratio in ratios),
         f"{adapters / MB:.1f}",
         *(f"{peaks[way] / MB:.1f}" for way in "abc"),
-        f"{share:.3f}",
         *compiled_cells(seconds),
     ]
 
