@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -126,12 +126,6 @@ def _module(name: str, rows: Rows, layer: LowRank) -> str:
     geometry = Geometry(hidden, 4 * hidden)
     part = next((p for p in fused.parts if first_row(fused, p).of(geometry) == rows.start), fused.parts[0])
     return numbered(fused.block, number) + part.name
-
-
-def factor_count(adapters: Mapping[str, AdapterWeights] | Sequence[nn.Module]) -> int:
-    """Count the numbers that are trained."""
-    modules = adapters.values() if isinstance(adapters, Mapping) else adapters
-    return sum(factor.numel() for module in modules for factor in module.parameters())
 
 
 @contextmanager

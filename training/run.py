@@ -15,10 +15,9 @@ from tqdm.auto import tqdm
 from ..converters import AdapterError
 from ..converters.files.header import read_header
 from ..converters.lora.layout import FLUX_1, Geometry
-from ..omnix.runtime.low_rank import AdapterWeights
 from ..omnix.runtime.tasks import TEXT_ROWS
 from . import data
-from .adapters import factor_count, fresh
+from .adapters import fresh
 from .config import PIXELS_PER_TOKEN, Config, Plan, TrainingError, check, note, plans, precision_on, size_of
 from .engine import Result, train
 from .latents import Cache, Cached, encoded
@@ -209,17 +208,12 @@ def geometry_of_file(path: Path) -> Geometry | None:
     return Geometry(first.shape[0], 4 * first.shape[0], counts.get(False, 0), counts.get(True, 0))
 
 
-def shapes(config: Config, geometry: Geometry) -> AdapterWeights:
-    """Return one stream's layers of a run, at their real size."""
-    return fresh(geometry, config.modules, config.rank, config.alpha, config.seed)
-
-
 def lines(config: Config, one: Order, model: Path | None) -> Iterator[str]:
     """Yield one line for each setting and each need of a run."""
     plan, split = one.plan, one.split
     geometry = (geometry_of_file(model) if model else None) or FLUX_1
-    streams, layers = len(plan.streams), shapes(config, geometry)
-    numbers = streams * factor_count([layers])
+    streams, layers = len(plan.streams), fresh(geometry, config.modules, config.rank, config.alpha, config.seed)
+    numbers = streams * sum(factor.numel() for factor in layers.parameters())
     modules = sum(len(layer.rows) for layer in layers.by_name().values())
     height, width = size_of(config)
     image = (height // PIXELS_PER_TOKEN) * ((width // 8 + config.seam_columns) // 2)
