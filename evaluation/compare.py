@@ -193,7 +193,7 @@ def fitted(name: str, prediction: Array, truth: Array) -> Align:
     return ALIGNMENTS[name].fit(prediction, truth) if prediction.size else np.asarray
 
 
-def error_picture(kind: str, prediction: Array, truth: Array, alignment: str = "scale_by_median") -> Array:
+def error_picture(kind: str, prediction: Array, truth: Array, alignment: str) -> Array:
     """Return the error of each pixel [H, W], NaN where invalid: relative (depth), degrees, difference, 1 = wrong."""
     check_sizes(prediction, truth)
     way = KINDS[kind]
