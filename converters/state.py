@@ -13,7 +13,7 @@ from .errors import AdapterError
 from .files.header import DTYPE_BYTES, Entry
 from .files.reading import Reader, rows_of
 from .files.slab import Slab
-from .fusing.arithmetic import DTYPES, INTEGERS, as_bytes, as_tensor
+from .fusing.arithmetic import NAMES, as_bytes, as_tensor
 from .fusing.copying import Copy
 from .fusing.folding import fold_notes, folds_of
 from .fusing.outputs import Outputs, fused_outputs, split_outputs
@@ -29,7 +29,6 @@ from .verify import Verified, compared
 State = dict[str, Tensor]
 STATE = Path("state dict")
 """Replaces the file name in reports and errors."""
-_NAMES = {dtype: name for name, dtype in (DTYPES | INTEGERS).items()}
 
 
 class Converted(NamedTuple):
@@ -95,7 +94,7 @@ def verify_state_dict(
 
 def _entries(state: Mapping[str, Tensor]) -> dict[str, Entry]:
     return {
-        name: Entry(_NAMES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape)) for name, tensor in state.items()
+        name: Entry(NAMES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape)) for name, tensor in state.items()
     }
 
 

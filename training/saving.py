@@ -24,7 +24,7 @@ from torch import Tensor
 from ..converters import convert
 from ..converters.files.header import Entry, header_bytes, in_canonical_order
 from ..converters.files.write import write_file
-from ..converters.fusing.arithmetic import DTYPES, INTEGERS, as_bytes
+from ..converters.fusing.arithmetic import NAMES, as_bytes
 from ..omnix.runtime.low_rank import AdapterWeights
 from ..omnix.runtime.tasks import Task, task_header
 from .adapters import PUBLISHED, published
@@ -184,12 +184,9 @@ def _check_same(path: Path, saved: Mapping[str, Any], task: Task, config: Config
         note(f"{name} was {before[name]} in {path.parent}, now it is {now[name]}.")
 
 
-_NAMES = {dtype: name for name, dtype in (DTYPES | INTEGERS).items()}
-
-
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], force: bool = False) -> None:
     """Write a file.  Raises AdapterError if it exists and not `force`, OSError if the disk refuses it."""
-    entries = {name: Entry(_NAMES[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()}
+    entries = {name: Entry(NAMES[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()}
     ordered = {name: entries[name] for name in in_canonical_order(entries)}
     header, offsets, size = header_bytes(metadata, ordered)
 

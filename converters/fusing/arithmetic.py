@@ -22,6 +22,7 @@ DTYPES = {
 INTEGERS = {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8}
 """Other dtypes that an alpha may have; they are never used in arithmetic."""
 _TYPES = DTYPES | INTEGERS
+NAMES = {dtype: name for name, dtype in _TYPES.items()}
 
 
 def as_tensor(data: bytes, dtype: str) -> Tensor:
