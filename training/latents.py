@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import torch
@@ -19,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..converters.files.reading import sha256_of
 from ..omnix.runtime.tasks import WRAP_COLUMNS, tagged_prompt
 from .config import Config, Plan, Stream
 from .data import Sources, maps
@@ -64,8 +64,7 @@ class Cache:
     def checksum(self, path: Path) -> str:
         """Return the checksum of a file, read once."""
         if path not in self.sums:
-            with open(path, "rb") as file:
-                self.sums[path] = _digest(file)
+            self.sums[path] = sha256_of(path)
         return self.sums[path]
 
     def prompt(self, words: str, encoders: str) -> Path:
@@ -163,13 +162,6 @@ def encoded(
     base.release()
     identity = hashlib.sha256(json.dumps([kept, bare.name]).encode()).hexdigest()
     return Cached(latents, prompts, bare, identity, maps(plan))
-
-
-def _digest(file: Any) -> str:
-    digest = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 _END = 1 << 20
