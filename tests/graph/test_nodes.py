@@ -1,9 +1,7 @@
 """The nodes: their ids, inputs and outputs, which other graphs depend on, and the functions that they call."""
 
-import asyncio
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -59,22 +57,6 @@ TABLE: dict[str, tuple[dict[str, Any], list[str]]] = {
     "OmniXConvertAdapter": ({"source": ..., "name": "OmniX/converted"}, ["STRING"]),
     "OmniXLoadDiffusersFlux": ({"folder": ...}, ["MODEL"]),
 }
-
-
-@pytest.fixture
-def host_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The host's folders, all below a temporary one."""
-    folders = {}
-    for name, (_, kinds) in folder_paths.folder_names_and_paths.items():
-        (tmp_path / "models" / name).mkdir(parents=True)
-        folders[name] = ([str(tmp_path / "models" / name)], set(kinds))
-    monkeypatch.setattr(folder_paths, "folder_names_and_paths", folders)
-    monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path / "models"))
-    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
-    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
-    (tmp_path / "output").mkdir()
-    asyncio.run(registered())
-    yield tmp_path
 
 
 async def registered() -> list[Any]:

@@ -5,7 +5,7 @@ import builtins
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -33,27 +33,6 @@ HOSTILE = {
 }
 
 
-@pytest.fixture
-def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The host's folders, all below a temporary one."""
-    known = {}
-    for name, (_, kinds) in folder_paths.folder_names_and_paths.items():
-        (tmp_path / "models" / name).mkdir(parents=True)
-        known[name] = ([str(tmp_path / "models" / name)], set(kinds))
-    monkeypatch.setattr(folder_paths, "folder_names_and_paths", known)
-    monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path / "models"))
-    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
-    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
-    (tmp_path / "output").mkdir()
-    asyncio.run(loaded())
-    yield tmp_path
-
-
-async def loaded() -> None:
-    """Load the extension as the host does."""
-    await (await comfyui_omnix.comfy_entrypoint()).on_load()
-
-
 # --- names ------------------------------------------------------------------------------------------------------------
 
 
@@ -77,19 +56,19 @@ NAMED: dict[str, Callable[[str], Any]] = {
 
 @pytest.mark.parametrize("node", NAMED)
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_names_that_no_file_can_have(folders: Path, node: str, kind: str) -> None:
+def test_names_that_no_file_can_have(host_folders: Path, node: str, kind: str) -> None:
     """One short sentence, nothing written, and no cause that would double the traceback."""
-    tiny.save(tiny.adapter(rank=1), folders / "models" / "loras" / "source.safetensors")
-    before = sorted(folders.rglob("*"))
+    tiny.save(tiny.adapter(rank=1), host_folders / "models" / "loras" / "source.safetensors")
+    before = sorted(host_folders.rglob("*"))
     with pytest.raises(ValueError, match=r"choose a (shorter name|name without them)\.$") as refused:
         NAMED[node](HOSTILE[kind])
     assert len(str(refused.value)) < 250 and str(refused.value).isprintable()
     assert len(refused.traceback) < 12 and refused.value.__cause__ is None
-    assert sorted(folders.rglob("*")) == before
+    assert sorted(host_folders.rglob("*")) == before
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_the_host_shows_the_sentence_before_anything_runs(folders: Path, kind: str) -> None:
+def test_the_host_shows_the_sentence_before_anything_runs(host_folders: Path, kind: str) -> None:
     name = HOSTILE[kind]
     for reported in (
         nodes.OmniXSaveConditioning.validate_inputs(name),
@@ -105,20 +84,20 @@ def test_the_host_shows_the_sentence_before_anything_runs(folders: Path, kind: s
 @pytest.mark.parametrize(
     "name", ["room", "OmniX/room", "a b/\u5168\u666f", "%date%/room", "a" * 150, "a/" * 40 + "room"]
 )
-def test_names_that_a_file_can_have(folders: Path, name: str) -> None:
+def test_names_that_a_file_can_have(host_folders: Path, name: str) -> None:
     nodes.OmniXSaveConditioning.execute(CONDITIONING, name)
     nodes.OmniXSavePanorama.execute(name, "every map", panorama=picture(), depth=picture())
-    assert len([path for path in (folders / "output").rglob("*") if path.is_file()]) == 5
+    assert len([path for path in (host_folders / "output").rglob("*") if path.is_file()]) == 5
 
 
 # --- without a server -------------------------------------------------------------------------------------------------
 
 
-def test_nodes_run_in_a_script(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nodes_run_in_a_script(host_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A graph that was exported to Python has no server and no hidden inputs."""
     for node in asyncio.run(listed()):
         assert getattr(node, "hidden", None) is None
-    monkeypatch.setattr(folder_paths, "input_directory", str(folders))
+    monkeypatch.setattr(folder_paths, "input_directory", str(host_folders))
     shown, _ = nodes.OmniXLoadPanorama.execute(image=samples()[0], height=32).result
     assert shown.shape == (1, 32, 64, 3)
     nodes.OmniXSavePanorama.execute("room", "every map", panorama=shown, depth=shown)
@@ -161,7 +140,7 @@ def test_two_servers_save_into_one_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fails", [1, 2, 3, 4])
-def test_half_a_set_does_not_stay(folders: Path, monkeypatch: pytest.MonkeyPatch, fails: int) -> None:
+def test_half_a_set_does_not_stay(host_folders: Path, monkeypatch: pytest.MonkeyPatch, fails: int) -> None:
     """The disk is full in the middle of the second panorama of a batch: the first is kept, the error names the file."""
     truncate, calls = os.ftruncate, []
 
@@ -177,14 +156,14 @@ def test_half_a_set_does_not_stay(folders: Path, monkeypatch: pytest.MonkeyPatch
             nodes.OmniXSavePanorama.execute("room", "depth", panorama=picture(2), depth=picture(2))
     assert Path(failed.value.filename).name.startswith("room_00002_")
     first = [f"room_00001_{part}" for part in ("depth_16bit.png", "depth_float.exr", "depth_view.png", "panorama.png")]
-    assert files_of(folders / "output") == first
+    assert files_of(host_folders / "output") == first
     nodes.OmniXSavePanorama.execute("room", "depth", panorama=picture(), depth=picture())
-    assert len(files_of(folders / "output")) == 8
+    assert len(files_of(host_folders / "output")) == 8
 
 
-def test_a_converted_file_that_was_deleted_is_made_again(folders: Path) -> None:
+def test_a_converted_file_that_was_deleted_is_made_again(host_folders: Path) -> None:
     """The host runs a node again if its fingerprint differs from the one of the run before."""
-    loras = folders / "models" / "loras"
+    loras = host_folders / "models" / "loras"
     tiny.save(tiny.adapter(rank=1), loras / "source.safetensors")
     arguments = ("source.safetensors", "OmniX/converted")
     before = nodes.OmniXConvertAdapter.fingerprint_inputs(*arguments)
@@ -232,8 +211,8 @@ def many(loras: Path) -> None:
             tiny.save(tiny.adapter(rank=1), loras / folder / task.name / f"{stream}.safetensors", header)
 
 
-def test_files_are_opened_once_and_only_where_a_task_may_be(folders: Path, opened: list[str]) -> None:
-    loras = folders / "models" / "loras"
+def test_files_are_opened_once_and_only_where_a_task_may_be(host_folders: Path, opened: list[str]) -> None:
+    loras = host_folders / "models" / "loras"
     many(loras)
     del opened[:]
     options = {each.id: each.options for each in nodes.OmniXLoadAdapters.define_schema().inputs}
@@ -248,8 +227,8 @@ def test_files_are_opened_once_and_only_where_a_task_may_be(folders: Path, opene
     assert opened == []
 
 
-def test_what_comes_goes_or_is_replaced_is_seen(folders: Path) -> None:
-    loras = folders / "models" / "loras"
+def test_what_comes_goes_or_is_replaced_is_seen(host_folders: Path) -> None:
+    loras = host_folders / "models" / "loras"
     many(loras)
     other, names = (
         Task("rgb_to_light", ("rgb", "light")),
@@ -265,7 +244,7 @@ def test_what_comes_goes_or_is_replaced_is_seen(folders: Path) -> None:
         file.unlink()
     assert names() == [other.name]
     for stream in SHADING.streams:  # a file that told nothing is replaced by one that does
-        new = tiny.save(tiny.adapter(rank=1), folders / "new", task_header(SHADING, stream))
+        new = tiny.save(tiny.adapter(rank=1), host_folders / "new", task_header(SHADING, stream))
         new.replace(loras / "styles" / f"{other.name}_{stream.replace('shading', 'light')}.safetensors")
     assert names() == []
 
@@ -286,9 +265,9 @@ def test_a_file_on_its_way_here_is_looked_at_again(tmp_path: Path) -> None:
     assert list(known_tasks(names, find)) == [*TASKS, SHADING.name]
 
 
-def test_a_call_is_quick_with_2000_files(folders: Path) -> None:
+def test_a_call_is_quick_with_2000_files(host_folders: Path) -> None:
     """After the first call it took 1.3 ms on a busy machine; here with room for a busier one."""
-    loras = folders / "models" / "loras"
+    loras = host_folders / "models" / "loras"
     other = tiny.save({"a": torch.zeros(1)}, loras / "styles" / "0.safetensors").read_bytes()
     for number in range(1, 2000):
         (loras / "styles" / f"{number}.safetensors").write_bytes(other)
