@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..mapfiles import layout
+from ..mapfiles.texts import text_of
 from .config import Config, Plan, TrainingError, note, size_of
 from .pictures import PIXELS_PER_LATENT, View, rows
 from .samples import RAYS, may_roll
@@ -106,7 +107,7 @@ def _listed(root: Path, folder: str) -> dict[str, Path]:
 def parts(root: Path) -> dict[str, str]:
     """Read the data's own split from its manifest: lines {"stem": .., "split": ..}.  Raises TrainingError."""
     path = root / MANIFEST
-    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    lines = text_of(path).splitlines() if path.is_file() else []
     found = {}
     for number, line in enumerate(lines, 1):
         try:

@@ -283,4 +283,4 @@ def _pair(kind: str, folder: str, path: Path, config: Config, image: Tensor) -> 
     if kind == "normal":
         vectors = colours * 2 - 1
         return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-6), truth
-    return colours.mean(axis=-1), truth
+    return layout.marked(colours.mean(axis=-1), kind), truth

@@ -104,6 +104,11 @@ def test_stems_kinds_and_captions(tmp_path: Path) -> None:
     layout.write_caption(tmp_path, "b", " a room\n")
     (tmp_path / "c.txt").write_text("a hall", encoding="utf-8")
     assert [layout.caption(tmp_path, stem) for stem in "abc"] == ["", "a room", "a hall"]
+    (tmp_path / "c.txt").write_text("a hall", encoding="utf-8-sig")  # as Windows' editors save it
+    assert layout.caption(tmp_path, "c") == "a hall"
+    (tmp_path / "c.txt").write_text("a hall", encoding="utf-16")
+    with pytest.raises(MapError, match=r"c\.txt: expected text in UTF-8"):
+        layout.caption(tmp_path, "c")
     with pytest.raises(MapError, match=r"no depth of a; expected \.exr or \.png"):
         layout.find(tmp_path, "depth", "a")
 

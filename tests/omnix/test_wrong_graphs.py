@@ -164,6 +164,30 @@ def test_incomplete_set_names_the_missing_file(case: Case) -> None:
         task_files(lambda name: None if name[6:] in missing else case.locate(name[6:]), "OmniX", case.task)
 
 
+@pytest.mark.parametrize(
+    ("more", "header", "words"),
+    [
+        (
+            {"transformer.transformer_blocks.0.attn.to_z.lora_A.weight": (8, 256)},
+            {},
+            "got 2 that do not .*--allow-unused",
+        ),
+        ({}, {"lora_alpha": "2"}, r"got alpha 2 in the header \(scale 0.25\).*--header-alpha apply"),
+    ],
+)
+def test_what_the_converter_asks_about_is_not_decided_by_the_loader(
+    tmp_path: Path, more: dict[str, tuple[int, int]], header: dict[str, str], words: str
+) -> None:
+    """It left tensors out, or chose one of two strengths, without a word."""
+    case = make_case(tmp_path)
+    file = tmp_path / "rgb_to_depth/depth/pytorch_lora_weights.safetensors"
+    down = {name: torch.zeros(size) for name, size in more.items()}
+    up = {name.replace("lora_A", "lora_B"): torch.zeros(size[::-1]) for name, size in more.items()}
+    tiny.save(case.states[1] | down | up, file, header)
+    with pytest.raises(AdapterError, match=f"depth.*{words}.*omnix-convert"):
+        case.loaded()
+
+
 def test_folders_that_hold_a_whole_task() -> None:
     files = [
         "OmniX/rgb_to_depth/rgb/pytorch_lora_weights.safetensors",

@@ -59,7 +59,11 @@ def test_whole_fused_layers_are_saved_part_by_part(tmp_path: Path) -> None:
 def test_every_diffusers_layer_is_published_as_it_was_read(tmp_path: Path) -> None:
     """Also the one whose halves ComfyUI keeps in the other order."""
     draw, h = torch.Generator().manual_seed(4), SMALL.hidden
-    sizes = {"norm_out.linear": 2 * h, "transformer_blocks.0.attn.to_v": h, "single_transformer_blocks.1.proj_mlp": 4 * h}
+    sizes = {
+        "norm_out.linear": 2 * h,
+        "transformer_blocks.0.attn.to_v": h,
+        "single_transformer_blocks.1.proj_mlp": 4 * h,
+    }
     state = {}
     for name, rows in sizes.items():
         state[f"transformer.{name}.lora_A.weight"] = torch.randn(4, h, generator=draw)
