@@ -12,8 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from ...converters import AdapterError, read_metadata
-from ...converters.lora.plan import STREAM_KEY, TASK_KEY
+from ...converters import STREAM_KEY, TASK_KEY, AdapterError, read_metadata
 from .low_rank import AdapterWeights, LowRank, read_layers
 from .tasks import TASK_HEADER, TASKS, Task, task_from_header
 
