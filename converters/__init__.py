@@ -16,7 +16,7 @@ from .files.slab import Slab
 from .files.write import remove_stale, write_bytes
 from .inspect import inspect
 from .lora.layout import LAYOUT, Geometry
-from .lora.plan import AdapterFile, Alpha, Block, FusedLayer
+from .lora.plan import STREAM_KEY, TASK_KEY, AdapterFile, Alpha, Block, FusedLayer
 from .tasks import Slot, find_adapters, slot_of_name
 from .tree import Job, Outcome, convert_tree, jobs, run
 from .verify import Verified, verify
@@ -39,6 +39,8 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "LAYOUT",
+    "STREAM_KEY",
+    "TASK_KEY",
     "VERSION",
     "AdapterError",
     "AdapterFile",

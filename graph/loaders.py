@@ -13,7 +13,7 @@ from comfy_api.latest import io
 from .. import converters
 from ..converters.console import line
 from ..omnix.runtime import patch
-from ..omnix.runtime.adapter import fingerprint, folders_with_tasks, known_tasks, task_files, task_in
+from ..omnix.runtime.adapter import fingerprint, folders_with_tasks, known_tasks, misplaced, task_files, task_in
 from ..omnix.runtime.tasks import Task
 from .files import allowed, check_name, choices, hidden, inside, located, posted_input
 from .model import Adapters
@@ -50,6 +50,8 @@ class OmniXLoadAdapters(io.ComfyNode):
     @classmethod
     def execute(cls, task: str, folder: str) -> io.NodeOutput:
         chosen, files = cls.found(task, folder)
+        for doubt in misplaced(files, chosen):
+            patch.warn(doubt)
         return io.NodeOutput(patch.load_adapters(files, chosen))
 
     @classmethod

@@ -108,8 +108,8 @@ class OmniXNormal(io.ComfyNode):
     @classmethod
     def execute(cls, image: Any, convention: str = "OpenGL", depth: Any = None) -> io.NodeOutput:
         check_map(cls, "normal")
-        normal = maps.normal(image, directx=convention == "DirectX")
-        return io.NodeOutput(normal if depth is None else normals_in_frame(normal, depth))
+        read = image if depth is None else normals_in_frame(maps.normal(image), depth)
+        return io.NodeOutput(maps.normal(read, directx=convention == "DirectX"))
 
 
 class OmniXMaterial(io.ComfyNode):

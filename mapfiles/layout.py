@@ -37,6 +37,7 @@ import numpy as np
 from .errors import MapError
 from .nothing import nothing_there
 from .pictures import Array, pixels, replacing, save
+from .texts import text_of
 
 # A mid-grey of 8 bits (128) has length 0.007.
 SHORTEST_NORMAL = 0.02
@@ -102,7 +103,7 @@ def caption(folder: Path, stem: str) -> str:
     """Return the caption of a stem, stripped; "" if there is none."""
     for path in (folder / "rgb" / f"{stem}.txt", folder / f"{stem}.txt"):
         if path.is_file():
-            return path.read_text(encoding="utf-8").strip()
+            return text_of(path).strip()
     return ""
 
 

@@ -56,7 +56,7 @@ def pixels(path: Path, kind: str) -> Array:
         reason = oiio.geterror().strip().splitlines()
         raise MapError(f"{path}: can't be read as a picture ({reason[0] if reason else 'no reason given'}).")
     try:
-        found = _from_exr(path, kind, source) if source.format_name() == "openexr" else _whole(source)
+        found = _from_exr(path, kind, source) if source.format_name() == "openexr" else _whole(path, source)
         reason = source.geterror().strip().splitlines()
     finally:
         source.close()
@@ -65,7 +65,10 @@ def pixels(path: Path, kind: str) -> Array:
     return found
 
 
-def _whole(source: Any) -> Array | None:
+def _whole(path: Path, source: Any) -> Array | None:
+    turned = source.spec().getattribute("Orientation") or 1
+    if turned != 1:  # the maps of the same place would not be turned with it
+        raise MapError(f"{path}: EXIF orientation {turned} turns or mirrors the picture; save it upright, without it.")
     return source.read_image(format=source.spec().format)
 
 

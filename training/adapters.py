@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..converters.lora.layout import LAYOUT, Fused, Geometry, Part, first_row, fused_place, numbered
 from ..converters.lora.names import original_keys
+from ..omnix.runtime import checks
 from ..omnix.runtime.low_rank import AdapterWeights, LowRank, Rows, read_layers
 from ..omnix.runtime.streams import Stream
 from ..omnix.runtime.tasks import Task
@@ -63,12 +64,19 @@ def initial(config: Config, task: Task, flux: nn.Module, device: torch.device) -
     """Make the adapters of every stream, or read those of --init."""
     geometry = geometry_of(flux)
     if config.init:
-        found = [from_file(_init_file(Path(config.init), stream)).to(device) for stream in task.streams]
+        found = [_fitting(flux, _init_file(Path(config.init), stream)).to(device) for stream in task.streams]
         _report_difference(config, found, geometry)
         return found
     numbers = range(len(task.streams))
     seeds = [config.seed * len(task.streams) + number for number in numbers]
     return [fresh(geometry, config.modules, config.rank, config.alpha, seed).to(device) for seed in seeds]
+
+
+def _fitting(flux: nn.Module, path: Path) -> AdapterWeights:
+    """Read an adapter of --init.  Raises ValueError if the model lacks one of its layers, or has other sizes."""
+    adapter = from_file(path)
+    checks.check_fit(flux, str(path), adapter.by_name())
+    return adapter
 
 
 def _report_difference(config: Config, found: Sequence[AdapterWeights], geometry: Geometry) -> None:
@@ -101,14 +109,15 @@ def streams_of(adapters: Sequence[AdapterWeights]) -> list[Stream]:
 def published(adapter: AdapterWeights, dtype: torch.dtype) -> dict[str, Tensor]:
     """Return one adapter as OmniX publishes them: `transformer.` keys, a down and an up for each Diffusers layer.
 
-    The scale alpha / r is folded into up in float32, so that every reader agrees on it.
+    The scale alpha / r is folded into up in float32, so that every reader agrees on it. A block that covers several
+    Diffusers layers, as in kohya's files, becomes one pair for each of them, with the same down.
     """
     state: dict[str, Tensor] = {}
     for name, layer in adapter.by_name().items():
         ranks = [up.shape[1] for up in layer.ups]
         for rows, down, up in zip(layer.rows, layer.down.detach().split(ranks), layer.ups):
-            keys = original_keys(_module(name, rows, layer))
-            state |= dict(zip(keys, (_as(down, dtype), _as(up.detach() * rows.scale, dtype))))
+            for module, own in _parts(name, rows, layer.down.shape[1], up.detach() * rows.scale):
+                state |= dict(zip(original_keys(module), (_as(down, dtype), _as(own, dtype))))
     return state
 
 
@@ -116,16 +125,21 @@ def _as(factor: Tensor, dtype: torch.dtype) -> Tensor:
     return factor.to("cpu", dtype).contiguous()
 
 
-def _module(name: str, rows: Rows, layer: LowRank) -> str:
-    """Name the Diffusers layer of a block by the rows where it begins."""
+def _parts(name: str, rows: Rows, columns: int, up: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Yield the Diffusers layers in a block of a layer with so many columns, and their part of its up factor."""
     found = fused_place(name)
     if found is None:
         raise TrainingError(f"{name}: expected a layer of FLUX.1, got an unknown one; start from another adapter.")
     fused, number = found
-    hidden = layer.down.shape[1] if fused.columns is None or not fused.columns.mlp else 0
-    geometry = Geometry(hidden, 4 * hidden)
-    part = next((p for p in fused.parts if first_row(fused, p).of(geometry) == rows.start), fused.parts[0])
-    return numbered(fused.block, number) + part.name
+    if len(fused.parts) == 1:
+        (part,) = fused.parts
+        yield numbered(fused.block, number) + part.name, torch.cat(up.chunk(2)[::-1]) if part.swapped else up
+        return
+    geometry = Geometry(columns, 4 * columns)  # all layers of several parts are as wide as the model
+    for part in fused.parts:
+        start = first_row(fused, part).of(geometry) - rows.start
+        if 0 <= start < rows.size:
+            yield numbered(fused.block, number) + part.name, up[start : start + _height(part, geometry)]
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from ..mapfiles.texts import text_of
 from .config import Config, TrainingError
 
 COMFYUIS = ("torch", "numpy", "safetensors", "einops")
@@ -96,7 +97,7 @@ def from_file(path: Path) -> Config:
 
 
 def _read(path: Path) -> Any:
-    text = path.read_text("utf-8")
+    text = text_of(path)
     if path.suffix.lower() in (".yaml", ".yml"):
         return _read_yaml(path, text)
     try:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..mapfiles import layout
+from ..mapfiles.texts import text_of
 from .config import Config, Plan, TrainingError, note, size_of
 from .pictures import PIXELS_PER_LATENT, View, rows
-from .samples import RAYS, may_roll
+from .samples import RAYS, may_be_directions, may_roll
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".exr")
 MANIFEST = "manifest.jsonl"
@@ -106,7 +107,7 @@ def _listed(root: Path, folder: str) -> dict[str, Path]:
 def parts(root: Path) -> dict[str, str]:
     """Read the data's own split from its manifest: lines {"stem": .., "split": ..}.  Raises TrainingError."""
     path = root / MANIFEST
-    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    lines = text_of(path).splitlines() if path.is_file() else []
     found = {}
     for number, line in enumerate(lines, 1):
         try:
@@ -149,6 +150,12 @@ def split(sources: Sources, held_out: int) -> Split:
 def views(config: Config, plan: Plan) -> tuple[View, ...]:
     """Return the views of each panorama that are trained on.  Raises TrainingError for turns that change nothing."""
     _height, width = size_of(config)
+    unknown = next(filter(may_be_directions, maps(plan)), None)
+    if unknown and (config.turns > 1 or config.mirror):
+        raise TrainingError(
+            f"--turns and --mirror turn the directions of the folder normal alone, not those of {unknown}; rename it "
+            "to normal if it holds normals as this project stores them (front, up, left), or leave these options out."
+        )
     if config.turns > 1 and config.roll and may_roll(maps(plan)):
         raise TrainingError(
             "--turns is for maps of directions, which can't be rolled. The maps of this task are rolled at every step; "

@@ -217,6 +217,13 @@ def _ranged(values: Tensor, path: Path, folder: str, span: str | None) -> Tensor
     return values
 
 
+def unranged(values: Array, config: Config, folder: str) -> Array:
+    """Return values of a picture in the unit of its file; with "max" they stay shares of the farthest."""
+    span = ranges(config).get(folder, _FARTHEST)
+    low, high = map(float, span.split(":")) if span != _FARTHEST else (0.0, 1.0)
+    return low + (high - low) * values
+
+
 def _check_panorama(path: Path, height: int, width: int) -> None:
     if width != 2 * height:
         raise TrainingError(

@@ -26,7 +26,7 @@ from ..omnix.pictures.panorama import decode_panorama
 from ..omnix.pictures.sheet import contact_sheet
 from .config import Config, Plan, Stream, note
 from .data import Sources
-from .pictures import PIXELS_PER_LATENT, picture, seen
+from .pictures import PIXELS_PER_LATENT, picture, seen, unranged
 from .samples import Pictures
 
 
@@ -283,4 +283,4 @@ def _pair(kind: str, folder: str, path: Path, config: Config, image: Tensor) -> 
     if kind == "normal":
         vectors = colours * 2 - 1
         return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-6), truth
-    return colours.mean(axis=-1), truth
+    return layout.marked(unranged(colours.mean(axis=-1), config, folder), kind), truth

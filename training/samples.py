@@ -25,9 +25,17 @@ DIRECTIONS = {"normal"}
 
 
 def may_roll(maps: Iterable[str]) -> bool:
-    """Return whether maps may be rolled: directions only together with camera rays, which are rolled with them."""
+    """Return whether maps may be rolled: directions only together with camera rays, which are rolled with them.
+
+    A folder of another name may hold directions too: "normals", "world_normal".
+    """
     names = set(maps)
-    return RAYS in names or not names & DIRECTIONS
+    return RAYS in names or not any(name in DIRECTIONS or may_be_directions(name) for name in names)
+
+
+def may_be_directions(name: str) -> bool:
+    """Return whether a map that is not in DIRECTIONS has a name as if it showed directions, in an unknown frame."""
+    return name not in DIRECTIONS and "normal" in name.lower()
 
 
 class Batch(NamedTuple):

@@ -46,7 +46,8 @@ def stretch(values: Tensor, near: float, far: float) -> Depth:
     """Map the near percentile of each map in values [B, H, W] to 0 and the far percentile to 1, and clip.
 
     Percentiles are in [0, 100], interpolated linearly. This changes the data: use it for a view, or if a tool needs the
-    full range. Raises ValueError if both percentiles have the same value, because there is nothing to stretch.
+    full range. Raises ValueError if both percentiles have the same value, because there is nothing to stretch, and for
+    NaN and infinite values, which have no place between the percentiles.
     """
     if not 0.0 <= near < far <= 100.0:
         raise ValueError(
@@ -54,6 +55,11 @@ def stretch(values: Tensor, near: float, far: float) -> Depth:
             "them."
         )
     _check_map(values)
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError(
+            "The depth contains NaN or infinite values, so it has no range to stretch; correct the map first, or turn "
+            "stretch off."
+        )
     flat = rearrange(values.float(), "b h w -> b (h w)").sort(dim=1).values
     low, high = (rearrange(_percentile(flat, p), "b -> b 1 1") for p in (near, far))
     if bool((high <= low).any()):

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from ...converters import AdapterError, read_metadata
+from ...converters import STREAM_KEY, TASK_KEY, AdapterError, read_metadata
 from .low_rank import AdapterWeights, LowRank, read_layers
 from .tasks import TASK_HEADER, TASKS, Task, task_from_header
 
@@ -189,6 +189,19 @@ def task_files(locate: Find, folder: str, task: Task) -> tuple[Path, ...]:
 def _first_file(locate: Find, folder: str, task: str, stream: str) -> Path | None:
     names = (str(PurePosixPath(folder, layout.format(task=task, stream=stream))) for layout in _LAYOUTS)
     return next((Path(path) for name in names if (path := locate(name))), None)
+
+
+def misplaced(files: Sequence[Path], task: Task) -> Iterator[str]:
+    """Yield a warning for each file, one a stream, whose header names another task or stream than its place."""
+    for file, stream in zip(files, task.streams, strict=True):
+        metadata = read_metadata(file, "omnix_")
+        found = task_from_header(metadata)
+        own = (found[0].name, found[1]) if found else (metadata.get(TASK_KEY), metadata.get(STREAM_KEY))
+        if None not in own and own != (task.name, stream):
+            yield (
+                f"{file}: its header says that it is the adapter {own[1]} of {own[0]}, and its name that it is "
+                f"{stream} of {task.name}. Exchange the files, unless you want this."
+            )
 
 
 def fingerprint(files: Sequence[Path]) -> str:

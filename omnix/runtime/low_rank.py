@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from ...converters import AdapterError, AdapterFile, FusedLayer, Slab, open_adapter
+from ...converters.convert import checked_original
 from ...converters.fusing.arithmetic import DTYPES
 
 
@@ -88,8 +89,11 @@ class AdapterWeights(nn.ModuleDict):
 
 
 def read_layers(path: Path) -> dict[str, LowRank]:
-    """Read one adapter file, original or converted, into low-rank layers with the file's own dtype."""
-    adapter = open_adapter(path)
+    """Read one adapter file, original or converted, into low-rank layers with the file's own dtype.
+
+    Raises AdapterError, also for tensors that would be left out, and for an alpha that loaders treat differently.
+    """
+    adapter = _whole(open_adapter(path))
     if adapter.kept:
         raise AdapterError(
             f"{path}: {next(iter(adapter.kept))}: expected only LoRA pairs of FLUX.1's layers, got "
@@ -97,6 +101,14 @@ def read_layers(path: Path) -> dict[str, LowRank]:
         )
     with open(path, "rb", buffering=0) as file:
         return {name: _read_layer(file.fileno(), adapter, name, layer) for name, layer in adapter.layers.items()}
+
+
+def _whole(adapter: AdapterFile) -> AdapterFile:
+    """Return an adapter of which nothing would be left out.  Raises AdapterError where the converter asks the user."""
+    try:
+        return adapter if adapter.converted else checked_original(adapter)
+    except AdapterError as error:
+        raise AdapterError(f"{error} omnix-convert has this option; load the file that it writes.") from error
 
 
 def _read_layer(descriptor: int, adapter: AdapterFile, name: str, layer: FusedLayer) -> LowRank:

@@ -29,7 +29,7 @@ LEAST_TURN, CLEARLY = 3.0, 0.75
 MOST_AGREE, EACH_AGREES = 0.5, 0.45
 # Advice for normals in another tool's convention -> the signs that bring them to glTF's axes.
 CONVENTIONS = {
-    "DirectX (up is inverted): set convention to DirectX in OmniX Normal": (1, -1, 1),
+    "DirectX (up is inverted): set convention to DirectX in OmniX Normal, without a depth": (1, -1, 1),
     "inverted: invert its colours": (-1, -1, -1),
     "mirrored: its left is the depth's right": (-1, 1, 1),
 }

@@ -92,6 +92,18 @@ def test_other_programs_read_them(tmp_path: Path) -> None:
     assert layout.read(tmp_path / "three.png", "roughness").shape == (16, 32)
 
 
+@pytest.mark.parametrize("form", ["jpg", "png", "webp"])
+def test_a_picture_that_viewers_turn_is_refused(tmp_path: Path, form: str) -> None:
+    """Its maps are not turned, so it would not show what they show."""
+    picture, exif = Image.fromarray(np.arange(96, dtype=np.uint8).reshape(4, 8, 3)), Image.Exif()
+    for orientation in (1, 3):
+        exif[0x0112] = orientation
+        picture.save(tmp_path / f"{orientation}.{form}", exif=exif)
+    assert layout.read(tmp_path / f"1.{form}", "rgb").shape == (4, 8, 3)
+    with pytest.raises(MapError, match="EXIF orientation 3 turns or mirrors the picture"):
+        layout.read(tmp_path / f"3.{form}", "rgb")
+
+
 def test_stems_kinds_and_captions(tmp_path: Path) -> None:
     for kind, stems in (("rgb", "abc"), ("depth", "bcd")):
         for stem in stems:
@@ -104,6 +116,11 @@ def test_stems_kinds_and_captions(tmp_path: Path) -> None:
     layout.write_caption(tmp_path, "b", " a room\n")
     (tmp_path / "c.txt").write_text("a hall", encoding="utf-8")
     assert [layout.caption(tmp_path, stem) for stem in "abc"] == ["", "a room", "a hall"]
+    (tmp_path / "c.txt").write_text("a hall", encoding="utf-8-sig")  # as Windows' editors save it
+    assert layout.caption(tmp_path, "c") == "a hall"
+    (tmp_path / "c.txt").write_text("a hall", encoding="utf-16")
+    with pytest.raises(MapError, match=r"c\.txt: expected text in UTF-8"):
+        layout.caption(tmp_path, "c")
     with pytest.raises(MapError, match=r"no depth of a; expected \.exr or \.png"):
         layout.find(tmp_path, "depth", "a")
 

@@ -87,6 +87,15 @@ def test_stretch_refuses_a_flat_map() -> None:
         maps.stretch(values, 2, 98)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_stretch_refuses_values_without_a_place(value: float) -> None:
+    """One of them would make the whole map NaN."""
+    values = torch.rand(2, 4, 8)
+    values[1, 2, 3] = value
+    with pytest.raises(ValueError, match="NaN or infinite values"):
+        maps.stretch(values, 2, 98)
+
+
 # --- normals ---------------------------------------------------------------------------------------------------------
 
 

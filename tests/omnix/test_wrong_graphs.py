@@ -6,11 +6,12 @@ from typing import Any
 import comfy.controlnet
 import pytest
 import torch
-from comfyui_omnix.converters import AdapterError
+from comfyui_omnix.converters import AdapterError, convert
+from comfyui_omnix.graph.loaders import OmniXLoadAdapters
 from comfyui_omnix.lab.host import tiny
 from comfyui_omnix.omnix.runtime import patch
-from comfyui_omnix.omnix.runtime.adapter import folders_with_tasks, task_files
-from comfyui_omnix.omnix.runtime.tasks import TASKS
+from comfyui_omnix.omnix.runtime.adapter import folders_with_tasks, misplaced, task_files
+from comfyui_omnix.omnix.runtime.tasks import TASKS, task_header
 from rig import Case, Model, conditioning, forward, hook_count, ksample, load_flux, make_case, patched
 
 
@@ -164,6 +165,30 @@ def test_incomplete_set_names_the_missing_file(case: Case) -> None:
         task_files(lambda name: None if name[6:] in missing else case.locate(name[6:]), "OmniX", case.task)
 
 
+@pytest.mark.parametrize(
+    ("more", "header", "words"),
+    [
+        (
+            {"transformer.transformer_blocks.0.attn.to_z.lora_A.weight": (8, 256)},
+            {},
+            "got 2 that do not .*--allow-unused",
+        ),
+        ({}, {"lora_alpha": "2"}, r"got alpha 2 in the header \(scale 0.25\).*--header-alpha apply"),
+    ],
+)
+def test_what_the_converter_asks_about_is_not_decided_by_the_loader(
+    tmp_path: Path, more: dict[str, tuple[int, int]], header: dict[str, str], words: str
+) -> None:
+    """It left tensors out, or chose one of two strengths, without a word."""
+    case = make_case(tmp_path)
+    file = tmp_path / "rgb_to_depth/depth/pytorch_lora_weights.safetensors"
+    down = {name: torch.zeros(size) for name, size in more.items()}
+    up = {name.replace("lora_A", "lora_B"): torch.zeros(size[::-1]) for name, size in more.items()}
+    tiny.save(case.states[1] | down | up, file, header)
+    with pytest.raises(AdapterError, match=f"depth.*{words}.*omnix-convert"):
+        case.loaded()
+
+
 def test_folders_that_hold_a_whole_task() -> None:
     files = [
         "OmniX/rgb_to_depth/rgb/pytorch_lora_weights.safetensors",
@@ -193,3 +218,24 @@ def test_every_layout_is_found(task: str, tmp_path: Path) -> None:
         other = Case(**{**vars(case), "folder": tmp_path / str(number)})
         assert list(task_files(other.locate, ".", case.task)) == want
         assert len(other.loaded().adapters.stream_layers()) == len(want)
+
+
+@pytest.mark.parametrize("converted", [False, True])
+def test_files_that_changed_places_are_reported(
+    tmp_path: Path, converted: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The adapters of two streams have the same shapes, so nothing else shows that they were exchanged."""
+    task, files = TASKS["rgb_to_depth"], []
+    for stream, state in zip(task.streams, (tiny.adapter(seed=1), tiny.adapter(seed=2))):
+        header = {} if converted else task_header(task, stream)
+        files.append(tiny.save(state, tmp_path / f"{stream}.original.safetensors", header))
+        if converted:
+            files[-1] = tmp_path / f"{stream}.safetensors"
+            convert(tmp_path / f"{stream}.original.safetensors", files[-1], slot=(task.name, stream))
+    plain = tiny.save(tiny.adapter(), tmp_path / "published.safetensors")
+    assert not [*misplaced(files, task), *misplaced([plain, plain], task)]
+    monkeypatch.setattr(OmniXLoadAdapters, "found", lambda *_: (task, tuple(reversed(files))))
+    OmniXLoadAdapters.execute(task.name, ".")
+    (first, second) = caplog.messages
+    assert "the adapter depth of rgb_to_depth, and its name that it is rgb of rgb_to_depth" in first
+    assert "the adapter rgb of rgb_to_depth, and its name that it is depth of rgb_to_depth" in second

@@ -12,6 +12,7 @@ import pytest
 import torch
 import trimesh
 from comfyui_omnix.graph import scene as node
+from comfyui_omnix.graph.maps import OmniXNormal
 from comfyui_omnix.lab.host.server import GraphError, Server
 from comfyui_omnix.mapfiles.nyu40 import CLASSES
 from numpy.typing import NDArray
@@ -196,3 +197,16 @@ def test_a_mesh_has_every_field_that_the_host_knows(kind: type, monkeypatch: pyt
     assert {name: tuple(getattr(mesh, name).shape) for name in shapes} == shapes
     assert mesh.occlusion_in_mr and not mesh.unlit and mesh.material is None
     assert torch.allclose(mesh.metallic_roughness[..., 1], IMAGE[..., 0])
+
+
+def test_normals_for_directx_are_turned_to_fit_the_depth_too() -> None:
+    """Green was inverted first, and the result refused with the advice to set what was set."""
+    distance, normals, *_ = hall(128)
+    cosine, sine = np.cos(np.radians(40)), np.sin(np.radians(40))
+    x, y, z = np.moveaxis(normals, -1, 0)
+    off = np.stack([cosine * x - sine * z, y, sine * x + cosine * z], axis=-1)
+    given = torch.from_numpy(off * 0.5 + 0.5).float()[None], torch.from_numpy(distance).float()[None]
+    (opengl,), (directx,) = (OmniXNormal.execute(given[0], form, given[1]).args for form in ("OpenGL", "DirectX"))
+    degrees = np.degrees(np.arccos(np.clip(((opengl[0].numpy() * 2 - 1) * normals).sum(-1), -1, 1)))
+    assert np.median(degrees) < 1
+    assert torch.allclose(directx, torch.stack([opengl[..., 0], 1 - opengl[..., 1], opengl[..., 2]], -1), atol=1e-5)

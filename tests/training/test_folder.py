@@ -340,6 +340,15 @@ def test_a_file_with_names_that_are_unknown_or_set_twice(tmp_path: Path, name: s
         from_file(tmp_path / name)
 
 
+@pytest.mark.parametrize(("name", "text"), [("run.toml", "rank = 8"), ("run.yaml", "rank: 8")])
+def test_a_file_as_windows_saves_it(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text, "utf-8-sig")
+    assert from_file(tmp_path / name).rank == 8
+    (tmp_path / name).write_text(text, "utf-16")
+    with pytest.raises(ValueError, match=rf"{name}: expected text in UTF-8"):
+        from_file(tmp_path / name)
+
+
 def test_every_path_may_begin_with_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
     monkeypatch.setenv("USERPROFILE", "/home/somebody")

@@ -69,6 +69,18 @@ def test_a_manifest_that_was_cut(rooms: Path, caplog: pytest.LogCaptureFixture, 
     assert [text for text in caplog.messages if "line 3 is not JSON and is ignored" in text]
 
 
+def test_a_manifest_as_windows_saves_it(rooms: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its first line was ignored, and the test picture trained on."""
+    write(rooms, {"0001": "test"})
+    path = rooms / MANIFEST
+    path.write_text("\n".join(line for line in path.read_text().splitlines() if "0001" in line), "utf-8-sig")
+    assert split(rooms, 0).unused == stems(1)
+    assert not any("is not JSON" in text for text in caplog.messages)
+    path.write_text('{"stem": "0001", "split": "test"}', "utf-16")
+    with pytest.raises(ValueError, match=r"manifest\.jsonl: expected text in UTF-8"):
+        split(rooms, 0)
+
+
 def test_a_part_that_nobody_knows(rooms: Path) -> None:
     write(rooms, {"0001": "holdout"})
     with pytest.raises(TrainingError, match=r"there is no split 'holdout'; the splits are train"):

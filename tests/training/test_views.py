@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 import torch
 from comfyui_omnix.mapfiles import layout
 from comfyui_omnix.omnix.pictures.panorama import camera_rays
-from comfyui_omnix.training.config import Config, Stream, TrainingError
+from comfyui_omnix.training.config import Config, Stream, TrainingError, plans
+from comfyui_omnix.training.data import maps, views
 from comfyui_omnix.training.pictures import View, seen, turned
 from comfyui_omnix.training.run import run
+from comfyui_omnix.training.samples import may_roll
 from folders import small_run
 
 VIEWS = [View(32), View(104), View(0, True), View(40, True)]
@@ -86,3 +89,15 @@ def test_a_run_on_turned_and_mirrored_normals(tmp_path: Path) -> None:
 def test_turns_that_change_nothing_or_do_not_fit(tmp_path: Path, changes: dict[str, int], words: str) -> None:
     with pytest.raises(TrainingError, match=words):
         run(small_run(tmp_path, held_out=0, **changes), show=False)
+
+
+@pytest.mark.parametrize("folder", ["normals", "world_normal", "NormalMap"])
+def test_normals_in_a_folder_of_another_name(folder: str) -> None:
+    """They were rolled, and their directions not turned, without a word."""
+    given = Config(target=(f"normal={folder}",), size="128x64")
+    (plan,) = plans(given)
+    assert not may_roll(maps(plan)) and may_roll(["camray", *maps(plan)])
+    assert len(views(given, plan)) == 1
+    for changes in ({"turns": 4}, {"mirror": True}):
+        with pytest.raises(TrainingError, match=f"not those of {folder}; rename it to normal"):
+            views(replace(given, **changes), plan)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from comfyui_omnix.evaluation.depth import ALIGNMENTS
 from comfyui_omnix.mapfiles import layout
 from comfyui_omnix.training import data, engine, pictures, record
 from comfyui_omnix.training.config import Config, TrainingError, plans
@@ -138,6 +139,35 @@ def test_the_held_out_figures_count_what_is_learned(tmp_path: Path, folder: str)
         folder
     ]
     assert figures[name] == pytest.approx(best, abs=1e-5) and abs(all_wrong[name] - best) > 0.1
+
+
+def test_a_black_pixel_of_a_sampled_depth_is_no_distance(tmp_path: Path) -> None:
+    """As for omnix-evaluate: one such pixel made the figures of the disparity NaN, many made all of them NaN."""
+    layout.save(tmp_path / "depth" / "a.exr", depth())
+    layout.save(tmp_path / "rgb" / "a.png", np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    given = Config(data=str(tmp_path), target=("depth",), size=f"{WIDTH}x{HEIGHT}")
+    (plan,) = plans(given)
+    image = torch.from_numpy(depth()[..., None] / 4).expand(-1, -1, 3).clone()
+    image[: HEIGHT * 3 // 4] = 0.0
+    watch = record.Watch(given, plan, data.find(given, plan), ("a",), None, tmp_path)  # type: ignore[arg-type]
+    figures = watch.measure([image])
+    assert all(figures[f"depth {alignment} abs_rel"] < 1e-5 for alignment in ALIGNMENTS if alignment != "none")
+    assert all(np.isfinite(value) for value in figures.values())
+
+
+@pytest.mark.parametrize(("folder", "span"), [("depth", "1:5"), ("roughness", "0.2:0.6")])
+def test_the_held_out_figures_undo_a_range(tmp_path: Path, folder: str, span: str) -> None:
+    """What is trained is black at LOW and white at HIGH; the figures compared it with the file's own values."""
+    low, high = map(float, span.split(":"))
+    stored = (low + (high - low) * (depth() - 1) / 3).astype(np.float32)
+    layout.write(tmp_path / folder / "a.exr", folder, stored)
+    layout.save(tmp_path / "rgb" / "a.png", np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    given = Config(data=str(tmp_path), target=(folder,), range=(f"{folder}={span}",), size=f"{WIDTH}x{HEIGHT}")
+    (plan,) = plans(given)
+    image = pictures.picture(given, plan.streams[-1], [tmp_path / folder / "a.exr"])
+    watch = record.Watch(given, plan, data.find(given, plan), ("a",), None, tmp_path)  # type: ignore[arg-type]
+    figures = watch.measure([image])
+    assert figures["depth none abs_rel"] < 1e-5 if folder == "depth" else figures["roughness psnr"] > 90
 
 
 @pytest.mark.parametrize("latitude", [False, True])
