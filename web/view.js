@@ -1,7 +1,8 @@
 /** A workflow of this pack opens as large as the frontend's bars allow, so that its notes can be read.
  *
  * From the template browser, the frontend fits a graph into three quarters of the screen and ignores the view that is
- * saved in it. Nothing else is changed: not a file's own view, not that of undo, and not that of another tab.
+ * saved in it. On a small screen the view shows the notes and what follows them, as large as letters are drawn: the rest
+ * is to the right. Nothing else is changed: not a file's own view, not that of undo, and not that of another tab.
  */
 
 import { app } from "../../../scripts/app.js";
@@ -9,11 +10,13 @@ import { app } from "../../../scripts/app.js";
 // How far bars cover the sides of the graph, and the height of a title, in pixels (as lab/workflows/forms.py).
 const BARS = { left: 90, top: 110, right: 50, bottom: 80 };
 const TITLE = 40;
+// Below 8/14 the frontend draws no letters, not even in notes.
+const LEAST = 0.6;
 
 const shown = ({ scale, offset }) => [scale, ...offset].map((value) => value.toFixed(3)).join();
 const isOurs = ({ properties }) => properties?.cnr_id === "omnix-panorama";
 
-/** Show all nodes between the bars, at their own size at most. */
+/** Show all nodes between the bars, at their own size at most; if letters would vanish, show the upper left ones. */
 function fit({ ds, canvas }, nodes) {
   const { width, height } = canvas.getBoundingClientRect();
   const [left, top, right, bottom] = nodes.reduce(
@@ -21,10 +24,11 @@ function fit({ ds, canvas }, nodes) {
       [Math.min(l, x), Math.min(t, y - TITLE), Math.max(r, x + w), Math.max(b, y + h)],
     [Infinity, Infinity, -Infinity, -Infinity],
   );
-  const scale = Math.min(
+  const whole = Math.min(
     (width - BARS.left - BARS.right) / (right - left), (height - BARS.top - BARS.bottom) / (bottom - top), 1,
   );
-  if (scale <= 0) return; // the graph is not on the screen, as in app mode
+  if (whole <= 0) return; // the graph is not on the screen, as in app mode
+  const scale = Math.max(whole, LEAST);
   ds.scale = scale;
   ds.offset = [BARS.left / scale - left, BARS.top / scale - top];
 }

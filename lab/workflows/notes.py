@@ -186,7 +186,7 @@ says whether its depth fits.
 
 
 def scene_notes(slug: str, title: str) -> tuple[Note, ...]:
-    """Describe a graph that makes a 3D scene."""
+    """Describe a graph that makes a 3D scene; where OmniX also draws, T5 has to read that prompt at each run."""
     heading, first = SCENE_FIRST[slug]
     start = f"""## {heading}
 
@@ -199,7 +199,7 @@ def scene_notes(slug: str, title: str) -> tuple[Note, ...]:
 {WHOLE if slug == "whole_scene" else ""}
 {box(title)}
 
-{memory(title)} To load T5 only once, run the workflow {ONCE}.
+{memory(title)}{f" To load T5 only once, run the workflow {ONCE}." if slug == "panorama_to_scene" else ""}
 """
     before = () if slug == "panorama_to_scene" else ("image_to_pano",)
     after = ("rgb_to_semantic",) if slug == "whole_scene" else ()

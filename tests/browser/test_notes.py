@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import test_workflow_runs as runs
 from comfyui_omnix.lab.host.browser import Workbench
-from comfyui_omnix.lab.workflows import notes
+from comfyui_omnix.lab.workflows import forms, notes
 from graph_files import UI, read
 
 pytestmark = [pytest.mark.server, pytest.mark.since("0.30.0")]
@@ -100,3 +100,15 @@ def test_a_scene_is_entered_as_the_notes_say(bench: Workbench) -> None:
     bench.page.mouse.up()
     # In a white room only the axes and the grid show how the view turns.
     assert np.abs(bench.picture(view) - inside).mean() > 0.001, "dragging turns the view"
+
+
+def test_a_template_opens_with_letters_on_a_small_screen(bench: Workbench) -> None:
+    """With the whole graph on it, a screen of 1366x768 showed empty boxes."""
+    bench.page.set_viewport_size({"width": 1366, "height": 768})
+    bench.open_template(DEPTH)
+    drawn = "() => { const { ds, low_quality } = window.app.canvas; return [low_quality, ds.scale, ...ds.offset]; }"
+    small, scale, left, top = bench.page.evaluate(drawn)
+    x, y = min(node["pos"] for node in read(UI[DEPTH])["nodes"])
+    corner = ((x + left) * scale, (y - forms.TITLES + top) * scale)
+    assert not small and scale == 0.6
+    assert corner == pytest.approx(forms.SCREEN_AT, abs=1), "from the notes on"
