@@ -82,7 +82,7 @@ def measured(server: Server, rooms: Path, stems: list[str], steps: int, cache: d
     for stem in stems:
         image = server.upload(layout.find(rooms, "rgb", stem), f"{stem}.png")
         graph = cached(graphs.micro_graph(TASK, image, steps), cache)
-        path = evaluating.perceived(server, graph, rooms.with_name("perceived"), stem)["depth"]
+        path = graphs.perceived(server, graph, rooms.with_name("perceived"), stem)["depth"]
         ours, true = (layout.read(file, "depth") for file in (path, layout.find(rooms, "depth", stem)))
         errors.append(evaluating.scores("depth", ours, true).figures["abs_rel"][0])
     left_out = list(skipped(server))[before:]

@@ -23,7 +23,6 @@ from ...mapfiles.pictures import replacing
 from ..host.graphs import API, Graph
 from ..host.server import Server
 from ..micro import graphs
-from ..micro.evaluating import perceived
 from ..micro.pictures import halved
 from ..micro.recipe import HEIGHT
 from ..rooms.lighting import FAST
@@ -71,7 +70,7 @@ def _perceived(server: Server, image: str, folder: Path, stem: str) -> None:
     """Run the graph on one picture; the server computes only once what several savers need."""
     graph = _graph(image)
     for name, links in SAVED.items():
-        perceived(server, _saving(graph, "OmniXSavePanorama", {"values": "depth", **links}), folder / name, stem)
+        graphs.perceived(server, _saving(graph, "OmniXSavePanorama", {"values": "depth", **links}), folder / name, stem)
     (flags,) = server.run(_saving(graph, "SaveImage", {"images": ["flags", 0]})).files("kept")
     with replacing(layout.place(folder / HIDDEN, "rgb", stem)) as temporary:
         temporary.write_bytes(server.fetch(flags))

@@ -24,7 +24,7 @@ from ...mapfiles.pictures import Array
 from ...omnix.pictures.sheet import contact_sheet
 from ..host.server import PACK, ROOT, Server
 from ..micro import graphs
-from ..micro.evaluating import GENERATED, given, maps_in, perceived, scores, tasks_of
+from ..micro.evaluating import GENERATED, given, maps_in, scores, tasks_of
 from ..micro.judged import other_room, own_room, read, write
 from ..micro.recipe import HEIGHT, JUDGED_SEED, NOT_LEARNED
 from ..rooms.foreign import FAMILIES
@@ -95,7 +95,7 @@ def perceive(server: Server, truth: Path, target: Path, steps: int) -> None:
     shutil.rmtree(target, ignore_errors=True)
     for task in tasks_of(graphs.WEIGHTS, layout.kinds(truth)):
         image = server.upload(given(task, truth, STEM), f"{task}.png")
-        for path in perceived(server, graphs.micro_graph(task, image, steps), target, STEM).values():
+        for path in graphs.perceived(server, graphs.micro_graph(task, image, steps), target, STEM).values():
             print(f"{short(path)}: {path.stat().st_size / 1e3:.0f} kB, by {task}")
 
 

@@ -18,7 +18,6 @@ from ...evaluation.views import SHOWN_ALIGNMENT
 from ...mapfiles import layout
 from ...mapfiles.pictures import Array
 from ...omnix.pictures.panorama import place_on_panorama
-from ..host.graphs import of_type
 from ..host.server import Server
 from ..rooms.foreign import FAMILIES
 from . import graphs, pictures
@@ -28,7 +27,6 @@ from .limits import through_vae
 from .recipe import HEIGHT, JUDGED, JUDGED_SEED, PICTURES, VIEW
 from .tables import table
 
-ENDINGS = {"rgb": "panorama.png", "depth": "depth_float.exr"}
 VIEWS = "views"
 GENERATED = "image_to_pano"
 OTHERS_SHARE = 2
@@ -125,7 +123,7 @@ def perceive(
             for stem in tqdm(stems, "rooms", disable=None):
                 for task in graphs.tasks(weights) if tasks is None else tasks:
                     image = server.upload(given(task, truth, stem), f"{task}_{stem}.png")
-                    perceived(server, graphs.micro_graph(task, image, steps), target, stem)
+                    graphs.perceived(server, graphs.micro_graph(task, image, steps), target, stem)
 
 
 def given(task: str, truth: Path, stem: str) -> Path:
@@ -136,24 +134,6 @@ def given(task: str, truth: Path, stem: str) -> Path:
     path = truth / VIEWS / panorama.name
     layout.write(path, "rgb", pictures.view(torch.from_numpy(layout.read(panorama, "rgb"))[None])[0].numpy())
     return path
-
-
-def perceived(server: Server, graph: graphs.Graph, target: Path, stem: str) -> dict[str, Path]:
-    """Run a graph, keep the saved maps in the layout of `mapfiles`, and return the files by kind.
-
-    Depth is kept as EXR, for its exact values.
-    """
-    (saver,) = of_type(graph, "OmniXSavePanorama")
-    result = server.run(graph)
-    found = {}
-    for file in (*result.files(saver), *result.files(saver, "omnix_values")):
-        for kind in ("rgb", *MADE):
-            ending = ENDINGS.get(kind, f"{kind}.png")
-            if file["filename"].endswith(f"_{ending}"):
-                found[kind] = layout.place(target, kind, stem, Path(ending).suffix)
-                found[kind].parent.mkdir(parents=True, exist_ok=True)
-                found[kind].write_bytes(server.fetch(file))
-    return found
 
 
 def maps_in(folder: Path) -> list[str]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ..host.graphs import Graph, graph_of, pointed
+from ...mapfiles import layout
+from ..host.graphs import Graph, graph_of, of_type, pointed
+from ..host.server import Server
+from .judged import MADE
 from .recipe import HEIGHT, SEAM_COLUMNS
 
 BASE, VAE, PROMPT = "micro_flux.safetensors", "micro_vae.safetensors", "micro_prompt.safetensors"
 ADAPTERS = "adapters"
 PLACES = {BASE: "diffusion_models", VAE: "vae", PROMPT: "conditioning", ADAPTERS: "loras/OmniX"}
+ENDINGS = {"rgb": "panorama.png", "depth": "depth_float.exr"}
 STEPS = 2
 """The best number on 32 rooms that are neither trained on nor judged (seeds from 2,000,000): see README.md."""
 WEIGHTS = Path(__file__).parent / "weights"
@@ -59,3 +63,21 @@ def on_micro(graph: Graph, image: str, steps: int = STEPS, height: int = HEIGHT)
         if node["class_type"] == "OmniXEncodePrompt":
             node |= {"class_type": "OmniXLoadConditioning", "inputs": {"name": PROMPT}}
     return graph
+
+
+def perceived(server: Server, graph: Graph, target: Path, stem: str) -> dict[str, Path]:
+    """Run a graph, keep the saved maps in the layout of `mapfiles`, and return the files by kind.
+
+    Depth is kept as EXR, for its exact values.
+    """
+    (saver,) = of_type(graph, "OmniXSavePanorama")
+    result = server.run(graph)
+    found = {}
+    for file in (*result.files(saver), *result.files(saver, "omnix_values")):
+        for kind in ("rgb", *MADE):
+            ending = ENDINGS.get(kind, f"{kind}.png")
+            if file["filename"].endswith(f"_{ending}"):
+                found[kind] = layout.place(target, kind, stem, Path(ending).suffix)
+                found[kind].parent.mkdir(parents=True, exist_ok=True)
+                found[kind].write_bytes(server.fetch(file))
+    return found

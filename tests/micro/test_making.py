@@ -232,7 +232,7 @@ def test_the_base_has_the_names_of_flux_dev(made: Path) -> None:
 def test_a_real_comfyui_perceives_with_it(made: Path, server: Server, task: str) -> None:
     graphs.install(server.base / "models", made / "weights")
     image = server.upload(evaluating.given(task, made / "rooms", "000001"), f"micro_{task}.png")
-    found = evaluating.perceived(server, graphs.micro_graph(task, image, 1), made / "perceived", "000001")
+    found = graphs.perceived(server, graphs.micro_graph(task, image, 1), made / "perceived", "000001")
     wanted = ("rgb",) if task == evaluating.GENERATED else PICTURES[task.removeprefix("rgb_to_")]
     assert sorted(found) == sorted(wanted)
     for kind, path in found.items():
