@@ -38,7 +38,7 @@ FIGURE = {"depth": "abs_rel", "normal": "mean", "semantic": "accuracy"}
 NOTE = (
     "Predicted by the micro model of lab/micro, a FLUX.1 of 3.4 million parameters, trained on rendered rooms of "
     f"{2 * HEIGHT}x{HEIGHT} pixels. It shows that the streams work, not how good OmniX is. It was not trained on any "
-    "of these rooms. Its depth and normals learned from other rooms of the foreign renderer; albedo is worse there. "
+    "of these rooms. It also learned from other rooms of the foreign renderer. "
     "Real weights: python dev.py demo --flux F --vae V --clip-l C --t5 T --adapters A --panorama P"
 )
 
