@@ -98,7 +98,7 @@ def bypassed_layers(patched: Any) -> int:
 @contextmanager
 def counted_warnings() -> Iterator[list[logging.LogRecord]]:
     """Collect the host's warnings inside this context."""
-    handler = MemoryHandler(0)
+    handler = MemoryHandler(0)  # without a target, it keeps every record
     handler.setLevel(logging.WARNING)
     logging.getLogger().addHandler(handler)
     try:

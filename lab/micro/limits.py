@@ -1,7 +1,7 @@
-"""What the VAE alone allows: the true maps, as the trainer sees them, encoded and decoded again.
+"""What the VAE alone does to the true maps, as the trainer sees them: encoded and decoded again.
 
-No weights of FLUX and its adapters can be better, so a figure that is wanted below this needs another VAE or a larger
-size.
+Adapters learn these latents, so they can hardly be better. It is no strict bound: another latent may decode closer to
+the truth than the true map's own.
 """
 
 from __future__ import annotations
